@@ -1,0 +1,33 @@
+"""mnet: what each choice of the MobileNet papers buys, measured.
+
+The family needs torch alone: `create_model`, `describe`, `cost`, `Toggles`, weights in and out. `mnet.data`,
+`mnet.tasks`, `mnet.training` and `mnet.studies` are imported when used.
+"""
+
+from mnet.cost import Cost, cost
+from mnet.errors import ConfigError, DataError
+from mnet.interop import load_torchvision, to_torchvision
+from mnet.network import MobileNet, create_model
+from mnet.spec import Block, Conv, Hidden, Network
+from mnet.tables import list_models
+from mnet.toggles import Toggles, describe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Block",
+    "ConfigError",
+    "Conv",
+    "Cost",
+    "DataError",
+    "Hidden",
+    "MobileNet",
+    "Network",
+    "Toggles",
+    "cost",
+    "create_model",
+    "describe",
+    "list_models",
+    "load_torchvision",
+    "to_torchvision",
+]

@@ -1,0 +1,32 @@
+"""Errors that name the value, what is allowed and the nearest spelling."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used. Raised before anything is built, loaded or trained."""
+
+
+class DataError(RuntimeError):
+    """A data set that is missing, truncated or corrupt. The message names the file and the way out."""
+
+
+def text(value: object) -> str:
+    """How a setting is written on the command line, in YAML and in tables: None is `paper`."""
+    return "paper" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def unknown(kind: str, value: object, allowed: Iterable[object]) -> ConfigError:
+    """The error for a value outside a closed set.
+
+    >>> print(unknown("activation", "h-swsh", ["relu", "hswish"]))
+    unknown activation 'h-swsh'; one of relu, hswish. Did you mean hswish?
+    """
+    names = [text(option) for option in allowed]
+    message = f"unknown {kind} {value!r}; one of {', '.join(names)}."
+    by_lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(value).lower(), by_lower, n=1, cutoff=0.5)
+    return ConfigError(f"{message} Did you mean {by_lower[near[0]]}?" if near else message)

@@ -1,0 +1,80 @@
+"""One builder: a `Network` in, an `nn.Module` out. It knows nothing of versions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mnet.layers import ACTIVATIONS, ConvNormAct, InvertedResidual
+from mnet.spec import Network, place
+from mnet.toggles import describe
+
+
+class MobileNet(nn.Module):
+    """The module of a `Network`, which it keeps as `.network`.
+
+    Shape:
+        (N, in_channels, H, W) -> (N, num_classes)
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        stem, tail, hidden = network.stem, network.tail, network.hidden
+        self.stem = ConvNormAct(
+            network.in_channels, stem.out_channels, stem.kernel, stem.activation, stride=stem.stride, network=network
+        )
+        self.blocks = nn.Sequential(*(InvertedResidual(placed, network) for placed in place(network)))
+        channels = network.blocks[-1].out_channels
+        self.tail: nn.Module = nn.Identity()
+        if tail is not None:
+            self.tail = ConvNormAct(channels, tail.out_channels, tail.kernel, tail.activation, network=network)
+            channels = tail.out_channels
+        self.hidden: nn.Module = nn.Identity()
+        if hidden is not None:
+            self.hidden = nn.Sequential(
+                nn.Linear(channels, hidden.out_features), ACTIVATIONS[hidden.activation]()
+            )
+            channels = hidden.out_features
+        self.dropout = nn.Dropout(network.dropout)
+        self.classifier = nn.Linear(channels, network.num_classes)
+        initialise(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map: (N, in_channels, H, W) -> (N, C, ceil(H / 32), ceil(W / 32)) at stride 32."""
+        return self.tail(self.blocks(self.stem(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores before softmax."""
+        pooled = self.forward_features(x).mean((2, 3))
+        return self.classifier(self.dropout(self.hidden(pooled)))
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming-normal convolutions (fan out), unit batch norms, N(0, 0.01) linear layers, zero biases.
+
+    Source: torchvision's MobileNets; the papers do not say.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0, 0.01)
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def create_model(model: str | Network, *, num_classes: int = 1000, in_channels: int = 3, **toggles: object) -> MobileNet:
+    """A MobileNet with toggles as keyword arguments, e.g. `create_model('mobilenet_v2', activation='hswish')`.
+
+    Args:
+        model: One of `list_models()`; or a `Network`, built as it is.
+        num_classes: Outputs of the classifier.
+        in_channels: Channels of the pictures.
+        toggles: Fields of `mnet.Toggles`; None = as in the paper.
+
+    Raises:
+        ConfigError: Unknown model, toggle or value, or an impossible combination; nothing is built.
+    """
+    if isinstance(model, Network):
+        return MobileNet(model)
+    return MobileNet(describe(model, num_classes=num_classes, in_channels=in_channels, **toggles))

@@ -1,0 +1,88 @@
+"""Typed settings from text: one reading of a dataclass's fields for the command line, YAML and keyword arguments."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from mnet.errors import ConfigError, unknown
+
+T = TypeVar("T")
+
+NONE_TEXTS = ("paper", "null", "None", "")  # W&B's agent writes a null as None
+
+
+@cache
+def hints(cls: type) -> dict[str, object]:
+    """Field name -> type of a dataclass, in declared order."""
+    resolved = get_type_hints(cls)
+    return {field.name: resolved[field.name] for field in fields(cls)}  # type: ignore[arg-type]
+
+
+def check_names(kind: str, names: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raises:
+    ConfigError: One of `names` is not allowed; the message has the nearest spelling.
+    """
+    allowed = list(allowed)
+    for name in names:
+        if name not in allowed:
+            raise unknown(kind, name, allowed)
+
+
+def coerce(name: str, value: object, hint: object) -> Any:  # noqa: ANN401 - the type is data here
+    """`value` as the type `hint`: '0.5' -> 0.5, 'true' -> True, 1.0 -> 1, 'paper' -> None where None is allowed.
+
+    Raises:
+        ConfigError: The value does not fit; the message names it and what is allowed.
+    """
+    if get_origin(hint) in (Union, types.UnionType):
+        options = get_args(hint)
+        if type(None) in options and (value is None or value in NONE_TEXTS):
+            return None
+        (hint,) = (option for option in options if option is not type(None))
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        for option in allowed:
+            if type(option) is not bool and type(value) is not bool and str(value) in (str(option), f"{option}.0"):
+                return option
+        raise unknown(name, value, allowed)
+    if hint is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if hint in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number) and (hint is float or number.is_integer()):
+            return hint(number)  # type: ignore[operator]
+    if hint in (str, Path) and isinstance(value, str | Path):
+        return hint(value)  # type: ignore[operator]
+    wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}.get(hint, str(hint))  # type: ignore[call-overload]
+    raise ConfigError(f"{name} must be {wanted}, not {value!r}")
+
+
+def parse(cls: type[T], settings: Mapping[str, object], kind: str = "setting") -> T:
+    """An instance of the dataclass `cls` from names and values in any spelling that `coerce` reads.
+
+    Raises:
+        ConfigError: An unknown name or a value that does not fit.
+    """
+    check_names(kind, settings, hints(cls))
+    return cls(**{name: coerce(name, value, hints(cls)[name]) for name, value in settings.items()})
+
+
+def check_types(instance: object) -> None:
+    """For `__post_init__`: every field has its declared type; nothing is rewritten.
+
+    Raises:
+        ConfigError: A field's value is not what its type says.
+    """
+    for name, hint in hints(type(instance)).items():
+        value = getattr(instance, name)
+        if coerce(name, value, hint) != value:
+            raise ConfigError(f"{name} must not be {value!r}; write {coerce(name, value, hint)!r}")

@@ -1,0 +1,180 @@
+"""What a MobileNet is, as plain data: rows (`Block`), their frame (`Network`), and where a row stands (`place`).
+
+The three papers describe one block with different settings. V1's depthwise-separable block is an inverted
+residual with no expansion, no shortcut and a non-linear projection; V2 adds the expansion, the shortcut and the
+linear projection; V3 adds squeeze-and-excite (SE), h-swish and another head. `tables` holds the rows,
+`toggles` changes them, `network` builds them and `cost` counts them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, cast
+
+from mnet.errors import ConfigError
+
+Activation = Literal["relu", "relu6", "hswish", "swish"]
+Gate = Literal["hsigmoid", "sigmoid"]
+Shortcut = Literal["bottleneck", "expansion", "none"]
+WidthRule = Literal["paper", "torchvision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv:
+    """A convolution without bias, batch normalisation, then an activation: the stem and the last 1x1."""
+
+    kernel: int
+    out_channels: int
+    activation: Activation
+    stride: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One row of a paper's table: 1x1 expansion, depthwise, SE, 1x1 projection.
+
+    Source: V1 §3.1; V2 §3.3 and figure 3; V3 figure 4.
+    """
+
+    kernel: int
+    """Of the depthwise convolution; odd."""
+    expansion: int | None
+    """Channels after the 1x1 expansion ("exp size"); None = no expansion layer."""
+    out_channels: int
+    """Channels after the projection: the bottleneck."""
+    activation: Activation
+    """After the expansion and after the depthwise convolution."""
+    stride: int = 1
+    se: bool = False
+    projection: Activation | None = None
+    """Non-linearity after the projection; None = linear bottleneck."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """A fully connected layer with bias and activation between pooling and classifier. Source: V3 §5.1."""
+
+    out_features: int
+    activation: Activation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A whole network: stem -> blocks -> 1x1 tail -> global pooling -> hidden -> dropout -> classifier."""
+
+    name: str
+    stem: Conv
+    blocks: tuple[Block, ...]
+    tail: Conv | None
+    hidden: Hidden | None
+    dropout: float
+    bn_eps: float
+    bn_momentum: float
+    """PyTorch's convention: the weight of the new batch (1 - TensorFlow's decay)."""
+    shortcut: Shortcut = "bottleneck"
+    """What stride-1 blocks with as many channels out as in add: their ends, their insides, or nothing."""
+    separable: bool = True
+    """False: depthwise and projection are one full convolution, expansion -> out_channels."""
+    se_ratio: float = 0.25
+    """Channels inside SE as a fraction of the expansion."""
+    se_gate: Gate = "hsigmoid"
+    output_stride: int = 32
+    """Strides beyond it become dilations."""
+    width: float = 1.0
+    """The width multiplier that these rows already carry."""
+    width_rule: WidthRule = "paper"
+    torchvision_rounds: bool = False
+    """Whether torchvision scales this table by a rule of its own (V3 does)."""
+    reduced_tail: bool = False
+    """Whether the channels after C4 are already halved."""
+    in_channels: int = 3
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        for row in (self.stem, *self.blocks):
+            if row.kernel < 1 or row.kernel % 2 == 0:
+                raise ConfigError(f"{self.name}: kernel {row.kernel} must be odd and positive")
+            if row.stride < 1 or row.out_channels < 1:
+                raise ConfigError(f"{self.name}: stride and channels must be positive in {row}")
+        for name in ("in_channels", "num_classes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for YAML or JSON; `from_dict` reads it back to an equal Network."""
+        return {**asdict(self), "blocks": [asdict(row) for row in self.blocks]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, object]) -> Network:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: A key is missing or unknown.
+        """
+        unknown = sorted(set(data) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown keys in a network: {', '.join(unknown)}")
+        nested: dict[str, type] = {"stem": Conv, "tail": Conv, "hidden": Hidden}
+        try:
+            parts = {
+                key: nested[key](**cast(dict, value)) if key in nested and value is not None else value
+                for key, value in data.items()
+            }
+            parts["blocks"] = tuple(Block(**row) for row in cast(list, data["blocks"]))
+            return cls(**parts)  # type: ignore[arg-type]
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"not a network: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A row in its place: what it means after all rows before it."""
+
+    row: Block
+    in_channels: int
+    expanded: int
+    """Channels of the depthwise convolution."""
+    squeeze: int
+    """Channels inside SE; 0 = no SE."""
+    stride: int
+    dilation: int
+    shortcut: bool
+
+
+def place(network: Network) -> list[Placed]:
+    """Every block with its input channels, its effective stride and dilation, and whether it has a shortcut.
+
+    A block strided in the table has no shortcut, also when `output_stride` turns the stride into dilation; it
+    is itself dilated, as in torchvision's dilated V3.
+    """
+    placed = []
+    channels, total_stride, dilation = network.stem.out_channels, network.stem.stride, 1
+    for row in network.blocks:
+        stride = row.stride
+        if total_stride * stride > network.output_stride:
+            dilation, stride = dilation * stride, 1
+        total_stride *= stride
+        expanded = channels if row.expansion is None else row.expansion
+        placed.append(
+            Placed(
+                row=row,
+                in_channels=channels,
+                expanded=expanded,
+                squeeze=round_channels(expanded * network.se_ratio) if row.se else 0,
+                stride=stride,
+                dilation=dilation,
+                shortcut=network.shortcut != "none" and row.stride == 1 and channels == row.out_channels,
+            )
+        )
+        channels = row.out_channels
+    return placed
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, at least `divisor`, and never less than 90% of `channels`.
+
+    Source: the V2 authors' code; timm and torchvision share it.
+    """
+    rounded = max(divisor, math.floor(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
