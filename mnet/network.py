@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mnet.layers import ACTIVATIONS, ConvNormAct, InvertedResidual
+from mnet.layers import Activate, ConvNormAct, InvertedResidual
 from mnet.spec import Network, place
 from mnet.toggles import describe
 
@@ -32,7 +32,7 @@ class MobileNet(nn.Module):
         self.hidden: nn.Module = nn.Identity()
         if hidden is not None:
             self.hidden = nn.Sequential(
-                nn.Linear(channels, hidden.out_features), ACTIVATIONS[hidden.activation]()
+                nn.Linear(channels, hidden.out_features), Activate(hidden.activation)
             )
             channels = hidden.out_features
         self.dropout = nn.Dropout(network.dropout)

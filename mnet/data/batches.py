@@ -1,0 +1,135 @@
+"""Mini-batches of images held in memory: no worker processes, no Python per sample, exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from mnet.data.augment import Augment, normalise
+
+Batch = tuple[Tensor, Tensor]
+"""Images (N, C, H, W) float32 channels_last, normalised; labels (N,) int64."""
+
+_STREAMS = {"order": 0, "augment": 1}
+
+
+def random_seed(stream: Literal["order", "augment"], *keys: int) -> int:
+    """A well mixed 64-bit seed, a pure function of the keys (ints in [0, 2**32))."""
+    words = np.random.SeedSequence([_STREAMS[stream], *keys]).generate_state(1, np.uint64)
+    return int(words[0])
+
+
+def shuffled(count: int, seed: int, epoch: int) -> Tensor:
+    """The training order of an epoch: a permutation (count,), a pure function of seed and epoch."""
+    return torch.randperm(count, generator=Generator().manual_seed(random_seed("order", seed, epoch)))
+
+
+class Resumable:
+    """Epoch and position of a loader, as Lightning sets, saves and restores them.
+
+    Lightning calls `sampler.set_epoch` at the start of each epoch, after `iter()`: iterators must be lazy.
+    """
+
+    batch_sampler = None  # Lightning expects it beside `sampler`
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._position = 0  # batches handed out in this epoch
+        self._start = 0  # where the next iteration begins: 0, unless a state was loaded
+
+    @property
+    def sampler(self) -> Resumable:
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._position, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._epoch, self._position = state["epoch"], state["position"]
+        self._start = self._position
+
+    def _begin(self) -> int:
+        """The first batch of this iteration. Uses up a loaded state."""
+        start, self._start = self._start, 0
+        self._position = start
+        return start
+
+
+class Batches(Resumable):
+    """Loader over images in memory, on any device; the batches come from the same device.
+
+    For training, the order is a pure function of (seed, epoch) and the augmentation of a batch one of
+    (seed, epoch, batch index), so resuming needs no state of any random generator. Another device draws
+    another augmentation, in the same order.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        train: bool = False,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            images: (N, C, H, W) uint8.
+            labels: (N,) int64.
+            mean: per channel, of pixels scaled to [0, 1].
+            std: likewise.
+            train: shuffle, augment and drop an incomplete last batch (unless it is the only one).
+            augment: used for training only.
+            seed: of order and augmentation.
+        """
+        super().__init__()
+        # (N, H, W, C): a crop then moves whole pixels, and a batch is channels_last without a transposition
+        self._pixels = images.permute(0, 2, 3, 1).contiguous()
+        self.labels = labels.to(images.device)
+        self.batch_size = min(batch_size, len(images)) if train else batch_size
+        self.train = train
+        self.augment = augment if train else None
+        self.seed = seed
+        spread = torch.tensor(std, device=images.device)
+        self._scale = 1 / (255 * spread)
+        self._shift = -torch.tensor(mean, device=images.device) / spread
+        self._generator = Generator(images.device)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        if not len(self.labels):
+            return 0
+        return len(self.labels) // self.batch_size if self.train else -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = self._begin()
+        order = self._order()
+        for index in range(start, len(self)):
+            part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            chosen = part if order is None else order[part]
+            # before the yield: a checkpoint written while the batch is in use counts it
+            self._position = index + 1
+            yield self._prepare(self._pixels[chosen], index), self.labels[chosen]
+
+    def _order(self) -> Tensor | None:
+        if not self.train:
+            return None
+        return shuffled(len(self.labels), self.seed, self._epoch).to(self.labels.device)
+
+    def _prepare(self, pixels: Tensor, index: int) -> Tensor:
+        if self.augment:
+            self._generator.manual_seed(random_seed("augment", self.seed, self._epoch, index))
+        images = pixels.permute(0, 3, 1, 2)
+        return normalise(images, self._scale, self._shift, self.augment, self._generator)

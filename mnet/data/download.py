@@ -1,0 +1,63 @@
+"""Fetching and storing files: quietly, with timeouts, all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnet.errors import DataError
+
+NETWORK_TIMEOUT_S = 15
+COMMAND_TIMEOUT_S = 600
+
+
+@contextlib.contextmanager
+def quiet_network() -> Iterator[None]:
+    """For torchvision's downloads: no progress bars, and a timeout."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT_S)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def run_program(command: list[str], folder: Path) -> None:
+    """Run in `folder`, without a shell.
+
+    Raises:
+        DataError: The command failed; the message is the last line it wrote.
+    """
+    result = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+    )
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
+        raise DataError(f"{command[0]}: {lines[-1]}")
+
+
+def store(path: Path, data: bytes) -> None:
+    """Write a file that other processes see whole or not at all.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(temporary, 0o644)  # mkstemp's files are private
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error}. Choose another data_dir.") from error

@@ -1,0 +1,271 @@
+"""Data sets too large for memory: Imagenette and ImageNet, decoded from files by worker processes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torchvision.transforms import v2
+
+from mnet.data.batches import Batch, Resumable, random_seed, shuffled
+from mnet.data.module import ImageData, stratified_split
+from mnet.errors import ConfigError, DataError, unknown
+
+CROP_SHARE = 224 / 256  # of the shorter side, for evaluation: the usual 256 and 224 pixels
+Key = tuple[int, int]
+"""Epoch and index of a picture: all that its augmentation depends on."""
+Transform = Callable[[object], Tensor]
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Part of a data set of pictures, transformed. Each picture's augmentation is a function of its key."""
+
+    def __init__(
+        self, source: torchvision.datasets.DatasetFolder, indices: Tensor, transform: Transform, seed: int
+    ) -> None:
+        self.source, self.indices, self.transform, self.seed = source, indices, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, index = key
+        try:
+            picture, label = self.source[int(self.indices[index])]
+        except OSError as error:
+            path = self.source.samples[int(self.indices[index])][0]
+            raise DataError(f"{path} cannot be read as a picture ({error}). Repair or delete it.") from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_seed("augment", self.seed, epoch, index))
+            return self.transform(picture), label
+
+
+class Keys(Sampler[list[Key]]):
+    """The batches of an epoch, as keys of pictures, from batch `start` on."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, *, train: bool) -> None:
+        self.count, self.seed, self.train = count, seed, train
+        self.batch_size = min(batch_size, count) if train else batch_size
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size if self.train else -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = shuffled(self.count, self.seed, self.epoch) if self.train else torch.arange(self.count)
+        for index in range(self.start, len(self)):
+            part = order[index * self.batch_size : (index + 1) * self.batch_size]
+            yield [(self.epoch, picture) for picture in part.tolist()]
+
+
+class Stream(Resumable):
+    """Loader with worker processes whose batches, like those of `Batches`, need no saved random state."""
+
+    def __init__(self, pictures: Pictures, *, batch_size: int, seed: int, train: bool, workers: int) -> None:
+        super().__init__()
+        self._keys = Keys(len(pictures), batch_size, seed, train=train)
+        self._loader = DataLoader(
+            pictures,
+            batch_sampler=self._keys,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=channels_last_collate,
+        )
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._keys.epoch, self._keys.start = self._epoch, self._begin()
+        for images, labels in self._loader:
+            self._position += 1
+            yield images, labels
+
+
+def channels_last_collate(samples: list[tuple[Tensor, int]]) -> Batch:
+    """Images (N, C, H, W) float32 channels_last, labels (N,) int64."""
+    images, labels = default_collate(samples)
+    return images.contiguous(memory_format=torch.channels_last), labels
+
+
+class StreamedImages(ImageData):
+    """Pictures on disk. Validation is a fixed part of train; the published validation set is the test."""
+
+    native_resolution = 224
+    in_channels = 3
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path = Path("data"),
+        batch_size: int = 128,
+        resolution: int | None = None,
+        seed: int = 0,
+        val_size: int = 1000,
+        workers: int = 4,
+    ) -> None:
+        """
+        Args:
+            data_dir: where the data set's own folder is.
+            batch_size: images per batch.
+            resolution: side in pixels of the crops; None is 224.
+            seed: of training order and augmentation, not of the split.
+            val_size: images taken from train for validation, always the same ones.
+            workers: processes that decode; 0 decodes in the main one.
+        """
+        super().__init__(
+            data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size
+        )
+        if workers < 0:
+            raise ConfigError(f"workers is {workers}; from 0 on.")
+        self.workers = workers
+        self._splits: dict[str, Pictures] = {}
+
+    @abstractmethod
+    def source(self, split: Literal["train", "val"]) -> torchvision.datasets.DatasetFolder:
+        """The published split.
+
+        Raises:
+            DataError: Missing folders.
+        """
+
+    def prepare_data(self) -> None:
+        self.source("train")
+        self.source("val")
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._splits:
+            return
+        train, test = self.source("train"), self.source("val")
+        for source in (train, test):
+            if len(source.classes) != self.num_classes:
+                raise DataError(
+                    f"{source.root} has {len(source.classes)} class folders, {self.name} has "
+                    f"{self.num_classes}; unpack the archive again."
+                )
+        chosen, held_out = stratified_split(torch.tensor(train.targets), self.val_size)
+        augment, plain = self.transforms()
+        self._splits = {
+            "train": Pictures(train, chosen, augment, self.seed),
+            "val": Pictures(train, held_out, plain, self.seed),
+            "test": Pictures(test, torch.arange(len(test)), plain, self.seed),
+        }
+
+    def transforms(self) -> tuple[Transform, Transform]:
+        """For training and for evaluation."""
+        side = self.resolution
+        finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        augment = v2.Compose([v2.RandomResizedCrop(side, antialias=True), v2.RandomHorizontalFlip(), *finish])
+        shorter = round(side / CROP_SHARE)
+        return augment, v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(side), *finish])
+
+    def train_dataloader(self) -> Stream:
+        return self.stream("train", train=True)
+
+    def val_dataloader(self) -> Stream:
+        return self.stream("val")
+
+    def test_dataloader(self) -> Stream:
+        return self.stream("test")
+
+    def stream(self, split: str, *, train: bool = False) -> Stream:
+        """A loader over 'train', 'val' or 'test'; `train` shuffles."""
+        self.check_single_device()
+        return Stream(
+            self._splits[split], batch_size=self.batch_size, seed=self.seed, train=train, workers=self.workers
+        )
+
+
+class Imagenette(StreamedImages):
+    """Ten easy classes of ImageNet, 9,469 + 3,925 pictures.
+
+    Source: Howard 2019, https://github.com/fastai/imagenette
+    """
+
+    name = "imagenette"
+    train_size = 9_469
+    num_classes = 10
+    class_names = (
+        "tench", "English springer", "cassette player", "chain saw", "church",
+        "French horn", "garbage truck", "gas pump", "golf ball", "parachute",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path = Path("data"),
+        batch_size: int = 128,
+        resolution: int | None = None,
+        seed: int = 0,
+        val_size: int = 1000,
+        workers: int = 4,
+        size: Literal["full", "320px", "160px"] = "160px",
+    ) -> None:
+        """As `StreamedImages`.
+
+        Args:
+            size: which of the published archives; the shorter side of its pictures.
+        """
+        super().__init__(
+            data_dir=data_dir,
+            batch_size=batch_size,
+            resolution=resolution,
+            seed=seed,
+            val_size=val_size,
+            workers=workers,
+        )
+        archives = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
+        if size not in archives:
+            raise unknown("size", size, archives)
+        self.archive = archives[size]
+
+    def source(self, split: Literal["train", "val"]) -> torchvision.datasets.ImageFolder:
+        folder = self.data_dir / self.archive / split
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder} is missing. Unpack https://s3.amazonaws.com/fast-ai-imageclas/{self.archive}.tgz "
+                f"in {self.data_dir}."
+            )
+        return read_folder(folder)
+
+
+class ImageNet(StreamedImages):
+    """ILSVRC 2012, 1,281,167 + 50,000 pictures. `class_names` are known after `prepare_data()`."""
+
+    name = "imagenet"
+    train_size = 1_281_167
+    num_classes = 1000
+
+    def source(self, split: Literal["train", "val"]) -> torchvision.datasets.ImageNet:
+        folder = self.data_dir / "imagenet"
+        try:
+            source = torchvision.datasets.ImageNet(folder, split=split)
+        except (RuntimeError, OSError) as error:
+            raise DataError(
+                f"ImageNet is not in {folder} ({error}). Put ILSVRC2012_devkit_t12.tar.gz, "
+                f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, from https://image-net.org after "
+                "registration, there: torchvision unpacks them."
+            ) from error
+        self.class_names = tuple(names[0] for names in source.classes)
+        return source
+
+
+def read_folder(folder: Path) -> torchvision.datasets.ImageFolder:
+    """
+    Raises:
+        DataError: A class without a picture.
+    """
+    try:
+        return torchvision.datasets.ImageFolder(str(folder))
+    except (FileNotFoundError, RuntimeError) as error:
+        raise DataError(f"{folder}: {error}") from error

@@ -1,0 +1,77 @@
+"""Figures of a study. One colour a variant, the same in every figure; safe for colour-blind readers."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mnet.studies.files import write_atomic
+
+matplotlib.use("Agg")
+
+# Okabe and Ito's palette.
+COLOURS = {
+    "paper": "#000000",
+    "relu": "#0072B2",
+    "relu6": "#56B4E9",
+    "hswish": "#D55E00",
+    "swish": "#E69F00",
+    "true": "#009E73",
+    "false": "#CC79A7",
+}
+SPARE = ("#009E73", "#CC79A7", "#0072B2", "#E69F00", "#56B4E9", "#D55E00")
+
+
+def colour(variant: str) -> str:
+    """The colour of a variant, wherever it is drawn."""
+    return COLOURS.get(variant, SPARE[zlib.crc32(variant.encode()) % len(SPARE)])
+
+
+def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str) -> None:
+    """Left: top-1 of every seed, with each cell's mean and 95% interval. Right: the difference to the baseline,
+    paired by seed. Written as PNG to `path`.
+
+    Args:
+        summary: From `results.summary_table`, the baseline first.
+        runs: From `results.runs_table`.
+        path: Where to write.
+        title: What was asked.
+    """
+    figure = Figure(figsize=(9, 1.9 + 0.55 * len(summary)), dpi=150, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for row, (_, cell) in enumerate(summary.iterrows()):
+        ink = colour(str(cell["cell"]))
+        own = runs.loc[runs["cell"] == cell["cell"], "top1"]
+        spread = [row - 0.16 + 0.32 * i / max(1, len(own) - 1) for i in range(len(own))]
+        left.scatter(own, spread, s=18, color=ink, alpha=0.55, linewidths=0)
+        interval(left, row, cell["top1_mean"], cell["top1_half_width"], ink)
+        if row == 0:
+            right.annotate("baseline", (0, row), textcoords="offset points", xytext=(6, 5), color="#555555", fontsize=8)
+            continue
+        interval(right, row, cell["delta"], (cell["high"] - cell["low"]) / 2, ink)
+        label = f"{cell['delta']:+.2f}"
+        right.annotate(label, (cell["delta"], row), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+    left.set_yticks(range(len(summary)), [f"{name}  (n={n})" for name, n in zip(summary["cell"], summary["n"], strict=True)])
+    left.set_ylim(len(summary) - 0.5, -0.5)
+    left.set_xlabel("test top-1 (%)\ndots: seeds; bar: mean and its 95% t interval")
+    right.set_xlabel(f"difference to {summary['cell'].iloc[0]} (points)\npaired by seed, 95% t interval")
+    right.axvline(0, color="#555555", linewidth=1)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomic(path, lambda stream: stream.write(picture.getvalue()))
+
+
+def interval(axes: Axes, row: int, centre: float, half: float, ink: str) -> None:
+    """A mean with its interval; without one (a single seed) the mean alone."""
+    axes.errorbar(centre, row, xerr=None if pd.isna(half) else half, fmt="D", color=ink, ms=5, capsize=4, lw=1.6)
