@@ -24,7 +24,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 import mnet
 from mnet.cost import cost
-from mnet.data import Augment, ImageData, create_data
+from mnet.data import DATASETS, Augment, ImageData, create_data
+from mnet.data.module import InMemoryImages
 from mnet.studies.files import write_atomic, write_json, write_yaml
 from mnet.studies.trial import Trial
 from mnet.tasks import ImageClassifier
@@ -137,7 +138,9 @@ def run_trial(
 
 def load_data(trial: Trial, recipe: Recipe) -> ImageData:
     """The trial's data set, read and split."""
-    settings: dict[str, object] = {} if recipe.augment else {"augment": Augment(flip=False, pad=0)}
+    settings: dict[str, object] = {}
+    if not recipe.augment and issubclass(DATASETS.get(trial.dataset, ImageData), InMemoryImages):
+        settings["augment"] = Augment(flip=False)  # streamed photographs are always cropped at random
     data = create_data(
         trial.dataset,
         data_dir=trial.data_dir,
