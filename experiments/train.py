@@ -9,6 +9,9 @@ A LightningCLI: every setting of a trial is an option, and so is every argument 
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,8 +19,10 @@ from pathlib import Path
 from typing import Literal, cast
 
 import lightning as L
+import torch
 import wandb
 import yaml
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -26,8 +31,17 @@ from mnet.settings import coerce, hints
 from mnet.studies.run import TRAINER_DEFAULTS, NotFinite, read_result, run_trial
 from mnet.studies.trial import PARAMETERS, Trial, field_docs
 
-OWN = {"out": "Folder for the run's own folder.", "wandb": "Log to W&B: auto = when a W&B agent called."}
-OWNED_TRAINER_ARGUMENTS = ("max_epochs", "callbacks", "logger", "enable_checkpointing")
+OWN = {
+    "out": "Folder for the run's own folder.",
+    "wandb": "Log to W&B: auto = when a W&B agent called.",
+    "threads": "CPU threads; with 1 a run gives the same numbers as in a study.",
+}
+OWNED_BY_THE_TRIAL = ("max_epochs", "callbacks", "logger", "enable_checkpointing")
+TRAINER = {
+    **{name: parameter.default for name, parameter in inspect.signature(L.Trainer).parameters.items()},
+    **TRAINER_DEFAULTS,
+}
+"""Every argument of the Trainer with its default here."""
 
 
 class TrainCLI(LightningCLI):
@@ -35,7 +49,7 @@ class TrainCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(
-            L.Trainer, "trainer", instantiate=False, fail_untyped=False, skip=set(OWNED_TRAINER_ARGUMENTS)
+            L.Trainer, "trainer", instantiate=False, fail_untyped=False, skip={*OWNED_BY_THE_TRIAL}
         )
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
         default = Trial()
@@ -43,6 +57,7 @@ class TrainCLI(LightningCLI):
             parser.add_argument(f"--{name}", type=hint, default=getattr(default, name), help=field_docs()[name])
         parser.add_argument("--out", type=Path, default=Path("results/train"), help=OWN["out"])
         parser.add_argument("--wandb", type=Literal["auto", "on", "off"], default="auto", help=OWN["wandb"])
+        parser.add_argument("--threads", type=PositiveInt, default=1, help=OWN["threads"])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         self.config = parser.parse_args(args)
@@ -60,13 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed_everything_default=False,
             save_config_callback=None,
             auto_configure_optimizers=False,
-            parser_kwargs={"description": __doc__},
+            parser_kwargs={"description": __doc__.partition("\n")[0]},
         )
         config = cast(Mapping, cli.config)
         trial = Trial(**{name: config[name] for name in PARAMETERS})
-        folder = Path(config["out"]) / trial.run_id
+        trainer = {name: value for name, value in config["trainer"].items() if value != TRAINER[name]}
+        torch.set_num_threads(config["threads"])
+        folder = Path(config["out"]) / run_name(trial, trainer)
         before = read_result(folder)
-        result = before or train(trial, folder, config)
+        result = before or train(trial, folder, trainer, config["wandb"])
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -77,11 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(trial: Trial, folder: Path, config: Mapping) -> dict[str, object]:
-    loggers = wandb_loggers(trial, config["wandb"], folder)
-    settings = {name: value for name, value in config["trainer"].items() if name not in OWNED_TRAINER_ARGUMENTS}
+def run_name(trial: Trial, trainer: Mapping[str, object]) -> str:
+    """The run's id; with a digest behind it where the Trainer was changed, so that neither is taken for the other."""
+    digest = hashlib.sha256(json.dumps(trainer, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    return f"{trial.run_id}-{digest}" if trainer else trial.run_id
+
+
+def train(trial: Trial, folder: Path, trainer: Mapping[str, object], wanted: str) -> dict[str, object]:
+    loggers = wandb_loggers(trial, wanted, folder)
     try:
-        result = run_trial(trial, folder, trainer=settings, loggers=loggers)
+        result = run_trial(trial, folder, trainer=trainer, loggers=loggers)
         for logger in loggers:
             logger.log_metrics({name: value for name, value in result.items() if isinstance(value, int | float)})
         return result
@@ -94,14 +116,14 @@ def wandb_loggers(trial: Trial, wanted: str, folder: Path) -> tuple[Logger, ...]
     """W&B's logger when an agent called or the user asked; offline where there is no account."""
     if wanted == "off" or (wanted == "auto" and "WANDB_SWEEP_ID" not in os.environ):
         return ()
-    offline = os.environ.get("WANDB_MODE", "online") != "online"
-    if not offline and not wandb.login(prompt=False):
-        offline = True
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode == "online" and not wandb.login(prompt=False):
+        mode = "offline"
         print(f"no W&B account: logging offline; `wandb sync {folder}/wandb/offline-*` uploads it")
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**trial.settings(), "run_id": trial.run_id}
     where = {"project": "mnet", "group": trial.model, "tags": [trial.dataset], "save_dir": folder}
-    return (WandbLogger(name=trial.run_id, config=settings, offline=offline, **where),)
+    return (WandbLogger(name=trial.run_id, config=settings, mode=mode, **where),)
 
 
 def readable(arguments: list[str]) -> list[str]:

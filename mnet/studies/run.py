@@ -89,7 +89,7 @@ def run_trial(
         return finished
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    write_yaml(folder / "config.yaml", trial.settings())
+    write_yaml(folder / "config.yaml", {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
     recipe = trial.full_recipe()
     data = load_data(trial, recipe)
     L.seed_everything(trial.seed, verbose=False)
