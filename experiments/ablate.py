@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -75,12 +74,13 @@ def load(options: argparse.Namespace, settings: Mapping[str, str]) -> Study:
 
 
 def check_data(study: Study) -> None:
-    """Fetch and verify every data set of the study before any training."""
+    """Fetch, verify and read every data set of the study before any training."""
     from mnet.data import create_data
 
-    for trial in {replace(trial, seed=0) for _, trial in study.trials}:
+    for trial in {Trial(dataset=t.dataset, data_dir=t.data_dir, resolution=t.resolution) for _, t in study.trials}:
         data = create_data(trial.dataset, data_dir=trial.data_dir, resolution=trial.resolution)
         data.prepare_data()
+        data.setup()
 
 
 def run(study: Study, folder: Path, workers: int | None) -> int:
@@ -97,7 +97,7 @@ def run(study: Study, folder: Path, workers: int | None) -> int:
         def tell(event: Event) -> None:
             display.tell(event)
             if event.kind == "finished":
-                write_tables(study, folder)
+                write_tables(study, folder, figure=False)
             if event.kind == "failed":
                 failed.append(event)
 

@@ -90,14 +90,14 @@ class Display:
 
 def print_summary(study: Study, runs: pd.DataFrame, summary: pd.DataFrame, folder: Path) -> None:
     """The closing table, and where the files are."""
-    console = Console()
+    console = Console(soft_wrap=True)
     if summary.empty:
         console.print(f"no finished run of the baseline ({study.baseline}): nothing to compare")
         return
     table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {runs['model'].iloc[0]} on {runs['dataset'].iloc[0]}")
     table.add_column("cell", no_wrap=True)
     for column in ("n", "top-1 %", "sd", f"delta to {study.baseline}", "95% interval", "params", "MAdds"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row, (_, cell) in enumerate(summary.iterrows()):
         delta = ("baseline", "") if row == 0 else (f"{cell['delta']:+.2f}", bounds(cell["low"], cell["high"]))
         sizes = f"{cell['params'] / 1e6:.3f} M", f"{cell['madds'] / 1e6:.2f} M"

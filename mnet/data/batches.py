@@ -14,10 +14,10 @@ from mnet.data.augment import Augment, normalise
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) float32 channels_last, normalised; labels (N,) int64."""
 
-_STREAMS = {"order": 0, "augment": 1}
+_STREAMS = {"order": 0, "augment": 1, "step": 2}
 
 
-def random_seed(stream: Literal["order", "augment"], *keys: int) -> int:
+def random_seed(stream: Literal["order", "augment", "step"], *keys: int) -> int:
     """A well mixed 64-bit seed, a pure function of the keys (ints in [0, 2**32))."""
     words = np.random.SeedSequence([_STREAMS[stream], *keys]).generate_state(1, np.uint64)
     return int(words[0])

@@ -61,7 +61,7 @@ def summary_table(study: Study, runs: pd.DataFrame, metric: str = "top1") -> pd.
     return pd.DataFrame(rows).merge(deltas, on="cell", how="left")
 
 
-def write_tables(study: Study, study_folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def write_tables(study: Study, study_folder: Path, *, figure: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write `runs.csv`, `summary.csv` and the figure of what is finished so far; returns both tables."""
     runs = runs_table(study, study_folder)
     summary = summary_table(study, runs)
@@ -69,6 +69,7 @@ def write_tables(study: Study, study_folder: Path) -> tuple[pd.DataFrame, pd.Dat
         write_csv(study_folder / "runs.csv", runs)
     if not summary.empty:
         write_csv(study_folder / "summary.csv", summary)
+    if figure and not summary.empty:
         title = f"{study.name}: {runs['model'].iloc[0]} on {runs['dataset'].iloc[0]}"
         plot_study(summary, runs, study_folder / f"{study.name}.png", title)
     return runs, summary

@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 import mnet
 from mnet.cost import cost
 from mnet.data import DATASETS, Augment, ImageData, create_data
+from mnet.data.batches import random_seed
 from mnet.data.module import InMemoryImages
 from mnet.studies.files import write_atomic, write_json, write_yaml
 from mnet.studies.trial import Trial
@@ -35,6 +36,7 @@ from mnet.training.recipes import Recipe
 RESULT = "result.json"
 RESUME = "resume.ckpt"
 WEIGHTS = "weights.pt"
+REPORT_SECONDS = 1.0
 
 TRAINER_DEFAULTS: Mapping[str, object] = {
     "accelerator": "auto",
@@ -96,7 +98,7 @@ def run_trial(
     network = trial.network(data.num_classes, data.in_channels)
     model = ImageClassifier(network, recipe)
     watch = Watch(report)
-    callbacks: list[Callback] = [watch]
+    callbacks: list[Callback] = [watch, SeedSteps(trial.seed)]
     if recipe.ema:
         callbacks.append(WarmEMA(recipe.ema))
     if recipe.epochs > 1:
@@ -115,6 +117,8 @@ def run_trial(
         raise KeyboardInterrupt
     (validated,) = machine.validate(model, datamodule=data, verbose=False)
     (tested,) = machine.test(model, datamodule=data, verbose=False)
+    if not math.isfinite(tested["test/loss"]):
+        raise NotFinite(f"the test loss is {tested['test/loss']}")
     spent = cost(network, data.resolution)
     result = {
         "top1": round(tested["test/top1"], 4),
@@ -162,6 +166,18 @@ def read_result(folder: Path) -> dict[str, object] | None:
         return None
 
 
+class SeedSteps(Callback):
+    """Makes the randomness of a step (dropout) a function of seed and step, so that a resumed run repeats it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        torch.manual_seed(random_seed("step", self.seed, trainer.global_step))
+
+
 class Watch(Callback):
     """Reports progress, times training alone, and stops a run whose loss is no longer a number."""
 
@@ -181,7 +197,7 @@ class Watch(Callback):
     ) -> None:
         self.steps += 1
         now = time.perf_counter()
-        if now - self._told < 1:
+        if now - self._told < REPORT_SECONDS:
             return
         self._told = now
         seen = cast(dict[str, torch.Tensor], outputs)

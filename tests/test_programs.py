@@ -1,0 +1,108 @@
+"""The programs as a user calls them, in processes of their own, on a small folder of pictures."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(*arguments: object, **settings) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    command = [sys.executable, str(ROOT / "experiments" / arguments[0]), *map(str, arguments[1:])]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **settings)
+
+
+@pytest.fixture(scope="module")
+def study(pictures, tmp_path_factory):
+    """The arguments of a small activation study, and the folder that a first call has filled."""
+    out = tmp_path_factory.mktemp("results")
+    arguments = ("ablate.py", "activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28")
+    arguments += ("--width=0.25", "--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
+    return arguments, out / "activation", call(*arguments)
+
+
+def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
+    _, folder, done = study
+    assert done.returncode == 0, done.stderr
+    assert "[4/4]" in done.stdout
+    runs, summary = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "summary.csv")
+    assert sorted(zip(runs["cell"], runs["seed"], strict=True)) == [("paper", 0), ("paper", 1), ("relu", 0), ("relu", 1)]
+    assert set(runs["activation"]) == {"paper", "relu"}
+    assert list(summary["cell"]) == ["paper", "relu"]
+    means = runs.groupby("cell")["top1"].mean()
+    assert summary.set_index("cell").loc["relu", "delta"] == pytest.approx(means["relu"] - means["paper"])
+    assert (folder / "activation.png").read_bytes().startswith(b"\x89PNG")
+    for part in ("runs.csv", "summary.csv", "95% interval", "paper", "relu"):
+        assert part in done.stdout
+
+
+def test_run_again_nothing_is_paid_twice(study):
+    arguments, folder, _ = study
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    again = call(*arguments)
+    assert again.returncode == 0
+    assert "4 finished before" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")} == before
+
+
+def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, tmp_path):
+    _, folder, _ = study
+    run = next(folder.glob("runs/*"))
+    done = call("train.py", f"--config={run / 'config.yaml'}", f"--out={tmp_path}", "--wandb=on")
+    assert done.returncode == 0, done.stderr
+    ours = yaml.safe_load((tmp_path / run.name / "result.json").read_text())
+    theirs = yaml.safe_load((run / "result.json").read_text())
+    for name in ("top1", "test_loss", "val_loss", "params"):
+        assert ours[name] == theirs[name]
+    assert list(tmp_path.glob(f"{run.name}/wandb/offline-run-*/*.wandb"))
+
+
+def test_a_trial_that_fails_is_named_and_the_others_go_on(pictures, tmp_path):
+    arguments = ("ablate.py", "activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28")
+    arguments += ("--width=0.25", "--batch_size=16", "--activation=paper", "--lr=0.1,1e30", "--seeds=1")
+    done = call(*arguments, f"--out={tmp_path}")
+    assert done.returncode == 1
+    assert "NotFinite" in done.stderr
+    assert list(pd.read_csv(tmp_path / "activation" / "runs.csv")["cell"]) == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ablate.py", "activaton"), "unknown study 'activaton'; one of activation. Did you mean activation?"),
+        (("ablate.py", "activation", "--modle=mobilenet_v2"), "Did you mean model?"),
+        (("ablate.py", "activation", "--model=mobilenet_v4"), "unknown model 'mobilenet_v4'"),
+        (("ablate.py", "activation", "--activation=rleu"), "Did you mean relu?"),
+        (("ablate.py", "activation", "--epochs=none"), "epochs must be a whole number, not 'none'"),
+        (("ablate.py", "activation", "--profile=ful"), "Did you mean full?"),
+        (("ablate.py", "activation", "--dataset=cifar"), "Did you mean cifar10"),
+        (("ablate.py", "activation", "--dataset=cifar10", "--data_dir=nowhere"), "nowhere"),
+        (("ablate.py", "activation", "--dataset=imagefolder", "--data_dir=nowhere"), "nowhere"),
+        (("train.py", "--activation=h-swsh"), "Did you mean hswish?"),
+        (("train.py", "--sead=1"), "Did you mean se"),
+        (("train.py", "--shallow=true"), "five 14x14x512 blocks"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_gets_one_clear_error_before_anything_is_written(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    program = importlib.import_module(arguments[0].removesuffix(".py"))
+    assert program.main(arguments[1:]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_bad_option_ends_the_process_with_a_non_zero_code(tmp_path):
+    for program in ("ablate.py", "train.py"):
+        done = call(program, "activation", "--activaton=relu", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
