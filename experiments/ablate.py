@@ -80,7 +80,7 @@ def check_data(study: Study) -> None:
     for trial in {Trial(dataset=t.dataset, data_dir=t.data_dir, resolution=t.resolution) for _, t in study.trials}:
         data = create_data(trial.dataset, data_dir=trial.data_dir, resolution=trial.resolution)
         data.prepare_data()
-        data.setup()
+        data.setup("fit")
 
 
 def run(study: Study, folder: Path, workers: int | None) -> int:

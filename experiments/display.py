@@ -41,7 +41,9 @@ class Display:
             self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.console.is_terminal:
             self.live.stop()
 
@@ -84,7 +86,9 @@ class Display:
             name, seed = self.cells[run_id]
             now = f"training top-1 {progress.top1:.1f}%" if progress.step else "starting"
             table.add_row(f"  {name}, seed {seed}", ProgressBar(progress.steps, progress.step, width=30), now)
-        means = "   ".join(f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in self.top1.items())
+        means = "   ".join(
+            f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in self.top1.items()
+        )
         return Group(table, Text(f"test top-1 so far: {means}" if means else ""))
 
 
@@ -101,7 +105,9 @@ def print_summary(study: Study, runs: pd.DataFrame, summary: pd.DataFrame, folde
     for row, (_, cell) in enumerate(summary.iterrows()):
         delta = ("baseline", "") if row == 0 else (f"{cell['delta']:+.2f}", bounds(cell["low"], cell["high"]))
         sizes = f"{cell['params'] / 1e6:.3f} M", f"{cell['madds'] / 1e6:.2f} M"
-        table.add_row(cell["cell"], str(cell["n"]), f"{cell['top1_mean']:.2f}", f"{cell['top1_sd']:.2f}", *delta, *sizes)
+        table.add_row(
+            cell["cell"], str(cell["n"]), f"{cell['top1_mean']:.2f}", f"{cell['top1_sd']:.2f}", *delta, *sizes
+        )
     console.print(table)
     console.print("Test top-1; deltas in points, paired by seed, with 95% t intervals.", highlight=False)
     for name in ("runs.csv", "summary.csv", f"{study.name}.png"):

@@ -23,7 +23,7 @@ import torch
 import wandb
 import yaml
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from mnet.errors import ConfigError, DataError, unknown
@@ -59,8 +59,8 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--wandb", type=Literal["auto", "on", "off"], default="auto", help=OWN["wandb"])
         parser.add_argument("--threads", type=PositiveInt, default=1, help=OWN["threads"])
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        self.config = parser.parse_args(args)
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(cast(list[str], args))
 
     def instantiate_classes(self) -> None:
         """The trial builds model, data and trainer itself."""
@@ -122,8 +122,8 @@ def wandb_loggers(trial: Trial, wanted: str, folder: Path) -> tuple[Logger, ...]
         print(f"no W&B account: logging offline; `wandb sync {folder}/wandb/offline-*` uploads it")
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**trial.settings(), "run_id": trial.run_id}
-    where = {"project": "mnet", "group": trial.model, "tags": [trial.dataset], "save_dir": folder}
-    return (WandbLogger(name=trial.run_id, config=settings, mode=mode, **where),)
+    names = {"config": settings, "mode": mode, "group": trial.model, "tags": [trial.dataset]}
+    return (WandbLogger(name=trial.run_id, project="mnet", save_dir=folder, **cast(dict, names)),)
 
 
 def readable(arguments: list[str]) -> list[str]:

@@ -35,9 +35,16 @@ def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> Mobile
     """
     state = net.state_dict()
     renamed = names(net.network, state)
-    missing, unexpected = sorted(set(renamed.values()) - set(state_dict)), sorted(set(state_dict) - set(renamed.values()))
+    missing, unexpected = (
+        sorted(set(renamed.values()) - set(state_dict)),
+        sorted(set(state_dict) - set(renamed.values())),
+    )
     if missing or unexpected:
-        shown = [f"{what} {keys[0]} and {len(keys) - 1} more" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        shown = [
+            f"{what} {keys[0]} and {len(keys) - 1} more"
+            for what, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
         raise ConfigError(f"these weights are of another network than {net.network.name}: {'; '.join(shown)}")
     wrong = [theirs for ours, theirs in renamed.items() if state[ours].shape != state_dict[theirs].shape]
     if wrong:
@@ -110,7 +117,12 @@ def torchvision_v3(network: Network) -> Names:
     for i, placed in enumerate(place(network)):
         parts = [
             part
-            for part, there in (("expand", placed.row.expansion), ("depthwise", 1), ("se", placed.squeeze), ("project", 1))
+            for part, there in (
+                ("expand", placed.row.expansion),
+                ("depthwise", 1),
+                ("se", placed.squeeze),
+                ("project", 1),
+            )
             if there
         ]
         for step, part in enumerate(parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -17,11 +17,13 @@ T = TypeVar("T")
 NONE_TEXTS = ("paper", "null", "None", "")  # W&B's agent writes a null as None
 
 
-@cache
-def hints(cls: type) -> dict[str, object]:
-    """Field name -> type of a dataclass, in declared order."""
+def resolve_hints(cls: type) -> dict[str, object]:
     resolved = get_type_hints(cls)
-    return {field.name: resolved[field.name] for field in fields(cls)}  # type: ignore[arg-type]
+    return {field.name: resolved[field.name] for field in fields(cls)}
+
+
+hints: Callable[[type], dict[str, object]] = cache(resolve_hints)
+"""Field name -> type of a dataclass, in declared order."""
 
 
 def check_names(kind: str, names: Iterable[str], allowed: Iterable[str]) -> None:
@@ -34,7 +36,7 @@ def check_names(kind: str, names: Iterable[str], allowed: Iterable[str]) -> None
             raise unknown(kind, name, allowed)
 
 
-def coerce(name: str, value: object, hint: object) -> Any:  # noqa: ANN401 - the type is data here
+def coerce(name: str, value: object, hint: object) -> Any:
     """`value` as the type `hint`: '0.5' -> 0.5, 'true' -> True, 1.0 -> 1, 'paper' -> None where None is allowed.
 
     Raises:
@@ -59,9 +61,9 @@ def coerce(name: str, value: object, hint: object) -> Any:  # noqa: ANN401 - the
         except ValueError:
             number = math.nan
         if math.isfinite(number) and (hint is float or number.is_integer()):
-            return hint(number)  # type: ignore[operator]
+            return hint(number)
     if hint in (str, Path) and isinstance(value, str | Path):
-        return hint(value)  # type: ignore[operator]
+        return hint(value)
     wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}.get(hint, str(hint))  # type: ignore[call-overload]
     raise ConfigError(f"{name} must be {wanted}, not {value!r}")
 

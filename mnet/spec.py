@@ -92,7 +92,8 @@ class Network:
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
-        for row in (self.stem, *self.blocks):
+        rows: list[Conv | Block] = [self.stem, *self.blocks]
+        for row in rows:
             if row.kernel < 1 or row.kernel % 2 == 0:
                 raise ConfigError(f"{self.name}: kernel {row.kernel} must be odd and positive")
             if row.stride < 1 or row.out_channels < 1:

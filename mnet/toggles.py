@@ -166,7 +166,7 @@ def stem_stride(net: Network, value: int) -> Network:
 
 
 def total_stride(net: Network, value: int) -> Network:
-    rows = [net.stem, *net.blocks]
+    rows: list[Conv | Block] = [net.stem, *net.blocks]
     total = math.prod(row.stride for row in rows)
     if total < value:
         raise ConfigError(f"total_stride={value}: {net.name} has only {total} here")
@@ -234,7 +234,7 @@ def se_gate(net: Network, value: Gate) -> Network:
 
 
 def output_stride(net: Network, value: int) -> Network:
-    total = math.prod(row.stride for row in (net.stem, *net.blocks))
+    total = net.stem.stride * math.prod(row.stride for row in net.blocks)
     if total < value:
         raise ConfigError(f"output_stride={value}: {net.name} has only {total} here")
     if net.stem.stride > value:
@@ -308,4 +308,7 @@ def needs_se(net: Network, what: str) -> Network:
     return net
 
 
-FUNCTIONS: dict[str, Callable[[Network, object], Network]] = {field.name: globals()[field.name] for field in fields(Toggles)}
+FUNCTIONS: dict[str, Callable[[Network, object], Network]] = {
+    field.name: globals()[field.name] for field in fields(Toggles)
+}
+"""Field of `Toggles` -> the function above, in the order of application."""

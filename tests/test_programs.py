@@ -33,7 +33,12 @@ def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
     assert done.returncode == 0, done.stderr
     assert "[4/4]" in done.stdout
     runs, summary = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "summary.csv")
-    assert sorted(zip(runs["cell"], runs["seed"], strict=True)) == [("paper", 0), ("paper", 1), ("relu", 0), ("relu", 1)]
+    assert sorted(zip(runs["cell"], runs["seed"], strict=True)) == [
+        ("paper", 0),
+        ("paper", 1),
+        ("relu", 0),
+        ("relu", 1),
+    ]
     assert set(runs["activation"]) == {"paper", "relu"}
     assert list(summary["cell"]) == ["paper", "relu"]
     means = runs.groupby("cell")["top1"].mean()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from mnet.errors import DataError
+from mnet.files import write_atomic
 
 NETWORK_TIMEOUT_S = 15
 COMMAND_TIMEOUT_S = 600
@@ -35,9 +34,7 @@ def run_program(command: list[str], folder: Path) -> None:
     Raises:
         DataError: The command failed; the message is the last line it wrote.
     """
-    result = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
-    )
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
         raise DataError(f"{command[0]}: {lines[-1]}")
@@ -50,14 +47,6 @@ def store(path: Path, data: bytes) -> None:
         DataError: The folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(temporary, 0o644)  # mkstemp's files are private
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_atomic(path, lambda stream: stream.write(data))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error}. Choose another data_dir.") from error

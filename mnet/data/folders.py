@@ -76,9 +76,7 @@ class ImageFolder(InMemoryImages):
         share = min(VAL_SHARE, self.val_size / len(labels))
         held_out = torch.tensor(split_by_name(self._train, share, "validation"))
         if not held_out.any():
-            raise DataError(
-                f"{self.data_dir}: with one training picture a class, none is left to validate on."
-            )
+            raise DataError(f"{self.data_dir}: with one training picture a class, none is left to validate on.")
         return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
     def _list(self) -> None:

@@ -41,9 +41,7 @@ class ImageData(L.LightningDataModule):
     """Per channel, of training pixels scaled to [0, 1]."""
     std: tuple[float, ...]
 
-    def __init__(
-        self, *, data_dir: Path, batch_size: int, resolution: int | None, seed: int, val_size: int
-    ) -> None:
+    def __init__(self, *, data_dir: Path, batch_size: int, resolution: int | None, seed: int, val_size: int) -> None:
         """
         Raises:
             ConfigError: A setting that no data set could satisfy.
@@ -110,9 +108,7 @@ class InMemoryImages(ImageData):
             val_size: images taken from train for validation, always the same ones.
             augment: None is the data set's default.
         """
-        super().__init__(
-            data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size
-        )
+        super().__init__(data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size)
         self.augment = self.default_augment if augment is None else augment
         self._splits: dict[str, Images] = {}
 

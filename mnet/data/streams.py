@@ -123,9 +123,7 @@ class StreamedImages(ImageData):
             val_size: images taken from train for validation, always the same ones.
             workers: processes that decode; 0 decodes in the main one.
         """
-        super().__init__(
-            data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size
-        )
+        super().__init__(data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size)
         if workers < 0:
             raise ConfigError(f"workers is {workers}; from 0 on.")
         self.workers = workers

@@ -85,7 +85,9 @@ def run_jobs(
 class Worker:
     """A process that runs one job after another, and is replaced when it dies."""
 
-    def __init__(self, context: multiprocessing.context.ForkServerContext, threads: int, trainer: dict[str, object]) -> None:
+    def __init__(
+        self, context: multiprocessing.context.ForkServerContext, threads: int, trainer: dict[str, object]
+    ) -> None:
         self.context, self.threads, self.trainer = context, threads, trainer
         self.job: Job | None = None
         self.start()

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mnet.studies.files import write_atomic
+from mnet.files import write_atomic
 
 matplotlib.use("Agg")
 
@@ -57,7 +57,9 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
         interval(right, row, cell["delta"], (cell["high"] - cell["low"]) / 2, ink)
         label = f"{cell['delta']:+.2f}"
         right.annotate(label, (cell["delta"], row), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
-    left.set_yticks(range(len(summary)), [f"{name}  (n={n})" for name, n in zip(summary["cell"], summary["n"], strict=True)])
+    left.set_yticks(
+        range(len(summary)), [f"{name}  (n={n})" for name, n in zip(summary["cell"], summary["n"], strict=True)]
+    )
     left.set_ylim(len(summary) - 0.5, -0.5)
     left.set_xlabel("test top-1 (%)\ndots: seeds; bar: mean and its 95% t interval")
     right.set_xlabel(f"difference to {summary['cell'].iloc[0]} (points)\npaired by seed, 95% t interval")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import text
-from mnet.studies.files import write_csv
+from mnet.files import write_csv
 from mnet.studies.plots import plot_study
 from mnet.studies.run import read_result
 from mnet.studies.statistics import half_width, paired_deltas

@@ -27,9 +27,9 @@ from mnet.cost import cost
 from mnet.data import DATASETS, Augment, ImageData, create_data
 from mnet.data.batches import random_seed
 from mnet.data.module import InMemoryImages
-from mnet.studies.files import write_atomic, write_json, write_yaml
+from mnet.files import write_atomic, write_json, write_yaml
 from mnet.studies.trial import Trial
-from mnet.tasks import ImageClassifier
+from mnet.tasks.classification import LOG_STEPS, ImageClassifier
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
 
@@ -44,7 +44,7 @@ TRAINER_DEFAULTS: Mapping[str, object] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
-    "log_every_n_steps": 50,
+    "log_every_n_steps": LOG_STEPS,
 }
 
 
@@ -154,7 +154,7 @@ def load_data(trial: Trial, recipe: Recipe) -> ImageData:
         **settings,
     )
     data.prepare_data()
-    data.setup()
+    data.setup("fit")
     return data
 
 
@@ -227,7 +227,11 @@ def provenance(device: torch.device) -> dict[str, object]:
 def cpu_name() -> str:
     """The processor's name and the number of cores."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
 
 

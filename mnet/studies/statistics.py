@@ -53,7 +53,14 @@ def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd
         delta = float(pairs.mean()) if len(pairs) else math.nan
         half = half_width(pairs)
         rows.append(
-            {"cell": cell, "n": len(pairs), "delta": delta, "low": delta - half, "high": delta + half, "p": p_value(pairs)}
+            {
+                "cell": cell,
+                "n": len(pairs),
+                "delta": delta,
+                "low": delta - half,
+                "high": delta + half,
+                "p": p_value(pairs),
+            }
         )
     table = pd.DataFrame(rows, columns=["cell", "n", "delta", "low", "high", "p"])
     table["p_holm"] = holm(table["p"].to_numpy(float))

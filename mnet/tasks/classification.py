@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -21,6 +22,7 @@ from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
 
 Batch = tuple[Tensor, Tensor]
 """Pictures (N, C, H, W) and class indices (N,)."""
+LOG_STEPS = 50
 
 
 class ImageClassifier(L.LightningModule):
@@ -35,7 +37,7 @@ class ImageClassifier(L.LightningModule):
             network = replace(network, dropout=recipe.dropout)
         self.network = network
         self.recipe = recipe
-        self.net = create_model(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = create_model(network).to(memory_format=torch.channels_last)
         self.val_metrics = self._metrics("val/")
         self.test_metrics = self._metrics("test/")
 
@@ -66,9 +68,10 @@ class ImageClassifier(L.LightningModule):
         loss = functional.cross_entropy(scores, labels, label_smoothing=self.recipe.label_smoothing)
         return {"loss": loss, "top1": 100 * (scores.detach().argmax(1) == labels).float().mean()}
 
-    def on_train_batch_end(self, outputs: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # reading a value waits for the device
-            self.log_dict({f"train/{name}": value.detach() for name, value in outputs.items()})
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        if (batch_idx + 1) % LOG_STEPS == 0:  # reading a value waits for the device
+            values = cast(dict[str, Tensor], outputs)
+            self.log_dict({f"train/{name}": value.detach() for name, value in values.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.val_metrics, batch)
@@ -105,7 +108,8 @@ class ImageClassifier(L.LightningModule):
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     """The recipe's optimiser over two groups: what decays, and what does not (batch norms, biases, and depthwise
     kernels where the recipe says so)."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for module in net.modules():
         depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
         for name, param in module.named_parameters(recurse=False):

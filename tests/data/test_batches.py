@@ -15,9 +15,7 @@ COUNT, SIZE = 22, 4  # 5 batches and a remainder
 
 
 def loader(*, train: bool = True, count: int = COUNT, seed: int = 0, device: str = "cpu") -> Batches:
-    images = torch.randint(
-        256, (count, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    images = torch.randint(256, (count, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return Batches(
         images.to(device), torch.arange(count), batch_size=SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4),
         train=train, augment=Augment(flip=True, pad=2, erase=0.5), seed=seed,

@@ -23,9 +23,7 @@ def picture(path: Path, *, colour: bool = True, size: tuple[int, int] = (40, 30)
     Image.fromarray(np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)).save(path)
 
 
-def folder(
-    root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5, *, colour: bool = True
-) -> Path:
+def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5, *, colour: bool = True) -> Path:
     for number, name in enumerate(classes):
         for index in range(count):
             picture(root / name / f"{index}.png", colour=colour, seed=100 * number + index)
@@ -85,9 +83,7 @@ def test_the_split_is_fixed_stratified_and_exactly_as_large_as_asked() -> None:
 def test_cifar_is_read_from_its_published_layout(
     name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        torchvision.datasets.cifar, "check_integrity", lambda path, md5=None: Path(path).exists()
-    )
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda path, md5=None: Path(path).exists())
     source = torchvision.datasets.CIFAR10 if classes == 10 else torchvision.datasets.CIFAR100
     root = tmp_path / source.base_folder
     root.mkdir()
@@ -97,9 +93,7 @@ def test_cifar_is_read_from_its_published_layout(
         stored[part] = random.integers(256, size=(20, 3072), dtype=np.uint8)
         entry = {"data": stored[part], "labels" if classes == 10 else "fine_labels": list(range(10)) * 2}
         (root / part).write_bytes(pickle.dumps(entry))
-    (root / source.meta["filename"]).write_bytes(
-        pickle.dumps({source.meta["key"]: [str(i) for i in range(classes)]})
-    )
+    (root / source.meta["filename"]).write_bytes(pickle.dumps({source.meta["key"]: [str(i) for i in range(classes)]}))
     data = create_data(name, data_dir=tmp_path, val_size=10)
     data.prepare_data()
     data.setup()
@@ -125,9 +119,7 @@ def test_two_classes_of_five_pictures_are_a_data_set(tmp_path: Path) -> None:
     (batch,) = data.train_dataloader()
     assert batch[0].shape[1:] == (3, 16, 16)
     held_out = [
-        set(labels.tolist())
-        for loader in (data.val_dataloader(), data.test_dataloader())
-        for _, labels in loader
+        set(labels.tolist()) for loader in (data.val_dataloader(), data.test_dataloader()) for _, labels in loader
     ]
     assert held_out == [{0, 1}, {0, 1}]
     parts = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())

@@ -155,13 +155,11 @@ def test_processes_that_fetch_at_once_do_not_tear_each_other(
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == files
 
 
-def test_a_write_that_breaks_off_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_breaks_off_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: str, target: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(download.os, "replace", full)
+    monkeypatch.setattr("mnet.files.os.replace", full)
     with pytest.raises(DataError, match=r"cannot write .*file: disk full"):
         download.store(tmp_path / "file", b"data")
     assert not list(tmp_path.iterdir())

@@ -73,6 +73,6 @@ def test_a_run_stopped_between_epochs_goes_on_to_the_same_numbers(trial, tmp_pat
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(trial, tmp_path):
-    with pytest.raises(NotFinite, match="nan|inf"):
+    with pytest.raises(NotFinite, match=r"loss is (nan|inf)"):
         run_trial(Trial(**{**trial.settings(), "data_dir": trial.data_dir, "lr": 1e30}), tmp_path / "run")
     assert read_result(tmp_path / "run") is None

@@ -11,7 +11,9 @@ from mnet.studies.statistics import holm
 
 
 def table(**cells: dict[int, float]) -> pd.DataFrame:
-    rows = [{"cell": cell, "seed": seed, "top1": value} for cell, values in cells.items() for seed, value in values.items()]
+    rows = [
+        {"cell": cell, "seed": seed, "top1": value} for cell, values in cells.items() for seed, value in values.items()
+    ]
     return pd.DataFrame(rows)
 
 
