@@ -11,7 +11,7 @@ options = $(foreach pair,MODEL:model DATA:dataset DATA_DIR:data_dir RESOLUTION:r
   $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint bench clean $(addprefix ablate-,$(SWEEPS))
+.PHONY: help setup test lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
