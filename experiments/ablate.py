@@ -113,4 +113,7 @@ def run(study: Study, folder: Path, workers: int | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before any run began
+        sys.exit(130)

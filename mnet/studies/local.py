@@ -7,7 +7,8 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -61,7 +62,8 @@ def run_jobs(
     count = min(workers or default_workers(), len(waiting))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mnet.studies.run"])  # torch and Lightning are imported once, not once a worker
-    team = [Worker(context, threads, dict(trainer or {})) for _ in range(count)]
+    with interrupts_held():  # Ctrl-C is for this process to handle, not for the workers
+        team = [Worker(context, threads, dict(trainer or {})) for _ in range(count)]
     try:
         for worker in team:
             if waiting:
@@ -80,6 +82,16 @@ def run_jobs(
     finally:
         for worker in team:
             worker.stop()
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block; processes started in it never see one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Worker:
@@ -123,7 +135,6 @@ class Worker:
 
 def work(connection: Connection, threads: int, trainer: dict[str, object]) -> None:
     """The body of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import torch
 
     from mnet.studies.run import run_trial
