@@ -94,22 +94,27 @@ class Display:
 
 def print_summary(study: Study, runs: pd.DataFrame, summary: pd.DataFrame, folder: Path) -> None:
     """The closing table, and where the files are."""
-    console = Console(soft_wrap=True)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
     if summary.empty:
         console.print(f"no finished run of the baseline ({study.baseline}): nothing to compare")
         return
     table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {runs['model'].iloc[0]} on {runs['dataset'].iloc[0]}")
     table.add_column("cell", no_wrap=True)
-    for column in ("n", "top-1 %", "sd", f"delta to {study.baseline}", "95% interval", "params", "MAdds"):
+    for column in ("n", "top-1 %", "sd", "delta", "95% interval", "params", "MAdds"):
         table.add_column(column, justify="right", no_wrap=True)
+    networks = runs.groupby("cell")["run_id"].agg(set)
     for row, (_, cell) in enumerate(summary.iterrows()):
         delta = ("baseline", "") if row == 0 else (f"{cell['delta']:+.2f}", bounds(cell["low"], cell["high"]))
+        if row and networks[cell["cell"]] == networks[study.baseline]:
+            delta = ("0", "same network")
         sizes = f"{cell['params'] / 1e6:.3f} M", f"{cell['madds'] / 1e6:.2f} M"
         table.add_row(
             cell["cell"], str(cell["n"]), f"{cell['top1_mean']:.2f}", f"{cell['top1_sd']:.2f}", *delta, *sizes
         )
     console.print(table)
-    console.print("Test top-1; deltas in points, paired by seed, with 95% t intervals.", highlight=False)
+    console.print(f"Test top-1; deltas to {study.baseline} in points, paired by seed, with 95% t intervals.", highlight=False)
     for name in ("runs.csv", "summary.csv", f"{study.name}.png"):
         console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
 

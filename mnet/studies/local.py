@@ -106,9 +106,8 @@ class Worker:
 
     def start(self) -> None:
         self.connection, theirs = self.context.Pipe()
-        self.process: BaseProcess = self.context.Process(
-            target=work, args=(theirs, self.threads, self.trainer), daemon=True
-        )
+        arguments = (theirs, self.threads, self.trainer)
+        self.process: BaseProcess = self.context.Process(target=work, args=arguments)  # may itself start loaders
         self.process.start()
         theirs.close()
 
@@ -150,6 +149,8 @@ def work(connection: Connection, threads: int, trainer: dict[str, object]) -> No
             result = run_trial(
                 job.trial, job.folder, lambda progress: connection.send(("progress", progress)), trainer=trainer
             )
+        except BrokenPipeError:
+            return  # the parent is gone
         except Exception as error:  # the study goes on without this trial
             job.folder.mkdir(parents=True, exist_ok=True)
             (job.folder / "error.txt").write_text(traceback.format_exc())
