@@ -48,16 +48,16 @@ class Conv2d(nn.Conv2d):
         size = max(x.shape[2:])
         if not self.training or size > 2 or x.device.type != "cpu":
             return super().forward(x)
-        if self.kernel_size == (1, 1):
-            out = functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1))
+        if self.kernel_size == self.stride == (1, 1) and self.groups == 1:
+            out = functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
             return out.permute(0, 3, 1, 2)
         centre, reach = self.kernel_size[0] // 2, (size - 1) // self.dilation[0]
         if reach >= centre:
             return super().forward(x)
         used = self.weight[:, :, centre - reach : centre + reach + 1, centre - reach : centre + reach + 1]
-        if reach == 0 and size == 1 and self.groups == self.in_channels == self.out_channels:
+        if reach == 0 and self.bias is None and self.groups == self.in_channels == self.out_channels and size == 1:
             return x * used.view(1, -1, 1, 1)
-        return functional.conv2d(x, used, None, self.stride, reach * self.dilation[0], self.dilation, self.groups)
+        return functional.conv2d(x, used, self.bias, self.stride, reach * self.dilation[0], self.dilation, self.groups)
 
 
 class ConvNormAct(nn.Sequential):
@@ -124,9 +124,7 @@ class InvertedResidual(nn.Module):
         if network.separable:
             self.project = ConvNormAct(wide, row.out_channels, 1, row.projection, network=network)
         else:
-            self.project = ConvNormAct(
-                wide, row.out_channels, row.kernel, row.projection, network=network, **spatial
-            )
+            self.project = ConvNormAct(wide, row.out_channels, row.kernel, row.projection, network=network, **spatial)
 
     def forward(self, x: Tensor) -> Tensor:
         out = x if self.expand is None else self.expand(x)

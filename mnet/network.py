@@ -31,9 +31,7 @@ class MobileNet(nn.Module):
             channels = tail.out_channels
         self.hidden: nn.Module = nn.Identity()
         if hidden is not None:
-            self.hidden = nn.Sequential(
-                nn.Linear(channels, hidden.out_features), Activate(hidden.activation)
-            )
+            self.hidden = nn.Sequential(nn.Linear(channels, hidden.out_features), Activate(hidden.activation))
             channels = hidden.out_features
         self.dropout = nn.Dropout(network.dropout)
         self.classifier = nn.Linear(channels, network.num_classes)
@@ -63,7 +61,9 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def create_model(model: str | Network, *, num_classes: int = 1000, in_channels: int = 3, **toggles: object) -> MobileNet:
+def create_model(
+    model: str | Network, *, num_classes: int = 1000, in_channels: int = 3, **toggles: object
+) -> MobileNet:
     """A MobileNet with toggles as keyword arguments, e.g. `create_model('mobilenet_v2', activation='hswish')`.
 
     Args:
