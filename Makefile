@@ -20,7 +20,7 @@ help: ## this list
 
 setup: $(VENV)/.run $(VENV)/.dev ## .venv with everything that running and testing need
 
-ablate-%: $(VENV)/.run ## one study, e.g. make ablate-activation (5 minutes on 2 cores)
+ablate-%: $(VENV)/.run ## one study, e.g. make ablate-activation (7 minutes on 2 cores)
 	@$(PY) experiments/ablate.py $* $(options)
 
 test: $(VENV)/.run $(VENV)/.dev ## the test suite
