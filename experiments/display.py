@@ -114,7 +114,9 @@ def print_summary(study: Study, runs: pd.DataFrame, summary: pd.DataFrame, folde
             cell["cell"], str(cell["n"]), f"{cell['top1_mean']:.2f}", f"{cell['top1_sd']:.2f}", *delta, *sizes
         )
     console.print(table)
-    console.print(f"Test top-1; deltas to {study.baseline} in points, paired by seed, with 95% t intervals.", highlight=False)
+    console.print(
+        f"Test top-1; deltas to {study.baseline} in points, paired by seed, with 95% t intervals.", highlight=False
+    )
     for name in ("runs.csv", "summary.csv", f"{study.name}.png"):
         console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
 

@@ -225,8 +225,15 @@ def test_a_block_that_is_dilated_instead_of_strided_has_no_shortcut():
 
 @pytest.mark.parametrize(
     ("chosen", "resolution", "size"),
-    [({}, 224, 7), ({"output_stride": 16}, 224, 14), ({"output_stride": 8}, 224, 28), ({}, 28, 1)]
-    + [({"total_stride": 8}, 28, 4), ({"stem_stride": 1}, 32, 2), ({"total_stride": 16}, 32, 2)],
+    [
+        ({}, 224, 7),
+        ({"output_stride": 16}, 224, 14),
+        ({"output_stride": 8}, 224, 28),
+        ({}, 28, 1),
+        ({"total_stride": 8}, 28, 4),
+        ({"stem_stride": 1}, 32, 2),
+        ({"total_stride": 16}, 32, 2),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("model", mnet.list_models())

@@ -31,8 +31,10 @@ def runs_table(study: Study, study_folder: Path) -> pd.DataFrame:
         result = read_result(run_folder(study_folder, trial))
         if result is not None:
             settings = {name: text(value) for name, value in trial.settings().items() if name != "data_dir"}
-            identity = {"study": study.name, "cell": cell.name, "run_id": trial.run_id}
-            rows.append({**identity, **settings, **result, "seed": trial.seed})
+            identity = {"study": study.name, "run_id": trial.run_id, "cell": cell.name, "model": trial.model}
+            recipe = trial.full_recipe()
+            trained = {"batch_size": recipe.batch_size, "lr": recipe.lr, "seed": trial.seed}
+            rows.append({**identity, **settings, **trained, **result})
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,238 @@
+"""Speed against what people use now, as ratios: `python experiments/bench.py` (6 minutes on one core).
+
+Each row compares two things in one process, round by round in random order. Training: our classifier through
+Lightning against a bare loop over the same net and batches, and against a loop in the style of torchvision's
+reference script. Latency: our nets against torchvision's and timm's, forward and training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import bench_loops as loops
+import lightning
+import pandas as pd
+import timm
+import torch
+import torchvision
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+
+import mnet
+from mnet.errors import ConfigError, DataError
+from mnet.files import write_csv
+from mnet.latency import Ratio, paired_ratios, timed
+from mnet.studies.run import provenance
+
+RESOLUTION, BATCH, STEPS = 32, 128, 4
+"""Of the training loops: pixels, pictures, and steps timed in a round."""
+NEXT_TO = {
+    "mobilenet_v1": ("timm:mobilenetv1_100",),
+    "mobilenet_v2": ("torchvision:mobilenet_v2", "timm:mobilenetv2_100"),
+    "mobilenet_v3_large": ("torchvision:mobilenet_v3_large", "timm:mobilenetv3_large_100"),
+    "mobilenet_v3_small": ("torchvision:mobilenet_v3_small", "timm:mobilenetv3_small_100"),
+}
+Verdict = Literal["met", "NOT MET", "unclear"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    ours: str
+    theirs: str
+    ours_ms: float
+    theirs_ms: float
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    goal: str
+    verdict: Verdict
+    note: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 measured (also where a goal is missed), 2 bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where Fashion-MNIST is, or is put")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for bench.csv")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=75, help="budget of a training comparison")
+    parser.add_argument("--only", choices=("training", "latency"), help="half of the table")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    start, rows, console = time.perf_counter(), [], Console()
+    try:
+        for row in measure(options):
+            rows.append(row)
+            console.print(
+                f"  {row.what}: {row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}] {row.verdict}", highlight=False
+            )
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    machine = {
+        "threads": options.threads,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+        **provenance(torch.device(options.device)),
+    }
+    path = options.out / "bench.csv"
+    write_csv(path, pd.DataFrame([{**vars(row), **machine} for row in rows]))
+    show(rows, console if console.is_terminal else Console(width=150))
+    spent = time.perf_counter() - start
+    named = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision", "timm", "lightning", "mnet"))
+    console.print(f"{machine['device']}, {options.threads} thread(s); {named}; {spent:.0f} s", highlight=False)
+    if os.cpu_count() and os.getloadavg()[0] > options.threads + 0.5:
+        console.print("Other programs were running: intervals are wider, milliseconds longer.", highlight=False)
+    console.print(f"  {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    """Row after row of the table."""
+    if options.only != "latency":
+        data = loops.garments(options.data_dir, RESOLUTION, BATCH)
+        for model in ("mobilenet_v3_small", "mobilenet_v2"):
+            yield from training(model, data, options.device, options.seconds)
+    if options.only != "training":
+        for model, others in NEXT_TO.items():
+            for other in others:
+                yield forward(model, other, options.device)
+        for model, others in NEXT_TO.items():
+            for other in others:
+                yield step(model, other, options.device)
+
+
+def training(model: str, data: loops.ColourGarments, device: str, budget_s: float) -> Iterator[Row]:
+    """Lightning beside the bare loop and the reference loop, in the same rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        samples = {
+            "lightning": loops.lightning_loop(model, data, STEPS, device, Path(folder)),
+            "bare": loops.bare_loop(model, data, STEPS, device),
+            "reference": loops.reference_loop(model, data, STEPS, device),
+        }
+        found = paired_ratios(samples, "lightning", budget_s=budget_s, warmup=1)
+    what = f"train {model}, {RESOLUTION} px, batch {BATCH}"
+    yield row(f"{what}: throughput", "Lightning", "bare loop", found["bare"], at_least=0.95, inverse=True)
+    yield row(f"{what}: throughput", "Lightning", "reference loop", found["reference"], at_least=3, inverse=True)
+
+
+def forward(model: str, other: str, device: str) -> Row:
+    """Inference of one picture, NCHW on both sides."""
+    image = torch.randn(1, 3, 224, 224, device=device)
+    nets = {name: net.eval() for name, net in pair(model, other, device).items()}
+
+    def infer(net: nn.Module) -> Callable[[], object]:
+        return torch.inference_mode()(lambda: net(image))
+
+    samples = {name: timed(infer(net), calls=2, device=device) for name, net in nets.items()}
+    found = paired_ratios(samples, "theirs", budget_s=8, precision=0.004, min_rounds=30, warmup=5)["ours"]
+    return row("forward, 224 px, batch 1", model, other, found, at_most=1.02)
+
+
+def step(model: str, other: str, device: str) -> Row:
+    """Forward and backward, channels_last on both sides."""
+    images = torch.randn(16, 3, 96, 96, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (16,), device=device)
+    nets = {name: net.to(memory_format=torch.channels_last).train() for name, net in pair(model, other, device).items()}
+
+    def learn(net: nn.Module) -> Callable[[], object]:
+        def work() -> None:
+            functional.cross_entropy(net(images), labels).backward()
+            net.zero_grad()
+
+        return work
+
+    samples = {name: timed(learn(net), device=device) for name, net in nets.items()}
+    found = paired_ratios(samples, "theirs", budget_s=10, precision=0.004, min_rounds=18)["ours"]
+    return row("forward + backward, 96 px, batch 16", model, other, found, at_most=1.02)
+
+
+def pair(model: str, other: str, device: str) -> dict[str, nn.Module]:
+    library, _, name = other.partition(":")
+    theirs = timm.create_model(name) if library == "timm" else torchvision.models.get_model(name)
+    activation = "relu6" if model == "mobilenet_v1" else None  # as in timm's
+    return {"ours": mnet.create_model(model, activation=activation).to(device), "theirs": theirs.to(device)}
+
+
+def row(
+    what: str,
+    ours: str,
+    theirs: str,
+    found: Ratio,
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+    inverse: bool = False,
+) -> Row:
+    """A ratio beside its goal. `inverse`: ours is the baseline, so the ratio of times is one of throughputs."""
+    mine, other = (found.baseline_ms, found.ms) if inverse else (found.ms, found.baseline_ms)
+    goal = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
+    return Row(
+        what=what,
+        ours=ours,
+        theirs=theirs,
+        ours_ms=round(mine, 2),
+        theirs_ms=round(other, 2),
+        ratio=round(found.value, 4),
+        low=round(found.low, 4),
+        high=round(found.high, 4),
+        rounds=found.rounds,
+        goal=goal,
+        verdict=judge(found, at_most, at_least),
+    )
+
+
+def judge(found: Ratio, at_most: float | None, at_least: float | None) -> Verdict:
+    """Met or not where the whole interval says so, else unclear."""
+    if at_least is not None:
+        low, high, bound = -found.high, -found.low, -at_least
+    else:
+        low, high, bound = found.low, found.high, at_most or 0.0
+    if high <= bound:
+        return "met"
+    return "NOT MET" if low > bound else "unclear"
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """The table."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("what", "ours", "theirs"):
+        table.add_column(column)
+    for column in ("ms", "ms", "ratio", "95% interval", "goal", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        times = f"{row.ours_ms:.1f}", f"{row.theirs_ms:.1f}"
+        values = *times, f"{row.ratio:.3f}", f"[{row.low:.3f}, {row.high:.3f}]".replace("[", r"\["), row.goal
+        colour = {"met": "green", "NOT MET": "bold red", "unclear": "yellow"}[row.verdict]
+        table.add_row(row.what, row.ours, row.theirs, *values, f"[{colour}]{row.verdict}[/]")
+    console.print(table)
+    for row in rows:
+        if row.note:
+            console.print(f"[red]{row.ours} / {row.theirs}, {row.what}: {row.note}[/]", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

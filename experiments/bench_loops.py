@@ -1,0 +1,181 @@
+"""The three training loops of `bench.py`: ours through Lightning, ours bare, and the reference script's.
+
+All train on the same coloured garments with crop and flip, SGD with momentum, and cross entropy with the same
+label smoothing. What differs in the reference loop: torchvision's own net, NCHW; pictures decoded, augmented and
+normalised one by one with PIL and torchvision's transforms; top-1, top-5 and loss read at every step. It loads
+in the main process, for everything runs on one core.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+from torchvision import models, transforms
+
+import mnet
+from mnet.data import Augment, FashionMNIST
+from mnet.data.module import Images, resize
+from mnet.latency import Sample
+from mnet.latency.paired import synchronise
+from mnet.studies.run import TRAINER_DEFAULTS, SeedSteps, Watch
+from mnet.tasks.classification import Batch, ImageClassifier, make_optimizer
+from mnet.training.recipes import lr_factor, recipe
+
+PAD = 4
+RECIPE = recipe("quick")
+REFERENCE_SIZE = 12_800
+"""Pictures that the reference loop goes through, resized beforehand as ours are."""
+
+
+class ColourGarments(FashionMNIST):
+    """Fashion-MNIST as RGB, as torchvision's nets want it."""
+
+    in_channels = 3
+    mean: tuple[float, ...] = FashionMNIST.mean * 3  # type: ignore[assignment]
+    std: tuple[float, ...] = FashionMNIST.std * 3  # type: ignore[assignment]
+    default_augment: ClassVar[Augment] = Augment(flip=True, pad=PAD)
+
+    def read(self) -> tuple[Images, Images]:
+        train, test = (Images(part.images.expand(-1, 3, -1, -1), part.labels) for part in super().read())
+        return train, test
+
+
+def garments(data_dir: Path, resolution: int, batch_size: int) -> ColourGarments:
+    """The data of all three loops, found or fetched.
+
+    Raises:
+        DataError: Fashion-MNIST cannot be had.
+    """
+    data = ColourGarments(data_dir=data_dir, batch_size=batch_size, resolution=resolution)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+class Stamps(L.Callback):
+    """When each step ended."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.times: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        synchronise(self.device)
+        self.times.append(time.perf_counter())
+
+
+def lightning_loop(model: str, data: ColourGarments, steps: int, device: str, folder: Path) -> Sample:
+    """Seconds a step of a trial as a study runs it; a sample is a short run without its first step."""
+    classifier = ImageClassifier(network(model, data), RECIPE)
+
+    def sample() -> float:
+        stamps = Stamps(device)
+        trainer = L.Trainer(
+            max_epochs=1,
+            enable_checkpointing=False,
+            callbacks=[Watch(lambda progress: None), SeedSteps(0), stamps],
+            logger=CSVLogger(folder, "bench", version=""),
+            limit_train_batches=steps + 1,
+            limit_val_batches=0,
+            **{**TRAINER_DEFAULTS, "accelerator": device.partition(":")[0]},  # type: ignore[arg-type]
+        )
+        trainer.fit(classifier, datamodule=data)
+        return (stamps.times[steps] - stamps.times[0]) / steps
+
+    return sample
+
+
+def bare_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
+    """Seconds a step of the same net, batches, optimiser and schedule without Lightning, logging and accuracy."""
+    net = mnet.create_model(network(model, data)).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = make_optimizer(net, RECIPE)
+    schedule = LambdaLR(optimizer, lr_factor(RECIPE, len(data.train_dataloader()), RECIPE.epochs))
+    batches = forever(data.train_dataloader())
+
+    def sample() -> float:
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(steps):
+            images, labels = (part.to(device) for part in next(batches))
+            loss = functional.cross_entropy(net(images), labels, label_smoothing=RECIPE.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        synchronise(device)
+        return (time.perf_counter() - start) / steps
+
+    return sample
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """One picture at a time, as torchvision's own data sets give them."""
+
+    def __init__(self, data: ColourGarments) -> None:
+        train, _ = data.read()
+        chosen = train.images[:REFERENCE_SIZE]
+        self.pixels = resize(chosen, data.resolution).permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = train.labels[:REFERENCE_SIZE].tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(data.resolution, padding=PAD),
+                transforms.RandomHorizontalFlip(),
+                transforms.PILToTensor(),
+                transforms.ConvertImageDtype(torch.float),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def reference_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
+    """Seconds a step in the style of torchvision's references/classification/train.py."""
+    net = models.get_model(model, num_classes=data.num_classes).to(device).train()
+    criterion = nn.CrossEntropyLoss(label_smoothing=RECIPE.label_smoothing)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, RECIPE.momentum, weight_decay=RECIPE.weight_decay)
+    batches = forever(DataLoader(Pictures(data), data.batch_size, shuffle=True, num_workers=0, drop_last=True))
+
+    def sample() -> float:
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(steps):
+            images, labels = (part.to(device) for part in next(batches))
+            scores = net(images)
+            loss = criterion(scores, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            hits = scores.topk(5).indices == labels[:, None]
+            loss.item(), hits[:, 0].float().mean().item(), hits.any(1).float().mean().item()
+        synchronise(device)
+        return (time.perf_counter() - start) / steps
+
+    return sample
+
+
+def network(model: str, data: ColourGarments) -> mnet.Network:
+    return mnet.describe(model, num_classes=data.num_classes, in_channels=data.in_channels)
+
+
+def forever(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Epoch after epoch."""
+    while True:
+        yield from loader
