@@ -34,12 +34,12 @@ from mnet.training.recipes import lr_factor, recipe
 
 PAD = 4
 RECIPE = recipe("quick")
-REFERENCE_SIZE = 12_800
-"""Pictures that the reference loop goes through, resized beforehand as ours are."""
+PICTURES = 12_800
+"""That all loops go through."""
 
 
 class ColourGarments(FashionMNIST):
-    """Fashion-MNIST as RGB, as torchvision's nets want it."""
+    """Some of Fashion-MNIST as RGB, as torchvision's nets want it."""
 
     in_channels = 3
     mean: tuple[float, ...] = FashionMNIST.mean * 3  # type: ignore[assignment]
@@ -47,7 +47,8 @@ class ColourGarments(FashionMNIST):
     default_augment: ClassVar[Augment] = Augment(flip=True, pad=PAD)
 
     def read(self) -> tuple[Images, Images]:
-        train, test = (Images(part.images.expand(-1, 3, -1, -1), part.labels) for part in super().read())
+        size = PICTURES + self.val_size
+        train, test = (Images(part.images[:size].expand(-1, 3, -1, -1), part.labels[:size]) for part in super().read())
         return train, test
 
 
@@ -126,9 +127,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, data: ColourGarments) -> None:
         train, _ = data.read()
-        chosen = train.images[:REFERENCE_SIZE]
-        self.pixels = resize(chosen, data.resolution).permute(0, 2, 3, 1).contiguous().numpy()
-        self.labels = train.labels[:REFERENCE_SIZE].tolist()
+        resized = resize(train.images[:PICTURES], data.resolution)  # beforehand, as ours are
+        self.pixels = resized.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = train.labels[:PICTURES].tolist()
         self.transform = transforms.Compose(
             [
                 transforms.RandomCrop(data.resolution, padding=PAD),
