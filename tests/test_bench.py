@@ -9,8 +9,6 @@ import pytest
 from mnet.errors import ConfigError
 from mnet.latency import paired_ratios, timed
 
-FAST = {"budget_s": 0.3, "warmup": 0}
-
 
 class Machine:
     """A noisy machine: its speed drifts twofold, and each sample has a jitter of 3% of its own."""
@@ -41,7 +39,8 @@ def test_a_variant_against_itself_is_not_called_different():
 
 def test_a_slowdown_of_5_percent_is_found_in_spite_of_drift():
     machine = Machine(0)
-    found = paired_ratios({"base": machine.sample(0.1), "slow": machine.sample(0.105)}, "base", **FAST)["slow"]
+    pair = {"base": machine.sample(0.1), "slow": machine.sample(0.105)}
+    found = paired_ratios(pair, "base", min_rounds=60, budget_s=0, warmup=0)["slow"]
     assert 1 < found.low <= 1.05 <= found.high < 1.1
     assert found.ms > found.baseline_ms
 
@@ -56,8 +55,8 @@ def test_real_work_done_twice_takes_twice_as_long():
 
     variants = {"once": timed(work, calls=2), "once again": timed(work, calls=2), "twice": timed(double, calls=2)}
     found = paired_ratios(variants, "once", budget_s=1, precision=0.02)
-    assert found["twice"].value == pytest.approx(2, rel=0.15)
-    assert found["once again"].value == pytest.approx(1, rel=0.15)
+    assert found["twice"].value == pytest.approx(2, rel=0.3)  # the machine may be busy
+    assert found["once again"].value == pytest.approx(1, rel=0.3)
 
 
 def test_measuring_stops_at_the_asked_precision_or_says_that_the_budget_ended():
@@ -107,4 +106,4 @@ def test_a_comparison_without_meaning_is_refused_before_anything_runs(names, bas
 
 
 def test_a_sample_is_seconds_a_call():
-    assert timed(lambda: time.sleep(0.01), calls=3)() == pytest.approx(0.01, rel=0.5)
+    assert 0.01 <= timed(lambda: time.sleep(0.01), calls=3)() < 0.03  # of one call, on a machine however busy
