@@ -28,7 +28,8 @@ from mnet.data import Augment, FashionMNIST
 from mnet.data.module import Images, resize
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
-from mnet.studies.run import TRAINER_DEFAULTS, SeedSteps, Watch
+from mnet.studies.callbacks import SeedSteps, Watch
+from mnet.studies.run import TRAINER_DEFAULTS
 from mnet.tasks.classification import Batch, ImageClassifier, make_optimizer
 from mnet.training.recipes import lr_factor, recipe
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import lightning as L
 import numpy as np
@@ -62,6 +63,18 @@ class ImageData(L.LightningDataModule):
         self.resolution = self.native_resolution if resolution is None else resolution
         self.seed = seed
         self.val_size = val_size
+
+    def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
+        """The same pictures, not read again, for another run.
+
+        Args:
+            batch_size: images per batch.
+            seed: of order and augmentation.
+            augment: None is the data set's default.
+        """
+        data = copy.copy(self)
+        data.batch_size, data.seed = batch_size, seed
+        return data
 
     def check_single_device(self) -> None:
         """
@@ -131,10 +144,26 @@ class InMemoryImages(ImageData):
         train, test = (Images(resize(part.images, self.resolution), part.labels) for part in self.read())
         chosen, held_out = self.split(train.labels)
         self._splits = {
-            "train": Images(train.images[chosen], train.labels[chosen]),
-            "val": Images(train.images[held_out], train.labels[held_out]),
-            "test": test,
+            "train": as_batches_want(train.images[chosen], train.labels[chosen]),
+            "val": as_batches_want(train.images[held_out], train.labels[held_out]),
+            "test": as_batches_want(*test),
         }
+
+    def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
+        data = super().for_run(batch_size, seed)
+        data.augment = self.default_augment if augment is None else augment
+        return data
+
+    def share(self) -> None:
+        """Move the pictures to memory that processes this data set is sent to use without a copy."""
+        for part in self._splits.values():
+            part.images.share_memory_()
+            part.labels.share_memory_()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the pictures in memory."""
+        return sum(part.images.nbytes + part.labels.nbytes for part in self._splits.values())
 
     def train_dataloader(self) -> Batches:
         return self.batches("train", train=True)
@@ -159,6 +188,11 @@ class InMemoryImages(ImageData):
             augment=self.augment,
             seed=self.seed,
         )
+
+
+def as_batches_want(images: Tensor, labels: Tensor) -> Images:
+    """Pixel by pixel in memory, so that every loader uses these bytes and makes no copy."""
+    return Images(images.contiguous(memory_format=torch.channels_last), labels)
 
 
 def resize(images: Tensor, resolution: int) -> Tensor:

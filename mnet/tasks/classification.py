@@ -69,15 +69,24 @@ class ImageClassifier(L.LightningModule):
         return {"loss": loss, "top1": 100 * (scores.detach().argmax(1) == labels).float().mean()}
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
-        if (batch_idx + 1) % LOG_STEPS == 0:  # reading a value waits for the device
+        if self.trainer.global_step % LOG_STEPS == 0:  # reading a value waits for the device
             values = cast(dict[str, Tensor], outputs)
             self.log_dict({f"train/{name}": value.detach() for name, value in values.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.val_metrics, batch)
 
+    def on_test_start(self) -> None:
+        self._correct: list[Tensor] = []
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(self.test_metrics, batch)
+        scores = self._evaluate(self.test_metrics, batch)
+        self._correct.append(scores.argmax(1) == batch[1])
+
+    @property
+    def test_correct(self) -> Tensor:
+        """Which test pictures the last test had right: (N,) bool on the CPU, in their order."""
+        return torch.cat(self._correct).cpu()
 
     def on_validation_epoch_end(self) -> None:
         self._report(self.val_metrics)
@@ -85,12 +94,13 @@ class ImageClassifier(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._report(self.test_metrics)
 
-    def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
+    def _evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         images, labels = batch
         scores = self.net(images)
         metrics["top1"].update(scores, labels)
         metrics["top5"].update(scores, labels)
         metrics["loss"].update(functional.cross_entropy(scores, labels), len(labels))
+        return scores
 
     def _report(self, metrics: MetricCollection) -> None:
         values = metrics.compute()

@@ -8,7 +8,9 @@ import yaml
 
 import mnet
 from mnet.studies import Trial
-from mnet.studies.run import NotFinite, Progress, read_result, run_trial
+from mnet.studies.callbacks import NotFinite, Progress
+from mnet.studies.run import run_trial
+from mnet.studies.store import read_correct, read_result
 from mnet.studies.trial import PARAMETERS
 
 
@@ -28,7 +30,9 @@ def test_a_run_leaves_config_metrics_weights_and_result(trial, tmp_path):
     folder = tmp_path / trial.run_id
     seen: list[Progress] = []
     result = run_trial(trial, folder, seen.append)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.csv", "result.json", "weights.pt"]
+    files = ["config.yaml", "correct.npz", "metrics.csv", "result.json", "weights.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == files
+    assert 100 * read_correct(folder).mean() == pytest.approx(result["top1"])
     assert json.loads((folder / "result.json").read_text()) == result
     assert mnet.settings.parse(Trial, yaml.safe_load((folder / "config.yaml").read_text())) == trial
     assert set(yaml.safe_load((folder / "config.yaml").read_text())) == set(PARAMETERS)
@@ -64,7 +68,7 @@ def test_a_run_stopped_between_epochs_goes_on_to_the_same_numbers(trial, tmp_pat
             raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnet.studies.run.REPORT_SECONDS", 0.0)
+        patch.setattr("mnet.studies.callbacks.REPORT_SECONDS", 0.0)
         with pytest.raises(Stop):
             run_trial(trial, tmp_path / "stopped", stop)
     assert read_result(tmp_path / "stopped") is None

@@ -1,0 +1,240 @@
+"""What a run needs of Lightning beyond training: exact resume, a watch over the loss, and its metrics as a file.
+
+Order, augmentation and dropout are functions of seed, epoch and step (`mnet.data.batches`, `SeedSteps`), so a
+checkpoint needs no state of any random generator, and a run resumed in the middle of an epoch goes on to the same
+bits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from mnet.data.batches import random_seed
+from mnet.files import write_atomic
+from mnet.studies.store import METRICS, RESUME
+from mnet.tasks.classification import LOG_STEPS
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 1.0
+CHECKPOINT_FORMAT = 2
+"""Of the resume file; an older one is not used, since its run may not go on to the same numbers."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is."""
+
+    step: int
+    steps: int
+    top1: float
+    """Of recent training batches, in percent."""
+
+
+Report = Callable[[Progress], object]
+"""Told of progress about once a second; a true answer asks the run to stop where it can go on later."""
+
+
+class NotFinite(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class Stopped(RuntimeError):
+    """The run was asked to stop. Its checkpoint is written."""
+
+
+class SeedSteps(Callback):
+    """Makes the randomness of a step (dropout) a function of seed and step, so that a resumed run repeats it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        torch.manual_seed(random_seed("step", self.seed, trainer.global_step))
+
+
+class Watch(Callback):
+    """Reports progress, times training alone, and ends a run whose loss is no longer a number."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.seconds = 0.0
+        """Spent on training, earlier sessions of the same run included."""
+        self.stop = False
+        """Whether the report asked for it."""
+        self._since = 0.0
+        self._told = 0.0
+        self._progress = Progress(0, 1, 0.0)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()  # also where a run goes on in the middle of an epoch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        seen = cast(dict[str, torch.Tensor], outputs)
+        now = time.perf_counter()
+        tell = now - self._told >= REPORT_SECONDS
+        if not tell and seen["loss"].is_cuda:
+            return  # reading a value waits for the device
+        loss = float(seen["loss"])
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss is {loss}")
+        if tell:
+            self._told = now
+            top1 = self._progress.top1
+            top1 += (float(seen["top1"]) - top1) * (0.2 if top1 else 1.0)
+            self._progress = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), top1)
+            self.stop = bool(self.report(self._progress)) or self.stop
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        self._alive()
+
+    def on_test_batch_end(self, *_: object) -> None:
+        self._alive()
+
+    def _alive(self) -> None:
+        now = time.perf_counter()
+        if now - self._told >= REPORT_SECONDS:
+            self._told = now
+            self.stop = bool(self.report(self._progress)) or self.stop
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds += time.perf_counter() - self._since
+        self._since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds + time.perf_counter() - self._since}
+
+    def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
+        self.seconds = state_dict["seconds"]
+
+
+class MetricsFile(Logger):
+    """Every metric that was logged, a row a step and epoch, as CSV. Whole also after a resume, see `Keep`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / METRICS
+        self.rows: list[dict[str, float]] = []
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *_: object, **__: object) -> None:
+        """config.yaml has them."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = dict(metrics)
+        key = {"epoch": int(values.pop("epoch", 0)), "step": int(step or 0)}
+        self.rows.append({**key, **{name: float(value) for name, value in values.items()}})
+
+    def save(self) -> None:
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, names, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        try:
+            write_atomic(self.path, lambda stream: stream.write(text.getvalue().encode()))
+        except OSError as error:  # written again at the next row, and last before the result
+            log.warning("%s cannot be written now: %s", self.path, error)
+
+
+class Keep(Checkpoint):
+    """Writes the state of a run at the end of each epoch and every `seconds`, and where it was asked to stop.
+
+    A checkpoint that cannot be written (a full disk) costs only what would have to be trained again.
+    """
+
+    def __init__(self, folder: Path, seconds: float, watch: Watch, metrics: MetricsFile) -> None:
+        self.path = folder / RESUME
+        self.seconds = seconds
+        self.watch, self.metrics = watch, metrics
+        self._kept = time.perf_counter()
+        self._loader: dict[str, int] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning restores a loader only where nobody has asked for its length before, as every schedule does;
+        # without this a resumed run begins its epoch anew
+        if self._loader is not None:
+            trainer.train_dataloader.load_state_dict(self._loader)  # type: ignore[union-attr]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        # Lightning logs a batch, and ends an epoch, after this hook: a run resumed here would not do either again
+        if trainer.global_step % LOG_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches:
+            return
+        if self.watch.stop or time.perf_counter() - self._kept >= self.seconds:
+            self.save(trainer)
+        if self.watch.stop:
+            raise Stopped("asked to stop")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        try:
+            trainer.save_checkpoint(self.path)
+        except OSError as error:
+            log.warning("%s cannot be written now: %s", self.path, error)
+        self._kept = time.perf_counter()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["mnet"] = {"format": CHECKPOINT_FORMAT, "loader": trainer.train_dataloader.state_dict()}  # type: ignore[union-attr]
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loader = checkpoint["mnet"]["loader"]
+
+    def state_dict(self) -> dict[str, object]:
+        return {"rows": self.metrics.rows}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.metrics.rows = list(state_dict["rows"])
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoint files that are whole or absent."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
+        write_atomic(Path(path), lambda stream: torch.save(checkpoint, stream))
+
+
+def usable_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to go on from. One that is damaged, or of an older mnet, is removed: the run begins anew."""
+    path = folder / RESUME
+    if not path.exists():
+        return None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if checkpoint["mnet"]["format"] == CHECKPOINT_FORMAT:
+            return path
+    except Exception as error:  # whatever torch raises for half a file
+        log.warning("%s cannot be read (%s): the run begins anew", path, " ".join(str(error).split())[:200])
+    path.unlink()
+    return None

@@ -1,0 +1,145 @@
+"""The results folder: where a run keeps its files, who works on it, and what is finished.
+
+    <root>/<study>/runs/<run_id>/   config.yaml  metrics.csv  correct.npz  weights.pt  result.json (last: finished)
+    <root>/.locks/<run_id>          held by the process that trains this run, whatever the study
+
+A run that several studies share is trained once, and copied into the folder of each.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from mnet.errors import ConfigError
+from mnet.files import remove_temporary, write_atomic, write_json
+
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+CORRECT = "correct.npz"
+WEIGHTS = "weights.pt"
+RESULT = "result.json"
+RESUME = "resume.ckpt"
+FAILURE = "failure.json"
+
+FORMAT = 2
+"""Of result.json; 1 had no `format`, and no correct.npz beside it."""
+
+Result = dict[str, object]
+
+
+class Busy(RuntimeError):
+    """Another process works on this run."""
+
+
+def run_folder(root: Path, study: str, run_id: str) -> Path:
+    """Where a run of a study keeps its files."""
+    return root / study / "runs" / run_id
+
+
+def read_result(folder: Path) -> Result | None:
+    """The result of a finished run; None if there is none, or only a damaged one.
+
+    Raises:
+        ConfigError: It was written by a later mnet, which may mean other things by the same names.
+    """
+    result = read_json(folder / RESULT)
+    if result is None or "top1" not in result:
+        return None
+    written = result.get("format", 1)
+    if not isinstance(written, int) or written > FORMAT:
+        by = result.get("mnet", "a later version")
+        raise ConfigError(f"{folder / RESULT} is of format {written}, written by mnet {by}; this one reads {FORMAT}")
+    return result
+
+
+def read_json(path: Path) -> Result | None:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return cast(Result, content) if isinstance(content, dict) else None
+
+
+def find_finished(root: Path, run_id: str) -> Path | None:
+    """The folder of a finished run of that id, in whichever study."""
+    for path in sorted(root.glob(f"*/runs/{run_id}/{RESULT}")):
+        if read_result(path.parent) is not None:
+            return path.parent
+    return None
+
+
+def adopt(source: Path, folder: Path) -> Result:
+    """Copy a finished run into the folder of another study, the result last.
+
+    Returns:
+        The content of its `result.json`.
+    """
+    result = read_result(source)
+    assert result is not None
+    if source == folder:
+        return result
+    for name in (CONFIG, METRICS, CORRECT, WEIGHTS):
+        if (source / name).exists():
+            with (source / name).open("rb") as stream:
+                write_atomic(folder / name, lambda target, stream=stream: shutil.copyfileobj(stream, target))  # type: ignore[misc]
+    write_json(folder / RESULT, result)
+    for name in (RESUME, FAILURE):
+        (folder / name).unlink(missing_ok=True)
+    return result
+
+
+@contextmanager
+def lock(root: Path, run_id: str) -> Iterator[None]:
+    """Hold a run. The system frees it when the process ends, however it ends.
+
+    Raises:
+        Busy: Another process holds it.
+    """
+    path = root / ".locks" / run_id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another process works on run {run_id}") from None
+        yield
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half written. Only for who holds the run."""
+    remove_temporary(folder)
+
+
+def write_correct(folder: Path, correct: np.ndarray) -> None:
+    """Keep which test pictures were right, (N,) bool in the order of the test split: N / 8 bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, bits=np.packbits(correct), count=np.array(len(correct)))
+    write_atomic(folder / CORRECT, lambda stream: stream.write(buffer.getvalue()))
+
+
+def read_correct(folder: Path) -> np.ndarray | None:
+    """What `write_correct` kept, (N,) bool; None where there is none."""
+    with suppress(OSError, ValueError, KeyError), np.load(folder / CORRECT, allow_pickle=False) as kept:
+        return np.unpackbits(kept["bits"], count=int(kept["count"])).astype(bool)
+    return None
+
+
+def write_failure(folder: Path, reason: str, details: Mapping[str, object]) -> None:
+    """Say why a run failed. Written even where it may fail too: a full disk must not hide the reason."""
+    with suppress(OSError):
+        write_json(folder / FAILURE, {"reason": reason, **details})
+
+
+def read_failure(folder: Path) -> str | None:
+    """Why the last attempt at a run failed; None where it did not, or the run is finished since."""
+    failure = read_json(folder / FAILURE)
+    return None if failure is None or (folder / RESULT).exists() else str(failure.get("reason"))
