@@ -1,25 +1,27 @@
 """A study from a W&B sweep file: its question, its cells, and the trials of each cell.
 
 The file holds only what W&B's schema allows. The baseline is the first value of every list; `seed` is crossed
-with every cell.
+with every cell. A profile says at what scale: it is laid over the file, and the command line over both.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import yaml
+from mnet.errors import ConfigError, text, unknown
+from mnet.settings import check_names
+from mnet.studies.sources import Place, Source, read_source
+from mnet.studies.sweep_file import METRICS, check_sweep, read_grid
+from mnet.studies.trial import OPTIONS, VARIANT, Trial, cell_name, read_option, read_variant, trial_from
 
-from mnet.errors import ConfigError, unknown
-from mnet.settings import coerce, hints, parse
-from mnet.studies.trial import PARAMETERS, Trial, cell_name
+__all__ = ["METRICS", "Cell", "Study", "check_sweep", "lay_over", "list_studies", "load_profile", "load_study"]
 
-METRICS = ("val/top1", "val/top5", "val/loss")
-KEYS = ("program", "method", "name", "description", "metric", "parameters", "command", "project", "entity")
+Overrides = Mapping[str, Sequence[object]]
+"""Option -> values that replace a file's."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Study:
     name: str
     description: str
     varied: tuple[str, ...]
-    """The parameters that tell cells apart."""
+    """The options that tell cells apart."""
     cells: tuple[Cell, ...]
     refused: tuple[str, ...] = ()
     """Cells of the grid that the family cannot build, with the reason."""
@@ -53,103 +55,137 @@ class Study:
         return [(cell, cell.trials[i]) for i in range(seeds) for cell in self.cells if i < len(cell.trials)]
 
 
-def load_study(path: Path, overrides: Mapping[str, Sequence[object]] | None = None) -> Study:
+def list_studies(folder: Path) -> list[str]:
+    """The studies of a folder of sweep files."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load_study(path: Path, overrides: Overrides | None = None) -> Study:
     """Read a sweep file.
 
     Args:
         path: The YAML file; its stem is the study's name.
-        overrides: Parameter -> values that replace the file's.
+        overrides: Option -> values that replace the file's.
 
     Raises:
-        ConfigError: The file is missing or not a grid sweep, or a parameter or value is wrong. The message says
+        ConfigError: The file is missing or not a grid sweep, or an option or value is wrong. The message says
             which, with line and nearest spelling.
     """
     if not path.is_file():
-        raise unknown("study", path.stem, sorted(file.stem for file in path.parent.glob("*.yaml")))
-    try:
-        source = path.read_text()
-        content, lines = yaml.safe_load(source), key_lines(source)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    try:
-        grid = read_grid(content, lines)
-    except Misplaced as error:
-        raise ConfigError(f"{path}, line {error.line}: {error}") from None
+        raise unknown("study", path.stem, list_studies(path.parent))
+    source = read_source(path)
+    grid = read_grid(source)
     for name, values in (overrides or {}).items():
-        if name not in PARAMETERS:
-            raise unknown("parameter", name, PARAMETERS)
-        grid[name] = [coerce(name, value, hints(Trial)[name]) for value in values]
-    return build(path.stem, str(content.get("description", "")), grid)
+        grid[name] = read_values(name, values)
+    check_variants(path.stem, grid)
+    description = str(cast(dict[str, object], source.content).get("description", ""))
+    try:
+        return build(path.stem, description, grid)
+    except BaselineError as error:
+        raise source.error(("parameters",), error) if not overrides else error from None
+
+
+def read_values(name: str, values: Iterable[object]) -> list[object]:
+    """The values of an option, each checked.
+
+    Raises:
+        ConfigError: An unknown option, a value that does not fit or is listed twice, or no value.
+    """
+    check_names("parameter", [name], OPTIONS)
+    found: list[object] = []
+    for value in values:
+        found.append(read_option(name, value))
+        if found[-1] in found[:-1]:
+            raise ConfigError(f"{name} lists {text(found[-1])} twice")
+    if not found:
+        raise ConfigError(f"{name} needs at least one value")
+    return found
+
+
+def check_variants(study: str, grid: Mapping[str, Sequence[object]]) -> None:
+    """
+    Raises:
+        ConfigError: A setting both in a variant and beside it.
+    """
+    for variant in map(str, grid.get(VARIANT, ())):
+        for name in read_variant(variant):
+            if name in grid:
+                given = ",".join(map(text, grid[name]))
+                raise ConfigError(
+                    f"study {study}: its variant {variant!r} sets {name}, so {name}={given} cannot be set beside it; "
+                    f"give other variants instead (--{VARIANT}=...,...)"
+                )
+
+
+class BaselineError(ConfigError):
+    """The family cannot build the cell that all others are compared with."""
 
 
 def build(name: str, description: str, grid: Mapping[str, Sequence[object]]) -> Study:
     """Cross all values of a grid. A cell that the family refuses is left out and reported; the baseline may not be."""
-    seeds = grid.get("seed", [0])
     varied = tuple(key for key, values in grid.items() if len(values) > 1 and key != "seed")
     fixed = {key: values[0] for key, values in grid.items() if key not in (*varied, "seed")}
     cells, refused = [], []
     for i, values in enumerate(itertools.product(*(grid[key] for key in varied))):
-        settings = dict(zip(varied, values, strict=True))
-        label = cell_name(settings) if settings else str(fixed.get("model", name))
+        options = dict(zip(varied, values, strict=True))
+        label = cell_name(options) if options else str(fixed.get("model", name))
         try:
-            trials = tuple(parse(Trial, {**fixed, **settings, "seed": seed}, "parameter") for seed in seeds)
+            trials = tuple(trial_from({**fixed, **options, "seed": seed}) for seed in grid["seed"])
         except ConfigError as error:
             if i == 0:
-                raise ConfigError(f"study {name}: the baseline cell ({label}) cannot be built: {error}") from None
+                raise BaselineError(f"study {name}: the baseline cell ({label}) cannot be built: {error}") from None
             refused.append(f"{label}: {error}")
             continue
         cells.append(Cell(label, trials))
     return Study(name, description, varied, tuple(cells), tuple(refused))
 
 
-class Misplaced(ConfigError):
-    """An error with the line of the sweep file that it is on."""
+def load_profile(path: Path, profile: str, study: str) -> dict[str, list[object]]:
+    """What a profile sets for a study, as `overrides` of `load_study`: its entry `all`, then the study's own.
 
-    def __init__(self, line: int, message: object) -> None:
-        super().__init__(str(message))
-        self.line = line
+    Args:
+        path: A YAML file of profiles, beside the folder `sweeps` of the studies that it may name.
+        profile: One of the file's.
+        study: A study's name; one without an entry has that of `all`.
 
-
-def read_grid(content: object, lines: Mapping[tuple[str, ...], int]) -> dict[str, list[object]]:
-    """Parameter -> its values, checked."""
-    if not isinstance(content, dict):
-        raise Misplaced(1, "a sweep file is a mapping with `method`, `metric` and `parameters`")
-    for key in content:
-        if key not in KEYS:
-            raise Misplaced(lines[(key,)], unknown("key", key, KEYS))
-    if content.get("method") != "grid":
-        message = f"method {content.get('method')!r} needs W&B's own agent; only 'grid' runs here"
-        raise Misplaced(lines.get(("method",), 1), message)
-    metric = content.get("metric", {}).get("name")
-    if metric not in METRICS:
-        raise Misplaced(lines.get(("metric", "name"), 1), unknown("metric", metric, METRICS))
-    grid: dict[str, list[object]] = {}
-    for name, entry in cast(dict, content.get("parameters") or {}).items():
-        line = lines[("parameters", name)]
-        if name not in PARAMETERS:
-            raise Misplaced(line, unknown("parameter", name, PARAMETERS))
-        if not isinstance(entry, dict) or len(entry) != 1 or next(iter(entry)) not in ("value", "values"):
-            raise Misplaced(line, f"{name} needs either `value:` or `values:`, not {entry!r}")
-        values = entry["values"] if "values" in entry else [entry["value"]]
-        if not isinstance(values, list) or not values:
-            raise Misplaced(line, f"the values of {name} must be a list with at least one value")
-        try:
-            grid[name] = [coerce(name, value, hints(Trial)[name]) for value in values]
-        except ConfigError as error:
-            raise Misplaced(line, error) from None
-    return grid
-
-
-def key_lines(source: str) -> dict[tuple[str, ...], int]:
-    """The line of every key, by its path."""
-    found: dict[tuple[str, ...], int] = {}
-
-    def visit(node: yaml.Node | None, path: tuple[str, ...]) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                here = (*path, str(key.value))
-                found[here] = key.start_mark.line + 1
-                visit(value, here)
-
-    visit(yaml.compose(source, yaml.SafeLoader), ())
+    Raises:
+        ConfigError: An unknown profile, study, option or value; with file, line and nearest spelling.
+    """
+    source = read_source(path)
+    if not isinstance(source.content, dict) or profile not in source.content:
+        raise unknown("profile", profile, source.content if isinstance(source.content, dict) else ())
+    entries = mapping(source, (profile,), source.content[profile])
+    studies = ["all", *list_studies(path.parent / "sweeps")]
+    for name in entries:
+        if name not in studies:
+            raise source.error((profile, name), unknown("study", name, studies))
+    found: dict[str, list[object]] = {}
+    for name in ("all", study):
+        for option, values in mapping(source, (profile, name), entries.get(name)).items():
+            try:
+                found[option] = read_values(option, values if isinstance(values, list) else [values])
+            except ConfigError as error:
+                raise source.error((profile, name, option), error) from None
     return found
+
+
+def mapping(source: Source, at: Place, content: object) -> dict[str, object]:
+    """`content`, which must be a mapping; nothing is an empty one."""
+    if content is not None and not isinstance(content, dict):
+        raise source.error(at, f"{at[-1]} must be a mapping of options, not {content!r}")
+    return content or {}
+
+
+def lay_over(content: Mapping[str, object], overrides: Overrides) -> dict[str, object]:
+    """The content of a sweep file (of `check_sweep`) with other values: what is registered with W&B under a profile.
+
+    Raises:
+        ConfigError: An unknown option, a value that does not fit, or one that a variant sets too.
+    """
+    entries = dict(cast(dict[str, dict[str, object]], content["parameters"]))
+    for name, values in overrides.items():
+        plain = [value if isinstance(value, bool | int | float) else text(value) for value in read_values(name, values)]
+        entries[name] = {"values": plain} if len(plain) > 1 else {"value": plain[0]}
+    listed = {name: entry["values"] if "values" in entry else [entry.get("value")] for name, entry in entries.items()}
+    check_variants(str(content.get("name", "sweep")), cast(dict[str, list[object]], listed))
+    return {**content, "parameters": entries}

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import docstring_parser
 
-from mnet.errors import ConfigError, text
-from mnet.settings import hints
+from mnet.cost import cost
+from mnet.errors import ConfigError, text, unknown
+from mnet.settings import NONE_TEXTS, check_names, coerce, hints, parse
 from mnet.spec import Network
 from mnet.toggles import Toggles, describe
+from mnet.toggles import width as with_width
 from mnet.training.recipes import Recipe, recipe
+
+WIDTHS = tuple(step / 200 for step in range(10, 801))
+"""Where `target_madds` looks for a width: 0.05 to 4 in steps of 0.005."""
+
+
+class Pictures(NamedTuple):
+    """What a network sees; of one's own folders, of which only the pictures tell, 3 channels and 10 classes."""
+
+    resolution: int
+    in_channels: int
+    num_classes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +47,8 @@ class Trial(Toggles):
     """One of mnet.data.DATASETS."""
     data_dir: Path = Path("data")
     """Where the data set is, or is put."""
+    target_madds: float | None = None
+    """Multiply-adds in millions at this resolution, reached by solving for the width; excludes `width`."""
     resolution: int | None = None
     """Height and width of the pictures in pixels; None = the data set's own."""
     recipe: str = "quick"
@@ -46,7 +64,9 @@ class Trial(Toggles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("resolution", "epochs", "batch_size", "lr"):
+        if self.target_madds is not None and self.width is not None:
+            raise ConfigError("width and target_madds both choose the width; give one of them")
+        for name in ("target_madds", "resolution", "epochs", "batch_size", "lr"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} must be positive, not {value}")
@@ -67,9 +87,35 @@ class Trial(Toggles):
         """The network to train.
 
         Raises:
-            ConfigError: Unknown model, or an impossible combination of toggles.
+            ConfigError: Unknown model, an impossible combination of toggles, or a `target_madds` out of reach.
         """
-        return describe(self.model, num_classes=num_classes, in_channels=in_channels, **self.toggles())
+        network = describe(self.model, num_classes=num_classes, in_channels=in_channels, **self.toggles())
+        return network if self.target_madds is None else with_width(network, self.solved_width())
+
+    def solved_width(self) -> float:
+        """The width that `target_madds` asks for.
+
+        Solved for the data set's own pictures, whatever `network` is asked to build, so that it is one width
+        wherever the trial is named, hashed or trained.
+        """
+        data = self.data()
+        network = describe(self.model, num_classes=data.num_classes, in_channels=data.in_channels, **self.toggles())
+        assert self.target_madds is not None
+        return solve_width(network, data.resolution, self.target_madds)
+
+    def data(self) -> Pictures:
+        """The pictures, before they are read.
+
+        Raises:
+            ConfigError: Unknown data set.
+        """
+        from mnet.data import DATASETS  # heavy, and seldom needed
+
+        if self.dataset not in DATASETS:
+            raise unknown("data set", self.dataset, DATASETS)
+        known = DATASETS[self.dataset]
+        resolution = known.native_resolution if self.resolution is None else self.resolution
+        return Pictures(resolution, getattr(known, "in_channels", 3), getattr(known, "num_classes", 10))
 
     def full_recipe(self) -> Recipe:
         """The recipe with this trial's own epochs, batch size and learning rate."""
@@ -77,20 +123,60 @@ class Trial(Toggles):
         own = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr")}
         return replace(named, **{name: value for name, value in own.items() if value is not None})
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """A hash of what is computed: network, recipe, data and seed.
 
-        Two spellings of the same network (V2 as published, and V2 with activation=relu6) are one run. Fields at
-        their default are left out, so a toggle added later changes no older id.
+        Two spellings of the same network (V2 as published, and V2 with activation=relu6) are one run, and so are
+        the data set's own resolution and none. Fields at their default are left out, so a toggle added later
+        changes no older id.
         """
         network = self.network(num_classes=2, in_channels=1)
-        data = {"dataset": self.dataset, "resolution": self.resolution}
+        data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
         if self.dataset == "imagefolder":  # elsewhere the name says what the pictures are
             data["data_dir"] = str(self.data_dir.resolve())
         content = [changed(network), changed(self.full_recipe()), data, self.seed]
         canonical = json.dumps(content, sort_keys=True, default=str)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def foreign_resolution(self) -> int | None:
+        """The resolution, where it is not the data set's own."""
+        if self.resolution is None:
+            return None
+        from mnet.data import DATASETS
+
+        data = DATASETS.get(self.dataset)
+        return None if data is not None and self.resolution == data.native_resolution else self.resolution
+
+
+@cache
+def solve_width(network: Network, resolution: int, millions: float) -> float:
+    """The width of `WIDTHS` at which `network` comes nearest to so many million multiply-adds; of widths that
+    round to the same channels, the one that is shortest to write (1.0 before 0.995).
+
+    Args:
+        network: At width 1.
+        resolution: Height and width of the pictures.
+        millions: Wanted multiply-adds / 1e6.
+
+    Raises:
+        ConfigError: No width comes that low or that high; the message has the range.
+    """
+
+    @cache
+    def madds(alpha: float) -> int:  # never falls as alpha grows
+        return cost(with_width(network, alpha), resolution).madds
+
+    least, most = madds(WIDTHS[0]), madds(WIDTHS[-1])
+    if not least <= millions * 1e6 <= most:
+        raise ConfigError(
+            f"target_madds={millions:g} is out of reach of {network.name} at {resolution} px: "
+            f"{least / 1e6:.3g} to {most / 1e6:.4g} (million, widths {WIDTHS[0]} to {WIDTHS[-1]:g})"
+        )
+    above = bisect_left(WIDTHS, millions * 1e6, key=madds)
+    nearest = min(madds(WIDTHS[max(0, above - 1)]), madds(WIDTHS[above]), key=lambda found: abs(found - millions * 1e6))
+    same = WIDTHS[bisect_left(WIDTHS, nearest, key=madds) : bisect_right(WIDTHS, nearest, key=madds)]
+    return min(same, key=lambda alpha: (len(str(alpha)), alpha))
 
 
 def changed(instance: object) -> dict[str, object]:
@@ -99,19 +185,93 @@ def changed(instance: object) -> dict[str, object]:
     return {f.name: values[f.name] for f in fields(instance) if getattr(instance, f.name) != f.default}  # type: ignore[arg-type]
 
 
-def cell_name(settings: dict[str, object]) -> str:
-    """What a cell of a study is called: the values that are varied, `relu` or `se=true, se_ratio=0.5`."""
-    if len(settings) == 1:
-        return text(next(iter(settings.values())))
-    return ", ".join(f"{name}={text(value)}" for name, value in settings.items())
-
-
 PARAMETERS = tuple(hints(Trial))
+"""Every setting of a trial."""
+
+VARIANT = "variant"
+"""The option whose value is several settings in one string."""
+
+OPTIONS = (*PARAMETERS, VARIANT)
 """Every name that a sweep file or a command line may set."""
+
+
+def trial_from(options: Mapping[str, object]) -> Trial:
+    """The trial that these options describe, in any spelling: the one way from names and values to a Trial.
+
+    Raises:
+        ConfigError: An unknown name, a value that does not fit, a setting given by `variant` and beside it, or a
+            combination that cannot be built.
+    """
+    return parse(Trial, expand(options), "parameter")
+
+
+def expand(options: Mapping[str, object]) -> dict[str, object]:
+    """The options with `variant` written out: `{"variant": "se=true kernel=5"}` is `{"se": True, "kernel": 5}`.
+
+    Raises:
+        ConfigError: As `trial_from`, combinations apart.
+    """
+    check_names("parameter", options, OPTIONS)
+    beside = {name: value for name, value in options.items() if name != VARIANT}
+    if VARIANT not in options:
+        return beside
+    variant = read_option(VARIANT, options[VARIANT])
+    inside = read_variant(str(variant))
+    for name in inside:
+        if name in beside:
+            raise ConfigError(
+                f"{name} is given twice: by variant {variant!r} and as {name}={text(beside[name])}; give one of them"
+            )
+    return beside | inside
+
+
+def read_option(name: str, value: object) -> object:
+    """The value of one of `OPTIONS`, checked, in its own type; a variant stays one string.
+
+    Raises:
+        ConfigError: An unknown name, or a value that does not fit.
+    """
+    if name != VARIANT:
+        check_names("parameter", [name], OPTIONS)
+        return coerce(name, value, hints(Trial)[name])
+    if value is None or value in NONE_TEXTS:
+        return text(None)
+    if not isinstance(value, str):
+        raise ConfigError(f"variant must be settings in one string, as 'se=true kernel=5', or paper, not {value!r}")
+    read_variant(value)
+    return " ".join(value.split())
+
+
+def read_variant(variant: str) -> dict[str, object]:
+    """The settings of a variant: `se=true kernel=5` -> `{"se": True, "kernel": 5}`; `paper` sets nothing."""
+    settings: dict[str, object] = {}
+    for word in variant.split() if variant not in NONE_TEXTS else ():
+        name, equals, value = word.partition("=")
+        try:
+            if not equals and name not in PARAMETERS:
+                raise ConfigError(f"{word!r} is no setting; write NAME=VALUE, with spaces between, or paper alone")
+            check_names("parameter", [name], PARAMETERS)
+            if not value:
+                raise ConfigError(f"{name} has no value; write {name}=VALUE")
+            if name in settings:
+                raise ConfigError(f"{name} is given twice")
+            settings[name] = coerce(name, value, hints(Trial)[name])
+        except ConfigError as error:
+            raise ConfigError(f"in variant {variant!r}: {error}") from None
+    return settings
+
+
+def cell_name(options: Mapping[str, object]) -> str:
+    """What a cell of a study is called: the values that are varied, `relu` or `se=true, se_ratio=0.5`; a variant
+    as it is written, `se=true kernel=5`."""
+    if len(options) == 1:
+        return text(next(iter(options.values())))
+    return ", ".join(text(value) if name == VARIANT else f"{name}={text(value)}" for name, value in options.items())
 
 
 @cache
 def field_docs() -> dict[str, str]:
-    """Parameter -> its documentation: the docstring under the field."""
+    """Option -> its documentation: the docstring under the field."""
     parsed = docstring_parser.parse_from_object(Trial).params + docstring_parser.parse_from_object(Toggles).params
-    return {param.arg_name: " ".join((param.description or "").split()) for param in parsed}
+    docs = {param.arg_name: " ".join((param.description or "").split()) for param in parsed}
+    return {**docs, VARIANT: "Settings that go together, in one string, as 'se=true kernel=5'; paper = none."}

@@ -1,0 +1,88 @@
+"""What the papers claim: `experiments/claims.yaml`, read. A claim names the study that tests it, never the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from mnet.errors import ConfigError, unknown
+from mnet.settings import coerce, hints
+from mnet.studies.sources import Place, Source, read_source
+
+KINDS = ("arithmetic", "accuracy", "latency", "quantization", "detection", "segmentation")
+DIRECTIONS = ("up", "down", "flat")
+
+Setup = Mapping[str, object]
+"""A network of a claim: `model` and what differs from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One sentence of a paper that can be tested, as numbers."""
+
+    id: str
+    study: str
+    paper: str
+    source: str
+    """Table, figure or section."""
+    statement: str
+    metric: str
+    kind: str
+    verified: bool
+    """False: from memory; its numbers are never printed as the paper's."""
+    seen_in: str
+    direction: str | None = None
+    """The sign of variant - baseline that supports the claim; flat = no loss beyond a margin."""
+    paper_value: float | None = None
+    """Variant - baseline, or variant / baseline of a ratio."""
+    baseline: Setup | None = None
+    variant: Setup | None = None
+    model: str | None = None
+    note: str | None = None
+    more: Mapping[str, object] = field(default_factory=dict)
+    """What the entry says beyond these: absolute numbers, a series."""
+
+
+def load_claims(path: Path) -> tuple[Claim, ...]:
+    """The claims of a file, in its order.
+
+    Raises:
+        ConfigError: A claim twice, without what every claim has, or with a value that does not fit; with file and
+            line.
+    """
+    source = read_source(path)
+    entries = source.content.get("claims") if isinstance(source.content, dict) else None
+    if not isinstance(entries, list):
+        raise source.error((), "a file of claims is a mapping with a list `claims`")
+    claims: dict[str, Claim] = {}
+    for i, entry in enumerate(entries):
+        claim = read_claim(source, ("claims", i), entry)
+        if claim.id in claims:
+            raise source.error(("claims", i, "id"), f"claim {claim.id} is there twice")
+        claims[claim.id] = claim
+    return tuple(claims.values())
+
+
+def read_claim(source: Source, at: Place, entry: object) -> Claim:
+    if not isinstance(entry, dict):
+        raise source.error(at, f"a claim is a mapping, not {entry!r}")
+    types = hints(Claim)
+    for name in (one.name for one in fields(Claim)[: list(types).index("seen_in") + 1]):
+        if name not in entry:
+            raise source.error(at, f"claim {entry.get('id', '?')} has no {name}")
+    for name, allowed in (("kind", KINDS), ("direction", DIRECTIONS)):
+        if entry.get(name, allowed[0]) not in allowed:
+            raise source.error((*at, name), unknown(name, entry[name], allowed))
+    known: dict[str, object] = {}
+    for name, value in entry.items():
+        if name in ("baseline", "variant"):
+            if not isinstance(value, dict) or "model" not in value:
+                raise source.error((*at, name), f"{name} is a mapping with a model, not {value!r}")
+            known[name] = value
+        elif name in types and name != "more":
+            try:
+                known[name] = coerce(name, value, types[name])
+            except ConfigError as error:
+                raise source.error((*at, name), error) from None
+    return Claim(**known, more={name: value for name, value in entry.items() if name not in known})  # type: ignore[arg-type]

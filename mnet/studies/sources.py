@@ -1,0 +1,80 @@
+"""YAML files whose mistakes are answered with file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mnet.errors import ConfigError
+
+Place = tuple[str | int, ...]
+"""The way to a value: keys of mappings, positions in lists."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a YAML file says, and where it says it."""
+
+    path: Path
+    content: object
+    lines: Mapping[Place, int]
+    """The line of every key and of every item of a list."""
+
+    def error(self, at: Place, message: object) -> ConfigError:
+        """An error with file and line; what has no line of its own (a missing key) has that of what is around it."""
+        while at and at not in self.lines:
+            at = at[:-1]
+        return ConfigError(f"{self.path}, line {self.lines.get(at, 1)}: {message}")
+
+
+def read_source(path: Path) -> Source:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: It cannot be read, is not YAML, says a key twice (YAML's readers keep the last, silently), or
+            has a key that is not a word.
+    """
+    try:
+        written = path.read_text(encoding="utf-8")
+        node = yaml.compose(written, yaml.SafeLoader)
+        lines = dict(places(path, node, ()))
+        return Source(path, yaml.safe_load(written), lines)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{path}, line {line}: not valid YAML: {error.problem or error.context}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: a value contains itself, or too much is nested") from None
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # not text, a control character, an impossible date
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+
+
+def places(path: Path, node: yaml.Node | None, here: Place) -> Iterator[tuple[Place, int]]:
+    """Every key and item below a node, with its line."""
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            yield (*here, i), item.start_mark.line + 1
+            yield from places(path, item, (*here, i))
+    elif isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.tag != "tag:yaml.org,2002:str":
+                shown = key.value if isinstance(key, yaml.ScalarNode) else "[...]"
+                raise ConfigError(f"{path}, line {line}: key {shown} is not a word to YAML; quote or rename it")
+            if key.value in first:
+                raise ConfigError(
+                    f"{path}, line {line}: {key.value} stands here twice, first in line {first[key.value]}"
+                )
+            first[key.value] = line
+            yield (*here, key.value), line
+            yield from places(path, value, (*here, key.value))
