@@ -1,115 +1,218 @@
-"""Run one study on this machine: `python experiments/ablate.py activation --model=mobilenet_v2 --seeds=5`.
+"""Run studies: `python experiments/ablate.py activation --model=mobilenet_v2 --seeds=5`, several at once, or `all`.
 
-Finished runs are not paid for again; stop with Ctrl-C and run the same command to go on.
+Finished runs are not paid for again, in whichever study; stop with Ctrl-C and run the same command to go on.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import inspect
+import logging
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from display import Display, print_summary
 
+from mnet.data import ImageData, create_data
 from mnet.errors import ConfigError, DataError, unknown
-from mnet.settings import coerce
-from mnet.studies.local import Event, Job, run_jobs
-from mnet.studies.sweep import Study, load_study
-from mnet.studies.trial import PARAMETERS, Trial, field_docs
+from mnet.settings import check_names, field_help, parse
+from mnet.studies.engines import Engine, Event, Job, make_engine
+from mnet.studies.results import MARGIN, write_tables
+from mnet.studies.store import FAILURE, adopt, find_finished, read_result, run_folder
+from mnet.studies.sweep import Study, list_studies, load_profile, load_study
+from mnet.studies.trial import OPTIONS, field_docs
 
 HERE = Path(__file__).parent
+SWEEPS = HERE / "sweeps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for, beside the settings of its trials."""
+
+    profile: str = "quick"
+    """An entry of experiments/profiles.yaml."""
+    seeds: int | None = None
+    """Number of seeds, 0 .. N-1; default: the sweep file's."""
+    out: str = "results"
+    """Folder for results; for ray and slurm one that all machines see, or for ray an fsspec URL."""
+    engine: str = "local"
+    """Who runs the trials: local, ray or slurm."""
+    workers: int | None = None
+    """Trials side by side; default: one a core."""
+    margin: float = MARGIN
+    """Points below which a difference is of no interest."""
+    checkpoint_seconds: float = 30.0
+    """Training that a kill may cost."""
+    ray_address: str | None = None
+    """Of an existing Ray cluster."""
+    gpus: float | None = None
+    """GPUs a trial, for ray and slurm; a fraction lets several share one."""
+    partition: str | None = None
+    """Of Slurm."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        options, settings = read_arguments(arguments)
-        study = load(options, settings)
-        check_data(study)
+        names, options, settings, trainer = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        studies = [load(name, options, settings) for name in names]
+        root = results_root(options.out, trainer)
+        jobs = plan(studies, root)
+        data = read_data([job for job in jobs if find_finished(root, job.run_id) is None])
+        engine = build_engine(options, trainer, data)
+        for study in studies:
+            for reason in study.refused:
+                print(f"left out of {study.name}, {reason}")
+        return run(studies, root, engine, jobs, options.margin)
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    folder = Path(options.out or "results") / study.name
-    for reason in study.refused:
-        print(f"left out, {reason}")
-    return run(study, folder, options.workers)
+    except OSError as error:
+        print(f"error: {error}; what is finished is kept", file=sys.stderr)
+        return 1
 
 
-def read_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
+def results_root(out: str, trainer: Mapping[str, object]) -> Path:
+    """Where results go; with other arguments of the Trainer apart, so that neither run is taken for the other."""
+    if not trainer:
+        return Path(out)
+    written = " ".join(f"{name}={trainer[name]}" for name in sorted(trainer))
+    return Path(out) / f"trainer-{hashlib.sha256(written.encode()).hexdigest()[:6]}"
+
+
+def build_engine(options: Options, trainer: Mapping[str, object], data: Sequence[ImageData]) -> Engine:
+    """The engine that was asked for.
+
+    Raises:
+        ConfigError: Unknown, or not installed.
+    """
+    common = {"trainer": trainer, "checkpoint_s": options.checkpoint_seconds}
+    if options.engine == "local":
+        return make_engine("local", workers=options.workers, data=data, **common)
+    if options.engine == "ray":
+        return make_engine("ray", address=options.ray_address, gpus=options.gpus or 0.0, **common)
+    return make_engine(options.engine, partition=options.partition, gpus=options.gpus or 0.0, **common)
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options, dict[str, str], dict[str, object]]:
+    """The studies, this program's options, the settings of trials, and the arguments of the Trainer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="a file of experiments/sweeps, without .yaml, or a path")
-    parser.add_argument("--profile", default="quick", help="an entry of experiments/profiles.yaml")
-    parser.add_argument("--seeds", help="number of seeds: 0 .. N-1")
-    parser.add_argument("--out", help="folder for results (default: results)")
-    parser.add_argument("--workers", help="trials side by side (default: one a core)")
+    parser.add_argument("study", nargs="+", help="files of experiments/sweeps, without .yaml; or paths; or all")
+    own = field_help(Options)
+    for name, text in own.items():
+        parser.add_argument(f"--{name}", help=text, metavar="VALUE")
     group = parser.add_argument_group("settings of every trial (a comma separates values of a list)")
-    for name in PARAMETERS:
+    for name in OPTIONS:
         group.add_argument(f"--{name}", help=field_docs()[name].replace("%", "%%"), metavar="VALUE")
-    options, rest = parser.parse_known_args(arguments)
-    allowed = [*PARAMETERS, "profile", "seeds", "out", "workers"]
+    given, rest = parser.parse_known_args(arguments)
+    trainer = {}
     for argument in rest:
-        raise unknown("option", argument.partition("=")[0].lstrip("-"), allowed)
-    for name in ("seeds", "workers"):
-        value = getattr(options, name)
-        if value is not None:
-            setattr(options, name, coerce(name, value, int))
-            if getattr(options, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
-    return options, {name: getattr(options, name) for name in PARAMETERS if getattr(options, name) is not None}
+        name, equals, value = argument.partition("=")
+        if not (name.startswith("--trainer.") and equals):
+            raise unknown("option", name.lstrip("-"), [*OPTIONS, *own, "trainer.NAME"])
+        trainer[name.removeprefix("--trainer.")] = yaml.safe_load(value)
+    options = parse(Options, {name: value for name in own if (value := getattr(given, name)) is not None}, "option")
+    for name in ("seeds", "workers", "margin", "gpus"):
+        if (value := getattr(options, name)) is not None and value <= 0:
+            raise ConfigError(f"{name} must be above 0, not {value}")
+    names = list_studies(SWEEPS) if given.study == ["all"] else given.study
+    settings = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
+    return names, options, settings, checked_trainer(trainer)
 
 
-def load(options: argparse.Namespace, settings: Mapping[str, str]) -> Study:
+def checked_trainer(trainer: Mapping[str, object]) -> dict[str, object]:
+    import lightning as L
+
+    check_names("argument of the Trainer", trainer, inspect.signature(L.Trainer).parameters)
+    return dict(trainer)
+
+
+def load(name: str, options: Options, settings: Mapping[str, str]) -> Study:
     """The study with profile and command line laid over its file."""
-    profiles = yaml.safe_load((HERE / "profiles.yaml").read_text())
-    if options.profile not in profiles:
-        raise unknown("profile", options.profile, profiles)
-    overrides: dict[str, Sequence[object]] = {name: [value] for name, value in profiles[options.profile].items()}
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SWEEPS / f"{name}.yaml"
+    overrides: dict[str, Sequence[object]] = dict(load_profile(HERE / "profiles.yaml", options.profile, path.stem))
     overrides |= {name: value.split(",") for name, value in settings.items()}
     if options.seeds is not None:
         overrides["seed"] = range(options.seeds)
-    given = Path(options.study)
-    return load_study(given if given.suffix else HERE / "sweeps" / f"{given}.yaml", overrides)
+    return load_study(path, overrides)
 
 
-def check_data(study: Study) -> None:
-    """Fetch, verify and read every data set of the study before any training."""
-    from mnet.data import create_data
-
-    for trial in {Trial(dataset=t.dataset, data_dir=t.data_dir, resolution=t.resolution) for _, t in study.trials}:
-        data = create_data(trial.dataset, data_dir=trial.data_dir, resolution=trial.resolution)
-        data.prepare_data()
-        data.setup("fit")
-
-
-def run(study: Study, folder: Path, workers: int | None) -> int:
-    from mnet.studies.results import read_result, run_folder, runs_table, write_tables
-
+def plan(studies: Sequence[Study], root: Path) -> list[Job]:
+    """The runs of all studies, each once; the study named first keeps one that several share."""
     jobs: dict[str, Job] = {}
-    for _, trial in study.trials:
-        jobs.setdefault(trial.run_id, Job(trial, run_folder(folder, trial)))
-    todo = [job for job in jobs.values() if read_result(job.folder) is None]
-    failed: list[Event] = []
+    for study in studies:
+        for _, trial in study.trials:
+            jobs.setdefault(trial.run_id, Job(trial, root, study.name))
+    return list(jobs.values())
 
-    with Display(study, jobs=len(jobs), done=len(jobs) - len(todo)) as display:
+
+def read_data(jobs: Sequence[Job]) -> list[ImageData]:
+    """Fetch, verify and read every data set before any training."""
+    found: dict[tuple[object, ...], ImageData] = {}
+    for job in jobs:
+        trial = job.trial
+        key = trial.dataset, trial.data_dir, trial.resolution
+        if key not in found:
+            data = create_data(trial.dataset, data_dir=trial.data_dir, resolution=trial.resolution)
+            data.prepare_data()
+            data.setup("fit")
+            found[key] = data
+    return list(found.values())
+
+
+def run(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job], margin: float) -> int:
+    """Run what is not finished, and write the tables of every study as results come."""
+    share(studies, root)
+    todo = [job for job in jobs if read_result(job.folder) is None]
+    users = {job.run_id: [study for study in studies if job.run_id in run_ids(study)] for job in jobs}
+    failed: list[Event] = []
+    with Display(studies, jobs=len(jobs), done=len(jobs) - len(todo)) as display:
 
         def tell(event: Event) -> None:
             display.tell(event)
-            if event.kind == "finished":
-                write_tables(study, folder, figure=False)
             if event.kind == "failed":
                 failed.append(event)
+            if event.kind == "finished":
+                share(users[event.job.run_id], root)
+            if event.kind in ("finished", "failed"):
+                for study in users[event.job.run_id]:
+                    write_tables(study, root, margin=margin, figure=False)
 
         try:
-            run_jobs(todo, tell, workers=workers)
+            engine.run(todo, tell)
         except KeyboardInterrupt:
-            print(f"\nstopped; {len(runs_table(study, folder))} runs are kept, run the same command to go on")
+            print(
+                f"\nstopped; {sum(read_result(job.folder) is not None for job in jobs)} of {len(jobs)} runs are kept, "
+            )
+            print("the others go on from their checkpoints: run the same command to go on")
             return 130
-    print_summary(study, *write_tables(study, folder), folder)
+    for study in studies:
+        print_summary(study, write_tables(study, root, margin=margin), root / study.name, margin)
     for event in failed:
-        print(f"failed: {event.job.trial.run_id}: {event.content} ({event.job.folder / 'error.txt'})", file=sys.stderr)
+        where = event.job.folder / FAILURE
+        print(f"failed: {event.job.run_id}: {event.content} ({where})", file=sys.stderr)
     return 1 if failed else 0
+
+
+def share(studies: Sequence[Study], root: Path) -> None:
+    """Copy what another study has finished."""
+    for study in studies:
+        for _, trial in study.trials:
+            folder = run_folder(root, study.name, trial.run_id)
+            if read_result(folder) is None and (source := find_finished(root, trial.run_id)) is not None:
+                adopt(source, folder)
+
+
+def run_ids(study: Study) -> set[str]:
+    return {trial.run_id for _, trial in study.trials}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -17,25 +18,29 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mnet.studies.local import Event
-from mnet.studies.run import Progress
+from mnet.studies.callbacks import Progress
+from mnet.studies.engines import Event
+from mnet.studies.results import Tables
 from mnet.studies.sweep import Study
 
 
 class Display:
     """Runs done, what runs now, accuracy and time left: live on a terminal, one line an event elsewhere."""
 
-    def __init__(self, study: Study, *, jobs: int, done: int) -> None:
-        self.study, self.jobs, self.done, self.failed = study, jobs, done, 0
-        self.cells = {trial.run_id: (cell.name, trial.seed) for cell, trial in reversed(study.trials)}
+    def __init__(self, studies: Sequence[Study], *, jobs: int, done: int) -> None:
+        self.studies, self.jobs, self.done, self.failed = studies, jobs, done, 0
+        self.names = run_names(studies)
         self.running: dict[str, Progress] = {}
+        self.elsewhere: set[str] = set()
         self.top1: dict[str, list[float]] = {}
         self.started, self.before = time.monotonic(), done
         self.console = Console()
         self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        first = f"{self.study.name}: {len(self.study.cells)} cells, {self.jobs} runs"
+        title = self.studies[0].name if len(self.studies) == 1 else f"{len(self.studies)} studies"
+        cells = sum(len(study.cells) for study in self.studies)
+        first = f"{title}: {cells} cells, {self.jobs} runs"
         self.console.print(f"{first}, {self.done} finished before" if self.done else first)
         if self.console.is_terminal:
             self.live.start()
@@ -48,28 +53,39 @@ class Display:
             self.live.stop()
 
     def tell(self, event: Event) -> None:
-        """Take in what a worker said."""
-        run_id = event.job.trial.run_id
+        """Take in what the engine said."""
+        run_id = event.job.run_id
+        name = self.names[run_id]
         if event.kind == "started":
-            self.running[run_id] = Progress(0, 1, 0.0)
+            self.running.setdefault(run_id, Progress(0, 1, 0.0))
         elif event.kind == "progress":
             self.running[run_id] = cast(Progress, event.content)
+        elif event.kind == "silent":
+            step = self.running.get(run_id, Progress(0, 1, 0.0)).step
+            self.say(f"{name}: no sign of life for {cast(float, event.content):.0f} s, last at step {step}")
         else:
             self.running.pop(run_id, None)
-            self.finish(event)
-
-    def finish(self, event: Event) -> None:
-        name, seed = self.cells[event.job.trial.run_id]
-        if event.kind == "failed":
+        if event.kind == "elsewhere":
+            if run_id not in self.elsewhere:
+                self.say(f"{name}: another process trains it; its result is waited for")
+            self.elsewhere.add(run_id)
+        elif event.kind == "again":
+            self.say(f"{name}: {event.content}; tried once more, alone")
+        elif event.kind == "failed":
             self.failed += 1
-            self.console.print(f"{name} seed {seed} failed: {event.content}", markup=False)
-            return
+            self.say(f"{name} failed: {event.content}")
+        elif event.kind == "finished":
+            self.finish(name, cast(dict[str, float], event.content))
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False)
+
+    def finish(self, name: str, result: dict[str, float]) -> None:
         self.done += 1
-        result = cast(dict[str, float], event.content)
-        self.top1.setdefault(name, []).append(result["top1"])
+        self.top1.setdefault(name.rpartition(" seed ")[0], []).append(result["top1"])
         if not self.console.is_terminal:
-            line = f"[{self.done}/{self.jobs}] {name} seed {seed}: top-1 {result['top1']:.2f}%"
-            self.console.print(f"{line}, {result['train_seconds']:.0f} s; {self.left()}", markup=False, highlight=False)
+            line = f"[{self.done}/{self.jobs}] {name}: top-1 {result['top1']:.2f}%"
+            self.say(f"{line}, {result['train_seconds']:.0f} s; {self.left()}")
 
     def left(self) -> str:
         """Time to the end, from the work done in this session."""
@@ -83,42 +99,68 @@ class Display:
         table = Table(box=None, show_header=False, padding=(0, 1))
         table.add_row(f"{self.done}/{self.jobs} runs", ProgressBar(self.jobs, self.done, width=30), self.left())
         for run_id, progress in self.running.items():
-            name, seed = self.cells[run_id]
             now = f"training top-1 {progress.top1:.1f}%" if progress.step else "starting"
-            table.add_row(f"  {name}, seed {seed}", ProgressBar(progress.steps, progress.step, width=30), now)
+            table.add_row(f"  {self.names[run_id]}", ProgressBar(progress.steps, progress.step, width=30), now)
         means = "   ".join(
-            f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in self.top1.items()
+            f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in list(self.top1.items())[-6:]
         )
         return Group(table, Text(f"test top-1 so far: {means}" if means else ""))
 
 
-def print_summary(study: Study, runs: pd.DataFrame, summary: pd.DataFrame, folder: Path) -> None:
-    """The closing table, and where the files are."""
+def run_names(studies: Sequence[Study]) -> dict[str, str]:
+    """Run id -> what the run is called: its first study, cell and seed."""
+    names: dict[str, str] = {}
+    for study in studies:
+        for cell, trial in study.trials:
+            prefix = f"{study.name}: " if len(studies) > 1 else ""
+            names.setdefault(trial.run_id, f"{prefix}{cell.name} seed {trial.seed}")
+    return names
+
+
+def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> None:
+    """The closing table, what it says, and where the files are."""
+    runs, summary = tables.runs, tables.summary
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
     if summary.empty:
-        console.print(f"no finished run of the baseline ({study.baseline}): nothing to compare")
+        console.print(f"{study.name}: no finished run")
         return
-    table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {runs['model'].iloc[0]} on {runs['dataset'].iloc[0]}")
-    table.add_column("cell", no_wrap=True)
-    for column in ("n", "top-1 %", "sd", "delta", "95% interval", "params", "MAdds"):
+    models = ", ".join(dict.fromkeys(runs["model"]))
+    table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {models} on {', '.join(dict.fromkeys(runs['dataset']))}")
+    table.add_column("cell", overflow="fold")
+    for column in ("n", "top-1 %", "sd", "delta", "95% interval", "verdict", "params", "MAdds"):
         table.add_column(column, justify="right", no_wrap=True)
     networks = runs.groupby("cell")["run_id"].agg(set)
     for row, (_, cell) in enumerate(summary.iterrows()):
-        delta = ("baseline", "") if row == 0 else (f"{cell['delta']:+.2f}", bounds(cell["low"], cell["high"]))
-        if row and networks[cell["cell"]] == networks[study.baseline]:
-            delta = ("0", "same network")
-        sizes = f"{cell['params'] / 1e6:.3f} M", f"{cell['madds'] / 1e6:.2f} M"
-        table.add_row(
-            cell["cell"], str(cell["n"]), f"{cell['top1_mean']:.2f}", f"{cell['top1_sd']:.2f}", *delta, *sizes
-        )
+        delta = number(cell["delta"], "+.2f"), bounds(cell["low"], cell["high"]), str(cell["verdict"])
+        if row == 0:
+            delta = "baseline", "", ""
+        elif cell["cell"] in networks and networks[cell["cell"]] == networks.get(study.baseline):
+            delta = "0", "same network", ""
+        elif not cell["n"]:
+            delta = "", "", "failed"
+        sizes = number(cell["params"] / 1e6, ".3f", " M"), number(cell["madds"] / 1e6, ".2f", " M")
+        means = number(cell["top1_mean"], ".2f"), number(cell["top1_sd"], ".2f")
+        table.add_row(Text(str(cell["cell"])), str(cell["n"]), *means, *delta, *sizes)
     console.print(table)
-    console.print(
-        f"Test top-1; deltas to {study.baseline} in points, paired by seed, with 95% t intervals.", highlight=False
-    )
-    for name in ("runs.csv", "summary.csv", f"{study.name}.png"):
-        console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
+    against = f"deltas to {study.baseline} in points, paired by seed, with 95% t intervals"
+    lines = [f"Test top-1; {against}; verdicts after Holm; flat: within {margin:g} points."]
+    open_cells = summary[summary["verdict"] == "inconclusive"]
+    if not open_cells.empty:
+        needed = ", ".join(f"{cell['cell']} {cell['seeds_needed']:.0f}" for _, cell in open_cells.iterrows())
+        lines.append(f"Seeds for an interval of +-{margin:g} points, by the spread seen so far: {needed}.")
+    for _, cell in summary[summary["failed"] > 0].iterrows():
+        lines.append(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    for file in (folder / part for part in ("runs.csv", "summary.csv", f"{study.name}.png")):
+        if file.exists():
+            console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def number(value: float, form: str, unit: str = "") -> str:
+    return "" if pd.isna(value) else f"{value:{form}}{unit}"
 
 
 def bounds(low: float, high: float) -> str:

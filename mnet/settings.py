@@ -26,6 +26,16 @@ hints: Callable[[type], dict[str, object]] = cache(resolve_hints)
 """Field name -> type of a dataclass, in declared order."""
 
 
+@cache
+def field_help(cls: type) -> dict[str, str]:
+    """Field name -> its documentation, the docstring under the field, for `--help`."""
+    import docstring_parser
+
+    params = [param for base in reversed(cls.__mro__[:-1]) for param in docstring_parser.parse_from_object(base).params]
+    docs = {param.arg_name: " ".join((param.description or "").split()).replace("%", "%%") for param in params}
+    return {name: docs.get(name, "") for name in hints(cls)}
+
+
 def check_names(kind: str, names: Iterable[str], allowed: Iterable[str]) -> None:
     """Raises:
     ConfigError: One of `names` is not allowed; the message has the nearest spelling.

@@ -10,6 +10,11 @@ from PIL import Image
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--kills", type=int, default=2, help="how often tests/studies/test_kill.py kills a sweep")
+    parser.addoption("--kill-seed", type=int, default=0, help="of the moments")
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -1,77 +1,146 @@
-"""The two tables of a study: one row a run, one row a cell."""
+"""The two tables of a study: one row a run, one row a cell. Written again from the results at any time, to the same
+bytes but for `TIMING`."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mnet.errors import text
 from mnet.files import write_csv
+from mnet.studies.bootstrap import nested_bootstrap
 from mnet.studies.plots import plot_study
-from mnet.studies.run import read_result
-from mnet.studies.statistics import half_width, paired_deltas
+from mnet.studies.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
+from mnet.studies.store import read_correct, read_failure, read_result, run_folder
 from mnet.studies.sweep import Study
-from mnet.studies.trial import Trial
+
+MARGIN = 0.5
+"""Points: the smallest difference that is of interest, unless told otherwise."""
+
+TIMING = ("train_seconds", "images_per_second")
+"""Columns of runs.csv that differ from one execution to the next."""
+
+UNTOLD = ("finished", "format", "data_dir")
+"""Of result.json and the settings: what no table needs."""
+
+RUN_COLUMNS = ("study", "run_id", "cell", "model")
+SUMMARY_COLUMNS = (
+    *("study", "cell", "n", "top1_mean", "top1_sd", "top1_half_width", "params", "madds"),
+    *("pairs", "delta", "low", "high", "p", "p_holm", "verdict", "at_most", "seeds_needed", "boot_low", "boot_high"),
+    *("failed", "reason"),
+)
 
 
-def run_folder(study_folder: Path, trial: Trial) -> Path:
-    """Where a trial of a study keeps its files."""
-    return study_folder / "runs" / trial.run_id
+@dataclass(frozen=True)
+class Tables:
+    """What is known of a study so far."""
+
+    runs: pd.DataFrame
+    """One row a finished run."""
+    summary: pd.DataFrame
+    """One row a cell with a finished or failed run, the baseline first."""
 
 
-def runs_table(study: Study, study_folder: Path) -> pd.DataFrame:
-    """One row a finished run: study, cell, run_id, the trial's settings, and what was measured.
+def runs_table(study: Study, root: Path) -> pd.DataFrame:
+    """One row a finished run: study, run_id, cell, the trial's settings, and what was measured.
 
     A toggle at None reads `paper`.
     """
     rows = []
     for cell, trial in study.trials:
-        result = read_result(run_folder(study_folder, trial))
-        if result is not None:
-            settings = {name: text(value) for name, value in trial.settings().items() if name != "data_dir"}
-            identity = {"study": study.name, "run_id": trial.run_id, "cell": cell.name, "model": trial.model}
-            recipe = trial.full_recipe()
-            trained = {"batch_size": recipe.batch_size, "lr": recipe.lr, "seed": trial.seed}
-            rows.append({**identity, **settings, **trained, **result})
-    return pd.DataFrame(rows)
+        result = read_result(run_folder(root, study.name, trial.run_id))
+        if result is None:
+            continue
+        settings = {name: text(value) for name, value in trial.settings().items()}
+        identity = {"study": study.name, "run_id": trial.run_id, "cell": cell.name, "model": trial.model}
+        recipe = trial.full_recipe()
+        trained = {"batch_size": recipe.batch_size, "lr": recipe.lr, "seed": trial.seed}
+        row = {**identity, **settings, **trained, **result}
+        rows.append({name: value for name, value in row.items() if name not in UNTOLD})
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=RUN_COLUMNS)
 
 
-def summary_table(study: Study, runs: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
-    """One row a cell, the baseline first: n, mean, sd and 95% interval, the paired delta to the baseline with its
-    own, and cost. Empty without runs of the baseline."""
-    if runs.empty or study.baseline not in set(runs["cell"]):
-        return pd.DataFrame()
-    rows = []
-    for cell in (cell.name for cell in study.cells if cell.name in set(runs["cell"])):
-        own = runs[runs["cell"] == cell]
-        values = own[metric].to_numpy(float)
-        rows.append(
-            {
-                "study": study.name,
-                "cell": cell,
-                "n": len(own),
-                f"{metric}_mean": values.mean(),
-                f"{metric}_sd": values.std(ddof=1) if len(values) > 1 else math.nan,
-                f"{metric}_half_width": half_width(values),
+def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN) -> pd.DataFrame:
+    """One row a cell, the baseline first: n, mean, sd and 95% interval of top-1; the difference to the baseline,
+    paired by seed, with what is to be said of it; cost; and the seeds that failed, with the first reason.
+
+    Args:
+        study: The study.
+        runs: Of `runs_table`.
+        root: The results folder.
+        margin: Points below which a difference is of no interest: of `verdict`, and the half width of the interval
+            that `seeds_needed` is counted for.
+    """
+    rows: list[dict[str, object]] = []
+    correct = {cell.name: correct_by_seed(study, cell.name, root) for cell in study.cells}
+    for cell in study.cells:
+        own = runs[runs["cell"] == cell.name]
+        failures = [read_failure(run_folder(root, study.name, trial.run_id)) for trial in cell.trials]
+        reasons = [reason for reason in failures if reason]
+        if own.empty and not reasons:
+            continue
+        row: dict[str, object] = {"study": study.name, "cell": cell.name, "n": len(own)}
+        if not own.empty:
+            values = own["top1"].to_numpy(float)
+            row |= {
+                "top1_mean": values.mean(),
+                "top1_sd": values.std(ddof=1) if len(values) > 1 else math.nan,
+                "top1_half_width": half_width(values),
                 "params": own["params"].iloc[0],
                 "madds": own["madds"].iloc[0],
             }
-        )
-    deltas = paired_deltas(runs, study.baseline, metric).rename(columns={"n": "pairs"})
-    return pd.DataFrame(rows).merge(deltas, on="cell", how="left")
+        rows.append({**row, "failed": len(reasons), "reason": reasons[0] if reasons else ""})
+    summary = pd.DataFrame(rows, columns=["study", "cell", "n"]) if not rows else pd.DataFrame(rows)
+    if study.baseline in set(runs["cell"]) and len(set(runs["cell"])) > 1:
+        deltas = paired_deltas(runs, study.baseline).rename(columns={"n": "pairs"})
+        said = [conclusions(study, runs, correct, row, margin) for row in deltas.to_dict("records")]
+        summary = summary.merge(pd.concat([deltas, pd.DataFrame(said)], axis=1), on="cell", how="left")
+    return summary.reindex(columns=SUMMARY_COLUMNS)
 
 
-def write_tables(study: Study, study_folder: Path, *, figure: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write `runs.csv`, `summary.csv` and the figure of what is finished so far; returns both tables."""
-    runs = runs_table(study, study_folder)
-    summary = summary_table(study, runs)
+def conclusions(
+    study: Study,
+    runs: pd.DataFrame,
+    correct: dict[str, dict[int, np.ndarray]],
+    row: dict[str, object],
+    margin: float,
+) -> dict[str, object]:
+    """What follows from a row of `paired_deltas`."""
+    low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))  # type: ignore[arg-type]
+    said: dict[str, object] = {"verdict": "", "at_most": math.nan, "seeds_needed": math.nan}
+    if not math.isnan(low):
+        pairs = runs.pivot(index="seed", columns="cell", values="top1")
+        sd = float((pairs[row["cell"]] - pairs[study.baseline]).std(ddof=1))
+        said["verdict"] = verdict(low, high, p_holm, margin)
+        said |= {"at_most": at_most(low, high), "seeds_needed": seeds_needed(sd, margin)}
+    said["boot_low"], said["boot_high"] = nested_bootstrap(correct[str(row["cell"])], correct[study.baseline])
+    return said
+
+
+def correct_by_seed(study: Study, cell: str, root: Path) -> dict[int, np.ndarray]:
+    """Seed -> which test pictures were right, of the finished runs that kept it."""
+    found = {}
+    for trial in next(one for one in study.cells if one.name == cell).trials:
+        folder = run_folder(root, study.name, trial.run_id)
+        if read_result(folder) is not None and (right := read_correct(folder)) is not None:
+            found[trial.seed] = right
+    return found
+
+
+def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bool = True) -> Tables:
+    """Write `runs.csv`, `summary.csv` and the figure of what is finished so far."""
+    folder = root / study.name
+    runs = runs_table(study, root)
+    summary = summary_table(study, runs, root, margin)
     if not runs.empty:
-        write_csv(study_folder / "runs.csv", runs)
+        write_csv(folder / "runs.csv", runs)
     if not summary.empty:
-        write_csv(study_folder / "summary.csv", summary)
-    if figure and not summary.empty:
-        title = f"{study.name}: {runs['model'].iloc[0]} on {runs['dataset'].iloc[0]}"
-        plot_study(summary, runs, study_folder / f"{study.name}.png", title)
-    return runs, summary
+        write_csv(folder / "summary.csv", summary)
+    if figure and summary["delta"].notna().any():
+        title = f"{study.name}: {', '.join(dict.fromkeys(runs['model']))} on {runs['dataset'].iloc[0]}"
+        plot_study(summary, runs, folder / f"{study.name}.png", title)
+    return Tables(runs, summary)

@@ -1,0 +1,359 @@
+"""The local engine: trials side by side in warm worker processes, one thread each on a CPU.
+
+Torch and Lightning are imported once, by the server that workers are forked from; a data set is read once, and its
+pictures lie in memory that all workers share; as many trials run as there are cores and memory for.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from mnet.studies.engines import Event, EventKind, Job, Tell
+from mnet.studies.estimate import memory_bytes
+from mnet.studies.store import Busy, write_failure
+
+if TYPE_CHECKING:
+    from mnet.data import ImageData
+    from mnet.studies.callbacks import Report
+
+RunJob = Callable[..., dict[str, object]]
+"""`run.run_job`, or what a test puts in its place."""
+DataKey = tuple[str, Path, int]
+
+POLL_SECONDS = 1.0
+ELSEWHERE_SECONDS = 2.0
+STOP_SECONDS = 20.0
+SILENT_SECONDS = 60.0
+MEMORY_SHARE = 0.85
+"""Of the free memory, what trials may plan to use."""
+
+
+def default_workers() -> int:
+    """One a core that this process may use; with GPUs, `TRIALS_PER_GPU` a device."""
+    import torch
+
+    if torch.cuda.is_available():
+        return TRIALS_PER_GPU * torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+TRIALS_PER_GPU = 3
+"""A MobileNet on small pictures leaves most of a GPU idle."""
+
+
+@dataclass
+class LocalEngine:
+    """Runs jobs in processes of this machine."""
+
+    workers: int | None = None
+    """Trials side by side; None = one a core, or `TRIALS_PER_GPU` a GPU."""
+    threads: int = 1
+    """Of each worker."""
+    trainer: Mapping[str, object] = field(default_factory=dict)
+    """Arguments of Lightning's Trainer."""
+    checkpoint_s: float = 30.0
+    data: Sequence[ImageData] = ()
+    """Data sets already read, to be shared by the workers."""
+    memory: int | None = None
+    """Bytes that all trials together may take; None = `MEMORY_SHARE` of what is free."""
+    silent_s: float = SILENT_SECONDS
+    """Without a sign of life for so long, a trial is told as `silent`."""
+    run_job: RunJob | None = None
+    """None = `run.run_job`. A function of a module, called as that one is."""
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> None:
+        """As `Engine.run`. A trial that ran out of memory beside others is tried once more, alone."""
+        if not jobs:
+            return
+        Session(self, jobs, tell).run()
+
+
+class Session:
+    """One call of `LocalEngine.run`: who works on what, and what waits."""
+
+    def __init__(self, engine: LocalEngine, jobs: Sequence[Job], tell: Tell) -> None:
+        self.tell = tell
+        self.waiting = deque(jobs)
+        self.alone: deque[Job] = deque()
+        """Tried once more, with nothing beside them."""
+        self.elsewhere: dict[Job, float] = {}
+        """Job -> when to look again."""
+        self.memory = engine.memory or int(MEMORY_SHARE * free_memory())
+        self.silent_s = engine.silent_s
+        self.single = False
+        """Whether a job that has to be alone is running."""
+        count = min(engine.workers or default_workers(), len(jobs))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["mnet.studies.run"])
+        data = shared(engine.data)
+        with interrupts_held():  # Ctrl-C is for this process to handle, not for the workers
+            self.team = [Worker(context, number, engine, data) for number in range(count)]
+
+    def run(self) -> None:
+        try:
+            self.fill()
+            while self.busy or self.waiting or self.alone or self.elsewhere:
+                ready = wait([worker.connection for worker in self.busy], POLL_SECONDS) if self.busy else []
+                if not self.busy:
+                    time.sleep(min(POLL_SECONDS, ELSEWHERE_SECONDS))
+                for worker in self.busy:
+                    if worker.connection in ready:
+                        self.hear(worker)
+                    else:
+                        self.notice_silence(worker)
+                self.fill()
+        except BaseException:  # Ctrl-C above all: runs stop where they can go on
+            self.stop(patience_s=STOP_SECONDS)
+            raise
+        self.stop(patience_s=0)
+
+    @property
+    def busy(self) -> list[Worker]:
+        return [worker for worker in self.team if worker.job is not None]
+
+    def fill(self) -> None:
+        """Give idle workers what fits."""
+        for worker in self.team:
+            if worker.job is None and not self.single and (job := self.next_job()) is not None:
+                worker.give(job)
+
+    def next_job(self) -> Job | None:
+        now = time.monotonic()
+        used = sum(memory_bytes(worker.job.trial) for worker in self.busy if worker.job is not None)
+        for job in list(self.waiting):
+            if not used or used + memory_bytes(job.trial) <= self.memory:
+                self.waiting.remove(job)
+                return job
+        if self.waiting:
+            return None
+        for job, when in self.elsewhere.items():
+            if now >= when:
+                del self.elsewhere[job]
+                return job
+        if self.alone and not self.busy:
+            self.single = True
+            return self.alone.popleft()
+        return None
+
+    def hear(self, worker: Worker) -> None:
+        event = worker.hear()
+        job = event.job
+        if event.kind in ("started", "progress"):
+            self.tell(event)
+            return
+        worker.job = None
+        was_alone = self.single or len(self.team) == 1
+        self.single = False
+        if event.kind == "elsewhere":
+            self.elsewhere[job] = time.monotonic() + ELSEWHERE_SECONDS
+        elif event.kind == "again" and was_alone:
+            event = Event("failed", job, event.content)
+        elif event.kind == "again":
+            self.alone.append(job)
+        if event.kind == "failed":
+            write_failure(job.folder, str(event.content), {"trace": worker.trace})
+        self.tell(event)
+
+    def notice_silence(self, worker: Worker) -> None:
+        quiet = time.monotonic() - worker.heard
+        if quiet >= self.silent_s * worker.warned and worker.job is not None:
+            worker.warned *= 2
+            self.tell(Event("silent", worker.job, quiet))
+
+    def stop(self, patience_s: float) -> None:
+        """Ask every busy worker to write its checkpoint, wait for that, then end all."""
+        with interrupts_held():
+            for worker in self.busy if patience_s else ():
+                worker.ask_to_stop()
+            end = time.monotonic() + patience_s
+            while (busy := self.busy) and (left := end - time.monotonic()) > 0:
+                for connection in wait([worker.connection for worker in busy], left):
+                    worker = next(worker for worker in busy if worker.connection is connection)
+                    if worker.hear().kind not in ("started", "progress"):
+                        worker.job = None
+            for worker in self.team:
+                worker.stop()
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block; processes started in it never see one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Worker:
+    """A process that runs one job after another, and is replaced when it dies."""
+
+    def __init__(
+        self,
+        context: multiprocessing.context.ForkServerContext,
+        number: int,
+        engine: LocalEngine,
+        data: Mapping[DataKey, ImageData],
+    ) -> None:
+        self.context, self.number, self.engine, self.data = context, number, engine, data
+        self.job: Job | None = None
+        self.trace = ""
+        self.start()
+
+    def start(self) -> None:
+        self.connection, theirs = self.context.Pipe()
+        engine = self.engine
+        arguments = (theirs, self.number, engine.threads, dict(engine.trainer), engine.checkpoint_s, engine.run_job)
+        self.process: BaseProcess = self.context.Process(target=work, args=arguments)  # may itself start loaders
+        self.process.start()
+        theirs.close()
+        self.connection.send(self.data)
+
+    def give(self, job: Job) -> None:
+        if not self.process.is_alive():
+            self.connection.close()
+            with interrupts_held():
+                self.start()
+        self.job, self.heard, self.warned = job, time.monotonic(), 1
+        self.connection.send(job)
+
+    def hear(self) -> Event:
+        assert self.job is not None
+        self.heard, self.warned = time.monotonic(), 1
+        try:
+            kind, content, self.trace = cast(tuple[EventKind, object, str], self.connection.recv())
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode
+            kind = "again" if code == -signal.SIGKILL else "failed"  # the system kills so where memory ends
+            content, self.trace = f"its process died (exit code {code})", ""
+        return Event(kind, self.job, content)
+
+    def ask_to_stop(self) -> None:
+        try:
+            self.connection.send("stop")
+        except OSError:
+            self.job = None
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
+
+
+def work(
+    connection: Connection,
+    number: int,
+    threads: int,
+    trainer: dict[str, object],
+    checkpoint_s: float,
+    run_job: RunJob | None,
+) -> None:
+    """The body of a worker process."""
+    import torch
+
+    from mnet.studies import run
+
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
+        trainer = {"devices": [number % torch.cuda.device_count()], **trainer}
+    options = {"trainer": trainer, "checkpoint_s": checkpoint_s}
+    while True:
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            return
+        if isinstance(message, dict):
+            data: dict[DataKey, ImageData] = message
+        elif isinstance(message, Job):
+            connection.send(("started", None, ""))
+            given = {**options, "data": data.get(data_key(message))}
+            try:
+                connection.send(attempt(run_job or run.run_job, message, reporter(connection), given))
+            except (BrokenPipeError, ConnectionResetError):
+                return  # the parent is gone
+
+
+def reporter(connection: Connection) -> Report:
+    """Tells progress, and answers whether the parent asked to stop."""
+
+    def report(progress: object) -> bool:
+        connection.send(("progress", progress, ""))
+        return connection.poll()  # while a job runs, "stop" is all that comes
+
+    return report
+
+
+def attempt(run_job: RunJob, job: Job, report: Report, options: Mapping[str, object]) -> tuple[EventKind, object, str]:
+    """Run a job, whatever comes of it: the kind of event, its content, and the trace of an error."""
+    try:
+        return "finished", run_job(job, report, **options), ""
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Busy as error:
+        return "elsewhere", str(error), ""
+    except Exception as error:  # the study goes on without this trial
+        return ("again" if out_of_memory(error) else "failed"), describe(error), traceback.format_exc()
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the GPU had no memory left."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its container where that has a limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        return min(free, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return free
+
+
+def data_key(job: Job) -> DataKey:
+    from mnet.data import DATASETS
+
+    trial = job.trial
+    return trial.dataset, trial.data_dir, trial.resolution or DATASETS[trial.dataset].native_resolution
+
+
+def shared(data: Sequence[ImageData]) -> dict[DataKey, ImageData]:
+    """The data sets that can be shared, by what trials call them; the workers read the others themselves."""
+    from mnet.data.module import InMemoryImages
+
+    found: dict[DataKey, ImageData] = {}
+    for one in data:
+        if isinstance(one, InMemoryImages):
+            memory = Path("/dev/shm")  # in a container this can be as small as 64 MB  # noqa: S108
+            if memory.exists() and shutil.disk_usage(memory).free < 1.5 * one.nbytes:
+                continue
+            one.share()
+            found[one.name, one.data_dir, one.resolution] = one
+    return found
