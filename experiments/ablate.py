@@ -189,10 +189,8 @@ def run(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job
         try:
             engine.run(todo, tell)
         except KeyboardInterrupt:
-            print(
-                f"\nstopped; {sum(read_result(job.folder) is not None for job in jobs)} of {len(jobs)} runs are kept, "
-            )
-            print("the others go on from their checkpoints: run the same command to go on")
+            kept = sum(read_result(job.folder) is not None for job in jobs)
+            print(f"\nstopped; {kept} finished runs and the checkpoints of others are kept: run the same command to go on")
             return 130
     for study in studies:
         print_summary(study, write_tables(study, root, margin=margin), root / study.name, margin)

@@ -126,8 +126,11 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
     if summary.empty:
         console.print(f"{study.name}: no finished run")
         return
-    models = ", ".join(dict.fromkeys(runs["model"]))
-    table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {models} on {', '.join(dict.fromkeys(runs['dataset']))}")
+    trials = [trial for _, trial in study.trials]
+    models, data = (
+        ", ".join(dict.fromkeys(names)) for names in zip(*((t.model, t.dataset) for t in trials), strict=True)
+    )
+    table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {models} on {data}")
     table.add_column("cell", overflow="fold")
     for column in ("n", "top-1 %", "sd", "delta", "95% interval", "verdict", "params", "MAdds"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -1,47 +1,54 @@
 """Train and test one network; what a W&B agent calls.
 
     python experiments/train.py --model=mobilenet_v2 --activation=hswish --seed=1
-    python experiments/train.py --config=results/activation/runs/<run_id>/config.yaml   # the same run again
+    python experiments/train.py --config=results/activation/runs/<run_id>/config.yaml --out=again   # the same run again
 
 A LightningCLI: every setting of a trial is an option, and so is every argument of Lightning's Trainer
-(--trainer.devices=4). The same settings give the same numbers here and in a study.
+(--trainer.devices=4). The same settings give the same numbers here and in a study, and a run that any study under
+--out has finished is copied, not trained.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
-import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 import lightning as L
 import torch
-import wandb
 import yaml
+from ablate import results_root
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import coerce, hints
-from mnet.studies.run import TRAINER_DEFAULTS, NotFinite, read_result, run_trial
-from mnet.studies.trial import PARAMETERS, Trial, field_docs
+from mnet.studies.callbacks import NotFinite
+from mnet.studies.engines import Job
+from mnet.studies.run import TRAINER_DEFAULTS, run_job
+from mnet.studies.store import Busy, Result, find_finished
+from mnet.studies.tracking import is_wanted, log_history, log_result, tracked
+from mnet.studies.trial import OPTIONS, PARAMETERS, VARIANT, Trial, expand, field_docs, read_option
 
 OWN = {
-    "out": "Folder for the run's own folder.",
+    "study": "Name of the study that the run belongs to.",
+    "out": "Folder for results; the run's own is OUT/STUDY/runs/<run_id>.",
     "wandb": "Log to W&B: auto = when a W&B agent called.",
     "threads": "CPU threads; with 1 a run gives the same numbers as in a study.",
 }
-OWNED_BY_THE_TRIAL = ("max_epochs", "callbacks", "logger", "enable_checkpointing")
+OWNED_BY_THE_TRIAL = ("max_epochs", "callbacks", "logger", "enable_checkpointing", "plugins")
 TRAINER = {
     **{name: parameter.default for name, parameter in inspect.signature(L.Trainer).parameters.items()},
     **TRAINER_DEFAULTS,
 }
 """Every argument of the Trainer with its default here."""
+
+BUSY_SECONDS = 3.0
+"""Between looks at a run that another process trains."""
 
 
 class TrainCLI(LightningCLI):
@@ -55,7 +62,8 @@ class TrainCLI(LightningCLI):
         default = Trial()
         for name, hint in hints(Trial).items():
             parser.add_argument(f"--{name}", type=hint, default=getattr(default, name), help=field_docs()[name])
-        parser.add_argument("--out", type=Path, default=Path("results/train"), help=OWN["out"])
+        parser.add_argument("--study", type=str, default="train", help=OWN["study"])
+        parser.add_argument("--out", type=Path, default=Path("results"), help=OWN["out"])
         parser.add_argument("--wandb", type=Literal["auto", "on", "off"], default="auto", help=OWN["wandb"])
         parser.add_argument("--threads", type=PositiveInt, default=1, help=OWN["threads"])
 
@@ -69,80 +77,83 @@ class TrainCLI(LightningCLI):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 trained (or found finished), 1 the training failed, 2 bad input."""
     try:
+        readable, variant = read_arguments(sys.argv[1:] if arguments is None else arguments)
         cli = TrainCLI(
             run=False,
-            args=readable(sys.argv[1:] if arguments is None else list(arguments)),
+            args=readable,
             seed_everything_default=False,
             save_config_callback=None,
             auto_configure_optimizers=False,
-            parser_kwargs={"description": __doc__.partition("\n")[0]},
+            parser_kwargs={
+                "description": __doc__.partition("\n")[0],
+                "epilog": f"--{VARIANT}=...: {field_docs()[VARIANT]}",
+            },
         )
         config = cast(Mapping, cli.config)
         trial = Trial(**{name: config[name] for name in PARAMETERS})
         trainer = {name: value for name, value in config["trainer"].items() if value != TRAINER[name]}
+        job = Job(trial, results_root(str(config["out"]), trainer), study_name(config["study"]))
         torch.set_num_threads(config["threads"])
-        folder = Path(config["out"]) / run_name(trial, trainer)
-        before = read_result(folder)
-        result = before or train(trial, folder, trainer, config["wandb"])
+        before = find_finished(job.root, job.run_id) is not None
+        if is_wanted(config["wandb"]):
+            with tracked(job, variant, print) as run:
+                result = train(job, trainer, (WandbLogger(experiment=run),))
+                if before:
+                    log_history(run, job.folder)
+                log_result(run, result)
+        else:
+            result = train(job, trainer)
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NotFinite as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    print(f"{'finished before' if before else 'finished'}: test top-1 {result['top1']:.2f}%, {folder}")
+    print(f"{'finished before' if before else 'finished'}: test top-1 {result['top1']:.2f}%, {job.folder}")
     return 0
 
 
-def run_name(trial: Trial, trainer: Mapping[str, object]) -> str:
-    """The run's id; with a digest behind it where the Trainer was changed, so that neither is taken for the other."""
-    digest = hashlib.sha256(json.dumps(trainer, sort_keys=True, default=str).encode()).hexdigest()[:6]
-    return f"{trial.run_id}-{digest}" if trainer else trial.run_id
+def train(job: Job, trainer: Mapping[str, object], loggers: Sequence[Logger] = ()) -> Result:
+    """The job's result: found, waited for where another process trains it, or trained here."""
+    told = False
+    while True:
+        try:
+            return run_job(job, trainer=trainer, loggers=loggers)
+        except Busy as busy:
+            if not told:
+                print(f"{busy}; waiting for it")
+                told = True
+            time.sleep(BUSY_SECONDS)
 
 
-def train(trial: Trial, folder: Path, trainer: Mapping[str, object], wanted: str) -> dict[str, object]:
-    loggers = wandb_loggers(trial, wanted, folder)
-    try:
-        result = run_trial(trial, folder, trainer=trainer, loggers=loggers)
-        for logger in loggers:
-            logger.log_metrics({name: value for name, value in result.items() if isinstance(value, int | float)})
-        return result
-    finally:
-        if wandb.run is not None:
-            wandb.finish()
+def study_name(name: str) -> str:
+    """`name`, if it can be that of a folder."""
+    if Path(name).name != name or name.startswith("."):
+        raise ConfigError(f"study must be a plain name, not {name!r}")
+    return name
 
 
-def wandb_loggers(trial: Trial, wanted: str, folder: Path) -> tuple[Logger, ...]:
-    """W&B's logger when an agent called or the user asked; offline where there is no account."""
-    if wanted == "off" or (wanted == "auto" and "WANDB_SWEEP_ID" not in os.environ):
-        return ()
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode == "online" and not wandb.login(prompt=False):
-        mode = "offline"
-        print(f"no W&B account: logging offline; `wandb sync {folder}/wandb/offline-*` uploads it")
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {**trial.settings(), "run_id": trial.run_id}
-    names = {"config": settings, "mode": mode, "group": trial.model, "tags": [trial.dataset]}
-    return (WandbLogger(name=trial.run_id, project="mnet", save_dir=folder, **cast(dict, names)),)
-
-
-def readable(arguments: list[str]) -> list[str]:
-    """The arguments with every trial setting checked and in one spelling (`paper` is null), so that the first
-    error a user sees names the nearest option or value."""
-    checked = []
+def read_arguments(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments with every trial setting checked, in one spelling (`paper` is null), last, and with `variant`
+    written out, so that the first error a user sees names the nearest option or value; and the variant."""
+    others, options = [], {}
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or "." in name or name in ("config", "print_config", "help"):
-            checked.append(argument)
-        elif name in PARAMETERS and equals:
-            checked.append(f"--{name}={yaml.safe_dump(plain(coerce(name, value, hints(Trial)[name]))).splitlines()[0]}")
-        elif name in (*PARAMETERS, *OWN, "seed_everything"):
+            others.append(argument)
+        elif name in (*OPTIONS, *OWN, "seed_everything"):
             if not equals:
                 raise ConfigError(f"write --{name}=VALUE, with an equals sign")
-            checked.append(argument)
+            if name in OPTIONS:
+                options[name] = value
+            else:
+                others.append(argument)
         else:
-            raise unknown("option", name, (*PARAMETERS, *OWN))
-    return checked
+            raise unknown("option", name, (*OPTIONS, *OWN))
+    settings = {name: plain(coerce(name, value, hints(Trial)[name])) for name, value in expand(options).items()}
+    variant = str(read_option(VARIANT, options[VARIANT])) if VARIANT in options else None
+    written = [f"--{name}={yaml.safe_dump(value).splitlines()[0]}" for name, value in settings.items()]
+    return [*others, *written], variant
 
 
 def plain(value: object) -> object:

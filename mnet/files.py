@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -46,6 +47,15 @@ def write_json(path: Path, content: object) -> None:
 
 def write_yaml(path: Path, content: object) -> None:
     write_atomic(path, lambda stream: stream.write(yaml.safe_dump(content, sort_keys=False).encode()))
+
+
+def write_torch(path: Path, content: object) -> None:
+    """As `torch.save`. By way of memory: torch turns a full disk into an error of another kind."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, lambda stream: stream.write(buffer.getbuffer()))
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -24,8 +24,8 @@ def nested_bootstrap(
     5, 91% at 10 and 95% at 30 (simulated, 600 to 1,500 studies each; the t interval: 95% at all). Where image noise
     is all there is it is too wide, 98 to 99%, as the observed deltas hold that noise once already. Both intervals are
     about these test images and new seeds. Resampled anew for each seed, images do not stand for another test set:
-    where seeds share half of the image noise, coverage of the difference on new images fell to 69% (t) and 74%
-    (bootstrap) at 10 seeds, since more seeds do not average it out.
+    where seeds share half of the image noise (both sd 0.3), coverage of the difference on new images fell to 69% (t)
+    and 74% (bootstrap) at 10 seeds, since more seeds do not average it out.
 
     Args:
         cell: By seed, which test images it got right: booleans (N,).

@@ -24,7 +24,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mnet.data.batches import random_seed
-from mnet.files import write_atomic
+from mnet.files import write_atomic, write_torch
 from mnet.studies.store import METRICS, RESUME
 from mnet.tasks.classification import LOG_STEPS
 
@@ -222,7 +222,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoint files that are whole or absent."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
-        write_atomic(Path(path), lambda stream: torch.save(checkpoint, stream))
+        write_torch(Path(path), checkpoint)
 
 
 def usable_checkpoint(folder: Path) -> Path | None:

@@ -22,7 +22,7 @@ import mnet
 from mnet.cost import cost
 from mnet.data import DATASETS, Augment, ImageData, create_data
 from mnet.data.module import InMemoryImages
-from mnet.files import write_atomic, write_json, write_yaml
+from mnet.files import write_json, write_torch, write_yaml
 from mnet.studies.callbacks import (
     Keep,
     MetricsFile,
@@ -178,7 +178,7 @@ def run_trial(
     }
     metrics.save()
     write_correct(folder, model.test_correct.numpy())
-    write_atomic(folder / WEIGHTS, lambda stream: torch.save(model.net.state_dict(), stream))
+    write_torch(folder / WEIGHTS, model.net.state_dict())
     write_json(folder / RESULT, result)
     for name in (RESUME, FAILURE):
         (folder / name).unlink(missing_ok=True)

@@ -11,9 +11,8 @@ import os
 import shutil
 import signal
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -21,18 +20,18 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mnet.studies.engines import Event, EventKind, Job, Tell
+from mnet.studies.engines import Event, Job, Tell
+from mnet.studies.engines.attempt import Outcome, RunJob, attempt
 from mnet.studies.estimate import memory_bytes
-from mnet.studies.store import Busy, write_failure
+from mnet.studies.store import write_failure
 
 if TYPE_CHECKING:
     from mnet.data import ImageData
     from mnet.studies.callbacks import Report
 
-RunJob = Callable[..., dict[str, object]]
-"""`run.run_job`, or what a test puts in its place."""
 DataKey = tuple[str, Path, int]
 
+PARENT_GONE = (BrokenPipeError, ConnectionResetError)
 POLL_SECONDS = 1.0
 ELSEWHERE_SECONDS = 2.0
 STOP_SECONDS = 20.0
@@ -234,12 +233,12 @@ class Worker:
         assert self.job is not None
         self.heard, self.warned = time.monotonic(), 1
         try:
-            kind, content, self.trace = cast(tuple[EventKind, object, str], self.connection.recv())
+            kind, content, self.trace = cast(Outcome, self.connection.recv())
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode
-            kind = "again" if code == -signal.SIGKILL else "failed"  # the system kills so where memory ends
-            content, self.trace = f"its process died (exit code {code})", ""
+            killed = code == -signal.SIGKILL  # the system's way where memory ends
+            kind, content, self.trace = Outcome("again" if killed else "failed", f"its process died (exit code {code})")
         return Event(kind, self.job, content)
 
     def ask_to_stop(self) -> None:
@@ -265,8 +264,7 @@ def work(
     """The body of a worker process."""
     import torch
 
-    from mnet.studies import run
-
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to every process; the parent answers it
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
@@ -280,48 +278,22 @@ def work(
         if isinstance(message, dict):
             data: dict[DataKey, ImageData] = message
         elif isinstance(message, Job):
-            connection.send(("started", None, ""))
+            connection.send(Outcome("started", None))
             given = {**options, "data": data.get(data_key(message))}
             try:
-                connection.send(attempt(run_job or run.run_job, message, reporter(connection), given))
-            except (BrokenPipeError, ConnectionResetError):
-                return  # the parent is gone
+                connection.send(attempt(run_job, message, reporter(connection), given, through=PARENT_GONE))
+            except PARENT_GONE:
+                return
 
 
 def reporter(connection: Connection) -> Report:
     """Tells progress, and answers whether the parent asked to stop."""
 
     def report(progress: object) -> bool:
-        connection.send(("progress", progress, ""))
+        connection.send(Outcome("progress", progress))
         return connection.poll()  # while a job runs, "stop" is all that comes
 
     return report
-
-
-def attempt(run_job: RunJob, job: Job, report: Report, options: Mapping[str, object]) -> tuple[EventKind, object, str]:
-    """Run a job, whatever comes of it: the kind of event, its content, and the trace of an error."""
-    try:
-        return "finished", run_job(job, report, **options), ""
-    except (BrokenPipeError, ConnectionResetError):
-        raise
-    except Busy as error:
-        return "elsewhere", str(error), ""
-    except Exception as error:  # the study goes on without this trial
-        return ("again" if out_of_memory(error) else "failed"), describe(error), traceback.format_exc()
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the GPU had no memory left."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def free_memory() -> int:

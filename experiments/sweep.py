@@ -1,0 +1,122 @@
+"""Run a study by W&B's sweep agents, on as many machines as wanted.
+
+    python experiments/sweep.py activation --profile=full --seeds=5   # register the sweep file, once
+    python experiments/sweep.py --agent=entity/project/id             # work on it, on every machine
+
+Each agent trains with experiments/train.py; a run that is finished under --out is logged, not trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, cast
+
+import wandb
+
+from mnet.errors import ConfigError, unknown
+from mnet.settings import field_help, parse
+from mnet.studies.sweep import check_sweep, lay_over, list_studies, load_profile, load_study
+from mnet.studies.tracking import project, require_account
+from mnet.studies.trial import OPTIONS, field_docs
+
+HERE = Path(__file__).parent
+SWEEPS = HERE / "sweeps"
+ARGS = "${args}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for, beside the settings of its trials."""
+
+    profile: str = "quick"
+    """An entry of experiments/profiles.yaml."""
+    seeds: int | None = None
+    """Number of seeds, 0 .. N-1; default: the sweep file's."""
+    out: str | None = None
+    """Folder for results on the agents' machines; default: results."""
+    agent: str | None = None
+    """Work on this registered sweep: entity/project/id."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 registered, 2 bad input or no account; an agent has its own."""
+    try:
+        study, options, settings = read_arguments(arguments)
+        if options.agent is not None:
+            run_agent(options.agent)
+        content = registration(study, options, settings)
+        require_account(f"make ablate-{study}")
+        print(f"work on it, on every machine, with: make agent SWEEP={register(content)}")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except wandb.Error as error:
+        print(f"error: W&B: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_arguments(arguments: Sequence[str] | None) -> tuple[str, Options, dict[str, str]]:
+    """The study, this program's options, and the settings of trials."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="?", help="a file of experiments/sweeps, without .yaml; or a path")
+    own = field_help(Options)
+    for name, text in own.items():
+        parser.add_argument(f"--{name}", help=text, metavar="VALUE")
+    group = parser.add_argument_group("settings of every trial (a comma separates values of a list)")
+    for name in OPTIONS:
+        group.add_argument(f"--{name}", help=field_docs()[name].replace("%", "%%"), metavar="VALUE")
+    given, rest = parser.parse_known_args(arguments)
+    for argument in rest:
+        raise unknown("option", argument.partition("=")[0].lstrip("-"), [*OPTIONS, *own])
+    options = parse(Options, {name: value for name in own if (value := getattr(given, name)) is not None}, "option")
+    if options.seeds is not None and options.seeds <= 0:
+        raise ConfigError(f"seeds must be above 0, not {options.seeds}")
+    if options.agent is None and not given.study:
+        raise ConfigError(f"which study? One of {', '.join(list_studies(SWEEPS))}: make sweep STUDY=...")
+    return given.study, options, {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
+
+
+def registration(study: str, options: Options, settings: Mapping[str, str]) -> dict[str, object]:
+    """What is registered: the sweep file with profile and command line laid over its parameters."""
+    path = Path(study) if study.endswith((".yaml", ".yml")) else SWEEPS / f"{study}.yaml"
+    if not path.is_file():
+        raise unknown("study", path.stem, list_studies(path.parent))
+    overrides: dict[str, Sequence[object]] = dict(load_profile(HERE / "profiles.yaml", options.profile, path.stem))
+    overrides |= {name: value.split(",") for name, value in settings.items()}
+    if options.seeds is not None:
+        overrides["seed"] = range(options.seeds)
+    content = lay_over(check_sweep(path), overrides)
+    if content["method"] == "grid":
+        for reason in load_study(path, overrides).refused:
+            print(f"will fail, {reason}")
+    if options.out is not None:
+        command = list(cast(list[str], content["command"]))
+        command.insert(command.index(ARGS), f"--out={options.out}")
+        content["command"] = command
+    return content
+
+
+def register(content: dict[str, object]) -> str:
+    """Register a sweep; returns its full id."""
+    name = wandb.sweep(content, project=None if "project" in content else project())
+    return f"{os.environ['WANDB_ENTITY']}/{os.environ['WANDB_PROJECT']}/{name}"  # set from W&B's answer
+
+
+def run_agent(sweep: str) -> NoReturn:
+    """Become W&B's own agent, where the programs are and with this Python as `python`."""
+    if not sweep:
+        raise ConfigError("which sweep? make agent SWEEP=entity/project/id, as make sweep has printed it")
+    require_account("make ablate-<study>")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    os.chdir(HERE.parent)
+    os.execve(sys.executable, [sys.executable, "-m", "wandb", "agent", sweep], {**os.environ, "PATH": path})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
