@@ -21,7 +21,7 @@ from display import Display, print_summary
 from mnet.data import ImageData, create_data
 from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import check_names, field_help, parse
-from mnet.studies.engines import Engine, Event, Job, make_engine
+from mnet.studies.engines import ENGINES, Engine, Event, Job, make_engine
 from mnet.studies.results import MARGIN, write_tables
 from mnet.studies.store import FAILURE, adopt, find_finished, read_result, run_folder
 from mnet.studies.sweep import Study, list_studies, load_profile, load_study
@@ -60,7 +60,8 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores the first
+        signal.signal(stop, signal.default_int_handler)
     try:
         names, options, settings, trainer = read_arguments(sys.argv[1:] if arguments is None else arguments)
         studies = [load(name, options, settings) for name in names]
@@ -123,6 +124,8 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options, dict[s
     for name in ("seeds", "workers", "margin", "gpus"):
         if (value := getattr(options, name)) is not None and value <= 0:
             raise ConfigError(f"{name} must be above 0, not {value}")
+    if options.engine not in ENGINES:
+        raise unknown("engine", options.engine, ENGINES)
     names = list_studies(SWEEPS) if given.study == ["all"] else given.study
     settings = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
     return names, options, settings, checked_trainer(trainer)

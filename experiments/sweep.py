@@ -115,7 +115,7 @@ def run_agent(sweep: str) -> NoReturn:
     require_account("make ablate-<study>")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.chdir(HERE.parent)
-    os.execve(sys.executable, [sys.executable, "-m", "wandb", "agent", sweep], {**os.environ, "PATH": path})
+    os.execve(sys.executable, [sys.executable, "-m", "wandb", "agent", sweep], {**os.environ, "PATH": path})  # noqa: S606
 
 
 if __name__ == "__main__":
