@@ -3,45 +3,62 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
+RUN    := $(VENV)/.run$(EXTRAS:%=-%)
 SWEEPS := $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*.yaml))
 
-# MODEL=mobilenet_v2 becomes --model=mobilenet_v2. Any other setting: ARGS='--width=0.5 --se=false'.
+# MODEL=mobilenet_v2 becomes --model=mobilenet_v2. Any other setting: ARGS='--width=0.5 --se=false'; arguments of
+# Lightning's Trainer: TRAINER='--trainer.precision=bf16-mixed'.
 options = $(foreach pair,MODEL:model DATA:dataset DATA_DIR:data_dir RESOLUTION:resolution EPOCHS:epochs \
-  BATCH_SIZE:batch_size RECIPE:recipe SEEDS:seeds PROFILE:profile OUT:out WORKERS:workers,\
-  $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(ARGS)
+  BATCH_SIZE:batch_size RECIPE:recipe SEEDS:seeds PROFILE:profile OUT:out WORKERS:workers ENGINE:engine \
+  RAY_ADDRESS:ray_address GPUS:gpus PARTITION:partition MARGIN:margin,\
+  $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(TRAINER) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint bench clean
+.PHONY: help setup studies sweep agent test test-kill lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "  studies: $(SWEEPS)"
-	@echo "  e.g. make ablate-activation MODEL=mobilenet_v2 DATA=cifar10 SEEDS=5 EPOCHS=30 OUT=folder PROFILE=full"
+	@echo "  e.g. make ablate-all, make ablate-se SEEDS=5, make ablate-stem ENGINE=ray RAY_ADDRESS=host:6379 EXTRAS=ray"
+	@echo "       make ablate-activation MODEL=mobilenet_v2 DATA=cifar10 SEEDS=5 EPOCHS=30 OUT=folder PROFILE=full"
 
-setup: $(VENV)/.run $(VENV)/.dev ## .venv with everything that running and testing need
+setup: $(RUN) $(VENV)/.dev ## .venv with everything that running and testing need
 
-ablate-%: $(VENV)/.run ## one study, e.g. make ablate-activation (7 minutes on 2 cores)
+ablate-%: $(RUN) ## one study, e.g. make ablate-activation (7 minutes on 2 cores), or ablate-all (an hour)
 	@$(PY) experiments/ablate.py $* $(options)
 
-test: $(VENV)/.run $(VENV)/.dev ## the test suite
+studies: $(RUN) ## every study: cells, runs done, time left, claims
+	@$(PY) experiments/studies.py $(foreach pair,SEEDS:seeds PROFILE:profile OUT:out WORKERS:workers,\
+	  $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(ARGS)
+
+sweep: $(RUN) ## register a study with W&B: make sweep STUDY=se
+	@$(PY) experiments/sweep.py $(STUDY) $(options)
+
+agent: $(RUN) ## work on a registered sweep: make agent SWEEP=entity/project/id
+	@$(PY) experiments/sweep.py --agent='$(SWEEP)'
+
+test: $(RUN) $(VENV)/.dev ## the test suite
 	@$(PY) -m pytest $(ARGS)
 
-lint: $(VENV)/.run $(VENV)/.dev ## ruff and mypy
+test-kill: $(RUN) $(VENV)/.dev ## kill a sweep 20 times and compare its tables with an undisturbed one's
+	@$(PY) -m pytest tests/studies/test_kill.py --kills=$(or $(KILLS),20) $(ARGS)
+
+lint: $(RUN) $(VENV)/.dev ## ruff and mypy
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
-bench: $(VENV)/.run $(VENV)/.dev ## speed against torchvision and timm, as ratios
+bench: $(RUN) $(VENV)/.dev ## speed against torchvision and timm, as ratios
 	@$(PY) experiments/bench.py $(ARGS)
 
 clean: ## remove .venv and caches; results and data stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache build dist *.egg-info
 
-$(VENV)/.run: pyproject.toml constraints.txt
+$(RUN): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (about 2 minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
-	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+$(VENV)/.dev: $(RUN)
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

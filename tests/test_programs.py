@@ -57,16 +57,40 @@ def test_run_again_nothing_is_paid_twice(study):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")} == before
 
 
+def test_a_run_that_two_studies_share_is_paid_once(study, tmp_path):
+    arguments, folder, _ = study
+    others = tmp_path / "mine.yaml"
+    others.write_text((ROOT / "experiments/sweeps/activation.yaml").read_text())
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    settings = [argument for argument in arguments[2:] if not argument.startswith("--activation")]
+    done = call("ablate.py", others, "activation", *settings, "--activation=paper,relu,relu6", "--model=mobilenet_v3_small")
+    assert done.returncode == 0, done.stderr
+    assert "6 cells, 6 runs, 4 finished before" in done.stdout
+    mine, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("mine", "activation"))
+    timing = ["study", "train_seconds", "images_per_second"]
+    pd.testing.assert_frame_equal(mine.drop(columns=timing), activation.drop(columns=timing))
+    assert len(mine) == 6
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_trainer_is_another_run(study):
+    arguments, folder, _ = study
+    done = call(*arguments, "--trainer.limit_train_batches=1")
+    assert done.returncode == 0, done.stderr
+    (other,) = folder.parent.glob("trainer-*/activation/runs.csv")
+    assert not pd.read_csv(other)["top1"].equals(pd.read_csv(folder / "runs.csv")["top1"])
+
+
 def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, tmp_path):
     _, folder, _ = study
     run = next(folder.glob("runs/*"))
     done = call("train.py", f"--config={run / 'config.yaml'}", f"--out={tmp_path}", "--wandb=on")
     assert done.returncode == 0, done.stderr
-    ours = yaml.safe_load((tmp_path / run.name / "result.json").read_text())
+    ours = yaml.safe_load((tmp_path / "train/runs" / run.name / "result.json").read_text())
     theirs = yaml.safe_load((run / "result.json").read_text())
     for name in ("top1", "test_loss", "val_loss", "params"):
         assert ours[name] == theirs[name]
-    assert list(tmp_path.glob(f"{run.name}/wandb/offline-run-*/*.wandb"))
+    assert list(tmp_path.glob(f"train/runs/{run.name}/wandb/offline-run-*/*.wandb"))
 
 
 def test_a_trial_that_fails_is_named_and_the_others_go_on(pictures, tmp_path):
@@ -81,7 +105,13 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("ablate.py", "activaton"), "unknown study 'activaton'; one of activation. Did you mean activation?"),
+        (("ablate.py", "activaton"), "unknown study 'activaton'; one of activation, bottleneck,"),
+        (("ablate.py", "activaton"), "Did you mean activation?"),
+        (("ablate.py", "activation", "--variant=se=flase"), "in variant 'se=flase'"),
+        (("ablate.py", "hswish-placement", "--activation=relu"), "cannot be set beside it"),
+        (("ablate.py", "activation", "--engine=rya"), "Did you mean ray?"),
+        (("ablate.py", "activation", "--seeds=0"), "seeds must be above 0"),
+        (("ablate.py", "activation", "--trainer.devics=2"), "Did you mean devices?"),
         (("ablate.py", "activation", "--modle=mobilenet_v2"), "Did you mean model?"),
         (("ablate.py", "activation", "--model=mobilenet_v4"), "unknown model 'mobilenet_v4'"),
         (("ablate.py", "activation", "--activation=rleu"), "Did you mean relu?"),

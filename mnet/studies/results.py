@@ -4,8 +4,10 @@ bytes but for `TIMING`."""
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,11 +108,11 @@ def conclusions(
     study: Study,
     runs: pd.DataFrame,
     correct: dict[str, dict[int, np.ndarray]],
-    row: dict[str, object],
+    row: Mapping[Hashable, Any],
     margin: float,
 ) -> dict[str, object]:
     """What follows from a row of `paired_deltas`."""
-    low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))  # type: ignore[arg-type]
+    low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))
     said: dict[str, object] = {"verdict": "", "at_most": math.nan, "seeds_needed": math.nan}
     if not math.isnan(low):
         pairs = runs.pivot(index="seed", columns="cell", values="top1")
