@@ -153,6 +153,10 @@ class MetricsFile(Logger):
         key = {"epoch": int(values.pop("epoch", 0)), "step": int(step or 0)}
         self.rows.append({**key, **{name: float(value) for name, value in values.items()}})
 
+    def last(self, *names: str) -> list[float]:
+        """The values logged last under these names; nan for one that never was."""
+        return [next((row[name] for row in reversed(self.rows) if name in row), math.nan) for name in names]
+
     def save(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()

@@ -155,7 +155,7 @@ def run_trial(
     machine.fit(model, datamodule=data, ckpt_path=usable_checkpoint(folder), weights_only=True)
     if machine.interrupted:
         raise KeyboardInterrupt
-    (validated,) = machine.validate(model, datamodule=data, verbose=False)
+    validated = metrics.last("val/top1", "val/loss")
     (tested,) = machine.test(model, datamodule=data, verbose=False)
     if not math.isfinite(tested["test/loss"]):
         raise NotFinite(f"the test loss is {tested['test/loss']}")
@@ -164,8 +164,8 @@ def run_trial(
         "top1": round(tested["test/top1"], 4),
         "top5": round(tested["test/top5"], 4),
         "test_loss": round(tested["test/loss"], 6),
-        "val_top1": round(validated["val/top1"], 4),
-        "val_loss": round(validated["val/loss"], 6),
+        "val_top1": round(validated[0], 4),
+        "val_loss": round(validated[1], 6),
         "resolution": data.resolution,
         "epochs": recipe.epochs,
         "params": spent.params,

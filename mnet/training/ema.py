@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -21,3 +22,9 @@ class WarmEMA(WeightAveraging):
 
         super().__init__(multi_avg_fn=average)
         self.decay = decay
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Left to `on_fit_end`, which also comes where a run is resumed with nothing left to train."""
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)

@@ -48,7 +48,7 @@ class Died(BaseException):
     """As sudden as a kill, for the code it strikes."""
 
 
-@pytest.mark.parametrize("steps", [(1,), (5, 9), (2, 7, 8, 15, 16, 27), tuple(range(1, 28, 2))], ids=str)
+@pytest.mark.parametrize("steps", [(1,), (5, 9), (2, 7, 8, 15, 16, 27), (28,), tuple(range(1, 28, 2))], ids=str)
 def test_a_run_killed_in_the_middle_of_epochs_ends_as_if_it_had_not_been(trial, undisturbed, tmp_path, steps):
     for step in steps:
 
@@ -62,6 +62,22 @@ def test_a_run_killed_in_the_middle_of_epochs_ends_as_if_it_had_not_been(trial, 
     run_trial(trial, tmp_path, checkpoint_s=0)
     assert left(tmp_path) == undisturbed
     assert not (tmp_path / RESUME).exists()
+
+
+def test_a_run_killed_in_its_test_is_not_trained_again(trial, undisturbed, tmp_path):
+    told = []
+
+    def die(progress):
+        told.append(progress.step)
+        if told.count(28) == 3:  # the last step, its validation, the test
+            raise Died
+
+    with pytest.raises(Died):
+        run_trial(trial, tmp_path, die)
+    told.clear()
+    run_trial(trial, tmp_path, lambda progress: told.append(progress.step))
+    assert not any(0 < step < 28 for step in told)
+    assert left(tmp_path) == undisturbed
 
 
 def test_a_run_that_is_asked_to_stop_writes_its_checkpoint_first(trial, undisturbed, tmp_path):
