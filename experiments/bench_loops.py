@@ -9,7 +9,7 @@ in the main process, for everything runs on one core.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,7 +29,8 @@ from mnet.data.module import Images, resize
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
 from mnet.studies.callbacks import SeedSteps, Watch
-from mnet.studies.run import TRAINER_DEFAULTS
+from mnet.studies.run import TRAINER_DEFAULTS, load_data
+from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier, make_optimizer
 from mnet.training.recipes import lr_factor, recipe
 
@@ -171,6 +172,43 @@ def reference_loop(model: str, data: ColourGarments, steps: int, device: str) ->
         return (time.perf_counter() - start) / steps
 
     return sample
+
+
+def bare_trials(trials: Sequence[Trial]) -> float:
+    """Seconds to train and evaluate these one after another, in a plain loop on one thread: the arithmetic of
+    `run_trial` without Lightning, checkpoints, files and engine. Reading the data is not counted."""
+    torch.set_num_threads(1)
+    seconds = 0.0
+    for trial in trials:
+        plan = trial.full_recipe()
+        data = load_data(trial, plan)
+        start = time.perf_counter()
+        torch.manual_seed(trial.seed)
+        net = mnet.create_model(trial.network(data.num_classes, data.in_channels))
+        net = net.to(memory_format=torch.channels_last).train()
+        optimizer, batches = make_optimizer(net, plan), data.train_dataloader()
+        schedule = LambdaLR(optimizer, lr_factor(plan, len(batches) * plan.epochs, plan.epochs))
+        for epoch in range(plan.epochs):
+            batches.set_epoch(epoch)
+            for images, labels in batches:
+                loss = functional.cross_entropy(net(images), labels, label_smoothing=plan.label_smoothing)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+            evaluate(net, data.val_dataloader())
+        evaluate(net, data.test_dataloader())
+        seconds += time.perf_counter() - start
+    return seconds
+
+
+@torch.inference_mode()
+def evaluate(net: nn.Module, batches: Iterable[Batch]) -> float:
+    """Top-1 in percent."""
+    net.eval()
+    right = torch.cat([net(images).argmax(1) == labels for images, labels in batches])
+    net.train()
+    return 100 * float(right.float().mean())
 
 
 def network(model: str, data: ColourGarments) -> mnet.Network:
