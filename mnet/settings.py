@@ -72,8 +72,10 @@ def coerce(name: str, value: object, hint: object) -> Any:
             number = math.nan
         if math.isfinite(number) and (hint is float or number.is_integer()):
             return hint(number)
-    if hint in (str, Path) and isinstance(value, str | Path):
-        return hint(value)
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()  # make and YAML do not expand ~
     wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}.get(hint, str(hint))  # type: ignore[call-overload]
     raise ConfigError(f"{name} must be {wanted}, not {value!r}")
 
