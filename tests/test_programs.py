@@ -63,7 +63,9 @@ def test_a_run_that_two_studies_share_is_paid_once(study, tmp_path):
     others.write_text((ROOT / "experiments/sweeps/activation.yaml").read_text())
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
     settings = [argument for argument in arguments[2:] if not argument.startswith("--activation")]
-    done = call("ablate.py", others, "activation", *settings, "--activation=paper,relu,relu6", "--model=mobilenet_v3_small")
+    done = call(
+        "ablate.py", others, "activation", *settings, "--activation=paper,relu,relu6", "--model=mobilenet_v3_small"
+    )
     assert done.returncode == 0, done.stderr
     assert "6 cells, 6 runs, 4 finished before" in done.stdout
     mine, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("mine", "activation"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import zlib
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
         path: Where to write.
         title: What was asked.
     """
-    figure = Figure(figsize=(9, 1.9 + 0.55 * len(summary)), dpi=150, layout="constrained", facecolor="white")
+    labels = [label(name, n) for name, n in zip(summary["cell"], summary["n"], strict=True)]
+    lines = sum(max(2, text.count("\n") + 1) for text in labels)
+    figure = Figure(figsize=(9, 1.9 + 0.27 * lines), dpi=150, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2, sharey=True)
     for row, (_, cell) in enumerate(summary.iterrows()):
         ink = colour(str(cell["cell"]))
@@ -57,12 +60,10 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
         interval(right, row, cell["delta"], (cell["high"] - cell["low"]) / 2, ink)
         label = f"{cell['delta']:+.2f}"
         right.annotate(label, (cell["delta"], row), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
-    left.set_yticks(
-        range(len(summary)), [f"{name}  (n={n})" for name, n in zip(summary["cell"], summary["n"], strict=True)]
-    )
+    left.set_yticks(range(len(summary)), labels)
     left.set_ylim(len(summary) - 0.5, -0.5)
-    left.set_xlabel("test top-1 (%)\ndots: seeds; bar: mean and its 95% t interval")
-    right.set_xlabel(f"difference to {summary['cell'].iloc[0]} (points)\npaired by seed, 95% t interval")
+    left.set_xlabel("test top-1 (%)\nseeds, mean, 95% t interval")
+    right.set_xlabel("difference to the first (points)\npaired by seed, 95% t interval")
     right.axvline(0, color="#555555", linewidth=1)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -72,6 +73,11 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_atomic(path, lambda stream: stream.write(picture.getvalue()))
+
+
+def label(cell: str, n: int) -> str:
+    """A cell's name on as many lines as it takes, and its number of seeds."""
+    return "\n".join(textwrap.wrap(f"{cell} (n={n})", 34, break_long_words=False))
 
 
 def interval(axes: Axes, row: int, centre: float, half: float, ink: str) -> None:

@@ -76,14 +76,17 @@ def run_to_the_end(command: list[str], out: Path) -> None:
 
 
 def moment(out: Path, process: subprocess.Popen, choose: random.Random) -> str:
-    """Wait for a moment to kill at; says which."""
-    end = time.monotonic() + READY_SECONDS
-    while not any(out.glob("activation/runs/*/config.yaml")) and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.02)  # before that nothing is at stake
+    """Wait for a moment to kill at, once training goes on; says which."""
+    started, end = time.time(), time.monotonic() + READY_SECONDS
+
+    def trains() -> bool:
+        return any(path.stat().st_mtime > started for path in out.glob("activation/runs/*/resume.ckpt"))
+
+    while not trains() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(choose.uniform(0, 2))
     if choose.random() < 0.5:
-        time.sleep(choose.uniform(0, 6))
         return "anywhere"
-    time.sleep(choose.uniform(0, 4))
     while not any(out.glob(f"activation/**/{TEMPORARY}*")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.0005)
     return "while a file was written"
@@ -119,8 +122,14 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(command, tmp
 
 def test_two_processes_on_the_same_study_pay_each_run_once_and_tear_nothing(command, tmp_path):
     both = [start(command, tmp_path) for _ in range(2)]
-    errors = [process.communicate(timeout=600)[1] for process in both]
+    written: dict[Path, set[int]] = {}
+    while any(process.poll() is None for process in both):
+        for path in tmp_path.glob("activation/runs/*/result.json"):
+            written.setdefault(path, set()).add(path.stat().st_ino)  # another one where it was written again
+        time.sleep(0.005)
+    errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     check_whole(tmp_path)
-    runs = pd.read_csv(tmp_path / "activation/runs.csv")
-    assert len(runs) == 4
+    assert len(pd.read_csv(tmp_path / "activation/runs.csv")) == 4
+    assert len(written) == 4
+    assert all(len(files) == 1 for files in written.values())
