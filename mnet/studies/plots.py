@@ -44,7 +44,7 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
         path: Where to write.
         title: What was asked.
     """
-    labels = [label(name, n) for name, n in zip(summary["cell"], summary["n"], strict=True)]
+    labels = [row_label(name, n) for name, n in zip(summary["cell"], summary["n"], strict=True)]
     lines = sum(max(2, text.count("\n") + 1) for text in labels)
     figure = Figure(figsize=(9, 1.9 + 0.27 * lines), dpi=150, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -56,6 +56,9 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
         interval(left, row, cell["top1_mean"], cell["top1_half_width"], ink)
         if row == 0:
             right.annotate("baseline", (0, row), textcoords="offset points", xytext=(6, 5), color="#555555", fontsize=8)
+            continue
+        if pd.isna(cell["delta"]):
+            right.annotate("no result", (0, row), xytext=(6, 5), textcoords="offset points", fontsize=8)
             continue
         interval(right, row, cell["delta"], (cell["high"] - cell["low"]) / 2, ink)
         label = f"{cell['delta']:+.2f}"
@@ -75,7 +78,7 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
     write_atomic(path, lambda stream: stream.write(picture.getvalue()))
 
 
-def label(cell: str, n: int) -> str:
+def row_label(cell: str, n: int) -> str:
     """A cell's name on as many lines as it takes, and its number of seeds."""
     return "\n".join(textwrap.wrap(f"{cell} (n={n})", 34, break_long_words=False))
 
