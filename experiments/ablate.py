@@ -6,7 +6,6 @@ Finished runs are not paid for again, in whichever study; stop with Ctrl-C and r
 from __future__ import annotations
 
 import argparse
-import hashlib
 import inspect
 import logging
 import signal
@@ -23,7 +22,7 @@ from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import check_names, field_help, parse
 from mnet.studies.engines import ENGINES, Engine, Event, Job, make_engine
 from mnet.studies.results import MARGIN, write_tables
-from mnet.studies.store import FAILURE, adopt, find_finished, read_result, run_folder
+from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.sweep import Study, list_studies, load_profile, load_study
 from mnet.studies.trial import OPTIONS, field_docs
 
@@ -79,14 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}; what is finished is kept", file=sys.stderr)
         return 1
-
-
-def results_root(out: str, trainer: Mapping[str, object]) -> Path:
-    """Where results go; with other arguments of the Trainer apart, so that neither run is taken for the other."""
-    if not trainer:
-        return Path(out)
-    written = " ".join(f"{name}={trainer[name]}" for name in sorted(trainer))
-    return Path(out) / f"trainer-{hashlib.sha256(written.encode()).hexdigest()[:6]}"
 
 
 def build_engine(options: Options, trainer: Mapping[str, object], data: Sequence[ImageData]) -> Engine:
@@ -193,7 +184,9 @@ def run(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job
             engine.run(todo, tell)
         except KeyboardInterrupt:
             kept = sum(read_result(job.folder) is not None for job in jobs)
-            print(f"\nstopped; {kept} finished runs and the checkpoints of others are kept: run the same command to go on")
+            print(
+                f"\nstopped; {kept} finished runs and the checkpoints of others are kept: run the same command to go on"
+            )
             return 130
     for study in studies:
         print_summary(study, write_tables(study, root, margin=margin), root / study.name, margin)

@@ -77,6 +77,8 @@ def read_arguments(arguments: Sequence[str] | None) -> tuple[str, Options, dict[
     options = parse(Options, {name: value for name in own if (value := getattr(given, name)) is not None}, "option")
     if options.seeds is not None and options.seeds <= 0:
         raise ConfigError(f"seeds must be above 0, not {options.seeds}")
+    if given.agent == "":
+        raise ConfigError("which sweep? make agent SWEEP=entity/project/id, as make sweep has printed it")
     if options.agent is None and not given.study:
         raise ConfigError(f"which study? One of {', '.join(list_studies(SWEEPS))}: make sweep STUDY=...")
     return given.study, options, {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
@@ -110,8 +112,6 @@ def register(content: dict[str, object]) -> str:
 
 def run_agent(sweep: str) -> NoReturn:
     """Become W&B's own agent, where the programs are and with this Python as `python`."""
-    if not sweep:
-        raise ConfigError("which sweep? make agent SWEEP=entity/project/id, as make sweep has printed it")
     require_account("make ablate-<study>")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.chdir(HERE.parent)

@@ -20,7 +20,6 @@ from typing import Literal, cast
 import lightning as L
 import torch
 import yaml
-from ablate import results_root
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -30,7 +29,7 @@ from mnet.settings import coerce, hints
 from mnet.studies.callbacks import NotFinite
 from mnet.studies.engines import Job
 from mnet.studies.run import TRAINER_DEFAULTS, run_job
-from mnet.studies.store import Busy, Result, find_finished
+from mnet.studies.store import Busy, Result, find_finished, results_root
 from mnet.studies.tracking import is_wanted, log_history, log_result, tracked
 from mnet.studies.trial import OPTIONS, PARAMETERS, VARIANT, Trial, expand, field_docs, read_option
 

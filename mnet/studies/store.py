@@ -9,6 +9,7 @@ A run that several studies share is trained once, and copied into the folder of 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import shutil
@@ -38,6 +39,14 @@ Result = dict[str, object]
 
 class Busy(RuntimeError):
     """Another process works on this run."""
+
+
+def results_root(out: str, trainer: Mapping[str, object]) -> Path:
+    """Where results go; with other arguments of the Trainer apart, so that neither run is taken for the other."""
+    if not trainer:
+        return Path(out)
+    written = " ".join(f"{name}={trainer[name]}" for name in sorted(trainer))
+    return Path(out) / f"trainer-{hashlib.sha256(written.encode()).hexdigest()[:6]}"
 
 
 def run_folder(root: Path, study: str, run_id: str) -> Path:

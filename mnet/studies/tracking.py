@@ -16,7 +16,6 @@ from typing import Literal
 import wandb
 
 from mnet.errors import ConfigError, text
-from mnet.studies.callbacks import NotFinite
 from mnet.studies.engines import Job
 from mnet.studies.store import METRICS, Result
 from mnet.studies.trial import VARIANT, Trial
@@ -94,6 +93,8 @@ def tracked(job: Job, variant: str | None, say: Callable[[str], object]) -> Iter
         variant: The option of that name, if one was given.
         say: Told in a line why the run is offline.
     """
+    from mnet.studies.callbacks import NotFinite
+
     run = start(job, say)
     run.config.setdefaults(config_of(job, variant))  # what the sweep has set, it keeps
     if in_sweep():
@@ -121,11 +122,15 @@ def start(job: Job, say: Callable[[str], object]) -> wandb.Run:
             try:
                 return init(job, wandb.Settings())
             except wandb.Error as error:
-                say(f"W&B cannot be had ({error}): {offline}")
+                say(f"W&B cannot be had ({first_line(error)}): {offline}")
         else:
             say(f"no W&B account: {offline}")
         return init(job, wandb.Settings(mode="offline", silent=True))
     return init(job, wandb.Settings())
+
+
+def first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def init(job: Job, settings: wandb.Settings) -> wandb.Run:
@@ -153,8 +158,8 @@ def config_of(job: Job, variant: str | None) -> dict[str, str | int | float | bo
     and what the recipe or the data set decides is written out."""
     trial, recipe = job.trial, job.trial.full_recipe()
     settings = {name: text(value) if value is None else value for name, value in trial.settings().items()}
-    trained = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}
-    identity = {"study": job.study, "run_id": job.run_id, "resolution": trial.data().resolution}
+    trained: dict[str, int | float] = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}
+    identity: dict[str, str | int] = {"study": job.study, "run_id": job.run_id, "resolution": trial.data().resolution}
     return settings | trained | identity | ({} if variant is None else {VARIANT: variant})
 
 

@@ -63,7 +63,7 @@ class SlurmEngine:
         Raises:
             ConfigError: submitit is not installed, there is no Slurm, or it refuses the parameters.
         """
-        waiting = {job: 0.0 for job in jobs}
+        waiting = dict.fromkeys(jobs, 0.0)
         running: dict[Job, Any] = {}
         told: dict[Job, int] = {}
         try:
