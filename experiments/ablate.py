@@ -21,6 +21,7 @@ from mnet.data import ImageData, create_data
 from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import check_names, field_help, parse
 from mnet.studies.engines import ENGINES, Engine, Event, Job, make_engine
+from mnet.studies.engines.remote import is_url
 from mnet.studies.results import MARGIN, write_tables
 from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.sweep import Study, list_studies, load_profile, load_study
@@ -39,7 +40,8 @@ class Options:
     seeds: int | None = None
     """Number of seeds, 0 .. N-1; default: the sweep file's."""
     out: str = "results"
-    """Folder for results; for ray and slurm one that all machines see, or for ray an fsspec URL."""
+    """Folder for results; for ray and slurm one that all machines see. For ray also an fsspec URL, through which
+    machines without a common folder exchange runs; the tables are then in results."""
     engine: str = "local"
     """Who runs the trials: local, ray or slurm."""
     workers: int | None = None
@@ -48,8 +50,8 @@ class Options:
     """Points below which a difference is of no interest."""
     checkpoint_seconds: float = 30.0
     """Training that a kill may cost."""
-    ray_address: str | None = None
-    """Of an existing Ray cluster."""
+    ray_address: str = "auto"
+    """Of an existing Ray cluster: host:port, ray://host:port, or auto for that of this machine."""
     gpus: float | None = None
     """GPUs a trial, for ray and slurm; a fraction lets several share one."""
     partition: str | None = None
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         names, options, settings, trainer = read_arguments(sys.argv[1:] if arguments is None else arguments)
         studies = [load(name, options, settings) for name in names]
-        root = results_root(options.out, trainer)
+        root = results_root("results" if is_url(options.out) else options.out, trainer)
         jobs = plan(studies, root)
         data = read_data([job for job in jobs if find_finished(root, job.run_id) is None])
         engine = build_engine(options, trainer, data)
@@ -86,12 +88,14 @@ def build_engine(options: Options, trainer: Mapping[str, object], data: Sequence
     Raises:
         ConfigError: Unknown, or not installed.
     """
-    common = {"trainer": trainer, "checkpoint_s": options.checkpoint_seconds}
+    common: dict[str, object] = {"trainer": trainer, "checkpoint_s": options.checkpoint_seconds}
     if options.engine == "local":
         return make_engine("local", workers=options.workers, data=data, **common)
+    common["gpus"] = options.gpus or 0.0
     if options.engine == "ray":
-        return make_engine("ray", address=options.ray_address, gpus=options.gpus or 0.0, **common)
-    return make_engine(options.engine, partition=options.partition, gpus=options.gpus or 0.0, **common)
+        storage = options.out if is_url(options.out) else None
+        return make_engine("ray", address=options.ray_address, storage=storage, **common)
+    return make_engine("slurm", partition=options.partition, **common)
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options, dict[str, str], dict[str, object]]:
@@ -117,6 +121,8 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options, dict[s
             raise ConfigError(f"{name} must be above 0, not {value}")
     if options.engine not in ENGINES:
         raise unknown("engine", options.engine, ENGINES)
+    if is_url(options.out) and options.engine != "ray":
+        raise ConfigError(f"out must be a folder for the {options.engine} engine, not {options.out}; ray takes a URL")
     names = list_studies(SWEEPS) if given.study == ["all"] else given.study
     settings = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
     return names, options, settings, checked_trainer(trainer)
