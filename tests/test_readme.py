@@ -1,15 +1,21 @@
-"""The README's table is the published one."""
+"""The tables of the READMEs are those of the published results."""
 
 from pathlib import Path
 
 import pandas as pd
+import pytest
+
+from mnet.studies import paired_deltas
+from mnet.studies.sweep import list_studies
 
 ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "results/published"
+STUDIES = list_studies(ROOT / "experiments/sweeps")
 
 
 def test_the_readmes_table_is_that_of_the_published_results():
     readme = (ROOT / "README.md").read_text()
-    summary = pd.read_csv(ROOT / "results/published/activation/summary.csv")
+    summary = pd.read_csv(PUBLISHED / "activation/summary.csv")
     assert len(summary) == 4
     for row, (_, cell) in enumerate(summary.iterrows()):
         words = [f"| {cell['cell']} | {cell['n']} | {cell['top1_mean']:.2f} | {cell['top1_sd']:.2f} |"]
@@ -17,3 +23,21 @@ def test_the_readmes_table_is_that_of_the_published_results():
             words.append(f"{cell['delta']:+.2f} | [{cell['low']:+.2f}, {cell['high']:+.2f}]")
         line = next(line for line in readme.splitlines() if words[0] in line)
         assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_published_comparison_is_in_its_table_and_follows_from_the_runs(study):
+    listing = (PUBLISHED / "README.md").read_text().splitlines()
+    readme = (ROOT / "README.md").read_text()
+    summary = pd.read_csv(PUBLISHED / study / "summary.csv")
+    runs = pd.read_csv(PUBLISHED / study / "runs.csv")
+    baseline = str(summary["cell"].iloc[0])
+    deltas = paired_deltas(runs.assign(cell=runs["cell"].astype(str).str.lower()), baseline.lower())
+    for (_, cell), found in zip(summary.iloc[1:].iterrows(), deltas.itertuples(), strict=True):
+        assert cell["delta"] == pytest.approx(found.delta)
+        assert (cell["low"], cell["high"]) == pytest.approx((found.low, found.high))
+        name = str(cell["cell"]).lower() if isinstance(cell["cell"], bool) else str(cell["cell"])
+        numbers = f"{cell['delta']:+.2f} | [{cell['low']:+.2f}, {cell['high']:+.2f}]"
+        assert any(f"| {study} | {name} |" in line and f"| {numbers} | {cell['verdict']} |" in line for line in listing)
+        told = f"| {study} | {name} |" in readme and numbers in readme
+        assert told == (cell["verdict"] in ("up", "down"))
