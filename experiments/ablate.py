@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import launch
 import yaml
 from display import Display, print_summary
 
@@ -45,13 +46,13 @@ class Options:
     engine: str = "local"
     """Who runs the trials: local, ray or slurm."""
     workers: int | None = None
-    """Trials side by side; default: one a core."""
+    """Trials side by side; default: one a core, or one where a trial is trained on several devices."""
     margin: float = MARGIN
     """Points below which a difference is of no interest."""
     checkpoint_seconds: float = 30.0
     """Training that a kill may cost."""
-    ray_address: str = "auto"
-    """Of an existing Ray cluster: host:port, ray://host:port, or auto for that of this machine."""
+    ray_address: str | None = None
+    """Of an existing Ray cluster, host:port or ray://host:port; default: what RAY_ADDRESS says, or this machine's."""
     gpus: float | None = None
     """GPUs a trial, for ray and slurm; a fraction lets several share one."""
     partition: str | None = None
@@ -86,9 +87,13 @@ def build_engine(options: Options, trainer: Mapping[str, object], data: Sequence
     """The engine that was asked for.
 
     Raises:
-        ConfigError: Unknown, or not installed.
+        ConfigError: Unknown, not installed, or without the devices that the Trainer is to use.
     """
     common: dict[str, object] = {"trainer": trainer, "checkpoint_s": options.checkpoint_seconds}
+    if launch.device_count(trainer) > 1:
+        if options.engine != "local":
+            raise ConfigError(f"the {options.engine} engine gives a trial one device; several need --engine=local")
+        return make_engine("local", workers=options.workers or 1, run_job=launch.run_job, **common)
     if options.engine == "local":
         return make_engine("local", workers=options.workers, data=data, **common)
     common["gpus"] = options.gpus or 0.0

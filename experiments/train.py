@@ -28,7 +28,7 @@ from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import coerce, hints
 from mnet.studies.callbacks import NotFinite
 from mnet.studies.engines import Job
-from mnet.studies.run import TRAINER_DEFAULTS, run_job
+from mnet.studies.run import TRAINER_DEFAULTS, leads, run_job
 from mnet.studies.store import Busy, Result, find_finished, results_root
 from mnet.studies.tracking import is_wanted, log_history, log_result, tracked
 from mnet.studies.trial import OPTIONS, PARAMETERS, VARIANT, Trial, expand, field_docs, read_option
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = Job(trial, results_root(str(config["out"]), trainer), study_name(config["study"]))
         torch.set_num_threads(config["threads"])
         before = find_finished(job.root, job.run_id) is not None
-        if is_wanted(config["wandb"]):
+        if is_wanted(config["wandb"]) and leads():
             with tracked(job, variant, print) as run:
                 result = train(job, trainer, (WandbLogger(experiment=run),))
                 if before:
@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NotFinite as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    print(f"{'finished before' if before else 'finished'}: test top-1 {result['top1']:.2f}%, {job.folder}")
+    if leads():
+        print(f"{'finished before' if before else 'finished'}: test top-1 {result['top1']:.2f}%, {job.folder}")
     return 0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from mnet.data.augment import Augment, normalise
+from mnet.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) float32 channels_last, normalised; labels (N,) int64."""
@@ -26,6 +27,35 @@ def random_seed(stream: Literal["order", "augment", "step"], *keys: int) -> int:
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     """The training order of an epoch: a permutation (count,), a pure function of seed and epoch."""
     return torch.randperm(count, generator=Generator().manual_seed(random_seed("order", seed, epoch)))
+
+
+class Share(NamedTuple):
+    """Which part of every training batch this process trains on; there is one process a device."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """What sets this process's random streams apart; nothing where it is the only one."""
+        return (self.rank,) if self.world > 1 else ()
+
+    def take(self, batch: Tensor) -> Tensor:
+        return batch[self.rank :: self.world]
+
+    def check(self, batch_size: int) -> None:
+        """
+        Raises:
+            ConfigError: The shares would not be equal, and the mean of their gradients not the batch's.
+        """
+        if batch_size % self.world:
+            raise ConfigError(
+                f"batch_size is {batch_size}, of all devices together, and there are {self.world} devices; "
+                f"it must be a multiple of {self.world}."
+            )
+
+
+ALL = Share()
 
 
 class Resumable:
@@ -83,22 +113,30 @@ class Batches(Resumable):
         train: bool = False,
         augment: Augment | None = None,
         seed: int = 0,
+        share: Share = ALL,
     ) -> None:
         """
         Args:
             images: (N, C, H, W) uint8.
             labels: (N,) int64.
+            batch_size: of all devices together.
             mean: per channel, of pixels scaled to [0, 1].
             std: likewise.
             train: shuffle, augment and drop an incomplete last batch (unless it is the only one).
             augment: used for training only.
             seed: of order and augmentation.
+            share: of every training batch, in images, that is handed out here; evaluation sees all of them.
+
+        Raises:
+            ConfigError: The devices cannot share a batch equally.
         """
         super().__init__()
         # (N, H, W, C): a crop then moves whole pixels, and a batch is channels_last without a transposition
         self._pixels = images.permute(0, 2, 3, 1).contiguous()
         self.labels = labels.to(images.device)
         self.batch_size = min(batch_size, len(images)) if train else batch_size
+        self.share = share if train else ALL
+        self.share.check(self.batch_size)
         self.train = train
         self.augment = augment if train else None
         self.seed = seed
@@ -118,7 +156,7 @@ class Batches(Resumable):
         order = self._order()
         for index in range(start, len(self)):
             part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-            chosen = part if order is None else order[part]
+            chosen = part if order is None else self.share.take(order[part])
             # before the yield: a checkpoint written while the batch is in use counts it
             self._position = index + 1
             yield self._prepare(self._pixels[chosen], index), self.labels[chosen]
@@ -130,6 +168,6 @@ class Batches(Resumable):
 
     def _prepare(self, pixels: Tensor, index: int) -> Tensor:
         if self.augment:
-            self._generator.manual_seed(random_seed("augment", self.seed, self._epoch, index))
+            self._generator.manual_seed(random_seed("augment", self.seed, self._epoch, index, *self.share.keys))
         images = pixels.permute(0, 3, 1, 2)
         return normalise(images, self._scale, self._shift, self.augment, self._generator)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from mnet.data.augment import Augment
-from mnet.data.batches import Batches
+from mnet.data.batches import ALL, Batches, Share
 from mnet.errors import ConfigError
 
 VAL_SIZE = 5000
@@ -76,16 +76,10 @@ class ImageData(L.LightningDataModule):
         data.batch_size, data.seed = batch_size, seed
         return data
 
-    def check_single_device(self) -> None:
-        """
-        Raises:
-            ConfigError: Training on several devices, each of which would see all the data.
-        """
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise ConfigError(
-                f"{self.name} feeds one device, not {self.trainer.world_size}: pass Trainer(devices=1). "
-                "Run the cells of a study side by side instead."
-            )
+    @property
+    def device_share(self) -> Share:
+        """This device's part of every training batch."""
+        return ALL if self.trainer is None else Share(self.trainer.global_rank, self.trainer.world_size)
 
 
 class Images(NamedTuple):
@@ -176,7 +170,6 @@ class InMemoryImages(ImageData):
 
     def batches(self, split: str, *, train: bool = False) -> Batches:
         """A loader over 'train', 'val' or 'test'; `train` shuffles and augments."""
-        self.check_single_device()
         images, labels = self._splits[split]
         return Batches(
             images,
@@ -187,6 +180,7 @@ class InMemoryImages(ImageData):
             train=train,
             augment=self.augment,
             seed=self.seed,
+            share=self.device_share,
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision.transforms import v2
 
-from mnet.data.batches import Batch, Resumable, random_seed, shuffled
+from mnet.data.batches import ALL, Batch, Resumable, Share, random_seed, shuffled
 from mnet.data.module import ImageData, stratified_split
 from mnet.errors import ConfigError, DataError, unknown
 
@@ -49,9 +49,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 class Keys(Sampler[list[Key]]):
     """The batches of an epoch, as keys of pictures, from batch `start` on."""
 
-    def __init__(self, count: int, batch_size: int, seed: int, *, train: bool) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, *, train: bool, share: Share = ALL) -> None:
         self.count, self.seed, self.train = count, seed, train
         self.batch_size = min(batch_size, count) if train else batch_size
+        self.share = share if train else ALL
+        self.share.check(self.batch_size)
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -61,15 +63,17 @@ class Keys(Sampler[list[Key]]):
         order = shuffled(self.count, self.seed, self.epoch) if self.train else torch.arange(self.count)
         for index in range(self.start, len(self)):
             part = order[index * self.batch_size : (index + 1) * self.batch_size]
-            yield [(self.epoch, picture) for picture in part.tolist()]
+            yield [(self.epoch, picture) for picture in self.share.take(part).tolist()]
 
 
 class Stream(Resumable):
     """Loader with worker processes whose batches, like those of `Batches`, need no saved random state."""
 
-    def __init__(self, pictures: Pictures, *, batch_size: int, seed: int, train: bool, workers: int) -> None:
+    def __init__(
+        self, pictures: Pictures, *, batch_size: int, seed: int, train: bool, workers: int, share: Share = ALL
+    ) -> None:
         super().__init__()
-        self._keys = Keys(len(pictures), batch_size, seed, train=train)
+        self._keys = Keys(len(pictures), batch_size, seed, train=train, share=share)
         self._loader = DataLoader(
             pictures,
             batch_sampler=self._keys,
@@ -178,9 +182,13 @@ class StreamedImages(ImageData):
 
     def stream(self, split: str, *, train: bool = False) -> Stream:
         """A loader over 'train', 'val' or 'test'; `train` shuffles."""
-        self.check_single_device()
         return Stream(
-            self._splits[split], batch_size=self.batch_size, seed=self.seed, train=train, workers=self.workers
+            self._splits[split],
+            batch_size=self.batch_size,
+            seed=self.seed,
+            train=train,
+            workers=self.workers,
+            share=self.device_share,
         )
 
 

@@ -22,8 +22,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from mnet.data.batches import random_seed
+from mnet.data.batches import Share, random_seed
 from mnet.files import write_atomic, write_torch
 from mnet.studies.store import METRICS, RESUME
 from mnet.tasks.classification import LOG_STEPS
@@ -66,7 +67,8 @@ class SeedSteps(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        torch.manual_seed(random_seed("step", self.seed, trainer.global_step))
+        keys = Share(trainer.global_rank, trainer.world_size).keys
+        torch.manual_seed(random_seed("step", self.seed, trainer.global_step, *keys))
 
 
 class Watch(Callback):
@@ -97,7 +99,7 @@ class Watch(Callback):
         if not tell and seen["loss"].is_cuda:
             return  # reading a value waits for the device
         loss = float(seen["loss"])
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) and trainer.is_global_zero:  # a device's loss is every other's a step later
             raise NotFinite(f"the loss is {loss}")
         if tell:
             self._told = now
@@ -157,6 +159,7 @@ class MetricsFile(Logger):
         """The values logged last under these names; nan for one that never was."""
         return [next((row[name] for row in reversed(self.rows) if name in row), math.nan) for name in names]
 
+    @rank_zero_only
     def save(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
@@ -194,19 +197,21 @@ class Keep(Checkpoint):
         # Lightning logs a batch, and ends an epoch, after this hook: a run resumed here would not do either again
         if trainer.global_step % LOG_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches:
             return
-        if self.watch.stop or time.perf_counter() - self._kept >= self.seconds:
+        stop, due = self.watch.stop, time.perf_counter() - self._kept >= self.seconds
+        if trainer.world_size > 1:  # all save together, and the first decides; asked seldom, for an answer takes time
+            if trainer.global_step % LOG_STEPS != 1:
+                return
+            stop, due = trainer.strategy.broadcast((stop, due))
+        if stop or due:
             self.save(trainer)
-        if self.watch.stop:
+        if stop:
             raise Stopped("asked to stop")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        try:
-            trainer.save_checkpoint(self.path)
-        except OSError as error:
-            log.warning("%s cannot be written now: %s", self.path, error)
+        trainer.save_checkpoint(self.path)
         self._kept = time.perf_counter()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -223,10 +228,13 @@ class Keep(Checkpoint):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoint files that are whole or absent."""
+    """Checkpoint files that are whole or absent: where one cannot be written, training goes on without it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
-        write_torch(Path(path), checkpoint)
+        try:
+            write_torch(Path(path), checkpoint)
+        except OSError as error:
+            log.warning("%s cannot be written now: %s", path, error)
 
 
 def usable_checkpoint(folder: Path) -> Path | None:

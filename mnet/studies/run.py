@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
 import platform
+import signal
 import subprocess
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -17,10 +20,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import mnet
 from mnet.cost import cost
 from mnet.data import DATASETS, Augment, ImageData, create_data
+from mnet.data.batches import Share
 from mnet.data.module import InMemoryImages
 from mnet.files import write_json, write_torch, write_yaml
 from mnet.studies.callbacks import (
@@ -72,6 +77,14 @@ def silent(progress: Progress) -> None:
     """A report to nobody."""
 
 
+def leads() -> bool:
+    """Whether this process is the one that holds a run and writes its files.
+
+    A run on several devices is a process a device: Lightning starts the others with the same command line.
+    """
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def run_job(
     job: Job,
     report: Report = silent,
@@ -86,11 +99,12 @@ def run_job(
     Args, Returns and Raises as `run_trial`, and:
         Busy: Another process trains this run.
     """
-    with lock(job.root, job.run_id):
-        finished = find_finished(job.root, job.run_id)
-        if finished is not None:
-            return adopt(finished, job.folder)
-        clean(job.folder)
+    with lock(job.root, job.run_id) if leads() else nullcontext():
+        if leads():
+            finished = find_finished(job.root, job.run_id)
+            if finished is not None:
+                return adopt(finished, job.folder)
+            clean(job.folder)
         return run_trial(
             job.trial, job.folder, report, trainer=trainer, loggers=loggers, checkpoint_s=checkpoint_s, data=data
         )
@@ -119,9 +133,10 @@ def run_trial(
         data: The trial's data set, already read; None reads it.
 
     Returns:
-        The content of `result.json`.
+        The content of `result.json`; nothing where another process leads.
 
     Raises:
+        ConfigError: The devices cannot share a batch equally.
         DataError: The data set cannot be had.
         NotFinite: The loss became NaN or infinite.
         Stopped: The report asked for it.
@@ -129,9 +144,9 @@ def run_trial(
     finished = read_result(folder)
     if finished is not None:
         return finished
-    warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
+    quieten()
+    if leads():
+        write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
     recipe = trial.full_recipe()
     data = (
         load_data(trial, recipe)
@@ -152,11 +167,16 @@ def run_trial(
         plugins=[WholeCheckpoints()],
         **{**TRAINER_DEFAULTS, **(trainer or {})},  # type: ignore[arg-type]
     )
+    Share(machine.global_rank, machine.world_size).check(recipe.batch_size)  # before other processes are started
+    if machine.strategy.launcher is not None:  # these wait for this one, however it ends
+        atexit.register(machine.strategy.launcher.kill, signal.SIGKILL)
     machine.fit(model, datamodule=data, ckpt_path=usable_checkpoint(folder), weights_only=True)
     if machine.interrupted:
         raise KeyboardInterrupt
     validated = metrics.last("val/top1", "val/loss")
     (tested,) = machine.test(model, datamodule=data, verbose=False)
+    if not machine.is_global_zero:
+        return {}
     if not math.isfinite(tested["test/loss"]):
         raise NotFinite(f"the test loss is {tested['test/loss']}")
     spent = cost(network, data.resolution)
@@ -172,7 +192,7 @@ def run_trial(
         "madds": spent.madds,
         "train_seconds": round(watch.seconds, 2),
         "images_per_second": round(machine.global_step * recipe.batch_size / max(watch.seconds, 1e-9), 1),
-        **provenance(machine.strategy.root_device),
+        **provenance(machine.strategy.root_device, machine.world_size),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "format": FORMAT,
     }
@@ -183,6 +203,14 @@ def run_trial(
     for name in (RESUME, FAILURE):
         (folder / name).unlink(missing_ok=True)
     return result
+
+
+def quieten() -> None:
+    """Lightning explains itself at length."""
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 kernels, channels_last
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def augmentation(trial: Trial, recipe: Recipe) -> Augment | None:
@@ -203,10 +231,11 @@ def load_data(trial: Trial, recipe: Recipe) -> ImageData:
 
 
 @cache
-def provenance(device: torch.device) -> dict[str, object]:
-    """Where and by what a number was made."""
+def provenance(device: torch.device, count: int = 1) -> dict[str, object]:
+    """Where and by what a number was made, on how many such devices."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "device": name if count == 1 else f"{count} x {name}",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "mnet": mnet.__version__,

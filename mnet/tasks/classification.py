@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -43,11 +43,12 @@ class ImageClassifier(L.LightningModule):
 
     def _metrics(self, prefix: str) -> MetricCollection:
         classes = self.network.num_classes
+        own: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}  # every device sees every picture
         return MetricCollection(
             {
-                "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
-                "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False),
-                "loss": MeanMetric(),
+                "top1": MulticlassAccuracy(classes, average="micro", **own),
+                "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", **own),
+                "loss": MeanMetric(sync_on_compute=False),
             },
             prefix=prefix,
             compute_groups=False,

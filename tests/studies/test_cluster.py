@@ -39,7 +39,7 @@ def cluster():
     pytest.importorskip("ray", reason="Ray is not installed: make EXTRAS=ray setup")
     from ray.cluster_utils import Cluster
 
-    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 2}
+    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000}  # a busy machine is not a dead one
     cluster = Cluster()
     try:
         node = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": 1}
@@ -248,7 +248,7 @@ def test_ctrl_c_lets_the_running_trial_write_its_checkpoint_and_starts_no_other(
 
 def test_what_the_cluster_cannot_give_is_an_error_before_any_trial(cluster, tiny, tmp_path):
     jobs = [Job(tiny, tmp_path, "tiny")]
-    with pytest.raises(ConfigError, match=r"1 CPUs and 8 GPUs; the nodes at .* have 1 CPUs and 1 GPUs"):
+    with pytest.raises(ConfigError, match=r"1 CPUs and 8 GPUs; the Ray cluster's nodes have 1 CPUs and 1 GPUs"):
         RayEngine(cluster.address, gpus=8).run(jobs, print)
     for wrong, names in (({"gpus": 1.5}, "gpus"), ({"cpus": 0}, "cpus"), ({"retries": -1}, "retries")):
         with pytest.raises(ConfigError, match=names):
@@ -268,7 +268,7 @@ def test_an_address_where_no_cluster_answers_is_named_within_the_time(tiny, tmp_
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
         with pytest.raises(ConfigError, match=rf"no Ray cluster answers at {address}: .*refused"):
             RayEngine(address).run(jobs, print)
-    with pytest.raises(ConfigError, match=r"is host:port, ray://host:port or auto, not 'http://head:8265/'"):
+    with pytest.raises(ConfigError, match=r"is host:port or ray://host:port, not 'http://head:8265/'"):
         RayEngine("http://head:8265/").run(jobs, print)
 
 

@@ -50,7 +50,7 @@ def test_a_trial_that_slurm_stops_is_queued_again_and_goes_on_to_the_same_number
 
     events, trials = [], [tiny, replace(tiny, seed=1, lr=1e30)]
     jobs = [Job(trial, tmp_path / "results", "tiny") for trial in trials]
-    engine = SlurmEngine(cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once)
+    engine = SlurmEngine(minutes=5, cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once)
     engine.run(jobs, events.append)
     kinds = [event.kind for event in events if event.job == jobs[0] and event.kind != "progress"]
     assert kinds == ["started", "again", "started", "finished"]
@@ -95,7 +95,7 @@ def test_a_study_is_one_array_job_with_what_was_asked_for(tiny, tmp_path, monkey
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     jobs = [Job(replace(tiny, seed=seed), tmp_path / "results", "tiny") for seed in range(3)]
-    engine = SlurmEngine("gpu", 60, cpus=2, gpus=1, parallel=2, parameters={"slurm_account": "vision"})
+    engine = SlurmEngine("gpu", 60, cpus=2, gpus=1.0, parallel=2, parameters={"slurm_account": "vision"})
     tasks = engine.submit(jobs)
     assert [tasks[job].job_id for job in jobs] == ["7_0", "7_1", "7_2"]
     script = (tmp_path / "script").read_text()
@@ -114,6 +114,8 @@ def test_without_slurm_or_with_a_parameter_it_does_not_know_the_error_says_so(ti
         SlurmEngine().run(jobs, print)
     with pytest.raises(ConfigError, match=r"slurm_acount"):
         SlurmEngine(cluster="local", parameters={"slurm_acount": "x"}).run(jobs, print)
+    with pytest.raises(ConfigError, match=r"whole GPUs, not 0\.5"):
+        SlurmEngine(gpus=0.5)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ConfigError, match=r"pip install 'mnet\[slurm\]'"):
         SlurmEngine().run(jobs, print)

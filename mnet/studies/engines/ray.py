@@ -12,9 +12,11 @@ import math
 import os
 import pickle
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -51,8 +53,9 @@ class RayEngine:
         ConfigError: Resources that Ray cannot give, or a storage that nothing here can open.
     """
 
-    address: str = "auto"
-    """host:port of the cluster, ray://host:port of its client server, or auto: the cluster of this machine."""
+    address: str | None = None
+    """host:port of the cluster, or ray://host:port of its client server; None = what RAY_ADDRESS says, or the cluster
+    of this machine."""
     cpus: float = 1
     """Of each trial, which trains with as many threads."""
     gpus: float = 0
@@ -104,7 +107,7 @@ class RayEngine:
         if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
             offers = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
             raise ConfigError(
-                f"a trial asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs; the nodes at {self.address} have {offers}"
+                f"a trial asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs; the Ray cluster's nodes have {offers}"
             )
 
 
@@ -128,12 +131,16 @@ def connected(ray: ModuleType, engine: RayEngine) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    check_address(engine.address)
+    address = engine.address or os.environ.get("RAY_ADDRESS") or "auto"
+    check_address(address)
     import mnet
 
     code = {"runtime_env": {"py_modules": [str(Path(mnet.__file__).parent)]}} if engine.ship_code else {}
-    ray.init(engine.address, logging_level=logging.ERROR, log_to_driver=False, **code)
+    terminate = signal.getsignal(signal.SIGTERM)
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **code)
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which ends this process at once
         yield
     finally:
         ray.shutdown()
@@ -146,10 +153,12 @@ def check_address(address: str) -> None:
         ConfigError: No cluster answers at that address within `CONNECT_SECONDS`.
     """
     nobody = f"no Ray cluster answers at {address}"
-    if address != "auto":
+    if address == "auto":
+        nobody = "no Ray cluster answers on this machine; RAY_ADDRESS=host:port names another"
+    else:
         parts = re.fullmatch(r"(?:ray://)?(?P<host>[^/\s]+):(?P<port>\d+)", address)
         if parts is None:
-            raise ConfigError(f"a Ray address is host:port, ray://host:port or auto, not {address!r}")
+            raise ConfigError(f"a Ray address is host:port or ray://host:port, not {address!r}")
         try:
             socket.create_connection((parts["host"], int(parts["port"])), CONNECT_SECONDS / 3).close()
         except (OSError, OverflowError) as error:

@@ -32,7 +32,11 @@ PROGRESS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class SlurmEngine:
-    """Runs jobs on a Slurm cluster, from a machine that has `sbatch`."""
+    """Runs jobs on a Slurm cluster, from a machine that has `sbatch`.
+
+    Raises:
+        ConfigError: Resources that Slurm cannot give.
+    """
 
     partition: str | None = None
     """None = the cluster's default."""
@@ -40,7 +44,8 @@ class SlurmEngine:
     """Time limit of a job; a trial that needs more goes on in the next one."""
     cpus: int = 1
     """Of each trial, which trains with as many threads."""
-    gpus: int = 0
+    gpus: float = 0
+    """Of each trial; whole ones, since Slurm gives no fractions."""
     memory_gb: float = 4.0
     parallel: int = 256
     """Trials side by side."""
@@ -56,6 +61,10 @@ class SlurmEngine:
     """None = `run.run_job`."""
     cluster: str = "slurm"
     """Or submitit's `local`: processes of this machine."""
+
+    def __post_init__(self) -> None:
+        if self.gpus < 0 or self.gpus % 1:
+            raise ConfigError(f"Slurm gives whole GPUs, not {self.gpus}; ray shares them")
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> None:
         """As `Engine.run`. Ctrl-C cancels what is queued and running; killed otherwise, the jobs go on without it.
@@ -108,7 +117,7 @@ class SlurmEngine:
                     name="mnet",
                     timeout_min=self.minutes,
                     cpus_per_task=self.cpus,
-                    gpus_per_node=self.gpus,
+                    gpus_per_node=int(self.gpus),
                     mem_gb=self.memory_gb,
                     slurm_array_parallelism=self.parallel,
                     slurm_partition=self.partition,
