@@ -17,19 +17,18 @@ from pathlib import Path
 import launch
 import yaml
 from display import Display, print_summary
+from options import SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
 
-from mnet.data import ImageData, create_data
+from mnet.data import ImageData
 from mnet.errors import ConfigError, DataError, unknown
-from mnet.settings import check_names, field_help, parse
+from mnet.settings import check_names, hints
 from mnet.studies.engines import ENGINES, Engine, Event, Job, make_engine
 from mnet.studies.engines.remote import is_url
 from mnet.studies.results import MARGIN, write_tables
+from mnet.studies.run import load_data
 from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
-from mnet.studies.sweep import Study, list_studies, load_profile, load_study
-from mnet.studies.trial import OPTIONS, field_docs
-
-HERE = Path(__file__).parent
-SWEEPS = HERE / "sweeps"
+from mnet.studies.sweep import Study, list_studies, load_study
+from mnet.studies.trial import OPTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,30 +106,21 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options, dict[s
     """The studies, this program's options, the settings of trials, and the arguments of the Trainer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="+", help="files of experiments/sweeps, without .yaml; or paths; or all")
-    own = field_help(Options)
-    for name, text in own.items():
-        parser.add_argument(f"--{name}", help=text, metavar="VALUE")
-    group = parser.add_argument_group("settings of every trial (a comma separates values of a list)")
-    for name in OPTIONS:
-        group.add_argument(f"--{name}", help=field_docs()[name].replace("%", "%%"), metavar="VALUE")
-    given, rest = parser.parse_known_args(arguments)
+    add_trial_settings(parser)
+    positive = ("seeds", "workers", "margin", "gpus")
+    given, options, rest = read_options(parser, Options, arguments, positive=positive)
     trainer = {}
     for argument in rest:
         name, equals, value = argument.partition("=")
         if not (name.startswith("--trainer.") and equals):
-            raise unknown("option", name.lstrip("-"), [*OPTIONS, *own, "trainer.NAME"])
+            refuse([argument], [*OPTIONS, *hints(Options), "trainer.NAME"])
         trainer[name.removeprefix("--trainer.")] = yaml.safe_load(value)
-    options = parse(Options, {name: value for name in own if (value := getattr(given, name)) is not None}, "option")
-    for name in ("seeds", "workers", "margin", "gpus"):
-        if (value := getattr(options, name)) is not None and value <= 0:
-            raise ConfigError(f"{name} must be above 0, not {value}")
     if options.engine not in ENGINES:
         raise unknown("engine", options.engine, ENGINES)
     if is_url(options.out) and options.engine != "ray":
         raise ConfigError(f"out must be a folder for the {options.engine} engine, not {options.out}; ray takes a URL")
     names = list_studies(SWEEPS) if given.study == ["all"] else given.study
-    settings = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
-    return names, options, settings, checked_trainer(trainer)
+    return names, options, trial_settings(given), checked_trainer(trainer)
 
 
 def checked_trainer(trainer: Mapping[str, object]) -> dict[str, object]:
@@ -142,12 +132,8 @@ def checked_trainer(trainer: Mapping[str, object]) -> dict[str, object]:
 
 def load(name: str, options: Options, settings: Mapping[str, str]) -> Study:
     """The study with profile and command line laid over its file."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else SWEEPS / f"{name}.yaml"
-    overrides: dict[str, Sequence[object]] = dict(load_profile(HERE / "profiles.yaml", options.profile, path.stem))
-    overrides |= {name: value.split(",") for name, value in settings.items()}
-    if options.seeds is not None:
-        overrides["seed"] = range(options.seeds)
-    return load_study(path, overrides)
+    path = sweep_file(name)
+    return load_study(path, overrides(path.stem, options.profile, options.seeds, settings))
 
 
 def plan(studies: Sequence[Study], root: Path) -> list[Job]:
@@ -166,10 +152,7 @@ def read_data(jobs: Sequence[Job]) -> list[ImageData]:
         trial = job.trial
         key = trial.dataset, trial.data_dir, trial.resolution
         if key not in found:
-            data = create_data(trial.dataset, data_dir=trial.data_dir, resolution=trial.resolution)
-            data.prepare_data()
-            data.setup("fit")
-            found[key] = data
+            found[key] = load_data(trial, trial.full_recipe())
     return list(found.values())
 
 

@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from options import HERE, SWEEPS, overrides, read_options, refuse, sweep_file
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mnet.errors import ConfigError, unknown
-from mnet.settings import field_help, parse
+from mnet.errors import ConfigError
+from mnet.settings import hints
 from mnet.studies.claims import load_claims
 from mnet.studies.engines.local import default_workers
 from mnet.studies.estimate import Rates, fit_rates, seconds, timed_runs
 from mnet.studies.store import RESULT, read_failure, read_result, run_folder
-from mnet.studies.sweep import Study, list_studies, load_profile, load_study
+from mnet.studies.sweep import Study, list_studies, load_study
 from mnet.studies.trial import Trial
 
-HERE = Path(__file__).parent
 PUBLISHED = HERE.parent / "results" / "published" / "activation" / "runs.csv"
 
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = Path(options.out)
         finished = {path.parent.name for path in root.glob(f"*/runs/*/{RESULT}") if read_result(path.parent)}
         rates = fit_rates(timed_runs(root, PUBLISHED))
-        rows = [measure(load(name, options), root, finished, rates) for name in list_studies(HERE / "sweeps")]
+        rows = [measure(load(name, options), root, finished, rates) for name in list_studies(SWEEPS)]
         claims = Counter(claim.study for claim in load_claims(HERE / "claims.yaml"))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,24 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_arguments(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    own = field_help(Options)
-    for name, text in own.items():
-        parser.add_argument(f"--{name}", help=text, metavar="VALUE")
-    given, rest = parser.parse_known_args(arguments)
-    for argument in rest:
-        raise unknown("option", argument.partition("=")[0].lstrip("-"), own)
-    options = parse(Options, {name: value for name in own if (value := getattr(given, name)) is not None}, "option")
-    for name in ("seeds", "workers"):
-        if (value := getattr(options, name)) is not None and value <= 0:
-            raise ConfigError(f"{name} must be above 0, not {value}")
+    _, options, rest = read_options(parser, Options, arguments, positive=("seeds", "workers"))
+    refuse(rest, list(hints(Options)))
     return options
 
 
 def load(name: str, options: Options) -> Study:
-    overrides: dict[str, Sequence[object]] = dict(load_profile(HERE / "profiles.yaml", options.profile, name))
-    if options.seeds is not None:
-        overrides["seed"] = range(options.seeds)
-    return load_study(HERE / "sweeps" / f"{name}.yaml", overrides)
+    return load_study(sweep_file(name), overrides(name, options.profile, options.seeds, {}))
 
 
 def measure(study: Study, root: Path, finished: set[str], rates: Rates) -> Row:

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 import wandb
+from options import HERE, SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
 
 from mnet.errors import ConfigError, unknown
-from mnet.settings import field_help, parse
-from mnet.studies.sweep import check_sweep, lay_over, list_studies, load_profile, load_study
+from mnet.settings import hints
+from mnet.studies.sweep import check_sweep, lay_over, list_studies, load_study
 from mnet.studies.tracking import project, require_account
-from mnet.studies.trial import OPTIONS, field_docs
+from mnet.studies.trial import OPTIONS
 
-HERE = Path(__file__).parent
-SWEEPS = HERE / "sweeps"
 ARGS = "${args}"
 
 
@@ -65,37 +64,25 @@ def read_arguments(arguments: Sequence[str] | None) -> tuple[str, Options, dict[
     """The study, this program's options, and the settings of trials."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", help="a file of experiments/sweeps, without .yaml; or a path")
-    own = field_help(Options)
-    for name, text in own.items():
-        parser.add_argument(f"--{name}", help=text, metavar="VALUE")
-    group = parser.add_argument_group("settings of every trial (a comma separates values of a list)")
-    for name in OPTIONS:
-        group.add_argument(f"--{name}", help=field_docs()[name].replace("%", "%%"), metavar="VALUE")
-    given, rest = parser.parse_known_args(arguments)
-    for argument in rest:
-        raise unknown("option", argument.partition("=")[0].lstrip("-"), [*OPTIONS, *own])
-    options = parse(Options, {name: value for name in own if (value := getattr(given, name)) is not None}, "option")
-    if options.seeds is not None and options.seeds <= 0:
-        raise ConfigError(f"seeds must be above 0, not {options.seeds}")
+    add_trial_settings(parser)
+    given, options, rest = read_options(parser, Options, arguments, positive=("seeds",))
+    refuse(rest, [*OPTIONS, *hints(Options)])
     if given.agent == "":
         raise ConfigError("which sweep? make agent SWEEP=entity/project/id, as make sweep has printed it")
     if options.agent is None and not given.study:
         raise ConfigError(f"which study? One of {', '.join(list_studies(SWEEPS))}: make sweep STUDY=...")
-    return given.study, options, {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
+    return given.study, options, trial_settings(given)
 
 
 def registration(study: str, options: Options, settings: Mapping[str, str]) -> dict[str, object]:
     """What is registered: the sweep file with profile and command line laid over its parameters."""
-    path = Path(study) if study.endswith((".yaml", ".yml")) else SWEEPS / f"{study}.yaml"
+    path = sweep_file(study)
     if not path.is_file():
         raise unknown("study", path.stem, list_studies(path.parent))
-    overrides: dict[str, Sequence[object]] = dict(load_profile(HERE / "profiles.yaml", options.profile, path.stem))
-    overrides |= {name: value.split(",") for name, value in settings.items()}
-    if options.seeds is not None:
-        overrides["seed"] = range(options.seeds)
-    content = lay_over(check_sweep(path), overrides)
+    over = overrides(path.stem, options.profile, options.seeds, settings)
+    content = lay_over(check_sweep(path), over)
     if content["method"] == "grid":
-        for reason in load_study(path, overrides).refused:
+        for reason in load_study(path, over).refused:
             print(f"will fail, {reason}")
     if options.out is not None:
         command = list(cast(list[str], content["command"]))

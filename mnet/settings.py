@@ -26,13 +26,12 @@ hints: Callable[[type], dict[str, object]] = cache(resolve_hints)
 """Field name -> type of a dataclass, in declared order."""
 
 
-@cache
 def field_help(cls: type) -> dict[str, str]:
     """Field name -> its documentation, the docstring under the field, for `--help`."""
     import docstring_parser
 
     params = [param for base in reversed(cls.__mro__[:-1]) for param in docstring_parser.parse_from_object(base).params]
-    docs = {param.arg_name: " ".join((param.description or "").split()).replace("%", "%%") for param in params}
+    docs = {param.arg_name: " ".join((param.description or "").split()) for param in params}
     return {name: docs.get(name, "") for name in hints(cls)}
 
 

@@ -18,7 +18,7 @@ from mnet.studies.bootstrap import nested_bootstrap
 from mnet.studies.plots import plot_study
 from mnet.studies.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
 from mnet.studies.store import read_correct, read_failure, read_result, run_folder
-from mnet.studies.sweep import Study
+from mnet.studies.sweep import Cell, Study
 
 MARGIN = 0.5
 """Points: the smallest difference that is of interest, unless told otherwise."""
@@ -78,7 +78,7 @@ def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = 
             that `seeds_needed` is counted for.
     """
     rows: list[dict[str, object]] = []
-    correct = {cell.name: correct_by_seed(study, cell.name, root) for cell in study.cells}
+    correct = {cell.name: correct_by_seed(study, cell, root) for cell in study.cells}
     for cell in study.cells:
         own = runs[runs["cell"] == cell.name]
         failures = [read_failure(run_folder(root, study.name, trial.run_id)) for trial in cell.trials]
@@ -96,7 +96,7 @@ def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = 
                 "madds": own["madds"].iloc[0],
             }
         rows.append({**row, "failed": len(reasons), "reason": reasons[0] if reasons else ""})
-    summary = pd.DataFrame(rows, columns=["study", "cell", "n"]) if not rows else pd.DataFrame(rows)
+    summary = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "cell", "n"])
     if study.baseline in set(runs["cell"]) and len(set(runs["cell"])) > 1:
         deltas = paired_deltas(runs, study.baseline).rename(columns={"n": "pairs"})
         said = [conclusions(study, runs, correct, row, margin) for row in deltas.to_dict("records")]
@@ -123,10 +123,10 @@ def conclusions(
     return said
 
 
-def correct_by_seed(study: Study, cell: str, root: Path) -> dict[int, np.ndarray]:
+def correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarray]:
     """Seed -> which test pictures were right, of the finished runs that kept it."""
     found = {}
-    for trial in next(one for one in study.cells if one.name == cell).trials:
+    for trial in cell.trials:
         folder = run_folder(root, study.name, trial.run_id)
         if read_result(folder) is not None and (right := read_correct(folder)) is not None:
             found[trial.seed] = right

@@ -27,7 +27,7 @@ from mnet.cost import cost
 from mnet.data import DATASETS, Augment, ImageData, create_data
 from mnet.data.batches import Share
 from mnet.data.module import InMemoryImages
-from mnet.files import write_json, write_torch, write_yaml
+from mnet.files import remove_temporary, write_json, write_torch, write_yaml
 from mnet.studies.callbacks import (
     Keep,
     MetricsFile,
@@ -49,7 +49,6 @@ from mnet.studies.store import (
     WEIGHTS,
     Result,
     adopt,
-    clean,
     find_finished,
     lock,
     read_result,
@@ -104,7 +103,7 @@ def run_job(
             finished = find_finished(job.root, job.run_id)
             if finished is not None:
                 return adopt(finished, job.folder)
-            clean(job.folder)
+            remove_temporary(job.folder)
         return run_trial(
             job.trial, job.folder, report, trainer=trainer, loggers=loggers, checkpoint_s=checkpoint_s, data=data
         )

@@ -21,7 +21,7 @@ from typing import cast
 import numpy as np
 
 from mnet.errors import ConfigError
-from mnet.files import remove_temporary, write_atomic, write_json
+from mnet.files import write_atomic, write_json
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -121,11 +121,6 @@ def lock(root: Path, run_id: str) -> Iterator[None]:
         except BlockingIOError:
             raise Busy(f"another process works on run {run_id}") from None
         yield
-
-
-def clean(folder: Path) -> None:
-    """Remove what a killed process left half written. Only for who holds the run."""
-    remove_temporary(folder)
 
 
 def write_correct(folder: Path, correct: np.ndarray) -> None:

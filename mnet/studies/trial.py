@@ -11,11 +11,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import docstring_parser
-
 from mnet.cost import cost
 from mnet.errors import ConfigError, text, unknown
-from mnet.settings import NONE_TEXTS, check_names, coerce, hints, parse
+from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, parse
 from mnet.spec import Network
 from mnet.toggles import Toggles, describe
 from mnet.toggles import width as with_width
@@ -272,6 +270,7 @@ def cell_name(options: Mapping[str, object]) -> str:
 @cache
 def field_docs() -> dict[str, str]:
     """Option -> its documentation: the docstring under the field."""
-    parsed = docstring_parser.parse_from_object(Trial).params + docstring_parser.parse_from_object(Toggles).params
-    docs = {param.arg_name: " ".join((param.description or "").split()) for param in parsed}
-    return {**docs, VARIANT: "Settings that go together, in one string, as 'se=true kernel=5'; paper = none."}
+    return {
+        **field_help(Trial),
+        VARIANT: "Settings that go together, in one string, as 'se=true kernel=5'; paper = none.",
+    }
