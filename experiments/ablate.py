@@ -5,7 +5,14 @@ Finished runs are not paid for again, in whichever study; stop with Ctrl-C and r
 
 from __future__ import annotations
 
+from multiprocessing import forkserver, set_forkserver_preload
+
+if __name__ == "__main__":  # the workers' server imports torch and Lightning while this process does the same
+    set_forkserver_preload(["mnet.studies.run"])
+    forkserver.ensure_running()
+
 import argparse
+import gc
 import inspect
 import logging
 import signal
@@ -158,6 +165,7 @@ def read_data(jobs: Sequence[Job]) -> list[ImageData]:
 
 def run(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job], margin: float) -> int:
     """Run what is not finished, and write the tables of every study as results come."""
+    gc.freeze()  # statsmodels collects garbage at every table, and what was imported is none
     share(studies, root)
     todo = [job for job in jobs if read_result(job.folder) is None]
     users = {job.run_id: [study for study in studies if job.run_id in run_ids(study)] for job in jobs}
