@@ -5,29 +5,24 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import os
-import platform
 import signal
-import subprocess
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-import mnet
 from mnet.cost import cost
 from mnet.data import DATASETS, Augment, ImageData, create_data
 from mnet.data.batches import Share
 from mnet.data.module import InMemoryImages
 from mnet.files import remove_temporary, write_json, write_torch, write_yaml
+from mnet.machine import provenance
 from mnet.studies.callbacks import (
     Keep,
     MetricsFile,
@@ -227,37 +222,3 @@ def load_data(trial: Trial, recipe: Recipe) -> ImageData:
     data.prepare_data()
     data.setup("fit")
     return data
-
-
-@cache
-def provenance(device: torch.device, count: int = 1) -> dict[str, object]:
-    """Where and by what a number was made, on how many such devices."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return {
-        "device": name if count == 1 else f"{count} x {name}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "mnet": mnet.__version__,
-        "revision": revision(),
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name and the number of cores."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
-
-
-def revision() -> str:
-    """The git revision of the code, with + if it was changed since; empty outside a checkout."""
-    where = Path(__file__).parent
-    try:
-        ask = ["git", "-C", str(where), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
-        return subprocess.run(ask, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
