@@ -1,4 +1,8 @@
-"""The programs as a user calls them, in processes of their own, on a small folder of pictures."""
+"""The programs as a user calls them, on a small folder of pictures.
+
+Each is called in a process of its own where it succeeds and where it fails. Other calls are of its `main`, in this
+process: a new one imports torch and Lightning for longer than it trains.
+"""
 
 import importlib
 import os
@@ -6,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ablate
 import pandas as pd
 import pytest
 import yaml
@@ -13,19 +18,26 @@ import yaml
 ROOT = Path(__file__).parents[1]
 
 
-def call(*arguments: object, **settings) -> subprocess.CompletedProcess:
+def begin(*arguments: object, **settings) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     command = [sys.executable, str(ROOT / "experiments" / arguments[0]), *map(str, arguments[1:])]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **settings)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **pipes, **settings)
+
+
+def call(*arguments: object, **settings) -> subprocess.CompletedProcess:
+    process = begin(*arguments, **settings)
+    out, error = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
 
 @pytest.fixture(scope="module")
 def study(pictures, tmp_path_factory):
     """The arguments of a small activation study, and the folder that a first call has filled."""
     out = tmp_path_factory.mktemp("results")
-    arguments = ("ablate.py", "activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28")
-    arguments += ("--width=0.25", "--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
-    return arguments, out / "activation", call(*arguments)
+    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28", "--width=0.25")
+    arguments += ("--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
+    return arguments, out / "activation", call("ablate.py", *arguments)
 
 
 def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
@@ -48,26 +60,23 @@ def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
         assert part in done.stdout
 
 
-def test_run_again_nothing_is_paid_twice(study):
+def test_run_again_nothing_is_paid_twice(study, capsys):
     arguments, folder, _ = study
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
-    again = call(*arguments)
-    assert again.returncode == 0
-    assert "4 finished before" in again.stdout
+    assert ablate.main(arguments) == 0
+    assert "4 finished before" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")} == before
 
 
-def test_a_run_that_two_studies_share_is_paid_once(study, tmp_path):
+def test_a_run_that_two_studies_share_is_paid_once(study, tmp_path, capsys):
     arguments, folder, _ = study
     others = tmp_path / "mine.yaml"
     others.write_text((ROOT / "experiments/sweeps/activation.yaml").read_text())
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
-    settings = [argument for argument in arguments[2:] if not argument.startswith("--activation")]
-    done = call(
-        "ablate.py", others, "activation", *settings, "--activation=paper,relu,relu6", "--model=mobilenet_v3_small"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "6 cells, 6 runs, 4 finished before" in done.stdout
+    settings = [argument for argument in arguments[1:] if not argument.startswith("--activation")]
+    settings += ["--activation=paper,relu,relu6", "--model=mobilenet_v3_small"]
+    assert ablate.main([str(others), "activation", *settings]) == 0
+    assert "6 cells, 6 runs, 4 finished before" in capsys.readouterr().out
     mine, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("mine", "activation"))
     timing = ["study", "train_seconds", "images_per_second"]
     pd.testing.assert_frame_equal(mine.drop(columns=timing), activation.drop(columns=timing))
@@ -77,8 +86,7 @@ def test_a_run_that_two_studies_share_is_paid_once(study, tmp_path):
 
 def test_another_trainer_is_another_run(study):
     arguments, folder, _ = study
-    done = call(*arguments, "--trainer.limit_train_batches=1")
-    assert done.returncode == 0, done.stderr
+    assert ablate.main([*arguments, "--trainer.limit_train_batches=1"]) == 0
     (other,) = folder.parent.glob("trainer-*/activation/runs.csv")
     assert set(pd.read_csv(other)["test_loss"]).isdisjoint(pd.read_csv(folder / "runs.csv")["test_loss"])
 
@@ -95,12 +103,11 @@ def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, t
     assert list(tmp_path.glob(f"train/runs/{run.name}/wandb/offline-run-*/*.wandb"))
 
 
-def test_a_trial_that_fails_is_named_and_the_others_go_on(pictures, tmp_path):
-    arguments = ("ablate.py", "activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28")
-    arguments += ("--width=0.25", "--batch_size=16", "--activation=paper", "--lr=0.1,1e30", "--seeds=1")
-    done = call(*arguments, f"--out={tmp_path}")
-    assert done.returncode == 1
-    assert "NotFinite" in done.stderr
+def test_a_trial_that_fails_is_named_and_the_others_go_on(pictures, tmp_path, capsys):
+    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28", "--width=0.25")
+    arguments += ("--batch_size=16", "--activation=paper", "--lr=0.1,1e30", "--seeds=1", f"--out={tmp_path}")
+    assert ablate.main(arguments) == 1
+    assert "NotFinite" in capsys.readouterr().err
     assert list(pd.read_csv(tmp_path / "activation" / "runs.csv")["cell"]) == [0.1]
 
 
@@ -139,7 +146,9 @@ def test_bad_input_gets_one_clear_error_before_anything_is_written(arguments, sa
 
 
 def test_a_bad_option_ends_the_process_with_a_non_zero_code(tmp_path):
-    for program in ("ablate.py", "train.py"):
-        done = call(program, "activation", "--activaton=relu", cwd=tmp_path)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+    both = [begin(program, "activation", "--activaton=relu", cwd=tmp_path) for program in ("ablate.py", "train.py")]
+    for process in both:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 2
+        assert error.startswith("error: ")
+        assert "Traceback" not in error
