@@ -1,14 +1,34 @@
-"""Batch norms folded into their convolutions: what a network is turned into before it is shipped."""
+"""int8: batch norms folded, ranges seen on training pictures, weights and activations rounded to 8 bits.
+
+    fuse -> prepare (export, observers, calibration) -> [train on, with rounding simulated] -> convert
+
+The result is a graph that computes in float what an int8 kernel computes, so its accuracy is measured anywhere;
+exported again it becomes the int8 program of a runtime.
+"""
 
 from __future__ import annotations
 
 import copy
+import io
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from types import MethodType
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mnet.errors import ConfigError
+from mnet.files import write_atomic
 from mnet.layers import ConvNormAct
 from mnet.network import MobileNet
+
+Pictures = Tensor | Iterable[Tensor]
+"""(N, C, H, W), or batches of them."""
+
+CALIBRATION_BATCH = 64
 
 
 def fuse(net: MobileNet) -> MobileNet:
@@ -19,3 +39,125 @@ def fuse(net: MobileNet) -> MobileNet:
             layer.conv = fuse_conv_bn_eval(layer.conv, layer.norm)
             layer.add_module("norm", nn.Identity())
     return fused
+
+
+def quantize(net: MobileNet, pictures: Pictures) -> nn.Module:
+    """Post-training int8: weights per channel, activations per tensor, with ranges as seen on `pictures`.
+
+    Args:
+        net: In float; left as it is.
+        pictures: To calibrate on: some hundred training pictures, normalised as for training.
+
+    Returns:
+        A module on the CPU, in eval mode for good, for any batch size at the pictures' resolution.
+
+    Raises:
+        ConfigError: torchao or executorch is not installed, or there are no pictures.
+    """
+    return convert(prepare(net, pictures))
+
+
+def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> GraphModule:
+    """The fused network as a graph that sees its ranges, calibrated.
+
+    Args:
+        net: In float; left as it is.
+        pictures: As for `quantize`.
+        training: Whether it is trained on: then rounding is simulated, with straight-through gradients. Batch
+            norms are frozen in it, since they are folded. Source: Nagel et al. 2021 (arXiv 2106.08295), section 4.2:
+            static folding does as well as any other way.
+
+    Raises:
+        ConfigError: As `quantize`.
+    """
+    require()
+    from torchao.quantization.pt2e import disable_fake_quant, enable_fake_quant
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
+
+    from mnet.quantizer import Int8Quantizer
+
+    batches = list(pictures.split(CALIBRATION_BATCH) if isinstance(pictures, Tensor) else pictures)
+    if not sum(map(len, batches)):
+        raise ConfigError("no pictures to calibrate on; some hundred of the training split are wanted")
+    graph = export(fuse(net).cpu(), batches[0].cpu())
+    prepared: GraphModule = (prepare_qat_pt2e if training else prepare_pt2e)(graph, Int8Quantizer(training=training))
+    prepared.apply(disable_fake_quant)
+    with torch.no_grad():
+        for batch in batches:
+            prepared(batch.cpu())
+    prepared.apply(enable_fake_quant)
+    return settable(prepared)
+
+
+def export(net: nn.Module, pictures: Tensor) -> GraphModule:
+    """The operators of a network on pictures of this size, in batches of any size, none in place."""
+    example = torch.zeros(2, *pictures.shape[1:])  # of one picture, 1 would be taken for a constant
+    program = torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    graph = program.run_decompositions({}).module()
+    assert isinstance(graph, GraphModule)
+    return graph
+
+
+def observe(prepared: nn.Module, seeing: bool) -> None:
+    """Whether a network prepared for training goes on widening its ranges by what it sees."""
+    from torchao.quantization.pt2e import disable_observer, enable_observer
+
+    prepared.apply(enable_observer if seeing else disable_observer)
+
+
+def convert(prepared: GraphModule) -> GraphModule:
+    """The int8 graph, on the CPU, of what `prepare` made; that is used up."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    converted: GraphModule = convert_pt2e(prepared.cpu())
+    return settable(GraphModule(converted, converted.graph))  # without the float weights
+
+
+def settable(graph: GraphModule) -> GraphModule:
+    """A graph that takes `train()` and `eval()`, which change nothing in it; an exported one refuses them."""
+    for name in ("train", "eval"):
+        setattr(graph, name, MethodType(getattr(nn.Module, name), graph))
+    return graph
+
+
+def save(converted: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
+    """Write an int8 graph, weights in 8 bits; `load` reads it.
+
+    Args:
+        converted: Of `quantize` or `convert`.
+        shape: Of a picture, (C, H, W).
+        path: Where to.
+    """
+    example = torch.zeros(2, *shape)
+    program = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    write_atomic(path, lambda stream: stream.write(buffer.getbuffer()))
+
+
+def load(path: Path) -> nn.Module:
+    """The int8 network that `save` wrote, e.g. the `weights.pt` of a run with precision=int8.
+
+    Raises:
+        ConfigError: torchao is not installed, or the file holds something else, as a float run's weights.
+    """
+    require()
+    try:
+        module = torch.export.load(path).module()
+    except Exception as error:  # whatever torch raises for another file
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path} is no int8 network, as runs with precision=int8 leave it: {reason}") from None
+    assert isinstance(module, GraphModule)
+    return settable(module)
+
+
+def require() -> None:
+    """
+    Raises:
+        ConfigError: What int8 needs is not installed.
+    """
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of torchao's own habits
+    try:
+        import mnet.quantizer  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"int8 needs torchao and executorch ({error}): pip install 'mnet[executorch]'") from None

@@ -1,0 +1,61 @@
+"""Where a network of the family is rounded to 8 bits, for XNNPACK and, alike, TFLite's kernels.
+
+Imports torchao and executorch; `mnet.quantization` imports it where it is needed.
+"""
+
+from __future__ import annotations
+
+import torch
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+aten = torch.ops.aten
+
+WEIGHTED = (aten.conv2d.default, aten.linear.default)
+JOINING = (aten.add.Tensor, aten.mul.Tensor)
+CLAMPS = (aten.relu.default, aten.hardtanh.default)
+"""ReLU and ReLU6; a kernel that ends in one applies it before it rounds."""
+CURVES = (aten.hardswish.default, aten.silu.default, aten.hardsigmoid.default, aten.sigmoid.default)
+"""Tables of 256 entries to an int8 kernel: one operator each, 8 bits in and 8 bits out."""
+ROUNDED = (*WEIGHTED, *JOINING, *CLAMPS, *CURVES, aten.mean.dim)
+
+
+class Int8Quantizer(Quantizer):
+    """8 bits in and out of every operator: weights symmetric and per channel, activations affine and per tensor.
+
+    ExecuTorch's own XNNPACKQuantizer knows conv + ReLU as one operator, but not conv + ReLU6, of which it rounds both
+    halves over the range of the first, and lets a mean share the range of what it averages, which is far wider.
+    """
+
+    def __init__(self, *, training: bool) -> None:
+        """
+        Args:
+            training: Whether rounding is simulated while the network is trained.
+        """
+        super().__init__()
+        config = get_symmetric_quantization_config(is_per_channel=True, is_qat=training)
+        self.activation, self.weight = config.input_activation, config.weight
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        for node in model.graph.nodes:
+            if node.target not in ROUNDED or Q_ANNOTATION_KEY in node.meta:
+                continue
+            inputs = {argument: self.activation for argument in node.args[:2] if isinstance(argument, Node)}
+            if node.target in WEIGHTED:
+                inputs[node.args[1]] = self.weight
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+            last_of(node).meta.setdefault(Q_ANNOTATION_KEY, QuantizationAnnotation(_annotated=True))
+            last_of(node).meta[Q_ANNOTATION_KEY].output_qspec = self.activation
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing that the family can build is refused."""
+
+
+def last_of(node: Node) -> Node:
+    """Where the operator that begins at `node` ends: at its clamp, if that is all its output goes to."""
+    user = next(iter(node.users))
+    merges = node.target in (*WEIGHTED, *JOINING) and len(node.users) == 1 and user.target in CLAMPS
+    return user if merges else node
