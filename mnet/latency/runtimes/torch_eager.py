@@ -1,0 +1,60 @@
+"""PyTorch as it is: one kernel after another, from Python."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from mnet.latency.runtimes import Program, Ran, Run, Runtime, precision_of
+
+
+class TorchProgram(Program):
+    """A module in eval mode."""
+
+    def __init__(self, module: nn.Module, ran: Ran) -> None:
+        super().__init__(ran)
+        self.module = module
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        return self.module(pictures)
+
+    def fresh(self, example: Tensor) -> Run:
+        module = copy.deepcopy(self.module)
+        picture = example.clone()
+
+        @torch.inference_mode()
+        def run() -> object:
+            return module(picture)
+
+        return run
+
+
+class Eager(Runtime):
+    @property
+    def version(self) -> str:
+        return torch.__version__
+
+    @property
+    def kernels(self) -> str:  # type: ignore[override]
+        return kernels()
+
+    def prepare(self, module: nn.Module, example: Tensor) -> Program:
+        note = "int8 simulated in float: its accuracy, not its speed" if precision_of(module) == "int8" else ""
+        ran = self.ran(module)
+        return TorchProgram(settled(module), Ran(**{**vars(ran), "note": note}))
+
+
+def settled(module: nn.Module) -> nn.Module:
+    """In eval mode; an exported graph is so for good."""
+    return module if isinstance(module, torch.fx.GraphModule) else module.eval()
+
+
+def kernels() -> str:
+    """PyTorch's, with the version of oneDNN."""
+    for line in torch.__config__.show().splitlines():
+        if "MKL-DNN" in line:
+            return f"ATen, oneDNN {line.split('MKL-DNN')[1].split('(')[0].strip()}"
+    return "ATen"
