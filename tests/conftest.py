@@ -1,5 +1,11 @@
-"""Shared by all tests: one thread, a fixed seed, and a small folder of pictures."""
+"""Shared by all tests: one thread, a fixed seed, a small folder of pictures, and who runs which file.
 
+pytest-xdist runs the files of the suite side by side, each in one process, so that what a file's tests share is made
+once. A single file is run in this process: no other has to start, and what its tests print is seen.
+"""
+
+import gc
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +15,30 @@ from PIL import Image
 
 torch.set_num_threads(1)
 
+WORKERS = 4
+"""At most: each imports torch, and some tests start several processes of their own."""
+
+FIRST = ("test_wandb.py", "test_cluster.py", "test_kill.py", "test_devices.py", "test_programs.py", "test_damage.py")
+FIRST += ("test_slurm.py",)
+"""Files that take long, begun first so that none is left over when all the others are done."""
+
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--kills", type=int, default=2, help="how often tests/studies/test_kill.py kills a sweep")
     parser.addoption("--kill-seed", type=int, default=0, help="of the moments")
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist: `-p no:xdist -o addopts=-q`
+def pytest_xdist_auto_num_workers(config) -> int:
+    """0 = in this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    alone = len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file()
+    return 0 if alone or cores == 1 else min(cores, WORKERS)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    gc.freeze()  # what is imported stays: statsmodels and paired timing collect garbage again and again, 0.3 s each
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
 @pytest.fixture(autouse=True)

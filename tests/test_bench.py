@@ -106,4 +106,5 @@ def test_a_comparison_without_meaning_is_refused_before_anything_runs(names, bas
 
 
 def test_a_sample_is_seconds_a_call():
-    assert 0.01 <= timed(lambda: time.sleep(0.01), calls=3)() < 0.03  # of one call, on a machine however busy
+    sample = timed(lambda: time.sleep(0.01), calls=3)
+    assert 0.01 <= min(sample() for _ in range(5)) < 0.03  # of one call, on a machine however busy

@@ -101,7 +101,7 @@ def test_a_cluster_gives_a_trial_one_device(settings, tmp_path, capsys):
     assert "several need --engine=local" in capsys.readouterr().err
 
 
-def test_a_study_on_two_devices_and_a_run_stopped_and_gone_on_with_end_the_same(settings, tmp_path):
+def test_a_study_on_two_devices_and_a_run_stopped_and_gone_on_with_end_the_same(settings, tmp_path, capsys):
     options = [f"--{name}={value}" for name, value in (settings | {"epochs": 2, "activation": "relu"}).items()]
 
     def call(program, *arguments):
@@ -111,9 +111,8 @@ def test_a_study_on_two_devices_and_a_run_stopped_and_gone_on_with_end_the_same(
             command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, timeout=300
         )
 
-    done = call("ablate.py", "activation", *options, *TWO, "--seeds=1", f"--out={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert "95% interval" in done.stdout
+    assert ablate.main(["activation", *options, *TWO, "--seeds=1", f"--out={tmp_path}"]) == 0
+    assert "95% interval" in capsys.readouterr().out
     (study,) = tmp_path.glob("trainer-*/activation/runs/*")
     result, correct = read_result(study), read_correct(study)
     assert len(correct) == 20

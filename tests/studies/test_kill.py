@@ -49,14 +49,14 @@ def undisturbed(command, tmp_path_factory) -> dict[str, object]:
 
 
 def tables(out: Path) -> dict[str, object]:
-    """All that a sweep leaves and that time has no part in."""
+    """All that a sweep leaves and that time, or a commit meanwhile, has no part in."""
     folder = out / "activation"
     runs = pd.read_csv(folder / "runs.csv", dtype=str)
     files = sorted(
         path for pattern in ("metrics.csv", "correct.npz", "weights.pt") for path in folder.glob(f"runs/*/{pattern}")
     )
     whole = {str(path.relative_to(folder)): path.read_bytes() for path in (*files, folder / "summary.csv")}
-    return {"runs.csv": runs.drop(columns=list(TIMING)).to_csv(), **whole}
+    return {"runs.csv": runs.drop(columns=[*TIMING, "revision"]).to_csv(), **whole}
 
 
 def check_whole(out: Path) -> None:
