@@ -85,6 +85,8 @@ class Ran:
 class Program(ABC):
     """A network made ready to run."""
 
+    device = "cpu"
+
     def __init__(self, ran: Ran) -> None:
         self.ran = ran
 
@@ -105,7 +107,6 @@ class Runtime(ABC):
     """Makes programs of networks."""
 
     kernels = ""
-    device = "cpu"
 
     def __init__(self, name: str, threads: int, folder: Path) -> None:
         self.name, self.threads, self.folder = name, threads, folder

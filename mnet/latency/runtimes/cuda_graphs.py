@@ -15,6 +15,8 @@ from mnet.latency.runtimes.torch_eager import settled
 class GraphProgram(Program):
     """A module on the GPU, channels_last."""
 
+    device = "cuda"
+
     def __init__(self, module: nn.Module, ran: Ran) -> None:
         super().__init__(ran)
         self.module = module
@@ -40,8 +42,6 @@ class GraphProgram(Program):
 
 
 class CudaGraphs(Runtime):
-    device = "cuda"
-
     def __init__(self, *settings: object) -> None:
         super().__init__(*settings)  # type: ignore[arg-type]
         if not torch.cuda.is_available():
@@ -53,7 +53,8 @@ class CudaGraphs(Runtime):
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
         kernels = f"cuDNN {torch.backends.cudnn.version()}"
-        placed = settled(copy.deepcopy(module)).to("cuda", memory_format=torch.channels_last)
+        placed = settled(copy.deepcopy(module)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed = placed.cuda()
         return GraphProgram(placed, Ran(**{**vars(self.ran(module)), "kernels": kernels}))
 
 
