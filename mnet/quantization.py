@@ -30,6 +30,16 @@ Pictures = Tensor | Iterable[Tensor]
 
 CALIBRATION_BATCH = 64
 
+aten = torch.ops.aten
+
+OUT_OF_PLACE = {
+    aten.relu_.default: aten.relu.default,
+    aten.relu6_.default: aten.relu6.default,
+    aten.hardswish_.default: aten.hardswish.default,
+    aten.silu_.default: aten.silu.default,
+}
+"""An in-place activation of a graph -> what leaves its input to the gradient and to whoever else reads it."""
+
 
 def fuse(net: MobileNet) -> MobileNet:
     """A copy in eval mode with every batch norm folded into its convolution; the same function up to rounding."""
@@ -79,7 +89,7 @@ def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> Gr
     batches = list(pictures.split(CALIBRATION_BATCH) if isinstance(pictures, Tensor) else pictures)
     if not sum(map(len, batches)):
         raise ConfigError("no pictures to calibrate on; some hundred of the training split are wanted")
-    graph = export(fuse(net).cpu(), batches[0].cpu())
+    graph = export(fuse(net).cpu(), batches[0])
     prepared: GraphModule = (prepare_qat_pt2e if training else prepare_pt2e)(graph, Int8Quantizer(training=training))
     prepared.apply(disable_fake_quant)
     with torch.no_grad():
@@ -89,12 +99,16 @@ def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> Gr
     return settable(prepared)
 
 
-def export(net: nn.Module, pictures: Tensor) -> GraphModule:
-    """The operators of a network on pictures of this size, in batches of any size, none in place."""
+def export(net: MobileNet, pictures: Tensor) -> GraphModule:
+    """The operators of a network on pictures of this size, in batches of any size; none in place, no dropout."""
+    net.add_module("dropout", nn.Identity())
     example = torch.zeros(2, *pictures.shape[1:])  # of one picture, 1 would be taken for a constant
     program = torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-    graph = program.run_decompositions({}).module()
+    graph = program.module()
     assert isinstance(graph, GraphModule)
+    for node in graph.graph.nodes:
+        node.target = OUT_OF_PLACE.get(node.target, node.target)
+    graph.recompile()
     return graph
 
 

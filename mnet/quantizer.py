@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 WEIGHTED = (aten.conv2d.default, aten.linear.default)
 JOINING = (aten.add.Tensor, aten.mul.Tensor)
-CLAMPS = (aten.relu.default, aten.hardtanh.default)
+CLAMPS = (aten.relu.default, aten.relu6.default)
 """ReLU and ReLU6; a kernel that ends in one applies it before it rounds."""
 CURVES = (aten.hardswish.default, aten.silu.default, aten.hardsigmoid.default, aten.sigmoid.default)
 """Tables of 256 entries to an int8 kernel: one operator each, 8 bits in and 8 bits out."""

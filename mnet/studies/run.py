@@ -9,20 +9,30 @@ import signal
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+from torch.fx import GraphModule
 
 from mnet.cost import cost
 from mnet.data import DATASETS, Augment, ImageData, create_data
 from mnet.data.batches import Share
 from mnet.data.module import InMemoryImages
+from mnet.errors import ConfigError
 from mnet.files import remove_temporary, write_json, write_torch, write_yaml
 from mnet.machine import provenance
+from mnet.network import MobileNet
+from mnet.quantization import CALIBRATION_BATCH, convert, prepare, quantize, require, save
+from mnet.spec import Network
 from mnet.studies.callbacks import (
     Keep,
     MetricsFile,
@@ -50,9 +60,12 @@ from mnet.studies.store import (
     write_correct,
 )
 from mnet.studies.trial import Trial
-from mnet.tasks.classification import LOG_STEPS, ImageClassifier
+from mnet.tasks.classification import LOG_STEPS, ImageClassifier, QuantizedClassifier
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
+
+CALIBRATION = 512
+"""Training pictures that the ranges of an int8 network are seen on."""
 
 CHECKPOINT_SECONDS = 30.0
 """Training that a kill may cost; a checkpoint takes some 30 ms."""
@@ -90,9 +103,16 @@ def run_job(
 ) -> Result:
     """Run a job once, whoever else is about to: a run that any study has finished is copied.
 
+    The fp32 run that an int8 one starts from is found in any study, or trained first, as a run of this one.
+
     Args, Returns and Raises as `run_trial`, and:
-        Busy: Another process trains this run.
+        Busy: Another process trains this run, or the one that it starts from.
     """
+    if job.trial.precision != "fp32" and find_finished(job.root, job.run_id) is None:
+        check_one_device(job.trial, trainer or {})
+        require()
+        before = replace(job, trial=job.trial.in_float())
+        run_job(before, report, trainer=trainer, checkpoint_s=checkpoint_s, data=data)
     with lock(job.root, job.run_id) if leads() else nullcontext():
         if leads():
             finished = find_finished(job.root, job.run_id)
@@ -100,8 +120,25 @@ def run_job(
                 return adopt(finished, job.folder)
             remove_temporary(job.folder)
         return run_trial(
-            job.trial, job.folder, report, trainer=trainer, loggers=loggers, checkpoint_s=checkpoint_s, data=data
+            job.trial,
+            job.folder,
+            report,
+            trainer=trainer,
+            loggers=loggers,
+            checkpoint_s=checkpoint_s,
+            data=data,
+            start=find_finished(job.root, job.trial.in_float().run_id),
         )
+
+
+def check_one_device(trial: Trial, trainer: Mapping[str, object]) -> None:
+    """
+    Raises:
+        ConfigError: An int8 run on several devices, whose ranges would be those of a part of the pictures each.
+    """
+    devices = trainer.get("devices", 1)
+    if str(devices) != "1" and not (isinstance(devices, list) and len(devices) == 1):
+        raise ConfigError(f"precision={trial.precision} takes one device, not trainer.devices={devices}; give 1")
 
 
 def run_trial(
@@ -113,6 +150,7 @@ def run_trial(
     loggers: Sequence[Logger] = (),
     checkpoint_s: float = CHECKPOINT_SECONDS,
     data: ImageData | None = None,
+    start: Path | None = None,
 ) -> Result:
     """Train and test once; a folder that holds a result already is not paid for again.
 
@@ -125,6 +163,7 @@ def run_trial(
         loggers: Beside the CSV file.
         checkpoint_s: Seconds between checkpoints.
         data: The trial's data set, already read; None reads it.
+        start: The folder of the finished fp32 run, for an int8 one.
 
     Returns:
         The content of `result.json`; nothing where another process leads.
@@ -149,7 +188,7 @@ def run_trial(
     )
     L.seed_everything(trial.seed, verbose=False)
     network = trial.network(data.num_classes, data.in_channels)
-    model = ImageClassifier(network, recipe)
+    model = build_model(trial, network, recipe, data, start)
     watch, metrics = Watch(report), MetricsFile(folder)
     callbacks: list[Callback] = [watch, SeedSteps(trial.seed), Keep(folder, checkpoint_s, watch, metrics)]
     if recipe.ema:
@@ -164,9 +203,14 @@ def run_trial(
     Share(machine.global_rank, machine.world_size).check(recipe.batch_size)  # before other processes are started
     if machine.strategy.launcher is not None:  # these wait for this one, however it ends
         atexit.register(machine.strategy.launcher.kill, signal.SIGKILL)
-    machine.fit(model, datamodule=data, ckpt_path=usable_checkpoint(folder), weights_only=True)
+    if trial.precision != "int8":
+        machine.fit(model, datamodule=data, ckpt_path=usable_checkpoint(folder), weights_only=True)
     if machine.interrupted:
         raise KeyboardInterrupt
+    if isinstance(model, QuantizedClassifier):
+        model.net = convert(cast(GraphModule, model.net))
+    if trial.precision != "fp32":
+        machine.validate(model, datamodule=data, verbose=False)
     validated = metrics.last("val/top1", "val/loss")
     (tested,) = machine.test(model, datamodule=data, verbose=False)
     if not machine.is_global_zero:
@@ -192,11 +236,37 @@ def run_trial(
     }
     metrics.save()
     write_correct(folder, model.test_correct.numpy())
-    write_torch(folder / WEIGHTS, model.net.state_dict())
+    if trial.precision == "fp32":
+        write_torch(folder / WEIGHTS, model.net.state_dict())
+    else:
+        save(model.net.cpu(), (data.in_channels, data.resolution, data.resolution), folder / WEIGHTS)
     write_json(folder / RESULT, result)
     for name in (RESUME, FAILURE):
         (folder / name).unlink(missing_ok=True)
     return result
+
+
+def build_model(trial: Trial, network: Network, recipe: Recipe, data: ImageData, start: Path | None) -> ImageClassifier:
+    """What is trained and tested: a new network; or that of the fp32 run in `start`, in int8 or about to be."""
+    model = ImageClassifier(network, recipe)
+    if trial.precision == "fp32":
+        return model
+    assert start is not None
+    assert isinstance(model.net, MobileNet)
+    model.net.load_state_dict(torch.load(start / WEIGHTS, map_location="cpu", weights_only=True))
+    seen = calibration_pictures(data, trial.seed)
+    if trial.precision == "int8-qat":
+        return QuantizedClassifier(network, recipe, prepare(model.net, seen, training=True))
+    model.net = quantize(model.net, seen)
+    return model
+
+
+def calibration_pictures(data: ImageData, seed: int) -> Tensor:
+    """The first `CALIBRATION` pictures of training, as the seed shuffles them, not augmented where they are in memory:
+    (N, C, H, W)."""
+    loader = data.for_run(CALIBRATION_BATCH, seed, Augment(flip=False)).train_dataloader()
+    batches = [pictures for pictures, _ in islice(iter(loader), CALIBRATION // CALIBRATION_BATCH)]
+    return torch.cat(batches)
 
 
 def quieten() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mnet.cost import cost
 from mnet.errors import ConfigError, text, unknown
@@ -17,7 +17,9 @@ from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, pa
 from mnet.spec import Network
 from mnet.toggles import Toggles, describe
 from mnet.toggles import width as with_width
-from mnet.training.recipes import Recipe, recipe
+from mnet.training.recipes import Recipe, quantization_aware, recipe
+
+Precision = Literal["fp32", "int8", "int8-qat"]
 
 WIDTHS = tuple(step / 200 for step in range(10, 801))
 """Where `target_madds` looks for a width: 0.05 to 4 in steps of 0.005."""
@@ -57,6 +59,9 @@ class Trial(Toggles):
     """None = the recipe's; the learning rate is scaled with it."""
     lr: float | None = None
     """The schedule's highest learning rate, for the recipe's own batch size; None = the recipe's."""
+    precision: Precision = "fp32"
+    """Of weights and activations. int8: the fp32 run with the same settings and seed, rounded after training, ranges
+    seen on training pictures; int8-qat: that run trained on with rounding simulated. Both need mnet[executorch]."""
     seed: int = 0
     """Of initial weights, order and augmentation."""
 
@@ -116,10 +121,18 @@ class Trial(Toggles):
         return Pictures(resolution, getattr(known, "in_channels", 3), getattr(known, "num_classes", 10))
 
     def full_recipe(self) -> Recipe:
-        """The recipe with this trial's own epochs, batch size and learning rate."""
+        """The recipe with this trial's own epochs, batch size and learning rate; of int8, what is done after the
+        fp32 run: no epoch, or `quantization_aware`."""
         named = recipe(self.recipe)
         own = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr")}
-        return replace(named, **{name: value for name, value in own.items() if value is not None})
+        trained = replace(named, **{name: value for name, value in own.items() if value is not None})
+        if self.precision == "fp32":
+            return trained
+        return replace(trained, epochs=0) if self.precision == "int8" else quantization_aware(trained)
+
+    def in_float(self) -> Trial:
+        """The trial whose run an int8 one starts from."""
+        return replace(self, precision="fp32")
 
     @cached_property
     def run_id(self) -> str:
@@ -133,7 +146,9 @@ class Trial(Toggles):
         data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
         if self.dataset == "imagefolder":  # elsewhere the name says what the pictures are
             data["data_dir"] = str(self.data_dir.resolve())
-        content = [changed(network), changed(self.full_recipe()), data, self.seed]
+        content = [changed(network), changed(self.in_float().full_recipe()), data, self.seed]
+        if self.precision != "fp32":
+            content += [self.precision, changed(self.full_recipe())]
         canonical = json.dumps(content, sort_keys=True, default=str)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

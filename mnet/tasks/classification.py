@@ -16,9 +16,10 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from mnet.network import create_model
+from mnet.quantization import observe
 from mnet.spec import Network
 from mnet.training.optim import RMSpropTF
-from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
+from mnet.training.recipes import QAT_SEEING, Recipe, bn_momentum_for, lr_factor
 
 Batch = tuple[Tensor, Tensor]
 """Pictures (N, C, H, W) and class indices (N,)."""
@@ -37,7 +38,7 @@ class ImageClassifier(L.LightningModule):
             network = replace(network, dropout=recipe.dropout)
         self.network = network
         self.recipe = recipe
-        self.net = create_model(network).to(memory_format=torch.channels_last)
+        self.net: nn.Module = create_model(network).to(memory_format=torch.channels_last)
         self.val_metrics = self._metrics("val/")
         self.test_metrics = self._metrics("test/")
 
@@ -114,6 +115,27 @@ class ImageClassifier(L.LightningModule):
         optimizer = make_optimizer(self.net, self.recipe)
         schedule = LambdaLR(optimizer, lr_factor(self.recipe, steps, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class QuantizedClassifier(ImageClassifier):
+    """Trains on a network prepared by `mnet.quantization`. Its ranges widen by training pictures alone, and not in
+    the last part of the training."""
+
+    def __init__(self, network: Network, recipe: Recipe, prepared: nn.Module) -> None:
+        super().__init__(network, recipe)
+        self.net = prepared
+        self._seeing: bool | None = None
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._observe(self.trainer.global_step < QAT_SEEING * self.trainer.estimated_stepping_batches)
+
+    def on_validation_start(self) -> None:
+        self._observe(False)
+
+    def _observe(self, seeing: bool) -> None:
+        if seeing != self._seeing:
+            observe(self.net, seeing)
+            self._seeing = seeing
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
