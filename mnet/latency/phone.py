@@ -14,6 +14,7 @@ import json
 import math
 import re
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,6 @@ from mnet.latency.paired import MIN_ROUNDS, ratio
 
 SCRIPT = Path(__file__).with_suffix(".sh")
 MANIFEST = "manifest.json"
-HALF_WIDTH = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class Runner:
     arguments: str
     """In the script's shell, which knows $MODEL, $THREADS, $RUNS and $WARMUP."""
     printed: Sequence[tuple[str, float]]
-    """Patterns of a time in what it prints, and seconds in one such unit; the first that is found counts, at its last
-    place. A second group is the number of inferences that the time is of."""
+    """Patterns of a time, of one inference or of so many calls, and seconds in its unit; the first pattern that is
+    found counts, at its last place."""
     ends: str = ""
     """Without this text it did not come to its end."""
     log: str = ""
@@ -56,20 +56,20 @@ class Runner:
         if self.ends not in text:
             return math.nan
         for pattern, unit in self.printed:
-            if found := re.findall(pattern, text):
-                time, calls = found[-1] if isinstance(found[-1], tuple) else (found[-1], "1")
-                return float(time) * unit / int(calls) if int(calls) else math.nan
+            if found := list(re.finditer(pattern, text)):
+                last = found[-1].groupdict()
+                return float(last["time"]) * unit / max(1, int(last.get("calls", 1)))
         return math.nan
 
 
-NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
+NUMBER = r"(?P<time>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 
 RUNNERS: Mapping[str, Runner] = {
     ".tflite": Runner(
         runtime="litert",
         binary="benchmark_model",
-        source="LiteRT's benchmark tool (TFLite's): ai.google.dev/edge/litert, 'Performance measurement', has it built: "
-        "android_aarch64_benchmark_model, to be renamed",
+        source="LiteRT's, once TFLite's, benchmark tool: 'Performance measurement' of LiteRT's documentation has it "
+        "built for Android, as android_aarch64_benchmark_model; rename it",
         arguments="--graph=$MODEL --num_threads=$THREADS --num_runs=$RUNS --warmup_runs=$WARMUP --use_xnnpack=true "
         "--enable_op_profiling=false",
         printed=((rf"count=\d+ .*\bmedian={NUMBER}", 1e-6), (rf"Inference \(avg\): {NUMBER}", 1e-6)),
@@ -82,7 +82,7 @@ RUNNERS: Mapping[str, Runner] = {
         "-DEXECUTORCH_BUILD_EXECUTOR_RUNNER=ON -DEXECUTORCH_BUILD_XNNPACK=ON -DEXECUTORCH_ENABLE_LOGGING=ON. It cannot "
         "warm up: its mean has the first call in it, so RUNS should be 50 or more",
         arguments="--model_path=$MODEL --num_executions=$RUNS --cpu_threads=$THREADS",
-        printed=((rf"executed successfully (?=(\d+))\d+ time\(s\) in {NUMBER} ms", 1e-3),),
+        printed=((rf"executed successfully (?P<calls>\d+) time\(s\) in {NUMBER} ms", 1e-3),),
         log="ExecuTorch",
     ),
     ".onnx": Runner(
@@ -203,7 +203,7 @@ def slug(variant: str) -> str:
 def script_for(used: Mapping[str, Runner], numbers: Mapping[str, str]) -> str:
     """`phone.sh` with the programs that are needed."""
     lines = {
-        "SOURCES": "\n".join(f"#   bin/{one.binary}\n#       {one.source}" for one in used.values()),
+        "SOURCES": "\n".join(f"#   bin/{one.binary}\n{comment(one.source)}" for one in used.values()),
         "BINARIES": " ".join(shlex.quote(one.binary) for one in used.values()),
         "COMMANDS": "\n".join(
             f'        *{suffix}) COMMAND="{one.binary} {one.arguments}" LOG={shlex.quote(one.log)} ;;'
@@ -213,6 +213,10 @@ def script_for(used: Mapping[str, Runner], numbers: Mapping[str, str]) -> str:
         **numbers,
     }
     return re.sub("@([A-Z_]+)@", lambda found: lines[found[1]], SCRIPT.read_text())
+
+
+def comment(text: str) -> str:
+    return textwrap.fill(text, 118, initial_indent="#       ", subsequent_indent="#       ", break_on_hyphens=False)
 
 
 def import_results(folder: Path, baseline: str | None = None) -> pd.DataFrame:
@@ -288,10 +292,12 @@ def read_printed(printed: Path, file: str, runner: Runner) -> tuple[dict[int, fl
 
 
 def trouble(text: str) -> str:
-    """The first line that says what went wrong, or else the first."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if TROUBLE.search(line)] or lines
-    return said[0][:200] if said else "nothing was printed"
+    """The first line that says what went wrong, or what was printed instead."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("exit status: ")]
+    said = [line for line in lines if TROUBLE.search(line)]
+    if said:
+        return said[0][:200]
+    return f"no time after {lines[0][:200]!r}" if lines else "nothing was printed; is it a build without logging?"
 
 
 def row(
@@ -307,8 +313,8 @@ def row(
     both = sorted(own.keys() & times[baseline].keys())
     if not both:
         return {**found, "stopped": f"no ratio: the baseline {baseline} failed"}
-    pair = (np.array([times[one][i] for i in both]) for one in (name, baseline))
-    paired = ratio(*pair, HALF_WIDTH)
+    mine, others = (np.array([times[one][i] for i in both]) for one in (name, baseline))
+    paired = ratio(mine, others, half_width=0)
     found |= {"rounds": len(both), "ratio": paired.value}
     if len(both) < MIN_ROUNDS:
         return {**found, "stopped": f"{len(both)} rounds; an interval needs {MIN_ROUNDS}"}

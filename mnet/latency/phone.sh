@@ -66,9 +66,10 @@ while [ "$bits" -gt 0 ]; do core=$((core + 1)) bits=$((bits / 2)); done
 # One line: when, the governor, the frequency in kHz, the battery in tenths of a degree, the first thermal zone.
 state_of_phone() {
     clock=/sys/devices/system/cpu/cpu$core/cpufreq
-    echo "round=$1" "governor=$(phone "cat $clock/scaling_governor")" "khz=$(phone "cat $clock/scaling_cur_freq")" \
+    echo "round=$1" "governor=$(phone "cat $clock/scaling_governor 2>/dev/null")" \
+        "khz=$(phone "cat $clock/scaling_cur_freq 2>/dev/null")" \
         "battery=$(phone 'dumpsys battery' | sed -n 's/^ *temperature: *//p')" \
-        "zone0=$(phone 'cat /sys/class/thermal/thermal_zone0/temp')" >>printed/state.txt
+        "zone0=$(phone 'cat /sys/class/thermal/thermal_zone0/temp 2>/dev/null')" >>printed/state.txt
 }
 
 adb shell "mkdir -p $REMOTE/bin $REMOTE/models" </dev/null || fail "cannot write to $REMOTE on the phone"
@@ -96,7 +97,8 @@ while read -r models; do # a line a round, its models in random order
     [ ! -f "printed/$round-${models##* }.txt" ] || continue # its last model is there, so it is complete
     state_of_phone "$round"
     for model in $models; do
-        run "$model" | tr -d '\r' >"printed/.running"
+        run "$model" | tr -d '\r' >printed/.running
+        [ "$(adb get-state 2>/dev/null)" = device ] || fail "the phone went away in round $round; attach it, call again"
         mv printed/.running "printed/$round-$model.txt"
         sleep "$PAUSE"
     done
