@@ -4,17 +4,19 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 RUN    := $(VENV)/.run$(EXTRAS:%=-%)
+LAB    := $(VENV)/.run-lab
 SWEEPS := $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*.yaml))
 
 # MODEL=mobilenet_v2 becomes --model=mobilenet_v2. Any other setting: ARGS='--width=0.5 --se=false'; arguments of
 # Lightning's Trainer: TRAINER='--trainer.precision=bf16-mixed'.
 options = $(foreach pair,MODEL:model DATA:dataset DATA_DIR:data_dir RESOLUTION:resolution EPOCHS:epochs \
   BATCH_SIZE:batch_size RECIPE:recipe SEEDS:seeds PROFILE:profile OUT:out WORKERS:workers ENGINE:engine \
-  RAY_ADDRESS:ray_address GPUS:gpus PARTITION:partition MARGIN:margin,\
+  RAY_ADDRESS:ray_address GPUS:gpus PARTITION:partition MARGIN:margin RUNTIME:runtime THREADS:threads BATCH:batch \
+  HALF_WIDTH:half_width BUDGET:budget,\
   $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(TRAINER) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies sweep agent test test-kill lint bench clean
+.PHONY: help setup studies latency latency-android sweep agent test test-kill lint bench bench-latency clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -26,6 +28,20 @@ setup: $(RUN) $(VENV)/.dev ## .venv with everything that running and testing nee
 
 ablate-%: $(RUN) ## one study, e.g. make ablate-activation (7 minutes on 2 cores), or ablate-all (an hour)
 	@$(PY) experiments/ablate.py $* $(options)
+
+ablate-quantization ablate-all: $(LAB)
+
+latency: $(LAB) ## the latency of every study's networks, as ratios (10 minutes on 2 cores): RUNTIME=litert, THREADS=2
+	@$(PY) experiments/latency.py all $(options)
+
+latency-%: $(LAB) ## of one study, e.g. make latency-activation RUNTIME=all
+	@$(PY) experiments/latency.py $* $(options)
+
+frontier-%: $(LAB) ## accuracy beside latency, after make ablate-<study>
+	@$(PY) experiments/latency.py $* --profile=$(or $(PROFILE),quick) $(filter-out '--profile=%',$(options))
+
+latency-android: $(LAB) ## models and an adb script for a phone: STUDY=activation; IMPORT=folder reads its results
+	@$(PY) experiments/latency_android.py $(if $(IMPORT),'--import=$(IMPORT)',$(or $(STUDY),activation)) $(options)
 
 studies: $(RUN) ## every study: cells, runs done, time left, claims
 	@$(PY) experiments/studies.py $(foreach pair,SEEDS:seeds PROFILE:profile OUT:out WORKERS:workers,\
@@ -49,6 +65,9 @@ lint: $(RUN) $(VENV)/.dev ## ruff and mypy
 bench: $(RUN) $(VENV)/.dev ## speed against torchvision and timm, as ratios
 	@$(PY) experiments/bench.py $(ARGS)
 
+bench-latency: $(LAB) ## how often equal networks are called different, and a slowdown of 2% is found
+	@$(PY) experiments/bench_latency.py $(options)
+
 clean: ## remove .venv and caches; results and data stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache build dist *.egg-info
 
@@ -59,6 +78,11 @@ $(RUN): pyproject.toml constraints.txt
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@touch $@
 
+$(LAB): $(RUN)
+	@echo "installing the runtimes into $(VENV) (about a minute)"
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[lab]'
+	@touch $@
+
 $(VENV)/.dev: $(RUN)
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@touch $@ $(LAB)

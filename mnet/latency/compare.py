@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from mnet.cost import cost
 from mnet.errors import ConfigError, unknown
 from mnet.latency.paired import Race, Sample, calls_for, clock_of, race
-from mnet.latency.runtimes import ExportError, Precision, Program, Runtime, make_runtime, one_line
+from mnet.latency.runtimes import ExportError, Precision, Program, Run, Runtime, make_runtime, one_line
 from mnet.latency.runtimes.torch_eager import settled
 from mnet.machine import busiest, check_threads, clock, cpu_name, pinned, revision
 from mnet.network import MobileNet
@@ -243,7 +244,7 @@ def measure(
         failed: Variants that could not be prepared, with the reason.
         threads, half_width, budget_s, seed: As for `compare`.
         told: As for `race`.
-        slowed: Variant -> seconds a call that are waited on top: a planted slowdown, to see it found.
+        slowed: Variant -> seconds that each of its calls waits on top: a planted slowdown, to see it found.
     """
     failed = dict(failed or {})
     variants = (*ready, *(name for name in failed if name not in ready))
@@ -275,19 +276,32 @@ def program_sample(program: Program, example: Tensor, slower: float = 0.0) -> Sa
     Args:
         program: What to run.
         example: On what.
-        slower: Seconds that every call is made to wait.
+        slower: Seconds that every call waits at its end, busily.
     """
     clock, calls = clock_of(program.device), 0
 
     def sample() -> float:
         nonlocal calls
-        run = program.fresh(example)
+        loaded = program.fresh(example)
+        run = delayed(loaded, slower) if slower else loaded
         for _ in range(WARM_CALLS):
             run()
         calls = calls or calls_for(run, GROUP_S, clock)
-        return median(clock(run, calls) / calls for _ in range(GROUPS)) + slower
+        return median(clock(run, calls) / calls for _ in range(GROUPS))
 
     return sample
+
+
+def delayed(run: Run, seconds: float) -> Run:
+    now = time.perf_counter
+
+    def slow() -> None:
+        run()
+        end = now() + seconds
+        while now() < end:
+            pass
+
+    return slow
 
 
 def disturbances(found: Race, baseline: str) -> list[str]:

@@ -212,7 +212,7 @@ def fingerprint(module: nn.Module, example: Tensor, *more: object) -> str:
     """A hash of what a program is made from. Of a module whose code cannot be told from its data, always another."""
     digest = hashlib.sha256(family_sources())
     if isinstance(module, MobileNet):
-        structure: object = module.network
+        structure: object = module.network, repr(module)
     elif isinstance(module, GraphModule):
         structure = module.code
     else:

@@ -1,0 +1,153 @@
+"""How far the laboratory can be trusted: `python experiments/bench_latency.py` (15 minutes).
+
+The same network is compared with itself again and again: an interval of the ratio that leaves out 1 is a false call.
+Then each call of one of the two is made to wait 2% longer: an interval above 1 has found it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+from options import read_options, refuse
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from scipy.stats import binomtest
+
+from mnet.errors import ConfigError
+from mnet.files import write_csv
+from mnet.latency.compare import Ready, machine_facts, measure, prepare
+from mnet.latency.runtimes import ExportError, make_runtime
+from mnet.machine import check_threads
+from mnet.settings import hints
+from mnet.studies.latency import Subject, build
+from mnet.studies.trial import Trial
+
+FALSE_CALLS, FOUND, WITHIN = 0.05, 0.95, 30.0
+"""The goals: at most, at least, and seconds a trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for."""
+
+    runtime: str = "executorch"
+    """One of mnet.latency.RUNTIMES."""
+    model: str = "mobilenet_v3_small"
+    """One of mnet.list_models(), at 224 px."""
+    trials: int = 200
+    """Of the network with itself."""
+    slow_trials: int = 100
+    """With the planted slowdown."""
+    slowdown: float = 0.02
+    """As a share of the network's time."""
+    half_width: float = 0.01
+    """As for the studies."""
+    budget: float = WITHIN
+    """Seconds a trial may take."""
+    threads: int = 1
+    """Pinned cores a network may use."""
+    out: str = "results"
+    """Folder for bench-latency.csv and exported programs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 measured (also where a goal is missed), 2 bad input."""
+    try:
+        options = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        torch.set_num_threads(1)
+        subject = Subject(Trial(model=options.model, dataset="imagenet"))
+        runtime = make_runtime(options.runtime, threads=options.threads, folder=Path(options.out) / "exported")
+        one = prepare(runtime, build(subject), subject.resolution)
+    except (ConfigError, ExportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = list(trials(one, options))
+    table = pd.DataFrame(rows).assign(runtime=options.runtime, model=options.model, threads=options.threads)
+    path = Path(options.out) / "bench-latency.csv"
+    write_csv(path, table.assign(version=one.program.ran.version, **machine_facts()))
+    show(table, options)
+    print(f"  {path}")
+    return 0
+
+
+def read_arguments(arguments: Sequence[str]) -> Options:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    positive = ("trials", "slow_trials", "slowdown", "half_width", "budget", "threads")
+    _, options, rest = read_options(parser, Options, arguments, positive=positive)
+    refuse(rest, list(hints(Options)))
+    check_threads(options.threads)
+    return options
+
+
+def trials(one: Ready, options: Options) -> Iterator[dict[str, object]]:
+    """A row a trial."""
+    pair = {"a": one, "b": one}
+    first = measure(pair, "a", threads=options.threads, half_width=1.0, budget_s=1)
+    assert first.race is not None
+    wait = options.slowdown * median(first.race.times["a"])
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with bar:
+        for planted, count in ((0.0, options.trials), (options.slowdown, options.slow_trials)):
+            task = bar.add_task(f"{planted:.0%} slower" if planted else "the same twice", total=count)
+            for i in range(count):
+                start = time.perf_counter()
+                found = measure(
+                    pair,
+                    "a",
+                    threads=options.threads,
+                    half_width=options.half_width,
+                    budget_s=options.budget,
+                    seed=i,
+                    slowed={"b": wait} if planted else None,
+                )
+                row = found.table.iloc[1]
+                columns = ("ratio", "low", "high", "rounds", "stopped", "median_ms", "drift", "others")
+                seconds = round(time.perf_counter() - start, 2)
+                yield {"planted": planted, "trial": i, **{name: row[name] for name in columns}, "seconds": seconds}
+                bar.advance(task)
+
+
+def show(table: pd.DataFrame, options: Options) -> None:
+    """Both rates with their exact 95% intervals, beside their goals."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    shown = Table(box=box.SIMPLE_HEAD, title=f"{options.model}, 224 px, {options.runtime}, {options.threads} thread(s)")
+    for column in ("trials", "rate", "95% interval", "goal", "", "mean ratio", "rounds", "seconds, longest"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for planted, own in table.groupby("planted"):
+        if planted:
+            what, hits, goal = f"{planted:.0%} slower, found", own["low"] > 1, f">= {FOUND:.0%}"
+        else:
+            what, hits, goal = "the same twice, called different", (own["low"] > 1) | (own["high"] < 1), ""
+            goal = f"<= {FALSE_CALLS:.0%}"
+        rate = float(hits.mean())
+        met = rate >= FOUND and own["seconds"].max() <= WITHIN + 5 if planted else rate <= FALSE_CALLS
+        test = binomtest(int(hits.sum()), len(hits)).proportion_ci()
+        shown.add_row(
+            f"{what}: {hits.sum()} of {len(hits)}",
+            f"{rate:.1%}",
+            rf"\[{test.low:.1%}, {test.high:.1%}]",
+            goal,
+            "[green]met[/]" if met else "[bold red]NOT MET[/]",
+            f"{own['ratio'].mean():.4f}",
+            f"{own['rounds'].median():.0f}",
+            f"{own['seconds'].median():.1f}, {own['seconds'].max():.1f}",
+        )
+    console.print(shown)
+    if (others := float(table["others"].mean())) > 0.25:
+        console.print(f"The machine was busy: other programs kept {others:.1f} cores busy.", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

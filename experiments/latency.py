@@ -1,0 +1,369 @@
+"""Time a study's networks side by side: `python experiments/latency.py activation --runtime=executorch,litert`.
+
+Nothing is trained; with `--profile=quick` the networks are those that `make ablate-<study>` trained, and the table of
+accuracies is joined to that of latencies. Exported programs, and what was measured before, are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from options import HERE, SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from mnet.errors import ConfigError, unknown
+from mnet.latency.compare import COLUMNS, Measurement, Ready, measure, prepare
+from mnet.latency.plots import plot_frontier, plot_latency
+from mnet.latency.runtimes import RUNTIMES, ExportError, Runtime, make_runtime
+from mnet.machine import check_threads, pinned
+from mnet.settings import hints
+from mnet.studies.claims import load_claims
+from mnet.studies.engines.local import default_workers
+from mnet.studies.frontier import frontier_table
+from mnet.studies.latency import (
+    CLAIMS_FILE,
+    FILE,
+    KEY,
+    Pair,
+    Subject,
+    build,
+    claims_table,
+    latency_table,
+    merge,
+    subjects,
+)
+from mnet.studies.results import runs_table, summary_table
+from mnet.studies.sweep import Study, load_study
+from mnet.studies.trial import OPTIONS
+
+PROFILE = "latency"
+"""Of experiments/profiles.yaml: the papers' networks at 224 px. The studies it names are those that `all` means."""
+FRONTIER = "frontier.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for, beside the settings of its networks."""
+
+    profile: str = PROFILE
+    """An entry of experiments/profiles.yaml; another than latency times what that one trains, and joins accuracies."""
+    runtime: str = "executorch"
+    """Of mnet.latency.RUNTIMES; several with commas, or all."""
+    threads: int = 1
+    """Pinned cores a network may use."""
+    batch: str = "1"
+    """Pictures at a time; several with commas."""
+    half_width: float = 0.01
+    """Stop once no interval reaches further than this share from its ratio,"""
+    budget: float = 30.0
+    """or after so many seconds of rounds for each study, runtime and batch."""
+    out: str = "results"
+    """Folder for results and exported programs."""
+    workers: int | None = None
+    """Networks exported side by side; default: one a core."""
+    blocks: bool = False
+    """Also time every block of the first and of the slowest variant."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study and what is timed for it."""
+
+    study: Study
+    subjects: Mapping[str, Subject]
+    pairs: Sequence[Pair]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 all timed, 1 some variants failed, 2 bad input, 130 interrupted."""
+    started = time.monotonic()
+    try:
+        names, options, runtimes, batches, settings = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        plans = [load(name, options, settings) for name in names]
+        root = Path(options.out)
+        machines = [make_runtime(name, threads=options.threads, folder=root / "exported") for name in runtimes]
+        # Only a study's own profile was trained; without accuracies there is nothing to join, which is said at once.
+        summaries = {} if options.profile == PROFILE else {plan.study.name: trained(plan, root) for plan in plans}
+        failures = export(plans, machines, batches, options)
+        claims, failed = [], False
+        for plan in plans:
+            tables = []
+            for runtime in machines:
+                for batch in batches:
+                    found = time_study(plan, runtime, batch, failures, options)
+                    tables.append(latency_table(plan.study, found, plan.subjects))
+                    claims.append(claims_table(plan.pairs, found, runtime.name, options.threads))
+                    keep(plan, root, tables[-1], claims[-1], options)
+                    failed |= bool(found.failed)
+            closing(plan, root, pd.concat(tables), summaries.get(plan.study.name), options)
+            if options.blocks:
+                blocks(plan, root, machines, options)
+        show_claims(pd.concat(claims))
+        print(f"{time.monotonic() - started:.0f} s")
+        return 1 if failed else 0
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}; what was measured is kept", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; what was measured is kept, and so are exported programs")
+        return 130
+
+
+def read_arguments(
+    arguments: Sequence[str],
+) -> tuple[list[str], Options, list[str], list[int], dict[str, str]]:
+    """The studies, this program's options, runtimes, batches, and the settings of the networks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="+", help="files of experiments/sweeps, without .yaml; or paths; or all")
+    add_trial_settings(parser)
+    positive = ("threads", "half_width", "budget", "workers")
+    given, options, rest = read_options(parser, Options, arguments, positive=positive)
+    refuse(rest, [*OPTIONS, *hints(Options)])
+    check_threads(options.threads)
+    runtimes = list(RUNTIMES) if options.runtime == "all" else options.runtime.split(",")
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise unknown("runtime", name, RUNTIMES)
+    if options.runtime == "all" and not torch.cuda.is_available():
+        runtimes.remove("cuda-graphs")
+    batches = []
+    for value in options.batch.split(","):
+        if not value.isdigit() or int(value) < 1:
+            raise ConfigError(f"batch must be whole numbers above 0, not {value!r}")
+        batches.append(int(value))
+    names = latency_studies() if given.study == ["all"] else given.study
+    return names, options, runtimes, batches, trial_settings(given)
+
+
+def latency_studies() -> list[str]:
+    profile = yaml.safe_load((HERE / "profiles.yaml").read_text())[PROFILE]
+    return [name for name in profile if name != "all" and (SWEEPS / f"{name}.yaml").exists()]
+
+
+def load(name: str, options: Options, settings: Mapping[str, str]) -> Plan:
+    """The study with profile and command line laid over its file, and its claims' networks beside its cells."""
+    path = sweep_file(name)
+    study = load_study(path, overrides(path.stem, options.profile, None, settings))
+    claims = load_claims(HERE / "claims.yaml") if options.profile == PROFILE else ()
+    return Plan(study, *subjects(study, claims))
+
+
+def trained(plan: Plan, root: Path) -> pd.DataFrame:
+    """The accuracies of a study.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    runs = runs_table(plan.study, root)
+    if runs.empty:
+        raise ConfigError(f"no run of {plan.study.name} is finished in {root}: make ablate-{plan.study.name} first")
+    return summary_table(plan.study, runs, root)
+
+
+Failures = dict[tuple[str, int, Subject], str]
+
+
+def export(plans: Sequence[Plan], machines: Sequence[Runtime], batches: Sequence[int], options: Options) -> Failures:
+    """Export what is not exported yet, side by side and before anything is timed; returns what failed and why."""
+    todo = dict.fromkeys(
+        (machine.name, batch, subject)
+        for machine in machines
+        if machine.name not in ("eager", "compile", "cuda-graphs")
+        for plan in plans
+        for batch in batches
+        for subject in plan.subjects.values()
+    )
+    failures: Failures = {}
+    if not todo:
+        return failures
+    workers = min(options.workers or default_workers(), len(todo))
+    bar = Progress(TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool, bar:
+        task = bar.add_task("", total=len(todo))
+        jobs = {
+            one: pool.submit(export_one, *one, options.threads, machines[0].folder)
+            for one in todo
+        }  # fmt: skip
+        for done, (one, job) in enumerate(jobs.items()):
+            if (reason := job.result()) is not None:
+                failures[one] = reason
+            bar.update(task, completed=done + 1)
+    return failures
+
+
+def export_one(runtime: str, batch: int, subject: Subject, threads: int, folder: Path) -> str | None:
+    """In a process of its own: its memory and its heap are not those that are timed. Returns why it failed."""
+    torch.set_num_threads(1)  # sums in one order, so that the network is the same one when it is timed
+    try:
+        prepare(make_runtime(runtime, threads=threads, folder=folder), build(subject), subject.resolution, batch=batch)
+    except ExportError as error:
+        return str(error)
+    return None
+
+
+def time_study(plan: Plan, runtime: Runtime, batch: int, failures: Failures, options: Options) -> Measurement:
+    """All variants of a study on one runtime, in the same rounds."""
+    ready: dict[str, Ready] = {}
+    failed: dict[str, str] = {}
+    console = Console()
+    with pinned(options.threads):
+        torch.set_num_threads(1)
+        for name, subject in plan.subjects.items():
+            reason = failures.get((runtime.name, batch, subject))
+            try:
+                if reason is not None:
+                    raise ExportError(reason)
+                ready[name] = prepare(runtime, build(subject), subject.resolution, batch=batch)
+            except ExportError as error:
+                failed[name] = str(error)
+                console.print(f"{name}: {error}", markup=False, highlight=False)
+    title = f"{plan.study.name} on {runtime.name}"
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), transient=True)
+    with bar:
+        begun, task = time.monotonic(), bar.add_task(title, total=options.budget)
+
+        def told(rounds: int, widest: float) -> None:
+            """The half width falls with the root of the rounds: the budget, or sooner."""
+            spent = time.monotonic() - begun
+            needed = spent * (widest / options.half_width) ** 2
+            bar.update(task, completed=spent, total=max(spent, min(options.budget, needed)))
+            bar.update(task, description=f"{title}: {rounds} rounds, +-{widest:.1%}")
+
+        found = measure(
+            ready,
+            next(iter(plan.subjects)),
+            failed,
+            threads=options.threads,
+            half_width=options.half_width,
+            budget_s=options.budget,
+            told=told,
+        )
+    show(plan, runtime, batch, found, console)
+    return found
+
+
+def keep(plan: Plan, root: Path, table: pd.DataFrame, claims: pd.DataFrame, options: Options) -> None:
+    """Lay what was measured over the files of the study; rows of other runtimes and settings stay."""
+    if options.profile != PROFILE:
+        return
+    folder = root / plan.study.name
+    merge(folder / FILE, table, ("variant", *KEY))
+    if not claims.empty:
+        merge(folder / CLAIMS_FILE, claims, ("id", "runtime", "threads"))
+
+
+def closing(plan: Plan, root: Path, table: pd.DataFrame, summary: pd.DataFrame | None, options: Options) -> None:
+    """The figure; and, where the cells were trained, accuracy beside latency."""
+    folder, study = root / plan.study.name, plan.study
+    if summary is not None:
+        joined = frontier_table(summary, table)
+        merge(folder / FRONTIER, joined, ("cell", "runtime", "threads", "batch", "device"))
+        plot_frontier(
+            joined, folder / "frontier.png", f"{study.name}: accuracy and latency, {options.threads} thread(s)"
+        )
+        print(f"  {folder / FRONTIER}\n  {folder / 'frontier.png'}")
+        return
+    ran = table[table["batch"] == table["batch"].min()] if "batch" in table else table
+    if "ratio" in ran and ran["ratio"].notna().any():
+        device = ran["device"].iloc[0]
+        plot_latency(
+            ran, folder / "latency.png", f"{study.name}: latency at batch 1, {options.threads} thread(s), {device}"
+        )
+    print(f"  {folder / FILE}\n  {folder / 'latency.png'}")
+
+
+def blocks(plan: Plan, root: Path, machines: Sequence[Runtime], options: Options) -> None:
+    """Every block of the baseline, on each runtime."""
+    from mnet.latency.blocks import block_latency, plot_blocks
+
+    from mnet.network import MobileNet
+
+    name, subject = next(iter(plan.subjects.items()))
+    net = build(subject)
+    if not isinstance(net, MobileNet):
+        raise ConfigError(f"the blocks of {name} cannot be timed one by one: it is an int8 graph")
+    for machine in machines:
+        frame = block_latency(
+            net, runtime=machine.name, resolution=subject.resolution, threads=options.threads, budget_s=options.budget
+        )
+        path = root / plan.study.name / f"blocks-{machine.name}.csv"
+        merge(path, frame.assign(variant=name, runtime=machine.name), ("variant", "runtime", "block"))
+        plot_blocks(frame, path.with_suffix(".png"), f"{plan.study.name}, {name}: {machine.name}")
+        print(f"  {path}\n  {path.with_suffix('.png')}")
+
+
+def show(plan: Plan, runtime: Runtime, batch: int, found: Measurement, console: Console) -> None:
+    """The table of one measurement, and what disturbed it."""
+    if not console.is_terminal:
+        console = Console(width=150)
+    table = Table(box=box.SIMPLE_HEAD, title=title_of(plan, runtime, batch, found))
+    for column in COLUMNS:
+        right = column not in ("variant", "stopped")
+        table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for column in ("undelegated", "MB"):
+        table.add_column(column, justify="right", overflow="fold")
+    for row in found.table.to_dict("records"):
+        numbers = (f"{row[name]:.3f}" if pd.notna(row[name]) else "" for name in COLUMNS[1:5])
+        size = row.get("file_bytes")
+        told = str(row.get("undelegated_ops") or "") if pd.notna(row.get("undelegated_ops")) else ""
+        cells = (str(row["variant"]), *numbers, str(row["rounds"]), str(row["stopped"]), told)
+        table.add_row(*map(Text, cells), f"{size / 1e6:.1f}" if size and pd.notna(size) else "")
+    console.print(table)
+    for note in found.notes:
+        console.print(f"  {note}", markup=False, highlight=False)
+
+
+def title_of(plan: Plan, runtime: Runtime, batch: int, found: Measurement) -> str:
+    for one in found.ready.values():
+        ran = one.program.ran
+        threads = f"{ran.threads} thread" + "s" * (ran.threads > 1)
+        return f"{plan.study.name}: {ran.runtime} {ran.version} ({ran.kernels}), {threads}, batch {batch}"
+    return f"{plan.study.name}: {runtime.name}"
+
+
+def show_claims(claims: pd.DataFrame) -> None:
+    """The papers' latency claims beside what was measured."""
+    if claims.empty:
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    table = Table(box=box.SIMPLE_HEAD, title="the papers' latency claims, in direction, on this machine")
+    for column in ("claim", "statement"):
+        table.add_column(column, overflow="fold")
+    for column in ("runtime", "paper", "ours", "95% interval", "verdict"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in claims.sort_values(["id", "runtime"], kind="stable").to_dict("records"):
+        table.add_row(*map(Text, claim_cells(row)))
+    console.print(table)
+
+
+def claim_cells(row: Mapping[str, object]) -> Iterator[str]:
+    def number(name: str) -> str:
+        value = row[name]
+        return f"{value:.3f}" if isinstance(value, float) and pd.notna(value) else ""
+
+    yield from (str(row["id"]), str(row["statement"]), str(row["runtime"]), number("paper_value"), number("ours"))
+    yield f"[{number('low')}, {number('high')}]" if number("ours") else ""
+    yield str(row["verdict"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

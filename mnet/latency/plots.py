@@ -1,0 +1,103 @@
+"""Figures of latency. One colour a runtime, the same in every figure; safe for colour-blind readers."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from mnet.files import write_atomic
+
+matplotlib.use("Agg")
+
+COLOURS = {
+    "eager": "#000000",
+    "compile": "#0072B2",
+    "cuda-graphs": "#009E73",
+    "onnxruntime": "#56B4E9",
+    "executorch": "#D55E00",
+    "litert": "#E69F00",
+}
+
+
+def plot_latency(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Ratios to the baseline with their 95% intervals, a row a variant and a colour a runtime. PNG to `path`.
+
+    Args:
+        table: Rows of `variant, runtime, ratio, low, high, median_ms, stopped`.
+        path: Where to write.
+        title: What was asked.
+    """
+    variants = list(dict.fromkeys(table["variant"]))
+    runtimes = list(dict.fromkeys(table["runtime"].dropna()))
+    labels = [textwrap.fill(name, 38, break_long_words=False) for name in variants]
+    lines = sum(max(label.count("\n") + 1, 0.9 * len(runtimes)) for label in labels)
+    figure = Figure(figsize=(9, 1.8 + 0.3 * lines), dpi=150, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    timed = table[pd.to_numeric(table["ratio"], errors="coerce").notna()]
+    for i, runtime in enumerate(runtimes):
+        own = timed[timed["runtime"] == runtime]
+        rows = [variants.index(name) - 0.3 + 0.6 * (i + 0.5) / len(runtimes) for name in own["variant"]]
+        ink = COLOURS.get(runtime, "#CC79A7")
+        low, high = own["ratio"] - own["low"], own["high"] - own["ratio"]
+        axes.errorbar(own["ratio"], rows, xerr=[low, high], fmt="o", ms=4, capsize=3, lw=1.4, color=ink, label=runtime)
+        for x, y in zip(own["ratio"], rows, strict=True):
+            axes.annotate(f"{x:.3f}", (x, y), (8, 0), textcoords="offset points", va="center", fontsize=7, color=ink)
+    axes.axvline(1, color="#555555", linewidth=1)
+    axes.set_yticks(range(len(variants)), labels)
+    axes.set_ylim(len(variants) - 0.5, -0.5)
+    axes.set_xlabel(f"time / time of {variants[0]}, paired rounds, 95% interval")
+    if len(timed) and timed["ratio"].max() > 3 * timed["ratio"].min():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.tick_params(axis="x", which="minor", labelsize=7)
+    finish(figure, path, title, legend=len(runtimes) > 1)
+
+
+def plot_frontier(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Top-1 with its 95% interval over milliseconds, a panel a runtime; the cells that none beats are joined.
+
+    Args:
+        table: From `frontier.frontier_table`.
+        path: Where to write.
+        title: What was asked.
+    """
+    runtimes = list(dict.fromkeys(table["runtime"]))
+    figure = Figure(figsize=(max(7.0, 5.5 * len(runtimes)), 5), dpi=150, layout="constrained", facecolor="white")
+    for axes, runtime in zip(figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0], runtimes, strict=True):
+        own, ink = table[table["runtime"] == runtime], COLOURS.get(runtime, "#CC79A7")
+        for _, row in own.iterrows():
+            half = None if pd.isna(row["top1_half_width"]) else row["top1_half_width"]
+            face = ink if row["best"] else "white"
+            axes.errorbar(
+                row["median_ms"], row["top1_mean"], yerr=half, fmt="o", ms=6, mfc=face, color=ink, capsize=3, lw=1
+            )
+            name = textwrap.fill(str(row["cell"]), 26, break_long_words=False)
+            spot = (row["median_ms"], row["top1_mean"])
+            axes.annotate(name, spot, (7, 4), textcoords="offset points", fontsize=7, va="bottom")
+        best = own[own["best"]].sort_values("median_ms")
+        axes.plot(best["median_ms"], best["top1_mean"], color=ink, lw=1, alpha=0.6)
+        axes.set_title(runtime, fontsize=9)
+        axes.set_xlabel("ms a picture on this machine (median)")
+        axes.margins(x=0.25, y=0.15)
+    figure.axes[0].set_ylabel("test top-1 (%), mean of seeds, 95% t interval")
+    finish(figure, path, title, grid="both")
+
+
+def finish(figure: Figure, path: Path, title: str, *, legend: bool = False, grid: str = "x") -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
+        axes.set_axisbelow(True)
+    if legend:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomic(path, lambda stream: stream.write(picture.getvalue()))
