@@ -136,14 +136,14 @@ def prepare(runtime: Runtime, net: nn.Module, resolution: int, *, batch: int = 1
     precision = program.ran.precision
     count = max(1, CHECKED[precision] // batch)
     pictures = torch.randn(count, batch, channels, resolution, resolution, generator=random)
-    with torch.inference_mode():
-        wanted = torch.cat([settled(net)(one) for one in pictures])
-    if not wanted.isfinite().all():
-        raise ExportError("eager's own outputs are not finite")
     try:
+        with torch.inference_mode():
+            wanted = torch.cat([settled(net)(one) for one in pictures])
         scores = torch.cat([program(one) for one in pictures])
     except Exception as error:
         raise ExportError(f"{runtime.name} cannot run it: {one_line(error)}") from error
+    if not wanted.isfinite().all():
+        raise ExportError("eager's own outputs are not finite")
     facts = {}
     if isinstance(net, MobileNet):
         spent = cost(net, resolution)

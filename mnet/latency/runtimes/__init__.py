@@ -2,7 +2,7 @@
 
     runtime = make_runtime("executorch", threads=1, folder=Path("results/exported"))
     program = runtime.prepare(net, example)      # exports once, keeps the file
-    scores = program(pictures)                   # one picture at a time, as exported
+    scores = program(pictures)                   # shaped as the example
     run = program.fresh(example)                 # loaded once more; run() is all that is timed
 
 To add one: a class with `version`, `kernels` and `prepare` in a file here, and a line in `RUNTIMES`.
@@ -92,7 +92,7 @@ class Program(ABC):
 
     @abstractmethod
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Scores (N, classes) of pictures (N, C, H, W)."""
+        """Scores (N, classes) of pictures (N, C, H, W), as many and as large as the example was."""
 
     @abstractmethod
     def fresh(self, example: Tensor) -> Run:

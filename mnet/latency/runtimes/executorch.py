@@ -30,7 +30,7 @@ class PteProgram(Program):
 
     def __call__(self, pictures: Tensor) -> Tensor:
         use_threads(self.ran.threads)
-        return torch.cat([self.method.execute([picture[None].contiguous()])[0] for picture in pictures])
+        return self.method.execute([pictures.contiguous()])[0]
 
     def fresh(self, example: Tensor) -> Run:
         method = self.loaded()._method

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 
@@ -26,10 +25,7 @@ class TfliteProgram(Program):
         self.interpreter = interpreter(path, ran.threads)
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        return torch.cat([self.one(picture[None].numpy()) for picture in pictures])
-
-    def one(self, picture: np.ndarray) -> Tensor:
-        put(self.interpreter, picture)
+        put(self.interpreter, pictures.numpy())
         self.interpreter.invoke()
         (output,) = self.interpreter.get_output_details()
         scores = self.interpreter.get_tensor(output["index"])
@@ -63,7 +59,7 @@ class LiteRT(Exporting):
             path = Path(folder) / "network.tflite"
             litert_torch.convert(net, (example,)).export(str(path))
             if pictures is not None:
-                path = quantised(path, pictures)
+                path = quantised(path, pictures, len(example))
             inside, outside = operators(path, self.threads)
             return path.read_bytes(), {"delegated": inside, "undelegated": outside}
 
@@ -71,7 +67,7 @@ class LiteRT(Exporting):
         return TfliteProgram(path, ran)
 
 
-def quantised(path: Path, pictures: Tensor) -> Path:
+def quantised(path: Path, pictures: Tensor, batch: int) -> Path:
     """The file in int8, weights per channel, by LiteRT's own quantiser, calibrated on the same pictures as ours.
 
     LiteRT's converter refuses the graph that ExecuTorch takes: its per-channel weights are of another form.
@@ -81,7 +77,7 @@ def quantised(path: Path, pictures: Tensor) -> Path:
     ((name, arguments),) = Interpreter(str(path)).get_signature_list().items()
     tool = quantizer.Quantizer(str(path))
     tool.load_quantization_recipe(recipe.static_wi8_ai8())
-    seen = tool.calibrate({name: [{arguments["inputs"][0]: picture[None].numpy()} for picture in pictures]})
+    seen = tool.calibrate({name: [{arguments["inputs"][0]: one.numpy()} for one in pictures.split(batch)]})
     out = path.with_name("int8.tflite")
     tool.quantize(seen).export_model(str(out))
     return out

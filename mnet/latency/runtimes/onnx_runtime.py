@@ -26,8 +26,7 @@ class OnnxProgram(Program):
         (self.input,), (self.output,) = self.session.get_inputs(), self.session.get_outputs()
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        one = [self.session.run(None, {self.input.name: picture[None].numpy()})[0] for picture in pictures]
-        return torch.cat([as_tensor(scores) for scores in one])
+        return as_tensor(self.session.run(None, {self.input.name: pictures.numpy()})[0])
 
     def fresh(self, example: Tensor) -> Run:
         loaded = session(self.path, self.ran.threads)

@@ -1,0 +1,3 @@
+from tiny_network import net
+
+__all__ = ["net"]

@@ -1,0 +1,149 @@
+"""Paired comparison of networks: what is asked of it, what it finds, what it keeps when something breaks."""
+
+import logging
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import mnet.latency
+from mnet.errors import ConfigError
+from mnet.latency.compare import COLUMNS, disturbances, measure, prepare
+from mnet.latency.paired import race
+from mnet.latency.runtimes import make_runtime
+from mnet.latency.verdicts import latency_verdict
+from mnet.machine import pinned
+
+
+class Work(nn.Module):
+    """So many products of matrices."""
+
+    def __init__(self, products: int):
+        super().__init__()
+        self.products, self.weight = products, nn.Parameter(torch.eye(96))
+
+    def forward(self, x):
+        for _ in range(self.products):
+            x = x @ self.weight
+        return x.mean((1, 2))
+
+
+def test_one_row_a_variant_and_twice_the_work_takes_about_twice_as_long():
+    nets = {"once": Work(20), "again": Work(20), "twice": Work(40)}
+    frame = mnet.latency.compare(nets, baseline="once", runtime="eager", resolution=96, half_width=0.2, budget_s=20)
+    assert tuple(frame.columns) == COLUMNS
+    rows = frame.set_index("variant")
+    assert list(rows.index) == list(nets)
+    assert tuple(rows.loc["once", ["ratio", "low", "high", "stopped"]]) == (1, 1, 1, "baseline")
+    assert 1.4 < rows.loc["twice", "ratio"] < 2.6
+    assert rows.loc["twice", "low"] > rows.loc["again", "high"]
+    assert set(rows["stopped"][1:]) == {"precise"}
+    assert (frame["rounds"] >= 15).all()
+    assert set(frame.attrs["table"]["kernels"])
+
+
+def test_a_planted_slowdown_is_found_and_the_same_program_twice_is_not_called_different():
+    one = prepare(make_runtime("eager"), Work(20), 96)
+    found = measure({"a": one, "b": one, "slow": one}, "a", half_width=0.02, budget_s=20, slowed={"slow": 5e-4})
+    rows = found.table.set_index("variant")
+    assert rows.loc["slow", "low"] > 1.02
+    assert abs(rows.loc["b", "ratio"] - 1) < 0.05
+
+
+def test_a_variant_that_fails_is_reported_and_the_others_are_kept():
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no such kernel")
+
+    nets = {"good": Work(5), "broken": Broken(), "better": Work(2)}
+    frame = mnet.latency.compare(nets, baseline="good", resolution=96, half_width=0.5, budget_s=5).set_index("variant")
+    assert frame.loc["broken", "stopped"].startswith("failed: eager cannot run it: RuntimeError: no such kernel")
+    assert frame.loc["better", "high"] < 1
+    without = mnet.latency.compare(nets, baseline="broken", resolution=96, half_width=0.5, budget_s=5)
+    assert without["ratio"].isna().all()
+    assert without.set_index("variant").loc["good", "median_ms"] > 0
+
+
+def test_a_variant_that_fails_while_it_is_timed_leaves_the_race():
+    calls = []
+
+    def sometimes() -> float:
+        calls.append(1)
+        if len(calls) > 12:
+            raise RuntimeError("out of memory")
+        return 1.0
+
+    found = race({"a": lambda: 1.0, "b": lambda: 2.0, "c": sometimes}, "a", budget_s=0, min_rounds=20, forgiving=True)
+    assert found.failed == {"c": "RuntimeError: out of memory"}
+    assert found.ratio("b", "a").value == pytest.approx(2)
+    assert len(found.times["b"]) >= 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "goood"}, "unknown baseline 'goood'; one of good, other. Did you mean good"),
+        ({"nets": {"good": Work(1)}}, "nothing to compare"),
+        ({"runtime": "eagre"}, "unknown runtime 'eagre'.*Did you mean eager"),
+        ({"threads": 999}, "threads must be 1 to .*, the cores of this process, not 999"),
+        ({"half_width": 0}, "half_width must be above 0, not 0"),
+        ({"resolution": {"good": 32}}, "no resolution for variant 'other'"),
+    ],
+)
+def test_bad_input_is_one_error_before_anything_runs(change, message):
+    class Never(nn.Module):
+        def forward(self, x):
+            pytest.fail("ran")
+
+    call = {"nets": {"good": Never(), "other": Never()}, "baseline": "good"} | change
+    with pytest.raises(ConfigError, match=message):
+        mnet.latency.compare(**call)
+
+
+def test_without_the_right_to_pin_it_measures_all_the_same_and_says_so(monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError("not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    with caplog.at_level(logging.WARNING):
+        frame = mnet.latency.compare({"a": Work(2), "b": Work(2)}, "a", resolution=96, half_width=0.9, budget_s=1)
+    assert "not pinned to a core: not permitted" in frame.attrs["notes"]
+    assert "not pinned" in caplog.text
+    assert frame["ratio"].notna().all()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity here")
+def test_threads_are_pinned_while_measuring_and_free_afterwards():
+    before = os.sched_getaffinity(0)
+    with pinned(1) as refused:
+        assert not refused
+        assert len(os.sched_getaffinity(0)) == 1
+        assert torch.get_num_threads() == 1
+    assert os.sched_getaffinity(0) == before
+
+
+def test_a_busy_machine_drift_and_outliers_are_named():
+    speeds = iter([1.0] * 12 + [1.4] * 12)
+    found = race({"a": lambda: next(speeds, 1.4), "b": lambda: 1.0}, "a", budget_s=0, min_rounds=21, warmup=0)
+    notes = disturbances(found, "a")
+    assert any("longer at the end" in note for note in notes)
+    assert not any("busy" in note for note in disturbances(type(found)(**{**vars(found), "others": 0.1}), "a"))
+    assert any("keep 3.0 of" in note for note in disturbances(type(found)(**{**vars(found), "others": 3.0}), "a"))
+
+
+@given(st.floats(0.5, 2), st.floats(0, 0.3), st.sampled_from(["up", "down", "flat"]))
+def test_a_claim_is_reproduced_only_by_a_whole_interval_and_mirrors_when_the_two_are_swapped(value, half, direction):
+    low, high = value / (1 + half), value * (1 + half)
+    verdict = latency_verdict(low, high, direction)
+    if direction != "flat":
+        if low <= 1 <= high:
+            assert verdict == "inconclusive"
+        swapped = latency_verdict(1 / high, 1 / low, "down" if direction == "up" else "up")
+        opposite = {"reproduced": "contradicted", "contradicted": "reproduced"}
+        assert swapped == verdict
+        assert latency_verdict(low, high, "down" if direction == "up" else "up") == opposite.get(verdict, verdict)
+    else:
+        assert (verdict == "reproduced") == (low > 0.95 and high < 1.05)

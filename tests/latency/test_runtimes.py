@@ -1,0 +1,143 @@
+"""Every runtime computes what eager computes, says what it ran, and keeps what it exported."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_network import tiny
+from torch import nn
+
+from mnet.errors import ConfigError
+from mnet.latency import runtimes
+from mnet.latency.compare import prepare
+from mnet.latency.runtimes import ExportError, make_runtime
+from mnet.quantization import quantize
+
+EXPORTING = ("executorch", "onnxruntime", "litert")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture(scope="module")
+def int8(net):
+    pictures = torch.randn(16, 3, 32, 32)
+    module = quantize(net, pictures)
+    module.meta["mnet_source"] = net, pictures
+    return module
+
+
+@pytest.mark.parametrize("name", ("eager", *EXPORTING))
+def test_outputs_are_those_of_eager_and_what_ran_is_told(name, net, folder):
+    ready = prepare(make_runtime(name, folder=folder), net, 32)
+    ran = ready.program.ran
+    assert ready.agreement < 1e-5
+    assert (ran.runtime, ran.precision, ran.threads) == (name, "fp32", 1)
+    assert ran.version
+    assert ran.kernels
+    run = ready.program.fresh(ready.example)
+    run()
+    if name == "eager":
+        return
+    path = Path(ran.file)
+    assert (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size) == (ran.sha256, ran.file_bytes)
+    assert sum(ran.delegated.values()) > 10
+
+
+def test_the_whole_float_network_is_delegated_to_xnnpack(net, folder):
+    ran = prepare(make_runtime("executorch", folder=folder), net, 32).program.ran
+    assert ran.delegated["hardswish"] > 3  # one operator each, not a multiplication and a clamp
+    assert set(ran.undelegated) <= {"to_dim_order_copy"}  # of scalars
+    assert not prepare(make_runtime("litert", folder=folder), net, 32).program.ran.undelegated
+
+
+@pytest.mark.parametrize("name", EXPORTING)
+def test_int8_agrees_with_eager_and_operators_that_fall_back_are_named(name, int8, folder):
+    ready = prepare(make_runtime(name, folder=folder), int8, 32)
+    ran = ready.program.ran
+    assert ran.precision == "int8"
+    assert ready.agreement >= 0.75
+    floats = Path(prepare(make_runtime(name, folder=folder), tiny(), 32).program.ran.file)
+    assert ran.file_bytes < 0.8 * floats.stat().st_size
+    fallen = {"executorch": {"to_dim_order_copy"}, "litert": {"HARD_SWISH"}}
+    if name in fallen:
+        assert set(ran.undelegated) == fallen[name]
+    else:  # known: a hard sigmoid between two int8 operators runs in float
+        assert {"HardSigmoid", "DequantizeLinear"} <= set(ran.undelegated)
+
+
+def test_compiled_code_is_checked_and_moves_its_weights_for_every_round():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    ready = prepare(make_runtime("compile"), net, 8)
+    place = ready.program.source[0].weight.data_ptr()
+    ready.program.fresh(ready.example)()
+    assert ready.program.source[0].weight.data_ptr() != place
+    assert ready.program.ran.kernels.startswith("Inductor")
+
+
+def test_a_network_is_exported_once_and_another_one_is_another_file(net, folder, monkeypatch):
+    runtime = make_runtime("executorch", folder=folder)
+    first = prepare(runtime, net, 32).program.ran
+    with monkeypatch.context() as patch:
+        patch.setattr(type(runtime), "export", lambda *_: pytest.fail("exported again"))
+        again = prepare(runtime, tiny(), 32).program.ran
+    assert again == first
+    others = [prepare(runtime, tiny(seed=1), 32), prepare(runtime, tiny(activation="relu"), 32)]
+    others.append(prepare(runtime, net, 32, batch=2))
+    assert len({first.file, *(one.program.ran.file for one in others)}) == 4
+
+
+class Branching(nn.Module):
+    """What an exporter cannot follow."""
+
+    def forward(self, x):
+        return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+
+class Changing(nn.Module):
+    """Eager's answer is another at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x.mean((2, 3)) * (1 + 1e-3 * (self.calls == 1))
+
+
+class Raising(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no such kernel\nand a page of trace")
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "message"),
+    [
+        ("executorch", Branching(), "executorch cannot export it: "),
+        ("eager", Changing(), "eager differs from eager by .*e-04 of the largest score"),
+        ("eager", Raising(), "eager cannot run it: RuntimeError: no such kernel$"),
+        ("eager", nn.Sequential(nn.Conv2d(3, 2, 1).requires_grad_(False), nn.Flatten()), "not finite"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused_in_one_line(name, module, message, tmp_path):
+    if isinstance(module, nn.Sequential):
+        module[0].weight.fill_(float("nan"))
+    with pytest.raises(ExportError, match=message) as refused:
+        prepare(make_runtime(name, folder=tmp_path), module, 8)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.glob("*.pte"))
+
+
+def test_an_unknown_runtime_and_a_missing_package_name_the_way_out(monkeypatch):
+    with pytest.raises(ConfigError, match="unknown runtime 'tflite'; one of .*Did you mean"):
+        make_runtime("tflite")
+    monkeypatch.setitem(runtimes.RUNTIMES, "litert", ("not_there", "LiteRT", "litert"))
+    with pytest.raises(ConfigError, match=r"runtime litert needs .*: pip install 'mnet\[litert\]'"):
+        make_runtime("litert")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="needs an NVIDIA GPU"):
+            make_runtime("cuda-graphs")

@@ -1,0 +1,22 @@
+"""A network of three blocks, with SE and h-swish, that every runtime exports in about a second."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import mnet
+from mnet.studies.latency import settle
+
+
+def tiny(seed: int = 0, **toggles):
+    network = mnet.describe("mobilenet_v3_small", num_classes=10, width=0.25, **toggles)
+    torch.manual_seed(seed)
+    net = mnet.create_model(replace(network, blocks=(network.blocks[0], *network.blocks[3:5])))
+    settle(net, torch.randn(8, 3, 32, 32))
+    return net
+
+
+@pytest.fixture(scope="session")
+def net():
+    return tiny()
