@@ -233,7 +233,7 @@ def time_study(plan: Plan, runtime: Runtime, batch: int, failures: Failures, opt
                 ready[name] = prepare(runtime, build(subject), subject.resolution, batch=batch)
             except ExportError as error:
                 failed[name] = str(error)
-                console.print(f"{name}: {error}", markup=False, highlight=False)
+                console.print(f"{name}: {error}", markup=False, highlight=False, soft_wrap=True)
     title = f"{plan.study.name} on {runtime.name}"
     bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), transient=True)
     with bar:
@@ -327,7 +327,7 @@ def show(plan: Plan, runtime: Runtime, batch: int, found: Measurement, console: 
         table.add_row(*map(Text, cells), f"{size / 1e6:.1f}" if size and pd.notna(size) else "")
     console.print(table)
     for note in found.notes:
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def title_of(plan: Plan, runtime: Runtime, batch: int, found: Measurement) -> str:

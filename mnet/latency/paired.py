@@ -168,14 +168,14 @@ def race(
         warmup: At most so many rounds before, not counted; fewer where the baseline is steady.
         seed: Of the order within rounds.
         told: Called with the number of rounds and the widest half interval, each time that is looked at.
-        forgiving: Leave out a variant that raises, instead of ending.
+        forgiving: Leave out a variant that raises, instead of ending; and time one that has no other beside it.
 
     Raises:
         ConfigError: Unknown baseline, nothing to compare it with, or too few rounds for an interval.
     """
     if baseline not in samples:
         raise unknown("baseline", baseline, samples)
-    if len(samples) < 2:
+    if len(samples) < 2 and not forgiving:
         raise ConfigError(f"nothing to compare {baseline!r} with")
     if min_rounds < MIN_ROUNDS:
         raise ConfigError(f"min_rounds is {min_rounds}; an interval needs at least {MIN_ROUNDS}")

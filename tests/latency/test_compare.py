@@ -147,3 +147,12 @@ def test_a_claim_is_reproduced_only_by_a_whole_interval_and_mirrors_when_the_two
         assert latency_verdict(low, high, "down" if direction == "up" else "up") == opposite.get(verdict, verdict)
     else:
         assert (verdict == "reproduced") == (low > 0.95 and high < 1.05)
+
+
+def test_one_variant_that_is_left_alone_is_timed_without_a_ratio():
+    one = prepare(make_runtime("eager"), Work(2), 96)
+    found = measure({"b": one}, "a", {"a": "no such kernel"}, budget_s=1)
+    rows = found.table.set_index("variant")
+    assert rows.loc["b", "median_ms"] > 0
+    assert rows.loc["b", "stopped"] == "no ratio: the baseline a failed"
+    assert rows.loc["a", "stopped"] == "failed: no such kernel"
