@@ -41,8 +41,8 @@ import mnet
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
 from mnet.latency import Ratio, Sample, paired_ratios, timed
-from mnet.studies.engines.local import default_workers
 from mnet.machine import provenance
+from mnet.studies.engines.local import default_workers
 from mnet.studies.sweep import load_profile, load_study
 
 HERE = Path(__file__).parent
