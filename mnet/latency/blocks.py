@@ -1,0 +1,330 @@
+"""Which block takes the time? Every part of a network as a program of its own, timed in the same paired rounds.
+
+A part runs on the input that it has in the network. Its weights and its input stay in the processor's caches, which
+they do not in the whole network: the parts together take less than the whole, and `attrs` says by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from mnet.cost import LayerCost, cost
+from mnet.errors import ConfigError, unknown
+from mnet.latency.compare import disturbances, program_sample
+from mnet.latency.paired import Race, race
+from mnet.latency.plots import finish
+from mnet.latency.runtimes import Program, make_runtime
+from mnet.machine import pinned
+from mnet.network import MobileNet
+from mnet.quantization import fuse
+from mnet.spec import place
+
+WHOLE, HEAD = "whole", "head"
+UNFUSED = ("eager", "cuda-graphs")
+"""Runtimes that run batch norms as layers; for the others they are folded before the network is cut."""
+LATENCY, MADDS = "#D55E00", "#0072B2"
+
+
+class Head(nn.Module):
+    """From the last feature map to the scores: (N, C, H, W) -> (N, num_classes)."""
+
+    def __init__(self, net: MobileNet) -> None:
+        super().__init__()
+        self.hidden, self.classifier = net.hidden, net.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.hidden(x.mean((2, 3), keepdim=True).flatten(1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A piece of a network between two feature maps."""
+
+    block: str
+    """stem, blocks.0 .., tail or head."""
+    kind: str
+    """What it is made of, as `5x5 hswish se`."""
+    module: nn.Module
+    example: Tensor
+    """Its input in the network, (N, C, H, W)."""
+    layers: tuple[LayerCost, ...]
+
+    def row(self) -> dict[str, object]:
+        """What is known before it is timed."""
+        return {
+            "block": self.block,
+            "kind": self.kind,
+            "resolution": self.layers[-1].resolution,
+            "in_channels": self.layers[0].in_channels,
+            "out_channels": self.layers[-1].out_channels,
+            "madds": sum(layer.madds for layer in self.layers),
+            "params": sum(layer.params for layer in self.layers),
+        }
+
+
+def block_latency(
+    net: MobileNet,
+    *,
+    runtime: str = "eager",
+    resolution: int = 224,
+    threads: int = 1,
+    budget_s: float = 20,
+    batch: int = 1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The latency of every part of a network.
+
+    Args:
+        net: In float, its batch norms settled.
+        runtime: One of `mnet.latency.RUNTIMES`; the parts are exported to a folder that does not stay.
+        resolution: Height and width of the pictures.
+        threads: That a part may use.
+        budget_s: Seconds of rounds; at least `MIN_ROUNDS` rounds are run.
+        batch: Pictures at a time.
+        seed: Of the pictures and the order within rounds.
+
+    Returns:
+        One row a part, in the order of execution: `block, kind, resolution` (height of its output), `in_channels,
+        out_channels, madds, params, ms, low, high` (with the 95% interval of its ratio to the whole network beside
+        it), `share` and `madds_share` (of the sum of all parts), `delegated, undelegated` (operators; 0 where the
+        runtime has one way only). `attrs`: `whole_ms`, `sum_ms`, `rounds`, `notes` on what disturbed the measurement.
+
+    Raises:
+        ConfigError: Not a float network of this family, or an unknown runtime or number of threads.
+        ExportError: The runtime cannot take a part.
+    """
+    timed = time_parts({"": net}, "", runtime, resolution, threads, budget_s, batch, seed)
+    whole = timed.key("", WHOLE)
+    whole_ms = timed.ms(whole)
+    rows = []
+    for part in timed.parts[""]:
+        key = timed.key("", part.block)
+        found, ran = timed.race.ratio(key, whole), timed.programs[key].ran
+        rows.append(
+            {
+                **part.row(),
+                "ms": found.value * whole_ms,
+                "low": found.low * whole_ms,
+                "high": found.high * whole_ms,
+                "share": 0.0,
+                "madds_share": 0.0,
+                "delegated": sum(ran.delegated.values()),
+                "undelegated": sum(ran.undelegated.values()),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    frame["share"] = frame["ms"] / frame["ms"].sum()
+    frame["madds_share"] = frame["madds"] / frame["madds"].sum()
+    frame.attrs |= {"whole_ms": whole_ms, "sum_ms": float(frame["ms"].sum()), **timed.told(whole)}
+    return frame
+
+
+def compare_blocks(
+    nets: Mapping[str, MobileNet],
+    baseline: str,
+    *,
+    runtime: str = "eager",
+    resolution: int = 224,
+    threads: int = 1,
+    budget_s: float = 30,
+    batch: int = 1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Where variants differ in latency, part by part, all timed in the same rounds.
+
+    Args:
+        nets: Variants with equally many blocks, by name.
+        baseline: One of them.
+        runtime, resolution, threads, budget_s, batch, seed: As for `block_latency`.
+
+    Returns:
+        One row a variant and part, the last being the whole network: `variant, block, kind, resolution, baseline_ms,
+        ms, ratio, low, high, us, us_low, us_high`. `us` is what the part takes more than the baseline's, in
+        microseconds: the ratio and its 95% interval, over rounds, times the baseline's median. `attrs` as of
+        `block_latency`, sums apart.
+
+    Raises:
+        ConfigError: Unknown baseline, nothing to compare, variants whose parts differ in number, or as
+            `block_latency`.
+        ExportError: The runtime cannot take a part.
+    """
+    if baseline not in nets:
+        raise unknown("baseline", baseline, nets)
+    if len(nets) < 2:
+        raise ConfigError(f"nothing to compare {baseline!r} with")
+    timed = time_parts(nets, baseline, runtime, resolution, threads, budget_s, batch, seed)
+    rows = []
+    for name in nets:
+        if name == baseline:
+            continue
+        whole = {"block": WHOLE, "kind": "", "resolution": resolution}
+        for row in [*(part.row() for part in timed.parts[name]), whole]:
+            one, other = timed.key(name, str(row["block"])), timed.key(baseline, str(row["block"]))
+            found, before = timed.race.ratio(one, other), timed.ms(other)
+            rows.append(
+                {
+                    "variant": name,
+                    **{column: row[column] for column in ("block", "kind", "resolution")},
+                    "baseline_ms": before,
+                    "ms": timed.ms(one),
+                    "ratio": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "us": 1000 * before * (found.value - 1),
+                    "us_low": 1000 * before * (found.low - 1),
+                    "us_high": 1000 * before * (found.high - 1),
+                }
+            )
+    frame = pd.DataFrame(rows)
+    frame.attrs |= timed.told(timed.key(baseline, WHOLE))
+    return frame
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The parts of networks, and what a race of them found."""
+
+    parts: Mapping[str, tuple[Part, ...]]
+    programs: Mapping[str, Program]
+    race: Race
+    refused: str
+
+    @staticmethod
+    def key(name: str, block: str) -> str:
+        return f"{name}/{block}"
+
+    def ms(self, key: str) -> float:
+        return 1000 * float(np.median(self.race.times[key]))
+
+    def told(self, baseline: str) -> dict[str, object]:
+        notes = [self.refused] if self.refused else []
+        return {"rounds": len(self.race.times[baseline]), "notes": (*notes, *disturbances(self.race, baseline))}
+
+
+def time_parts(
+    nets: Mapping[str, MobileNet],
+    baseline: str,
+    runtime: str,
+    resolution: int,
+    threads: int,
+    budget_s: float,
+    batch: int,
+    seed: int,
+) -> Timed:
+    """Whole networks and all their parts, in the same rounds.
+
+    Raises:
+        ConfigError, ExportError: As `compare_blocks`.
+    """
+    for name, value in (("budget_s", budget_s), ("batch", batch), ("resolution", resolution)):
+        if not value > 0:
+            raise ConfigError(f"{name} must be above 0, not {value}")
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        refused = stack.enter_context(pinned(threads))
+        machine = make_runtime(runtime, threads=threads, folder=Path(folder))
+        programs, samples, parts = {}, {}, {}
+        for name, net in nets.items():
+            parts[name] = tuple(cut(net, resolution, batch=batch, seed=seed, fused=runtime not in UNFUSED))
+            if (count := len(parts[name])) != (wanted := len(next(iter(parts.values())))):
+                raise ConfigError(f"{name} has {count} parts and {next(iter(nets))} {wanted}: no part is another's")
+            whole = Part(block=WHOLE, kind="", module=net, example=picture(net, resolution, batch, seed), layers=())
+            for part in (whole, *parts[name]):
+                key = Timed.key(name, part.block)
+                programs[key] = machine.prepare(part.module, part.example)
+                samples[key] = program_sample(programs[key], part.example)
+        found = race(samples, Timed.key(baseline, WHOLE), budget_s=budget_s, seed=seed)
+    return Timed(parts, programs, found, refused)
+
+
+def picture(net: MobileNet, resolution: int, batch: int, seed: int) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, net.network.in_channels, resolution, resolution, generator=random)
+
+
+def cut(net: MobileNet, resolution: int, *, batch: int = 1, seed: int = 0, fused: bool = False) -> Iterator[Part]:
+    """The parts of a network in the order of execution, each with the input that it has in it.
+
+    Args:
+        net: Put in eval mode.
+        resolution, batch, seed: Of the pictures.
+        fused: Whether batch norms are folded first.
+
+    Raises:
+        ConfigError: Not a float network of this family.
+    """
+    if not isinstance(net, MobileNet):
+        raise ConfigError(f"only a MobileNet in float can be cut into blocks, not a {type(net).__name__}")
+    source = fuse(net) if fused else net.eval()
+    modules = {"stem": source.stem, **{f"blocks.{i}": one for i, one in enumerate(source.blocks)}}
+    if net.network.tail is not None:
+        modules["tail"] = source.tail
+    modules[HEAD] = Head(source)
+    layers: dict[str, list[LayerCost]] = {name: [] for name in modules}
+    for layer in cost(net, resolution).rows:
+        layers[part_of(layer.layer)].append(layer)
+    kinds = dict(named_kinds(net))
+    x = picture(net, resolution, batch, seed)
+    for name, module in modules.items():
+        yield Part(block=name, kind=kinds[name], module=module.eval(), example=x, layers=tuple(layers[name]))
+        with torch.no_grad():
+            x = module(x)
+
+
+def part_of(layer: str) -> str:
+    """Of which part a layer is: `blocks.3.se.fc1.conv` -> `blocks.3`."""
+    first, *rest = layer.split(".")
+    return f"{first}.{rest[0]}" if first == "blocks" else HEAD if first in ("hidden", "classifier") else first
+
+
+def named_kinds(net: MobileNet) -> Iterator[tuple[str, str]]:
+    """Part -> what it is made of, in a few words."""
+    network = net.network
+    yield "stem", f"{network.stem.kernel}x{network.stem.kernel} {network.stem.activation}"
+    for i, at in enumerate(place(network)):
+        words = [f"{at.row.kernel}x{at.row.kernel}", at.row.activation, "se" if at.squeeze else ""]
+        yield f"blocks.{i}", " ".join(filter(None, words))
+    if network.tail is not None:
+        yield "tail", f"1x1 {network.tail.activation}"
+    yield HEAD, f"pool, hidden {network.hidden.activation}" if network.hidden else "pool"
+
+
+def plot_blocks(frame: pd.DataFrame, path: Path, title: str) -> None:
+    """Shares of latency, with their 95% intervals, and of multiply-adds, a row a part. Written as PNG to `path`.
+
+    Args:
+        frame: Of `block_latency`.
+        path: Where to write.
+        title: What was timed.
+    """
+    figure = Figure(figsize=(8, 1.6 + 0.36 * len(frame)), dpi=150, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    rows, scale = np.arange(len(frame)), 100 * frame["share"] / frame["ms"]
+    share = 100 * frame["share"]
+    error = [share - scale * frame["low"], scale * frame["high"] - share]
+    axes.barh(rows - 0.2, share, 0.38, color=LATENCY, label="latency, with 95% interval", xerr=error,
+              error_kw={"elinewidth": 1, "capsize": 2})  # fmt: skip
+    axes.barh(rows + 0.2, 100 * frame["madds_share"], 0.38, color=MADDS, label="multiply-adds")
+    for row, (ms, end, fallen) in enumerate(zip(frame["ms"], share + error[1], frame["undelegated"], strict=True)):
+        said = f"{ms:.2f} ms" + (f", {fallen} not delegated" if fallen else "")
+        axes.annotate(said, (end, row - 0.2), (4, 0), textcoords="offset points", va="center", fontsize=7)
+    labels = [
+        f"{block}   {kind}   {size} px"
+        for block, kind, size in zip(frame["block"], frame["kind"], frame["resolution"], strict=True)
+    ]
+    axes.set_yticks(rows, labels, fontsize=8)
+    axes.set_ylim(len(frame) - 0.4, -0.6)
+    axes.set_xlim(0, 1.25 * max(share.max(), 100 * frame["madds_share"].max()))  # for what is written beside bars
+    sums = frame.attrs.get("sum_ms"), frame.attrs.get("whole_ms")
+    told = "the parts {:.2f} ms together, the whole network {:.2f} ms".format(*sums) if None not in sums else ""
+    axes.set_xlabel(f"share of the sum of all parts (%)\n{told}", fontsize=9)
+    finish(figure, path, title, legend=True)

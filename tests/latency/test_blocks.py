@@ -1,0 +1,152 @@
+"""Latency by block: the parts are the network, and a slow block is found. Timed on a network of three blocks."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mnet
+from mnet.errors import ConfigError
+from mnet.latency import blocks
+from mnet.latency.blocks import block_latency, compare_blocks, cut, plot_blocks
+from mnet.latency.runtimes import Ran
+from mnet.latency.runtimes.torch_eager import Eager, TorchProgram
+
+SLOW_S = 0.001
+
+
+class Slow(nn.Module):
+    """Waits, for as long as some blocks take."""
+
+    def forward(self, x):
+        time.sleep(SLOW_S)
+        return x
+
+
+def small(slow=None, **toggles):
+    """V3-Small's first three blocks at width 0.25; `slow` = the block that waits."""
+    network = mnet.describe("mobilenet_v3_small", width=0.25, num_classes=10, **toggles)
+    net = mnet.MobileNet(replace(network, blocks=network.blocks[:3])).eval()
+    if slow is not None:
+        net.blocks[slow].project.add_module("slow", Slow())
+    return net
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("model", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"])
+def test_the_parts_one_after_another_are_the_network(model, fused):
+    net = mnet.create_model(model, width=0.25, num_classes=7, separable=model != "mobilenet_v1")
+    net.train()(torch.randn(4, 3, 64, 64))
+    net.eval()
+    parts = list(cut(net, 64, batch=2, fused=fused))
+    rows = [part.row() for part in parts]
+    total = mnet.cost(net, 64)
+    assert sum(row["madds"] for row in rows) == total.madds
+    assert sum(row["params"] for row in rows) == total.params
+    x = parts[0].example
+    with torch.no_grad():
+        wanted = net(x)
+        for part, row in zip(parts, rows, strict=True):
+            torch.testing.assert_close(x, part.example)
+            assert x.shape[1] == row["in_channels"]
+            x = part.module(x)
+            assert x.shape[:2] == (2, row["out_channels"])
+            assert row["resolution"] == (x.shape[2] if x.dim() == 4 else 1)
+        torch.testing.assert_close(x, wanted, rtol=1e-4, atol=1e-5)
+    names = [row["block"] for row in rows]
+    assert names[:2] == ["stem", "blocks.0"]
+    assert names[-1] == "head"
+    assert ("tail" in names) == (net.network.tail is not None)
+    assert len(names) == len(net.blocks) + 2 + ("tail" in names)
+    assert any(isinstance(layer, nn.BatchNorm2d) for part in parts for layer in part.module.modules()) != fused
+
+
+def test_a_slow_block_is_found_and_the_parts_sum_to_the_whole():
+    frame = block_latency(small(slow=1), resolution=64, budget_s=0.5)
+    assert list(frame["block"]) == ["stem", "blocks.0", "blocks.1", "blocks.2", "tail", "head"]
+    kinds = ["3x3 hswish", "3x3 relu se", "3x3 relu", "3x3 relu", "1x1 hswish", "pool, hidden hswish"]
+    assert list(frame["kind"]) == kinds
+    assert frame["share"].sum() == pytest.approx(1)
+    assert frame["madds_share"].sum() == pytest.approx(1)
+    assert frame.loc[frame["share"].idxmax(), "block"] == "blocks.1"
+    assert frame.set_index("block").loc["blocks.1", "low"] > 1000 * SLOW_S
+    assert ((frame["low"] <= frame["ms"]) & (frame["ms"] <= frame["high"]) & (frame["low"] > 0)).all()
+    assert frame.attrs["sum_ms"] == pytest.approx(frame["ms"].sum())
+    assert 0.5 < frame.attrs["sum_ms"] / frame.attrs["whole_ms"] < 2
+    assert frame.attrs["rounds"] >= 9
+
+
+def test_variants_are_compared_block_by_block():
+    nets = {"as it is": small(), "slow": small(slow=2), "relu": small(activation="relu")}
+    frame = compare_blocks(nets, "as it is", resolution=64, budget_s=0.5)
+    assert list(frame["variant"]) == ["slow"] * 7 + ["relu"] * 7
+    slow = frame[frame["variant"] == "slow"].set_index("block")
+    for block in ("blocks.2", "whole"):
+        assert slow.loc[block, "us"] == pytest.approx(1e6 * SLOW_S, rel=0.5)
+        assert 0 < slow.loc[block, "us_low"] < slow.loc[block, "us"] < slow.loc[block, "us_high"]
+        assert slow.loc[block, "low"] > 1.5
+    others = slow.drop(index=["blocks.2", "whole"])
+    assert others["us"].abs().max() < 0.3 * 1e6 * SLOW_S
+    assert np.allclose(frame["us"], 1000 * frame["baseline_ms"] * (frame["ratio"] - 1))
+    assert dict(zip(frame["block"], frame["resolution"], strict=True))["stem"] == 32
+
+
+class Delegating(Eager):
+    """Says that h-swish is not delegated, and keeps what it was given."""
+
+    def prepare(self, module, example):
+        self.taken.append(module)
+        names = [layer.extra_repr() for layer in module.modules() if type(layer).__name__ == "Activate"]
+        counts = {"delegated": {"convolution": 2, "add": 1}, "undelegated": {"hardswish": names.count("hswish")}}
+        return TorchProgram(module, Ran(**{**vars(self.ran(module)), **counts}))
+
+
+def test_what_a_runtime_delegates_is_told_by_block_and_it_gets_the_folded_network(monkeypatch):
+    taken = Delegating.taken = []
+    monkeypatch.setattr(blocks, "make_runtime", lambda name, threads, folder: Delegating(name, threads, folder))
+    frame = block_latency(small(), runtime="executorch", resolution=32, budget_s=0.01)
+    assert list(frame["undelegated"]) == [1, 0, 0, 0, 1, 1]
+    assert set(frame["delegated"]) == {3}
+    whole, *parts = taken
+    assert isinstance(whole, mnet.MobileNet)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for part in parts for layer in part.modules())
+
+
+def test_the_figure_has_a_pair_of_bars_a_block(monkeypatch, tmp_path):
+    frame = block_latency(small(), resolution=32, budget_s=0.01).assign(undelegated=[0, 2, 0, 0, 0, 0])
+    drawn, finish = [], blocks.finish
+
+    def seen(figure, *rest, **more):
+        drawn.append(figure)
+        finish(figure, *rest, **more)
+
+    monkeypatch.setattr(blocks, "finish", seen)
+    plot_blocks(frame, tmp_path / "blocks.png", "three blocks")
+    assert (tmp_path / "blocks.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = drawn[0].axes
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths[:6] == pytest.approx(list(100 * frame["share"]))
+    assert widths[6:] == pytest.approx(list(100 * frame["madds_share"]))
+    assert axes.get_yticklabels()[1].get_text() == "blocks.0   3x3 relu se   8 px"
+    assert axes.texts[1].get_text().endswith(", 2 not delegated")
+
+
+def test_bad_input_is_one_clear_line():
+    net, longer = small(), mnet.create_model("mobilenet_v3_small")
+    for call, message in (
+        (lambda: block_latency(nn.Linear(3, 3)), "only a MobileNet in float can be cut into blocks, not a Linear"),
+        (lambda: block_latency(net, runtime="egger"), "unknown runtime 'egger'.*Did you mean eager"),
+        (lambda: block_latency(net, threads=10_000), "threads must be 1 to"),
+        (lambda: block_latency(net, budget_s=0), "budget_s must be above 0, not 0"),
+        (lambda: compare_blocks({"a": net, "b": net}, "c"), "unknown baseline 'c'"),
+        (lambda: compare_blocks({"a": net}, "a"), "nothing to compare 'a' with"),
+        (
+            lambda: compare_blocks({"a": net, "b": longer}, "a"),
+            "b has 14 parts and a 6",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
