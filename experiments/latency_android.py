@@ -11,19 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 from options import add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
-from torch import nn
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
+from mnet.latency.compare import prepare
 from mnet.latency.phone import RUNNERS, import_results, write_kit
 from mnet.latency.runtimes import ExportError, Runtime, make_runtime
-from mnet.network import create_model
-from mnet.quantization import quantize
 from mnet.settings import hints
+from mnet.studies.latency import Subject, build
 from mnet.studies.sweep import Study, load_study
-from mnet.studies.trial import OPTIONS, Pictures, Trial
+from mnet.studies.trial import OPTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +83,13 @@ def runtimes(options: Options) -> list[Runtime]:
 
 
 def write(study: Study, runtime: Runtime, options: Options) -> bool:
-    """Export every cell and write the kit of one runtime. Returns whether all could be exported."""
+    """Export every cell, check it against eager and write the kit of one runtime. Returns whether all are in it."""
     folder = Path(options.out) / "latency-android" / study.name / runtime.name
     programs: dict[str, Path] = {}
     for cell in study.cells:
-        trial = cell.trials[0]
-        data = trial.data()
+        subject = Subject(cell.trials[0])
         try:
-            example = torch.zeros(1, data.in_channels, data.resolution, data.resolution)
-            programs[cell.name] = Path(runtime.prepare(build(trial, data), example).ran.file)
+            programs[cell.name] = Path(prepare(runtime, build(subject), subject.resolution).program.ran.file)
         except ExportError as error:
             print(f"{cell.name} is left out: {error}", file=sys.stderr)
     if study.baseline not in programs:
@@ -114,17 +110,6 @@ def write(study: Study, runtime: Runtime, options: Options) -> bool:
         f"run.sh), attach a phone, then: sh {script}"
     )
     return len(programs) == len(study.cells)
-
-
-def build(trial: Trial, data: Pictures) -> nn.Module:
-    """The trial's network, untrained, its batch norms having seen noise: numbers of a usual size, none denormal."""
-    torch.manual_seed(trial.seed)
-    net = create_model(trial.network(data.num_classes, data.in_channels))
-    pictures = torch.randn(16, data.in_channels, data.resolution, data.resolution)
-    with torch.no_grad():
-        for _ in range(10):
-            net(pictures)
-    return net.eval() if trial.precision == "fp32" else quantize(net.eval(), pictures)
 
 
 def show(folder: Path) -> None:
