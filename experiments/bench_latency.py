@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = list(trials(one, options))
     table = pd.DataFrame(rows).assign(runtime=options.runtime, model=options.model, threads=options.threads)
     path = Path(options.out) / "bench-latency.csv"
-    write_csv(path, table.assign(version=one.program.ran.version, **machine_facts()))
+    facts = pd.DataFrame([{"version": one.program.ran.version, **machine_facts()}])
+    write_csv(path, table.merge(facts, how="cross"))
     show(table, options)
     print(f"  {path}")
     return 0
@@ -127,7 +128,7 @@ def show(table: pd.DataFrame, options: Options) -> None:
         shown.add_column(column, justify="right", no_wrap=True)
     for planted, own in table.groupby("planted"):
         if planted:
-            what, hits, goal = f"{planted:.0%} slower, found", own["low"] > 1, f">= {FOUND:.0%}"
+            what, hits, goal = f"{float(str(planted)):.0%} slower, found", own["low"] > 1, f">= {FOUND:.0%}"
         else:
             what, hits, goal = "the same twice, called different", (own["low"] > 1) | (own["high"] < 1), ""
             goal = f"<= {FALSE_CALLS:.0%}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -292,7 +293,6 @@ def closing(plan: Plan, root: Path, table: pd.DataFrame, summary: pd.DataFrame |
 def blocks(plan: Plan, root: Path, machines: Sequence[Runtime], options: Options) -> None:
     """Every block of the baseline, on each runtime."""
     from mnet.latency.blocks import block_latency, plot_blocks
-
     from mnet.network import MobileNet
 
     name, subject = next(iter(plan.subjects.items()))
@@ -355,7 +355,7 @@ def show_claims(claims: pd.DataFrame) -> None:
     console.print(table)
 
 
-def claim_cells(row: Mapping[str, object]) -> Iterator[str]:
+def claim_cells(row: Mapping[Hashable, Any]) -> Iterator[str]:
     def number(name: str) -> str:
         value = row[name]
         return f"{value:.3f}" if isinstance(value, float) and pd.notna(value) else ""

@@ -266,7 +266,7 @@ def measure(
         )
     notes = [refused] if refused else []
     return Measurement(
-        variants, ready, baseline, failed | found.failed, found, (*notes, *disturbances(found, baseline))
+        variants, ready, baseline, {**failed, **found.failed}, found, (*notes, *disturbances(found, baseline))
     )
 
 

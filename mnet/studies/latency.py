@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from mnet.errors import ConfigError, text
 from mnet.files import write_csv
@@ -134,7 +135,8 @@ def build(subject: Subject, seed: int = 0) -> nn.Module:
 
     seen = pictures(CALIBRATION)
     module = quantize(net, seen)
-    module.meta["mnet_source"] = net, seen  # type: ignore[index, operator]  # of a graph; LiteRT quantises by itself
+    assert isinstance(module, GraphModule)
+    module.meta["mnet_source"] = net, seen  # LiteRT quantises by itself
     return module
 
 
@@ -176,8 +178,9 @@ def latency_table(study: Study, found: Measurement, subjects: Mapping[str, Subje
         name = str(measured["variant"])
         settings = subjects[name].trial.settings().items()
         told = {key: text(value) if value is None else value for key, value in settings if key not in UNTOLD}
-        row = {"study": study.name, "variant": name, **told, **measured, **twin(name, found, subjects), **machine}
-        rows.append(row)
+        more = {**twin(name, found, subjects), **machine}
+        row = {str(key): value for key, value in measured.items()}
+        rows.append({"study": study.name, "variant": name, **told, **row, **more})
     return pd.DataFrame(rows)
 
 
@@ -185,7 +188,7 @@ def twin(name: str, found: Measurement, subjects: Mapping[str, Subject]) -> dict
     """Of an int8 network the ratio to the same in fp32, where that was timed beside it."""
     columns = "to_fp32", "to_fp32_low", "to_fp32_high"
     network, resolution, precision, composed = identity(subjects[name])
-    others = {identity(subject): other for other, subject in reversed(subjects.items())}
+    others = {identity(subject): other for other, subject in reversed(list(subjects.items()))}
     other = others.get((network, resolution, "fp32", composed))
     if precision == "fp32" or found.race is None or other is None or not {name, other} <= found.race.times.keys():
         return dict.fromkeys(columns, math.nan)

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -208,30 +209,30 @@ def precision_of(module: nn.Module) -> Precision:
     return "fp32"
 
 
-def fingerprint(module: nn.Module, example: Tensor, *more: object) -> str:
+def fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) -> str:
     """A hash of what a program is made from. Of a module whose code cannot be told from its data, always another."""
-    digest = hashlib.sha256(family_sources())
+    digest = hashlib.sha256(sources(runtime))
     if isinstance(module, MobileNet):
         structure: object = module.network, repr(module)
     elif isinstance(module, GraphModule):
         structure = module.code
     else:
         structure = os.urandom(16)
-    digest.update(repr((type(module).__name__, structure, tuple(example.shape), more)).encode())
+    digest.update(repr((type(module).__name__, structure, tuple(example.shape), runtime, version)).encode())
     for name, value in module.state_dict().items():
         digest.update(name.encode())
         if isinstance(value, Tensor):
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else
-                          repr(value.item()).encode())  # fmt: skip
+            digest.update(value.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 @cache
-def family_sources() -> bytes:
-    """The code that exported files depend on, as bytes."""
-    folder = Path(mnet.__file__).parent
-    files = [*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")]
-    return b"".join(path.read_bytes() for path in sorted(files))
+def sources(runtime: str) -> bytes:
+    """The code that an exported file depends on beside the network's own description, as bytes."""
+    here, family = Path(__file__), Path(mnet.__file__).parent
+    files = [here, here.parent / f"{RUNTIMES[runtime][0]}.py"]
+    files += [family / f"{name}.py" for name in ("layers", "network", "quantization", "quantizer")]
+    return b"".join(path.read_bytes() for path in files)
 
 
 def counted(names: Iterator[str]) -> dict[str, int]:
@@ -269,5 +270,5 @@ def silenced() -> Iterator[None]:
                 os.close(before)
 
 
-def as_tensor(array: object) -> Tensor:
-    return torch.from_numpy(cast("object", array))  # type: ignore[arg-type]
+def as_tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array)

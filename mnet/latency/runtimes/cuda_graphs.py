@@ -53,7 +53,7 @@ class CudaGraphs(Runtime):
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
         kernels = f"cuDNN {torch.backends.cudnn.version()}"
-        placed = settled(copy.deepcopy(module)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed = settled(copy.deepcopy(module)).to(memory_format=torch.channels_last)
         placed = placed.cuda()
         return GraphProgram(placed, Ran(**{**vars(self.ran(module)), "kernels": kernels}))
 
