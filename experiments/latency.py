@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -27,10 +27,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mnet.errors import ConfigError, unknown
-from mnet.latency.compare import COLUMNS, Measurement, Ready, measure, prepare
+from mnet.files import write_csv
+from mnet.latency.compare import COLUMNS, Measurement, Ready, machine_facts, measure, prepare
 from mnet.latency.plots import plot_frontier, plot_latency
 from mnet.latency.runtimes import RUNTIMES, ExportError, Runtime, make_runtime
 from mnet.machine import check_threads, pinned
+from mnet.network import MobileNet
 from mnet.settings import hints
 from mnet.studies.claims import load_claims
 from mnet.studies.engines.local import default_workers
@@ -77,7 +79,7 @@ class Options:
     workers: int | None = None
     """Networks exported side by side; default: one a core."""
     blocks: bool = False
-    """Also time every block of the first and of the slowest variant."""
+    """Also time every block, of the first variant beside its multiply-adds, of the others beside the first's."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_claims(pd.concat(claims))
         print(f"{time.monotonic() - started:.0f} s")
         return 1 if failed else 0
-    except ConfigError as error:
+    except (ConfigError, ExportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -291,22 +293,54 @@ def closing(plan: Plan, root: Path, table: pd.DataFrame, summary: pd.DataFrame |
 
 
 def blocks(plan: Plan, root: Path, machines: Sequence[Runtime], options: Options) -> None:
-    """Every block of the baseline, on each runtime."""
-    from mnet.latency.blocks import block_latency, plot_blocks
-    from mnet.network import MobileNet
+    """Every block of the baseline on each runtime; and what the same block takes in variants with as many."""
+    from mnet.latency.blocks import block_latency, compare_blocks, plot_blocks
 
-    name, subject = next(iter(plan.subjects.items()))
-    net = build(subject)
-    if not isinstance(net, MobileNet):
+    name, first = next(iter(plan.subjects.items()))
+    floats = {one: subject for one, subject in plan.subjects.items() if subject.trial.precision == "fp32"}
+    if name not in floats:
         raise ConfigError(f"the blocks of {name} cannot be timed one by one: it is an int8 graph")
+    nets = {one: cast(MobileNet, build(subject)) for one, subject in floats.items()}
+    count = len(nets[name].network.blocks)
+    alike = {
+        one: net
+        for one, net in nets.items()
+        if len(net.network.blocks) == count and floats[one].resolution == first.resolution
+    }
+    size, folder = first.resolution, root / plan.study.name
     for machine in machines:
-        frame = block_latency(
-            net, runtime=machine.name, resolution=subject.resolution, threads=options.threads, budget_s=options.budget
-        )
-        path = root / plan.study.name / f"blocks-{machine.name}.csv"
-        merge(path, frame.assign(variant=name, runtime=machine.name), ("variant", "runtime", "block"))
-        plot_blocks(frame, path.with_suffix(".png"), f"{plan.study.name}, {name}: {machine.name}")
+        ran = {"runtime": machine.name, "threads": options.threads, **machine_facts()}
+        settings = {"threads": options.threads, "budget_s": options.budget}
+        path = folder / f"blocks-{machine.name}.csv"
+        frame = block_latency(nets[name], runtime=machine.name, resolution=size, **settings)  # type: ignore[arg-type]
+        write_csv(path, frame.assign(variant=name, **ran))  # type: ignore[arg-type]
+        plot_blocks(frame, path.with_suffix(".png"), f"{plan.study.name}, {name}, by block: {machine.name}")
         print(f"  {path}\n  {path.with_suffix('.png')}")
+        if len(alike) > 1:
+            deltas = compare_blocks(alike, name, runtime=machine.name, resolution=size, **settings)  # type: ignore[arg-type]
+            write_csv(path := folder / f"block-deltas-{machine.name}.csv", deltas.assign(**ran))  # type: ignore[arg-type]
+            show_blocks(deltas, name, machine.name)
+            print(f"  {path}")
+
+
+def show_blocks(deltas: pd.DataFrame, baseline: str, runtime: str) -> None:
+    """A row a block, a column a variant: microseconds more than the baseline's, where the interval leaves out 0."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"microseconds more than {baseline}, {runtime}; . = 0 within the 95% interval of that block",
+    )
+    table.add_column("block")
+    variants = list(dict.fromkeys(deltas["variant"]))
+    for variant in variants:
+        table.add_column(Text(variant), justify="right", overflow="fold")
+    for block, rows in deltas.groupby("block", sort=False):
+        found = {row["variant"]: row for row in rows.to_dict("records")}
+        cells = [f"{one['us']:+.0f}" if one["us_low"] > 0 or one["us_high"] < 0 else "." for one in found.values()]
+        table.add_row(str(block), *cells)
+    console.print(table)
 
 
 def show(plan: Plan, runtime: Runtime, batch: int, found: Measurement, console: Console) -> None:
