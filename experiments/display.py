@@ -147,6 +147,8 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
         means = number(cell["top1_mean"], ".2f"), number(cell["top1_sd"], ".2f")
         table.add_row(Text(str(cell["cell"])), str(cell["n"]), *means, *delta, *sizes)
     console.print(table)
+    if tables.effects is not None and not tables.effects.empty:
+        console.print(effects_listing(tables.effects))
     against = f"deltas to {study.baseline} in points, paired by seed, with 95% t intervals"
     lines = [f"Test top-1; {against}; verdicts after Holm; flat: within {margin:g} points."]
     open_cells = summary[summary["verdict"] == "inconclusive"]
@@ -157,9 +159,30 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
         lines.append(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
     for line in lines:
         console.print(line, highlight=False, markup=False)
-    for file in (folder / part for part in ("runs.csv", "summary.csv", f"{study.name}.png")):
+    for file in (
+        folder / part
+        for part in ("runs.csv", "summary.csv", "effects.csv", f"{study.name}.png", f"{study.name}-effects.png")
+    ):
         if file.exists():
             console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def effects_listing(effects: pd.DataFrame) -> Table:
+    """What each value of an option does within each variant, and how far that is from what it does in the first."""
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"within each variant; beyond: the difference to {effects['variant'].iloc[0]}"
+    )
+    table.add_column("variant", overflow="fold")
+    for column in ("difference", "n", "delta", "95% interval", "verdict", "beyond", "95% interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for (value, against), rows in effects.groupby(["value", "against"], sort=False):
+        for _, row in rows.iterrows():
+            said = number(row["delta"], "+.2f"), bounds(row["low"], row["high"]), str(row["verdict"])
+            further = number(row["beyond"], "+.2f"), bounds(row["beyond_low"], row["beyond_high"])
+            beyond = further if not pd.isna(row["beyond"]) else ("", "")
+            table.add_row(Text(str(row["variant"])), f"{value} - {against}", str(row["n"]), *said, *beyond)
+        table.add_section()
+    return table
 
 
 def number(value: float, form: str, unit: str = "") -> str:

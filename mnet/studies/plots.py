@@ -68,7 +68,44 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
     left.set_xlabel("test top-1 (%)\nseeds, mean, 95% t interval")
     right.set_xlabel("difference to the first (points)\npaired by seed, 95% t interval")
     right.axvline(0, color="#555555", linewidth=1)
-    for axes in (left, right):
+    finish(figure, [left, right], path, title)
+
+
+def plot_effects(effects: pd.DataFrame, path: Path, title: str) -> None:
+    """Each variant's difference between the option's first value and the others, side by side, paired by seed, with
+    95% intervals. Written as PNG to `path`.
+
+    Args:
+        effects: From `effects.effects_table`.
+        path: Where to write.
+        title: What was asked.
+    """
+    first = effects["against"].iloc[0]
+    shown = effects[effects["against"] == first]
+    variants, values = list(dict.fromkeys(shown["variant"])), list(dict.fromkeys(shown["value"]))
+    labels = [row_label(name, shown.loc[shown["variant"] == name, "n"].max()) for name in variants]
+    lines = sum(max(2, text.count("\n") + 1) for text in labels)
+    figure = Figure(figsize=(8, 1.9 + 0.3 * lines), dpi=150, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    for i, value in enumerate(values):
+        ink, shift = SPARE[(2 * i + 2) % len(SPARE)], 0.3 * (i - (len(values) - 1) / 2)
+        for _, row in shown[shown["value"] == value].iterrows():
+            at = variants.index(row["variant"]) + shift
+            interval(axes, at, row["delta"], (row["high"] - row["low"]) / 2, ink)
+            label = f"{row['delta']:+.2f}"
+            axes.annotate(label, (row["delta"], at), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7)
+        axes.plot([], [], "D", color=ink, ms=5, label=value)
+    axes.set_yticks(range(len(variants)), labels)
+    axes.set_ylim(len(variants) - 0.5, -0.5)
+    axes.set_xlabel(f"test top-1, difference to {first} (points)\npaired by seed, 95% t interval")
+    axes.axvline(0, color="#555555", linewidth=1)
+    figure.legend(loc="outside upper right", ncols=len(values), frameon=False, fontsize=9)
+    finish(figure, [axes], path, title)
+
+
+def finish(figure: Figure, every: list[Axes], path: Path, title: str) -> None:
+    """What all figures have alike, then the file."""
+    for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -83,6 +120,6 @@ def row_label(cell: str, n: int) -> str:
     return "\n".join(textwrap.wrap(f"{cell} (n={n})", 34, break_long_words=False))
 
 
-def interval(axes: Axes, row: int, centre: float, half: float, ink: str) -> None:
+def interval(axes: Axes, row: float, centre: float, half: float, ink: str) -> None:
     """A mean with its interval; without one (a single seed) the mean alone."""
     axes.errorbar(centre, row, xerr=None if pd.isna(half) else half, fmt="D", color=ink, ms=5, capsize=4, lw=1.6)

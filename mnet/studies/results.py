@@ -15,7 +15,8 @@ import pandas as pd
 from mnet.errors import text
 from mnet.files import write_csv
 from mnet.studies.bootstrap import nested_bootstrap
-from mnet.studies.plots import plot_study
+from mnet.studies.effects import effects_table
+from mnet.studies.plots import plot_effects, plot_study
 from mnet.studies.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
 from mnet.studies.store import read_correct, read_failure, read_result, run_folder
 from mnet.studies.sweep import Cell, Study
@@ -37,6 +38,10 @@ SUMMARY_COLUMNS = (
 )
 
 
+WITHIN = "precision"
+"""The option whose effect within every variant has a table and a figure of its own, in a study that varies it."""
+
+
 @dataclass(frozen=True)
 class Tables:
     """What is known of a study so far."""
@@ -45,6 +50,8 @@ class Tables:
     """One row a finished run."""
     summary: pd.DataFrame
     """One row a cell with a finished or failed run, the baseline first."""
+    effects: pd.DataFrame | None = None
+    """Of `effects_table`, in a study that varies `WITHIN`."""
 
 
 def runs_table(study: Study, root: Path) -> pd.DataFrame:
@@ -134,7 +141,7 @@ def correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarra
 
 
 def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bool = True) -> Tables:
-    """Write `runs.csv`, `summary.csv` and the figure of what is finished so far."""
+    """Write `runs.csv`, `summary.csv`, `effects.csv` and the figures of what is finished so far."""
     folder = root / study.name
     runs = runs_table(study, root)
     summary = summary_table(study, runs, root, margin)
@@ -142,7 +149,16 @@ def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bo
         write_csv(folder / "runs.csv", runs)
     if not summary.empty:
         write_csv(folder / "summary.csv", summary)
+    effects = effects_table(study, runs, WITHIN, margin) if WITHIN in study.varied and not runs.empty else None
+    if effects is not None and not effects.empty:
+        write_csv(folder / "effects.csv", effects)
+    title = (
+        f"{study.name}: {', '.join(dict.fromkeys(runs['model']))} on {', '.join(dict.fromkeys(runs['dataset']))}"
+        if figure and not runs.empty
+        else ""
+    )
     if figure and summary["delta"].notna().any():
-        title = f"{study.name}: {', '.join(dict.fromkeys(runs['model']))} on {runs['dataset'].iloc[0]}"
         plot_study(summary, runs, folder / f"{study.name}.png", title)
-    return Tables(runs, summary)
+    if figure and effects is not None and not effects.empty:
+        plot_effects(effects, folder / f"{study.name}-effects.png", title)
+    return Tables(runs, summary, effects)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +30,8 @@ class Cell:
 
     name: str
     trials: tuple[Trial, ...]
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What is set here of what the study varies."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def build(name: str, description: str, grid: Mapping[str, Sequence[object]]) -> 
                 raise BaselineError(f"study {name}: the baseline cell ({label}) cannot be built: {error}") from None
             refused.append(f"{label}: {error}")
             continue
-        cells.append(Cell(label, trials))
+        cells.append(Cell(label, trials, options))
     return Study(name, description, varied, tuple(cells), tuple(refused))
 
 
