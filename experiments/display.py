@@ -147,7 +147,7 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
         means = number(cell["top1_mean"], ".2f"), number(cell["top1_sd"], ".2f")
         table.add_row(Text(str(cell["cell"])), str(cell["n"]), *means, *delta, *sizes)
     console.print(table)
-    if tables.effects is not None and not tables.effects.empty:
+    if not tables.effects.empty:
         console.print(effects_listing(tables.effects))
     against = f"deltas to {study.baseline} in points, paired by seed, with 95% t intervals"
     lines = [f"Test top-1; {against}; verdicts after Holm; flat: within {margin:g} points."]

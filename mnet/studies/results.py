@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ SUMMARY_COLUMNS = (
     *("failed", "reason"),
 )
 
-
 WITHIN = "precision"
 """The option whose effect within every variant has a table and a figure of its own, in a study that varies it."""
 
@@ -50,7 +49,7 @@ class Tables:
     """One row a finished run."""
     summary: pd.DataFrame
     """One row a cell with a finished or failed run, the baseline first."""
-    effects: pd.DataFrame | None = None
+    effects: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Of `effects_table`, in a study that varies `WITHIN`."""
 
 
@@ -149,16 +148,15 @@ def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bo
         write_csv(folder / "runs.csv", runs)
     if not summary.empty:
         write_csv(folder / "summary.csv", summary)
-    effects = effects_table(study, runs, WITHIN, margin) if WITHIN in study.varied and not runs.empty else None
-    if effects is not None and not effects.empty:
+    asked = WITHIN in study.varied and not runs.empty
+    effects = effects_table(study, runs, WITHIN, margin) if asked else pd.DataFrame()
+    if not effects.empty:
         write_csv(folder / "effects.csv", effects)
-    title = (
-        f"{study.name}: {', '.join(dict.fromkeys(runs['model']))} on {', '.join(dict.fromkeys(runs['dataset']))}"
-        if figure and not runs.empty
-        else ""
-    )
-    if figure and summary["delta"].notna().any():
-        plot_study(summary, runs, folder / f"{study.name}.png", title)
-    if figure and effects is not None and not effects.empty:
-        plot_effects(effects, folder / f"{study.name}-effects.png", title)
+    if figure and not runs.empty:
+        names, data = (", ".join(dict.fromkeys(runs[column])) for column in ("model", "dataset"))
+        title = f"{study.name}: {names} on {data}"
+        if summary["delta"].notna().any():
+            plot_study(summary, runs, folder / f"{study.name}.png", title)
+        if not effects.empty:
+            plot_effects(effects, folder / f"{study.name}-effects.png", title)
     return Tables(runs, summary, effects)
