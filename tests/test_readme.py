@@ -6,11 +6,14 @@ import pandas as pd
 import pytest
 
 from mnet.studies import paired_deltas
+from mnet.studies.effects import ALL
+from mnet.studies.statistics import half_width
 from mnet.studies.sweep import list_studies
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "results/published"
-STUDIES = list_studies(ROOT / "experiments/sweeps")
+EFFECTS = sorted(path.parent.name for path in PUBLISHED.glob("*/effects.csv"))
+STUDIES = [study for study in list_studies(ROOT / "experiments/sweeps") if study not in EFFECTS]
 
 
 def test_the_readmes_table_is_that_of_the_published_results():
@@ -41,3 +44,25 @@ def test_every_published_comparison_is_in_its_table_and_follows_from_the_runs(st
         assert any(f"| {study} | {name} |" in line and f"| {numbers} | {cell['verdict']} |" in line for line in listing)
         told = f"| {study} | {name} |" in readme and numbers in readme
         assert told == (cell["verdict"] in ("up", "down"))
+
+
+@pytest.mark.parametrize("study", EFFECTS)
+def test_every_published_effect_is_in_its_table_and_follows_from_the_runs(study):
+    listing = (PUBLISHED / "README.md").read_text()
+    runs = pd.read_csv(PUBLISHED / study / "runs.csv")
+    variant = runs["cell"].str.partition(", ")[2]
+    tops = runs.assign(variant=variant).pivot(index=["variant", "seed"], columns="precision", values="top1")
+    for _, row in pd.read_csv(PUBLISHED / study / "effects.csv").iterrows():
+        deltas = tops[row["value"]] - tops[row["against"]]
+        own = deltas.groupby("seed").mean() if row["variant"] == ALL else deltas[row["variant"]]
+        assert (row["n"], row["delta"]) == (len(own), pytest.approx(own.mean()))
+        assert row["high"] - row["delta"] == pytest.approx(half_width(own.to_numpy()))
+        numbers = f"{row['delta']:+.2f} | [{row['low']:+.2f}, {row['high']:+.2f}] | {row['verdict']} |"
+        assert f"| {row['variant']} | {row['value']} - {row['against']} | {numbers}" in listing
+
+
+def test_what_is_trained_on_in_int8_ends_above_what_is_rounded_after_training():
+    effects = pd.read_csv(PUBLISHED / "quantization/effects.csv").set_index(["value", "against", "variant"])
+    gained = effects.loc[("int8-qat", "int8")]
+    assert (gained["delta"] > 0).all()
+    assert gained.loc[ALL, "low"] > 0

@@ -99,7 +99,7 @@ def plot_effects(effects: pd.DataFrame, path: Path, title: str) -> None:
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.set_xlabel(f"test top-1, difference to {first} (points)\npaired by seed, 95% t interval")
     axes.axvline(0, color="#555555", linewidth=1)
-    figure.legend(loc="outside upper right", ncols=len(values), frameon=False, fontsize=9)
+    figure.legend(loc="outside lower right", ncols=len(values), frameon=False, fontsize=9)
     finish(figure, [axes], path, title)
 
 
