@@ -30,6 +30,9 @@ Pictures = Tensor | Iterable[Tensor]
 
 CALIBRATION_BATCH = 64
 
+SOURCE = "mnet_source"
+"""In the `meta` of what `quantize` returns: the float network and the pictures, for a runtime that quantises itself."""
+
 aten = torch.ops.aten
 
 OUT_OF_PLACE = {
@@ -64,7 +67,10 @@ def quantize(net: MobileNet, pictures: Pictures) -> nn.Module:
     Raises:
         ConfigError: torchao or executorch is not installed, or there are no pictures.
     """
-    return convert(prepare(net, pictures))
+    seen = pictures if isinstance(pictures, Tensor) else torch.cat(list(pictures))
+    converted = convert(prepare(net, seen))
+    converted.meta[SOURCE] = net, seen
+    return converted
 
 
 def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> GraphModule:

@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from mnet.errors import ConfigError, text
 from mnet.files import write_csv
@@ -133,11 +132,7 @@ def build(subject: Subject, seed: int = 0) -> nn.Module:
         return net
     from mnet.quantization import quantize
 
-    seen = pictures(CALIBRATION)
-    module = quantize(net, seen)
-    assert isinstance(module, GraphModule)
-    module.meta["mnet_source"] = net, seen  # LiteRT quantises by itself
-    return module
+    return quantize(net, pictures(CALIBRATION))
 
 
 @torch.no_grad()

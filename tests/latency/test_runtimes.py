@@ -24,10 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def int8(net):
-    pictures = torch.randn(16, 3, 32, 32)
-    module = quantize(net, pictures)
-    module.meta["mnet_source"] = net, pictures
-    return module
+    return quantize(net, torch.randn(16, 3, 32, 32))
 
 
 @pytest.mark.parametrize("name", ("eager", *EXPORTING))

@@ -11,7 +11,17 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 
-from mnet.latency.runtimes import ExportError, Exporting, Program, Ran, Run, as_tensor, counted, package_version
+from mnet.latency.runtimes import (
+    ExportError,
+    Exporting,
+    Program,
+    Ran,
+    Run,
+    as_tensor,
+    counted,
+    package_version,
+    precision_of,
+)
 from mnet.latency.runtimes.torch_eager import settled
 from mnet.network import MobileNet
 
@@ -50,9 +60,11 @@ class LiteRT(Exporting):
     def export(self, module: nn.Module, example: Tensor) -> tuple[bytes, dict[str, object]]:
         import litert_torch
 
-        from mnet.quantization import fuse
+        from mnet.quantization import SOURCE, fuse
 
-        source = getattr(module, "meta", {}).get("mnet_source")
+        source = getattr(module, "meta", {}).get(SOURCE)
+        if source is None and precision_of(module) == "int8":
+            raise ValueError("an int8 graph without its float network, which only mnet.quantization.quantize keeps")
         net, pictures = source if source is not None else (module, None)
         net = fuse(net) if isinstance(net, MobileNet) else settled(net)
         with TemporaryDirectory() as folder:
