@@ -67,7 +67,7 @@ def quantize(net: MobileNet, pictures: Pictures) -> nn.Module:
     Raises:
         ConfigError: torchao or executorch is not installed, or there are no pictures.
     """
-    seen = pictures if isinstance(pictures, Tensor) else torch.cat(list(pictures))
+    seen = together(pictures)
     converted = convert(prepare(net, seen))
     converted.meta[SOURCE] = net, seen
     return converted
@@ -80,8 +80,7 @@ def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> Gr
         net: In float; left as it is.
         pictures: As for `quantize`.
         training: Whether it is trained on: then rounding is simulated, with straight-through gradients. Batch
-            norms are frozen in it, since they are folded. Source: Nagel et al. 2021 (arXiv 2106.08295), section 4.2:
-            static folding does as well as any other way.
+            norms are frozen in it, since they are folded ("static folding", Nagel et al. 2021, arXiv 2106.08295).
 
     Raises:
         ConfigError: As `quantize`.
@@ -92,17 +91,27 @@ def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> Gr
 
     from mnet.quantizer import Int8Quantizer
 
-    batches = list(pictures.split(CALIBRATION_BATCH) if isinstance(pictures, Tensor) else pictures)
-    if not sum(map(len, batches)):
-        raise ConfigError("no pictures to calibrate on; some hundred of the training split are wanted")
-    graph = export(fuse(net).cpu(), batches[0])
+    seen = together(pictures).cpu()
+    graph = export(fuse(net).cpu(), seen)
     prepared: GraphModule = (prepare_qat_pt2e if training else prepare_pt2e)(graph, Int8Quantizer(training=training))
     prepared.apply(disable_fake_quant)
     with torch.no_grad():
-        for batch in batches:
-            prepared(batch.cpu())
+        for batch in seen.split(CALIBRATION_BATCH):
+            prepared(batch)
     prepared.apply(enable_fake_quant)
     return settable(prepared)
+
+
+def together(pictures: Pictures) -> Tensor:
+    """(N, C, H, W).
+
+    Raises:
+        ConfigError: There are none.
+    """
+    batches = [pictures] if isinstance(pictures, Tensor) else list(pictures)
+    if not sum(map(len, batches)):
+        raise ConfigError("no pictures to calibrate on; some hundred of the training split are wanted")
+    return torch.cat(batches)
 
 
 def export(net: MobileNet, pictures: Tensor) -> GraphModule:

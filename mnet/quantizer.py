@@ -5,13 +5,19 @@ Imports torchao and executorch; `mnet.quantization` imports it where it is neede
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
 from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import FakeQuantize, MovingAveragePerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 aten = torch.ops.aten
+
+SMALLEST_SCALE = 2**-12
+"""Of weights and activations alike: XNNPACK's own."""
 
 WEIGHTED = (aten.conv2d.default, aten.linear.default)
 JOINING = (aten.add.Tensor, aten.mul.Tensor)
@@ -37,6 +43,10 @@ class Int8Quantizer(Quantizer):
         super().__init__()
         config = get_symmetric_quantization_config(is_per_channel=True, is_qat=training)
         self.activation, self.weight = config.input_activation, config.weight
+        if training:  # the fused kernel scales weights by another rule (to 127.5) than the int8 network (to 127)
+            observer = MovingAveragePerChannelMinMaxObserver.with_args(averaging_constant=1.0, eps=SMALLEST_SCALE)
+            rounding = FakeQuantize.with_args(observer=observer)
+            self.weight = replace(self.weight, observer_or_fake_quant_ctr=rounding)
 
     def annotate(self, model: GraphModule) -> GraphModule:
         for node in model.graph.nodes:

@@ -13,7 +13,7 @@ from torch import nn
 import mnet
 from mnet import ConfigError
 from mnet.layers import Activate, SqueezeExcite
-from mnet.quantization import convert, fuse, load, prepare, quantize, save
+from mnet.quantization import convert, fuse, load, observe, prepare, quantize, save
 
 aten = torch.ops.aten
 CURVES = {
@@ -141,15 +141,15 @@ def test_the_network_itself_is_left_as_it_is(v3):
 def test_what_is_trained_on_rounds_as_the_int8_network_does_and_its_weights_have_gradients():
     net = small("mobilenet_v2")
     prepared = prepare(net, drawn(), training=True)
-    with torch.no_grad():
-        simulated = prepared(drawn(8))
-    prepared(drawn(8)).sum().backward()
+    observe(prepared, False)
+    simulated = prepared(drawn(8))
+    simulated.sum().backward()
     weighted = {name: param.grad for name, param in prepared.named_parameters() if name.endswith("weight")}
     assert len(weighted) == 16 + 1
     assert all(grad is not None and grad.abs().sum() > 0 for grad in weighted.values())
     with torch.no_grad():
-        torch.testing.assert_close(convert(prepared)(drawn(8)), simulated, rtol=0, atol=0.1)
-        assert (simulated - net(drawn(8))).abs().max() > 1e-4
+        noise = (simulated - net(drawn(8))).norm()
+        assert (simulated - convert(prepared)(drawn(8))).norm() < 0.2 * noise
 
 
 def test_a_saved_network_is_loaded_again_and_another_file_is_refused(v3, tmp_path):
@@ -164,8 +164,9 @@ def test_a_saved_network_is_loaded_again_and_another_file_is_refused(v3, tmp_pat
 
 def test_bad_input_is_one_clear_error(v3, monkeypatch):
     net, _ = v3
-    with pytest.raises(ConfigError, match="no pictures to calibrate on"):
-        quantize(net, drawn(0))
+    for nothing in (drawn(0), [], iter([drawn(0)])):
+        with pytest.raises(ConfigError, match="no pictures to calibrate on"):
+            quantize(net, nothing)
     monkeypatch.setitem(sys.modules, "mnet.quantizer", None)
     with pytest.raises(ConfigError, match=r"pip install 'mnet\[executorch\]'"):
         quantize(net, drawn(1))
