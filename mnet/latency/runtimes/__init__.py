@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import tempfile
@@ -30,7 +31,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-import mnet
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_atomic, write_json
 from mnet.network import MobileNet
@@ -229,10 +229,12 @@ def fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) 
 @cache
 def sources(runtime: str) -> bytes:
     """The code that an exported file depends on beside the network's own description, as bytes."""
-    here, family = Path(__file__), Path(mnet.__file__).parent
-    files = [here, here.parent / f"{RUNTIMES[runtime][0]}.py"]
-    files += [family / f"{name}.py" for name in ("layers", "network", "quantization", "quantizer")]
-    return b"".join(path.read_bytes() for path in files)
+    from mnet import layers, network
+    from mnet.quantization import fuse
+
+    here = Path(__file__)
+    files = [here, here.parent / f"{RUNTIMES[runtime][0]}.py", *(Path(str(one.__file__)) for one in (layers, network))]
+    return b"".join((*(path.read_bytes() for path in files), inspect.getsource(fuse).encode()))
 
 
 def counted(names: Iterator[str]) -> dict[str, int]:
