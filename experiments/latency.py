@@ -72,7 +72,7 @@ class Options:
     """Pictures at a time; several with commas."""
     half_width: float = 0.01
     """Stop once no interval reaches further than this share from its ratio,"""
-    budget: float = 30.0
+    budget: float = 15.0
     """or after so many seconds of rounds for each study, runtime and batch."""
     out: str = "results"
     """Folder for results and exported programs."""
