@@ -7,13 +7,16 @@ accuracies is joined to that of latencies. Exported programs, and what was measu
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import pandas as pd
@@ -198,7 +201,7 @@ def export(plans: Sequence[Plan], machines: Sequence[Runtime], batches: Sequence
         return failures
     workers = min(options.workers or default_workers(), len(todo))
     bar = Progress(TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool, bar:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as pool, bar:
         task = bar.add_task("", total=len(todo))
         jobs = {
             one: pool.submit(export_one, *one, options.threads, machines[0].folder)
@@ -209,6 +212,17 @@ def export(plans: Sequence[Plan], machines: Sequence[Runtime], batches: Sequence
                 failures[one] = reason
             bar.update(task, completed=done + 1)
     return failures
+
+
+def end_with_parent() -> None:
+    """In a worker: a program that is killed does not leave it working."""
+
+    def watch() -> None:
+        if (parent := parent_process()) is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def export_one(runtime: str, batch: int, subject: Subject, threads: int, folder: Path) -> str | None:
