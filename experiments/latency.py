@@ -7,6 +7,7 @@ accuracies is joined to that of latencies. Exported programs, and what was measu
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -114,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     tables.append(latency_table(plan.study, found, plan.subjects))
                     claims.append(claims_table(plan.pairs, found, runtime.name, options.threads))
                     keep(plan, root, tables[-1], claims[-1], options)
+                    keep_rounds(plan, root, found, f"{runtime.name}-batch{batch}-threads{options.threads}")
                     failed |= bool(found.failed)
             closing(plan, root, pd.concat(tables), summaries.get(plan.study.name), options)
             if options.blocks:
@@ -232,6 +234,8 @@ def export_one(runtime: str, batch: int, subject: Subject, threads: int, folder:
         prepare(make_runtime(runtime, threads=threads, folder=folder), build(subject), subject.resolution, batch=batch)
     except ExportError as error:
         return str(error)
+    finally:
+        gc.collect()  # graphs are full of cycles, and large
     return None
 
 
@@ -284,6 +288,12 @@ def keep(plan: Plan, root: Path, table: pd.DataFrame, claims: pd.DataFrame, opti
     merge(folder / FILE, table, ("variant", *KEY))
     if not claims.empty:
         merge(folder / CLAIMS_FILE, claims, ("id", "runtime", "threads"))
+
+
+def keep_rounds(plan: Plan, root: Path, found: Measurement, name: str) -> None:
+    """The seconds a call of every variant in every round, from which each ratio follows."""
+    if found.race is not None:
+        write_csv(root / plan.study.name / "latency-rounds" / f"{name}.csv", pd.DataFrame(dict(found.race.times)))
 
 
 def closing(plan: Plan, root: Path, table: pd.DataFrame, summary: pd.DataFrame | None, options: Options) -> None:

@@ -175,6 +175,7 @@ def latency_table(study: Study, found: Measurement, subjects: Mapping[str, Subje
         told = {key: text(value) if value is None else value for key, value in settings if key not in UNTOLD}
         more = {**twin(name, found, subjects), **machine}
         row = {str(key): value for key, value in measured.items()}
+        row["file"] = Path(path).name if isinstance(path := row.get("file"), str) else ""
         rows.append({"study": study.name, "variant": name, **told, **row, **more})
     return pd.DataFrame(rows)
 

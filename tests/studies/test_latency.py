@@ -12,7 +12,7 @@ from options import HERE, SWEEPS, overrides
 
 from mnet.files import write_json
 from mnet.latency.compare import Measurement, prepare
-from mnet.latency.paired import Race
+from mnet.latency.paired import Race, ratio
 from mnet.latency.runtimes import make_runtime
 from mnet.network import MobileNet
 from mnet.studies.claims import load_claims
@@ -124,6 +124,10 @@ def test_make_latency_keeps_what_other_runtimes_measured(tmp_path, capsys):
     assert (tmp_path / "shortcut/latency.png").stat().st_size > 10_000
     assert len(list((tmp_path / "exported").glob("*.onnx"))) == 2
     assert "onnxruntime" in capsys.readouterr().out
+    rounds = pd.read_csv(tmp_path / "shortcut/latency-rounds/onnxruntime-batch1-threads1.csv")
+    row = table[(table["runtime"] == "onnxruntime") & (table["variant"] == "none")].iloc[0]
+    assert row["ratio"] == pytest.approx(ratio(rounds["none"].to_numpy(), rounds["bottleneck"].to_numpy(), 0.5).value)
+    assert (tmp_path / "exported" / row["file"]).stat().st_size == row["file_bytes"]
 
 
 def test_accuracy_of_trained_runs_is_joined_to_latency_at_the_same_settings(tmp_path, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 import executorch.extension.pybindings.portable_lib as native
 import torch
 from executorch.runtime import Method
+from executorch.runtime import Program as LoadedProgram
 from executorch.runtime import Runtime as Loader
 from torch import Tensor, nn
 
@@ -22,20 +23,27 @@ class PteProgram(Program):
     def __init__(self, path: Path, ran: Ran) -> None:
         super().__init__(ran)
         self.path = path
-        self.method = self.loaded()
+        self.program, self.method = self.loaded()
 
-    def loaded(self) -> Method:
+    def loaded(self) -> tuple[LoadedProgram, Method]:
+        """A method reads the memory of its program, which must be kept as long."""
         use_threads(self.ran.threads)
-        return Loader.get().load_program(str(self.path)).load_method("forward")
+        program = Loader.get().load_program(str(self.path))
+        return program, program.load_method("forward")
 
     def __call__(self, pictures: Tensor) -> Tensor:
         use_threads(self.ran.threads)
         return self.method.execute([pictures.contiguous()])[0]
 
     def fresh(self, example: Tensor) -> Run:
-        method = self.loaded()._method
-        method.set_inputs([example.clone()])
-        return method.execute
+        program, method = self.loaded()
+        method._method.set_inputs([picture := example.clone()])
+        execute = method._method.execute
+
+        def run(keeping: object = (program, picture)) -> None:
+            execute()
+
+        return run
 
 
 class ExecuTorch(Exporting):
