@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mnet.files import write_atomic
 
@@ -36,7 +36,7 @@ def plot_latency(table: pd.DataFrame, path: Path, title: str) -> None:
     variants = list(dict.fromkeys(table["variant"]))
     runtimes = list(dict.fromkeys(table["runtime"].dropna()))
     labels = [textwrap.fill(name, 38, break_long_words=False) for name in variants]
-    lines = sum(max(label.count("\n") + 1, 0.9 * len(runtimes)) for label in labels)
+    lines = sum(max(label.count("\n") + 1.2, 0.75 * len(runtimes)) for label in labels)
     figure = Figure(figsize=(9, 1.8 + 0.3 * lines), dpi=150, layout="constrained", facecolor="white")
     axes = figure.subplots()
     timed = table[pd.to_numeric(table["ratio"], errors="coerce").notna()]
@@ -46,8 +46,9 @@ def plot_latency(table: pd.DataFrame, path: Path, title: str) -> None:
         ink = COLOURS.get(runtime, "#CC79A7")
         low, high = own["ratio"] - own["low"], own["high"] - own["ratio"]
         axes.errorbar(own["ratio"], rows, xerr=[low, high], fmt="o", ms=4, capsize=3, lw=1.4, color=ink, label=runtime)
-        for x, y in zip(own["ratio"], rows, strict=True):
-            axes.annotate(f"{x:.3f}", (x, y), (8, 0), textcoords="offset points", va="center", fontsize=7, color=ink)
+        for x, end, y in zip(own["ratio"], own["high"], rows, strict=True):
+            told = "" if x == end else f"{x:.3f}"  # of the baseline nothing
+            axes.annotate(told, (end, y), (5, 0), textcoords="offset points", va="center", fontsize=7, color=ink)
     axes.axvline(1, color="#555555", linewidth=1)
     axes.set_yticks(range(len(variants)), labels)
     axes.set_ylim(len(variants) - 0.5, -0.5)
@@ -55,9 +56,9 @@ def plot_latency(table: pd.DataFrame, path: Path, title: str) -> None:
     axes.margins(x=0.12)  # for the numbers beside the points
     if len(timed) and timed["ratio"].max() > 3 * timed["ratio"].min():
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.tick_params(axis="x", which="minor", labelsize=7)
+        axes.xaxis.set_minor_formatter(NullFormatter())
     finish(figure, path, title, legend=len(runtimes) > 1)
 
 

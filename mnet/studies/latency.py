@@ -201,10 +201,14 @@ def claims_table(pairs: Sequence[Pair], found: Measurement, runtime: str, thread
         value = claim.paper_value if claim.verified and claim.metric == "latency_ratio" else None
         row |= {"paper_value": value, "runtime": runtime, "threads": threads}
         row |= {"baseline": pair.baseline, "variant": pair.variant}
-        missing = [name for name in (pair.baseline, pair.variant) if found.race is None or name not in found.race.times]
-        if missing or found.race is None:
-            why = "; ".join(f"{name}: {found.failed.get(name, 'not timed')}" for name in missing)
-            rows.append({**row, "verdict": "not tested here", "why": why})
+        names = (pair.baseline, pair.variant)
+        missing = [name for name in names if found.race is None or name not in found.race.times]
+        why = [f"{name}: {found.failed.get(name, 'not timed')}" for name in missing]
+        why += [
+            f"{name}: {note}" for name in names if name not in missing and (note := found.ready[name].program.ran.note)
+        ]
+        if why or found.race is None:
+            rows.append({**row, "verdict": "not tested here", "why": "; ".join(why)})
             continue
         ratio = found.race.ratio(pair.variant, pair.baseline)
         verdict = latency_verdict(ratio.low, ratio.high, claim.direction)

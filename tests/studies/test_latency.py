@@ -1,6 +1,7 @@
 """Studies of latency: which networks are timed, which claims are judged, what is kept, what is joined."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import latency
@@ -99,6 +100,19 @@ def test_claims_get_the_ratio_of_their_own_pair_and_what_was_not_timed_says_why(
     missing = told.loc["v3-hswish112-latency"]
     assert missing["verdict"] == "not tested here"
     assert missing["why"].startswith("hswish_from=112")
+
+
+def test_a_claim_about_int8_is_not_judged_where_int8_is_simulated():
+    found, pairs = subjects(study("quantization"), CLAIMS)
+    one = next(pair for pair in pairs if pair.claim.id == "v3-int8-large-latency")
+    eager = make_runtime("eager")
+    times = {one.baseline: 2.0, one.variant: 1.0}
+    said = measurement(times, found)
+    simulated = prepare(eager, build(small(precision="int8")), 28)
+    said = replace(said, ready={one.baseline: said.ready[one.baseline], one.variant: simulated})
+    row = claims_table([one], said, "eager", 1).iloc[0]
+    assert row["verdict"] == "not tested here"
+    assert "simulated in float" in row["why"]
 
 
 def test_int8_is_also_compared_with_its_own_network_in_fp32():

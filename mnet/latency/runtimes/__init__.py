@@ -51,6 +51,9 @@ RUNTIMES: Mapping[str, tuple[str, str, str]] = {
 """Name -> module and class here, and the extra of pyproject.toml that it needs."""
 
 
+SIMULATED = "int8 simulated in float: its accuracy, not its speed"
+
+
 class ExportError(RuntimeError):
     """A network that a runtime cannot take, or takes for something else. The message is one line."""
 
@@ -75,6 +78,7 @@ class Ran:
     file_bytes: int = 0
     export_seconds: float = 0.0
     note: str = ""
+    """Why its time is not that of such a network."""
 
     def row(self) -> dict[str, object]:
         """Columns of a table; of the operators their number, and the names of those that fall back."""
@@ -108,6 +112,8 @@ class Runtime(ABC):
     """Makes programs of networks."""
 
     kernels = ""
+    simulates = False
+    """Whether int8 is rounded in float."""
 
     def __init__(self, name: str, threads: int, folder: Path) -> None:
         self.name, self.threads, self.folder = name, threads, folder
@@ -133,6 +139,7 @@ class Runtime(ABC):
             kernels=self.kernels,
             precision=precision_of(module),
             threads=self.threads,
+            note=SIMULATED if self.simulates and precision_of(module) == "int8" else "",
         )
 
 

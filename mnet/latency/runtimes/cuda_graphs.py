@@ -42,6 +42,8 @@ class GraphProgram(Program):
 
 
 class CudaGraphs(Runtime):
+    simulates = True
+
     def __init__(self, *settings: object) -> None:
         super().__init__(*settings)  # type: ignore[arg-type]
         if not torch.cuda.is_available():

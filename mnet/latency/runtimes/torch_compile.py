@@ -33,6 +33,8 @@ class CompiledProgram(TorchProgram):
 
 
 class Compiled(Runtime):
+    simulates = True
+
     @property
     def version(self) -> str:
         return torch.__version__

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from mnet.latency.runtimes import Program, Ran, Run, Runtime, precision_of
+from mnet.latency.runtimes import Program, Ran, Run, Runtime
 
 
 class TorchProgram(Program):
@@ -33,6 +33,8 @@ class TorchProgram(Program):
 
 
 class Eager(Runtime):
+    simulates = True
+
     @property
     def version(self) -> str:
         return torch.__version__
@@ -42,9 +44,7 @@ class Eager(Runtime):
         return kernels()
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
-        note = "int8 simulated in float: its accuracy, not its speed" if precision_of(module) == "int8" else ""
-        ran = self.ran(module)
-        return TorchProgram(settled(module), Ran(**{**vars(ran), "note": note}))
+        return TorchProgram(settled(module), self.ran(module))
 
 
 def settled(module: nn.Module) -> nn.Module:
