@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.latency.compare import Ready, machine_facts, measure, prepare
+from mnet.latency.comparison import Ready, machine_facts, measure, prepare
 from mnet.latency.runtimes import ExportError, make_runtime
 from mnet.machine import check_threads
 from mnet.settings import hints

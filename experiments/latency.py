@@ -32,7 +32,7 @@ from rich.text import Text
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
-from mnet.latency.compare import COLUMNS, Measurement, Ready, machine_facts, measure, prepare
+from mnet.latency.comparison import COLUMNS, Measurement, Ready, machine_facts, measure, prepare
 from mnet.latency.plots import plot_frontier, plot_latency
 from mnet.latency.runtimes import RUNTIMES, ExportError, Runtime, make_runtime
 from mnet.machine import check_threads, pinned

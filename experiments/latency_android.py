@@ -15,7 +15,7 @@ from options import add_trial_settings, overrides, read_options, refuse, sweep_f
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
-from mnet.latency.compare import prepare
+from mnet.latency.comparison import prepare
 from mnet.latency.phone import RUNNERS, import_results, write_kit
 from mnet.latency.runtimes import ExportError, Runtime, make_runtime
 from mnet.settings import hints

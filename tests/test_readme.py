@@ -5,7 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mnet.latency.verdicts import latency_verdict
 from mnet.studies import paired_deltas
+from mnet.studies.claims import load_claims
 from mnet.studies.effects import ALL
 from mnet.studies.statistics import half_width
 from mnet.studies.sweep import list_studies
@@ -66,3 +68,20 @@ def test_what_is_trained_on_in_int8_ends_above_what_is_rounded_after_training():
     gained = effects.loc[("int8-qat", "int8")]
     assert (gained["delta"] > 0).all()
     assert gained.loc[ALL, "low"] > 0
+
+
+@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*/latency-claims.csv")), ids=lambda path: path.parent.name)
+def test_every_published_latency_claim_is_in_the_tables_with_the_verdict_of_the_rule(path):
+    listing = (PUBLISHED / "README.md").read_text().splitlines()
+    readme = (ROOT / "README.md").read_text().splitlines()
+    claims = {claim.id: claim for claim in load_claims(ROOT / "experiments/claims.yaml")}
+    for _, row in pd.read_csv(path).iterrows():
+        told = next(line for line in listing if line.startswith(f"| {row['id']} |"))
+        if pd.isna(row["ours"]):
+            assert row["verdict"] in told
+            continue
+        assert row["verdict"] == latency_verdict(row["low"], row["high"], claims[row["id"]].direction)
+        numbers = f"{row['ours']:.3f} [{row['low']:.3f}, {row['high']:.3f}] {row['verdict']}"
+        assert numbers in told
+        if row["runtime"] in ("executorch", "litert"):
+            assert numbers in next(line for line in readme if line.startswith(f"| {row['id']} |"))

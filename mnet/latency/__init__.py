@@ -1,6 +1,6 @@
 """Speed as ratios: variants timed side by side in one process, with an interval."""
 
-from mnet.latency.compare import compare
+from mnet.latency.comparison import compare
 from mnet.latency.paired import Ratio, Sample, paired_ratios, timed
 from mnet.latency.runtimes import RUNTIMES
 

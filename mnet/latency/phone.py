@@ -25,7 +25,7 @@ import pandas as pd
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_atomic, write_json
-from mnet.latency.compare import COLUMNS
+from mnet.latency.comparison import COLUMNS
 from mnet.latency.paired import MIN_ROUNDS, ratio
 
 SCRIPT = Path(__file__).with_suffix(".sh")

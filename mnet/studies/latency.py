@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mnet.errors import ConfigError, text
 from mnet.files import write_csv
-from mnet.latency.compare import Measurement, machine_facts
+from mnet.latency.comparison import Measurement, machine_facts
 from mnet.latency.verdicts import latency_verdict
 from mnet.layers import Activate
 from mnet.network import MobileNet

@@ -11,9 +11,9 @@ from torch import nn
 
 import mnet.latency
 from mnet.errors import ConfigError
-from mnet.latency.compare import COLUMNS, disturbances, measure, prepare
+from mnet.latency.comparison import COLUMNS, check, disturbances, measure, prepare
 from mnet.latency.paired import race
-from mnet.latency.runtimes import make_runtime
+from mnet.latency.runtimes import ExportError, make_runtime
 from mnet.latency.verdicts import latency_verdict
 from mnet.machine import pinned
 
@@ -156,3 +156,15 @@ def test_one_variant_that_is_left_alone_is_timed_without_a_ratio():
     assert rows.loc["b", "median_ms"] > 0
     assert rows.loc["b", "stopped"] == "no ratio: the baseline a failed"
     assert rows.loc["a", "stopped"] == "failed: no such kernel"
+
+
+def test_int8_agrees_by_best_class_and_near_ties_count():
+    wanted = torch.zeros(16, 100)
+    wanted[:, 7], wanted[:, 8], wanted[:, 9] = 2.55, 2.54, 2.0
+    assert check("r", "int8", wanted.roll(1, dims=1), wanted) == 1  # 8 is best there, a step below
+    with pytest.raises(ExportError, match="agrees with eager's best class on 0% of 16 pictures only"):
+        check("r", "int8", wanted.roll(2, dims=1), wanted)
+    with pytest.raises(ExportError, match="not finite"):
+        check("r", "int8", wanted / 0, wanted)
+    with pytest.raises(ExportError, match=r"returns \(16, 99\), eager \(16, 100\)"):
+        check("r", "fp32", wanted[:, 1:], wanted)

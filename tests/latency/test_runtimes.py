@@ -10,7 +10,7 @@ from torch import nn
 
 from mnet.errors import ConfigError
 from mnet.latency import runtimes
-from mnet.latency.compare import prepare
+from mnet.latency.comparison import prepare
 from mnet.latency.runtimes import ExportError, make_runtime
 from mnet.quantization import quantize
 

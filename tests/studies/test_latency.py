@@ -12,7 +12,7 @@ import torch
 from options import HERE, SWEEPS, overrides
 
 from mnet.files import write_json
-from mnet.latency.compare import Measurement, prepare
+from mnet.latency.comparison import Measurement, prepare
 from mnet.latency.paired import Race, ratio
 from mnet.latency.runtimes import make_runtime
 from mnet.network import MobileNet
