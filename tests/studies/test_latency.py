@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import bench_latency
 import latency
 import numpy as np
 import pandas as pd
@@ -185,3 +186,14 @@ def test_bad_input_exits_with_2_and_one_line(arguments, message, capsys, tmp_pat
     assert error.count("\n") == 1
     assert re.search(message, error)
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_the_bench_tells_both_rates_and_plants_a_slowdown_that_is_there(tmp_path, capsys):
+    call = ["--runtime=eager", "--trials=1", "--slow_trials=2", "--slowdown=0.5", "--half_width=0.5", "--budget=1"]
+    assert bench_latency.main([*call, f"--out={tmp_path}"]) == 0
+    table = pd.read_csv(tmp_path / "bench-latency.csv")
+    assert list(table["planted"]) == [0, 0.5, 0.5]
+    assert (table["ratio"][1:] > 1.2).all()
+    assert abs(table["ratio"][0] - 1) < 0.2
+    assert "called different" in capsys.readouterr().out
+    assert bench_latency.main(["--trials=0", f"--out={tmp_path}"]) == 2
