@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -34,7 +34,7 @@ from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
 from mnet.latency.comparison import COLUMNS, Measurement, Ready, machine_facts, measure, prepare
 from mnet.latency.plots import plot_frontier, plot_latency
-from mnet.latency.runtimes import RUNTIMES, ExportError, Runtime, make_runtime
+from mnet.latency.runtimes import RUNTIMES, ExportError, Ran, Runtime, make_runtime
 from mnet.machine import check_threads, pinned
 from mnet.network import MobileNet
 from mnet.settings import hints
@@ -49,6 +49,7 @@ from mnet.studies.latency import (
     Subject,
     build,
     claims_table,
+    identity,
     latency_table,
     merge,
     subjects,
@@ -185,34 +186,40 @@ def trained(plan: Plan, root: Path) -> pd.DataFrame:
     return summary_table(plan.study, runs, root)
 
 
-Failures = dict[tuple[str, int, Subject], str]
+Key = tuple[str, int, Hashable]
+"""A runtime's name, a batch, and the `identity` of a subject."""
 
 
-def export(plans: Sequence[Plan], machines: Sequence[Runtime], batches: Sequence[int], options: Options) -> Failures:
+def export(
+    plans: Sequence[Plan], machines: Sequence[Runtime], batches: Sequence[int], options: Options
+) -> dict[Key, str]:
     """Export what is not exported yet, side by side and before anything is timed; returns what failed and why."""
-    todo = dict.fromkeys(
-        (machine.name, batch, subject)
+    todo: dict[Key, Subject] = {
+        (machine.name, batch, identity(subject)): subject
         for machine in machines
         if machine.name not in ("eager", "compile", "cuda-graphs")
         for plan in plans
         for batch in batches
         for subject in plan.subjects.values()
-    )
-    failures: Failures = {}
+    }
+    failures: dict[Key, str] = {}
     if not todo:
         return failures
-    workers = min(options.workers or default_workers(), len(todo))
-    bar = Progress(TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    workers, console = min(options.workers or default_workers(), len(todo)), Console()
+    bar = Progress(TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as pool, bar:
-        task = bar.add_task("", total=len(todo))
+        task, started = bar.add_task("", total=len(todo)), time.monotonic()
         jobs = {
-            one: pool.submit(export_one, *one, options.threads, machines[0].folder)
-            for one in todo
-        }  # fmt: skip
-        for done, (one, job) in enumerate(jobs.items()):
+            pool.submit(export_one, *key[:2], subject, options.threads, machines[0].folder): key
+            for key, subject in todo.items()
+        }
+        for done, job in enumerate(as_completed(jobs), 1):
             if (reason := job.result()) is not None:
-                failures[one] = reason
-            bar.update(task, completed=done + 1)
+                failures[jobs[job]] = reason
+            bar.update(task, completed=done)
+            left = (len(todo) - done) * (time.monotonic() - started) / done
+            if not console.is_terminal and done % 5 == 0:
+                console.print(f"[{done}/{len(todo)}] exported; ETA {left:.0f} s", markup=False, highlight=False)
     return failures
 
 
@@ -239,15 +246,15 @@ def export_one(runtime: str, batch: int, subject: Subject, threads: int, folder:
     return None
 
 
-def time_study(plan: Plan, runtime: Runtime, batch: int, failures: Failures, options: Options) -> Measurement:
+def time_study(plan: Plan, runtime: Runtime, batch: int, failures: Mapping[Key, str], options: Options) -> Measurement:
     """All variants of a study on one runtime, in the same rounds."""
     ready: dict[str, Ready] = {}
     failed: dict[str, str] = {}
     console = Console()
-    with pinned(options.threads):
+    with pinned(options.threads), progress(f"{plan.study.name} on {runtime.name}: preparing") as bar:
         torch.set_num_threads(1)
-        for name, subject in plan.subjects.items():
-            reason = failures.get((runtime.name, batch, subject))
+        for name, subject in bar.track(plan.subjects.items(), total=len(plan.subjects), description=""):
+            reason = failures.get((runtime.name, batch, identity(subject)))
             try:
                 if reason is not None:
                     raise ExportError(reason)
@@ -256,8 +263,7 @@ def time_study(plan: Plan, runtime: Runtime, batch: int, failures: Failures, opt
                 failed[name] = str(error)
                 console.print(f"{name}: {error}", markup=False, highlight=False, soft_wrap=True)
     title = f"{plan.study.name} on {runtime.name}"
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), transient=True)
-    with bar:
+    with progress("") as bar:
         begun, task = time.monotonic(), bar.add_task(title, total=options.budget)
 
         def told(rounds: int, widest: float) -> None:
@@ -278,6 +284,12 @@ def time_study(plan: Plan, runtime: Runtime, batch: int, failures: Failures, opt
         )
     show(plan, runtime, batch, found, console)
     return found
+
+
+def progress(title: str) -> Progress:
+    """A bar with what is left, gone at its end."""
+    told = TextColumn(f"{title} {{task.description}}", markup=False)
+    return Progress(told, BarColumn(), TimeRemainingColumn(), transient=True)
 
 
 def keep(plan: Plan, root: Path, table: pd.DataFrame, claims: pd.DataFrame, options: Options) -> None:
@@ -302,17 +314,13 @@ def closing(plan: Plan, root: Path, table: pd.DataFrame, summary: pd.DataFrame |
     if summary is not None:
         joined = frontier_table(summary, table)
         merge(folder / FRONTIER, joined, ("cell", "runtime", "threads", "batch", "device"))
-        plot_frontier(
-            joined, folder / "frontier.png", f"{study.name}: accuracy and latency, {options.threads} thread(s)"
-        )
+        plot_frontier(joined, folder / "frontier.png", f"{study.name}: accuracy and latency, {threads_of(options)}")
         print(f"  {folder / FRONTIER}\n  {folder / 'frontier.png'}")
         return
     ran = table[table["batch"] == table["batch"].min()] if "batch" in table else table
     if "ratio" in ran and ran["ratio"].notna().any():
         device = ran["device"].iloc[0]
-        plot_latency(
-            ran, folder / "latency.png", f"{study.name}: latency at batch 1, {options.threads} thread(s), {device}"
-        )
+        plot_latency(ran, folder / "latency.png", f"{study.name}: latency at batch 1, {threads_of(options)}, {device}")
     print(f"  {folder / FILE}\n  {folder / 'latency.png'}")
 
 
@@ -391,9 +399,12 @@ def show(plan: Plan, runtime: Runtime, batch: int, found: Measurement, console: 
 def title_of(plan: Plan, runtime: Runtime, batch: int, found: Measurement) -> str:
     for one in found.ready.values():
         ran = one.program.ran
-        threads = f"{ran.threads} thread" + "s" * (ran.threads > 1)
-        return f"{plan.study.name}: {ran.runtime} {ran.version} ({ran.kernels}), {threads}, batch {batch}"
+        return f"{plan.study.name}: {ran.runtime} {ran.version} ({ran.kernels}), {threads_of(ran)}, batch {batch}"
     return f"{plan.study.name}: {runtime.name}"
+
+
+def threads_of(ran: Options | Ran) -> str:
+    return "1 thread" if ran.threads == 1 else f"{ran.threads} threads"
 
 
 def show_claims(claims: pd.DataFrame) -> None:
