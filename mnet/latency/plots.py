@@ -63,7 +63,7 @@ def plot_latency(table: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def plot_frontier(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Top-1 with its 95% interval over milliseconds, a panel a runtime; the cells that none beats are joined.
+    """Top-1 over latency, both with 95% intervals, a panel a runtime; the cells that none beats are joined.
 
     Args:
         table: From `frontier.frontier_table`.
@@ -76,17 +76,16 @@ def plot_frontier(table: pd.DataFrame, path: Path, title: str) -> None:
         own, ink = table[table["runtime"] == runtime], COLOURS.get(runtime, "#CC79A7")
         for _, row in own.iterrows():
             half = None if pd.isna(row["top1_half_width"]) else row["top1_half_width"]
-            face = ink if row["best"] else "white"
-            axes.errorbar(
-                row["median_ms"], row["top1_mean"], yerr=half, fmt="o", ms=6, mfc=face, color=ink, capsize=3, lw=1
-            )
+            side = [[row["ratio"] - row["ratio_low"]], [row["ratio_high"] - row["ratio"]]]
+            look = {"fmt": "o", "ms": 6, "mfc": ink if row["best"] else "white", "color": ink, "capsize": 3, "lw": 1}
+            axes.errorbar(row["ratio"], row["top1_mean"], xerr=side, yerr=half, **look)
             name = textwrap.fill(str(row["cell"]), 26, break_long_words=False)
-            spot = (row["median_ms"], row["top1_mean"])
+            spot = (row["ratio"], row["top1_mean"])
             axes.annotate(name, spot, (7, 4), textcoords="offset points", fontsize=7, va="bottom")
-        best = own[own["best"]].sort_values("median_ms")
-        axes.plot(best["median_ms"], best["top1_mean"], color=ink, lw=1, alpha=0.6)
+        best = own[own["best"]].sort_values("ratio")
+        axes.plot(best["ratio"], best["top1_mean"], color=ink, lw=1, alpha=0.6)
         axes.set_title(runtime, fontsize=9)
-        axes.set_xlabel("ms a picture on this machine (median)")
+        axes.set_xlabel("time / time of the first, paired rounds, 95% interval")
         axes.margins(x=0.25, y=0.15)
     figure.axes[0].set_ylabel("test top-1 (%), mean of seeds, 95% t interval")
     finish(figure, path, title, grid="both")
