@@ -1,4 +1,4 @@
-"""How far the laboratory can be trusted: `python experiments/bench_latency.py` (15 minutes).
+"""How far the laboratory can be trusted: `python experiments/bench_latency.py` (17 minutes).
 
 The same network is compared with itself again and again: an interval of the ratio that leaves out 1 is a false call.
 Then each call of one of the two is made to wait 2% longer: an interval above 1 has found it.

@@ -85,3 +85,11 @@ def test_every_published_latency_claim_is_in_the_tables_with_the_verdict_of_the_
         assert numbers in told
         if row["runtime"] in ("executorch", "litert"):
             assert numbers in next(line for line in readme if line.startswith(f"| {row['id']} |"))
+
+
+def test_the_readme_says_what_the_laboratorys_bench_found():
+    readme = (ROOT / "README.md").read_text()
+    bench = pd.read_csv(PUBLISHED / "bench-latency.csv")
+    same, slow = bench[bench["planted"] == 0], bench[bench["planted"] > 0]
+    assert f"different in {((same['low'] > 1) | (same['high'] < 1)).sum()} of {len(same)} trials" in readme
+    assert f"is found in {(slow['low'] > 1).sum()} of {len(slow)}" in readme
