@@ -25,9 +25,9 @@ from scipy.stats import binomtest
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.latency.comparison import Ready, machine_facts, measure, prepare
+from mnet.latency.comparison import Ready, measure, prepare
 from mnet.latency.runtimes import ExportError, make_runtime
-from mnet.machine import check_threads
+from mnet.machine import check_threads, machine_facts
 from mnet.settings import hints
 from mnet.studies.latency import Subject, build
 from mnet.studies.trial import Trial

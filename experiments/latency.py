@@ -32,10 +32,10 @@ from rich.text import Text
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
-from mnet.latency.comparison import COLUMNS, Measurement, Ready, machine_facts, measure, prepare
+from mnet.latency.comparison import COLUMNS, Measurement, Ready, measure, prepare
 from mnet.latency.plots import plot_frontier, plot_latency
 from mnet.latency.runtimes import RUNTIMES, ExportError, Ran, Runtime, make_runtime
-from mnet.machine import check_threads, pinned
+from mnet.machine import check_threads, machine_facts, pinned
 from mnet.network import MobileNet
 from mnet.settings import hints
 from mnet.studies.claims import load_claims

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -63,6 +63,14 @@ def clock() -> dict[str, object]:
         if (found := psutil.cpu_freq()) is not None:
             mhz = round(found.current)
     return {"governor": governor, "mhz": mhz}
+
+
+def machine_facts() -> dict[str, object]:
+    """`provenance` of a latency: of this processor, without threads, which every network has its own; with its clock
+    and load."""
+    known = provenance(torch.device("cpu"))
+    code = {name: known[name] for name in ("torch", "mnet", "revision")}
+    return {"device": known["device"], **clock(), "load": round(os.getloadavg()[0], 2), **code}
 
 
 def usable_cores() -> list[int]:
@@ -126,9 +134,9 @@ class Others:
         return max(0.0, busy - own) / wall if wall > 0 else 0.0
 
 
-def busiest(processes: Sequence[psutil.Process] | None = None, seconds: float = 0.1) -> str:
+def busiest(seconds: float = 0.1) -> str:
     """The name of the other process that works most; empty where none does."""
-    watched = [one for one in processes or psutil.process_iter() if one.pid not in (os.getpid(), 0)]
+    watched = [one for one in psutil.process_iter() if one.pid not in (os.getpid(), 0)]
     shares: dict[str, float] = {}
     for again in (False, True):
         for process in watched:

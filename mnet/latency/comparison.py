@@ -21,7 +21,7 @@ from mnet.errors import ConfigError, unknown
 from mnet.latency.paired import Race, Sample, calls_for, clock_of, race
 from mnet.latency.runtimes import ExportError, Precision, Program, Run, Runtime, make_runtime, one_line
 from mnet.latency.runtimes.torch_eager import settled
-from mnet.machine import busiest, check_threads, clock, cpu_name, pinned, revision
+from mnet.machine import busiest, check_threads, pinned
 from mnet.network import MobileNet
 
 EXPORTED = Path("results/exported")
@@ -133,7 +133,7 @@ def prepare(runtime: Runtime, net: nn.Module, resolution: int, *, batch: int = 1
         ExportError: It cannot be exported or run, or its outputs are not finite or not those of eager.
     """
     random = torch.Generator().manual_seed(seed)
-    channels = getattr(getattr(net, "network", None), "in_channels", 0) or in_channels(net)
+    channels = in_channels(net)
     example = torch.randn(batch, channels, resolution, resolution, generator=random)
     program = runtime.prepare(net, example)
     precision = program.ran.precision
@@ -324,12 +324,3 @@ def disturbances(found: Race, baseline: str) -> list[str]:
         if (strays := found.outliers(baseline)) > STRAYS:
             notes.append(f"{strays:.0%} of the rounds took over 1.25 times the median")
     return notes
-
-
-def machine_facts() -> dict[str, object]:
-    """Columns that say on what machine and by what code."""
-    import mnet
-
-    load = os.getloadavg()[0]
-    return {"device": cpu_name(), **clock(), "load": round(load, 2), "torch": torch.__version__,
-            "mnet": mnet.__version__, "revision": revision()}  # fmt: skip

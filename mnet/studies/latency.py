@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from mnet.errors import ConfigError, text
 from mnet.files import write_csv
-from mnet.latency.comparison import Measurement, machine_facts
+from mnet.latency.comparison import Measurement
 from mnet.latency.verdicts import latency_verdict
 from mnet.layers import Activate
+from mnet.machine import machine_facts
 from mnet.network import MobileNet
 from mnet.settings import check_names
 from mnet.studies.claims import Claim

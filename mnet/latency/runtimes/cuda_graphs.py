@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class CudaGraphs(Runtime):
         kernels = f"cuDNN {torch.backends.cudnn.version()}"
         placed = settled(copy.deepcopy(module)).to(memory_format=torch.channels_last)
         placed = placed.cuda()
-        return GraphProgram(placed, Ran(**{**vars(self.ran(module)), "kernels": kernels}))
+        return GraphProgram(placed, replace(self.ran(module), kernels=kernels))
 
 
 def on_gpu(pictures: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ from executorch.runtime import Runtime as Loader
 from torch import Tensor, nn
 
 from mnet.latency.runtimes import Exporting, Program, Ran, Run, package_version, silenced
-from mnet.latency.runtimes.torch_eager import settled
-from mnet.network import MobileNet
+from mnet.latency.runtimes.torch_eager import folded
 
 
 class PteProgram(Program):
@@ -59,9 +58,7 @@ class ExecuTorch(Exporting):
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
-        from mnet.quantization import fuse
-
-        module = fuse(module) if isinstance(module, MobileNet) else settled(module)
+        module = folded(module)
         collecting = gc.isenabled()
         gc.disable()  # a quarter of the time: the graph is copied at every pass
         try:

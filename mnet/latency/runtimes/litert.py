@@ -22,8 +22,7 @@ from mnet.latency.runtimes import (
     package_version,
     precision_of,
 )
-from mnet.latency.runtimes.torch_eager import settled
-from mnet.network import MobileNet
+from mnet.latency.runtimes.torch_eager import folded
 
 
 class TfliteProgram(Program):
@@ -60,16 +59,15 @@ class LiteRT(Exporting):
     def export(self, module: nn.Module, example: Tensor) -> tuple[bytes, dict[str, object]]:
         import litert_torch
 
-        from mnet.quantization import SOURCE, fuse
+        from mnet.quantization import SOURCE
 
         source = getattr(module, "meta", {}).get(SOURCE)
         if source is None and precision_of(module) == "int8":
             raise ValueError("an int8 graph without its float network, which only mnet.quantization.quantize keeps")
         net, pictures = source if source is not None else (module, None)
-        net = fuse(net) if isinstance(net, MobileNet) else settled(net)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "network.tflite"
-            litert_torch.convert(net, (example,)).export(str(path))
+            litert_torch.convert(folded(net), (example,)).export(str(path))
             if pictures is not None:
                 path = quantised(path, pictures, len(example))
             inside, outside = operators(path, self.threads)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from mnet.latency.runtimes import ExportError, Program, Ran, Run, Runtime, one_line, silenced
-from mnet.latency.runtimes.torch_eager import TorchProgram, kernels, settled
-from mnet.network import MobileNet
+from mnet.latency.runtimes.torch_eager import TorchProgram, bound, folded, kernels
 
 
 class CompiledProgram(TorchProgram):
@@ -23,13 +23,7 @@ class CompiledProgram(TorchProgram):
         """The parameters move, the compiled code stays: to compile again would cost minutes."""
         for tensor in (*self.source.parameters(), *self.source.buffers()):
             tensor.data = tensor.data.clone()
-        module, picture = self.module, example.clone()
-
-        @torch.inference_mode()
-        def run() -> object:
-            return module(picture)
-
-        return run
+        return bound(self.module, example)
 
 
 class Compiled(Runtime):
@@ -40,11 +34,9 @@ class Compiled(Runtime):
         return torch.__version__
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
-        from mnet.quantization import fuse
-
-        source = fuse(module) if isinstance(module, MobileNet) else settled(copy.deepcopy(module))
+        source = folded(copy.deepcopy(module))
         compiled = torch.compile(source, dynamic=False)
-        ran = Ran(**{**vars(self.ran(module)), "kernels": f"Inductor (C++), {kernels()}"})
+        ran = replace(self.ran(module), kernels=f"Inductor (C++), {kernels()}")
         program = CompiledProgram(compiled, source, ran)  # type: ignore[arg-type]
         try:
             with silenced():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mnet.latency.runtimes import Program, Ran, Run, Runtime
+from mnet.network import MobileNet
 
 
 class TorchProgram(Program):
@@ -22,14 +23,7 @@ class TorchProgram(Program):
         return self.module(pictures)
 
     def fresh(self, example: Tensor) -> Run:
-        module = copy.deepcopy(self.module)
-        picture = example.clone()
-
-        @torch.inference_mode()
-        def run() -> object:
-            return module(picture)
-
-        return run
+        return bound(copy.deepcopy(self.module), example)
 
 
 class Eager(Runtime):
@@ -45,6 +39,24 @@ class Eager(Runtime):
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
         return TorchProgram(settled(module), self.ran(module))
+
+
+def bound(module: nn.Module, example: Tensor) -> Run:
+    """The module on a picture of its own."""
+    picture = example.clone()
+
+    @torch.inference_mode()
+    def run() -> object:
+        return module(picture)
+
+    return run
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """What is exported: batch norms folded where it is one of our networks, in eval mode."""
+    from mnet.quantization import fuse
+
+    return fuse(module) if isinstance(module, MobileNet) else settled(module)
 
 
 def settled(module: nn.Module) -> nn.Module:
