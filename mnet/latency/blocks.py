@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from mnet.cost import LayerCost, cost
 from mnet.errors import ConfigError, unknown
+from mnet.figures import finish
 from mnet.latency.comparison import disturbances, program_sample
 from mnet.latency.paired import Race, race
-from mnet.latency.plots import finish
 from mnet.latency.runtimes import Program, make_runtime
 from mnet.machine import pinned
 from mnet.network import MobileNet

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from mnet.files import write_atomic
-
-matplotlib.use("Agg")
+from mnet.figures import finish
 
 COLOURS = {
     "eager": "#000000",
@@ -89,16 +85,3 @@ def plot_frontier(table: pd.DataFrame, path: Path, title: str) -> None:
         axes.margins(x=0.25, y=0.15)
     figure.axes[0].set_ylabel("test top-1 (%), mean of seeds, 95% t interval")
     finish(figure, path, title, grid="both")
-
-
-def finish(figure: Figure, path: Path, title: str, *, legend: bool = False, grid: str = "x") -> None:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
-        axes.set_axisbelow(True)
-    if legend:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_atomic(path, lambda stream: stream.write(picture.getvalue()))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 import zlib
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mnet.files import write_atomic
-
-matplotlib.use("Agg")
+from mnet.figures import finish
 
 # Okabe and Ito's palette.
 COLOURS = {
@@ -68,7 +64,7 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
     left.set_xlabel("test top-1 (%)\nseeds, mean, 95% t interval")
     right.set_xlabel("difference to the first (points)\npaired by seed, 95% t interval")
     right.axvline(0, color="#555555", linewidth=1)
-    finish(figure, [left, right], path, title)
+    finish(figure, path, title)
 
 
 def plot_effects(effects: pd.DataFrame, path: Path, title: str) -> None:
@@ -100,19 +96,7 @@ def plot_effects(effects: pd.DataFrame, path: Path, title: str) -> None:
     axes.set_xlabel(f"test top-1, difference to {first} (points)\npaired by seed, 95% t interval")
     axes.axvline(0, color="#555555", linewidth=1)
     figure.legend(loc="outside lower right", ncols=len(values), frameon=False, fontsize=9)
-    finish(figure, [axes], path, title)
-
-
-def finish(figure: Figure, every: list[Axes], path: Path, title: str) -> None:
-    """What all figures have alike, then the file."""
-    for axes in every:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_atomic(path, lambda stream: stream.write(picture.getvalue()))
+    finish(figure, path, title)
 
 
 def row_label(cell: str, n: int) -> str:
