@@ -161,7 +161,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        names = list(dict.fromkeys(("epoch", "step", *(name for row in self.rows for name in row))))
         text = io.StringIO()
         table = csv.DictWriter(text, names, lineterminator="\n")
         table.writeheader()
