@@ -20,6 +20,7 @@ from mnet.studies.plots import plot_effects, plot_study
 from mnet.studies.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
 from mnet.studies.store import read_correct, read_failure, read_result, run_folder
 from mnet.studies.sweep import Cell, Study
+from mnet.studies.trial import Trial
 
 MARGIN = 0.5
 """Points: the smallest difference that is of interest, unless told otherwise."""
@@ -58,18 +59,22 @@ def runs_table(study: Study, root: Path) -> pd.DataFrame:
 
     A toggle at None reads `paper`.
     """
-    rows = []
-    for cell, trial in study.trials:
-        result = read_result(run_folder(root, study.name, trial.run_id))
-        if result is None:
-            continue
-        settings = {name: text(value) for name, value in trial.settings().items()}
-        identity = {"study": study.name, "run_id": trial.run_id, "cell": cell.name, "model": trial.model}
-        recipe = trial.full_recipe()
-        trained = {"batch_size": recipe.batch_size, "lr": recipe.lr, "seed": trial.seed}
-        row = {**identity, **settings, **trained, **result}
-        rows.append({name: value for name, value in row.items() if name not in UNTOLD})
+    rows = [
+        run_row(study.name, cell.name, trial, result)
+        for cell, trial in study.trials
+        if (result := read_result(run_folder(root, study.name, trial.run_id))) is not None
+    ]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=RUN_COLUMNS)
+
+
+def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -> dict[str, object]:
+    """What a table says of a finished run."""
+    settings = {name: text(value) for name, value in trial.settings().items()}
+    identity = {"study": study, "run_id": trial.run_id, "cell": cell, "model": trial.model}
+    recipe = trial.full_recipe()
+    trained = {"batch_size": recipe.batch_size, "lr": recipe.lr, "seed": trial.seed}
+    row = {**identity, **settings, **trained, **result}
+    return {name: value for name, value in row.items() if name not in UNTOLD}
 
 
 def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN) -> pd.DataFrame:
