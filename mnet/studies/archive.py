@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from mnet.errors import ConfigError, unknown
-from mnet.studies.results import run_row
+from mnet.errors import ConfigError, text, unknown
+from mnet.studies.results import UNTOLD, run_row
 from mnet.studies.store import CONFIG, RESULT, read_result
-from mnet.studies.trial import PARAMETERS, cell_name, trial_from
+from mnet.studies.trial import PARAMETERS, Trial, cell_name, trial_from
 
 RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
 LATENCY, FRONTIER = "latency.csv", "frontier.csv"
@@ -30,7 +30,7 @@ def read_table(path: Path) -> pd.DataFrame:
         ConfigError: There is no such file, or it is none of ours.
     """
     try:
-        return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=[""])  # type: ignore[arg-type]
+        return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a table: {error}") from None
 
@@ -99,5 +99,8 @@ def load(source: str | Path = "results") -> pd.DataFrame:
     runs = pd.concat([*frames, *tables], ignore_index=True) if frames or tables else pd.DataFrame()
     if runs.empty:
         raise ConfigError(f"no finished run in {root}; `make ablate-<study>` trains some")
-    runs["precision"] = runs.get("precision", pd.Series(dtype=str)).fillna("fp32")  # tables before there was int8
+    for name in PARAMETERS:  # a table from before there was this setting
+        if name in TEXT and name != "data_dir":
+            runs[name] = runs.get(name, pd.Series(dtype="str")).fillna(text(getattr(Trial, name)))
+    runs = runs.drop(columns=list(UNTOLD), errors="ignore")
     return runs.drop_duplicates(["study", "run_id"], ignore_index=True)
