@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mnet.latency.verdicts import latency_verdict
 from mnet.studies import paired_deltas
 from mnet.studies.claims import load_claims
 from mnet.studies.effects import ALL
 from mnet.studies.statistics import half_width
 from mnet.studies.sweep import list_studies
+from mnet.studies.verdicts import ratio_verdict
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "results/published"
@@ -80,7 +80,7 @@ def test_every_published_latency_claim_is_in_the_tables_with_the_verdict_of_the_
         if pd.isna(row["ours"]):
             assert row["verdict"] in told
             continue
-        assert row["verdict"] == latency_verdict(row["low"], row["high"], claims[row["id"]].direction)
+        assert row["verdict"] == ratio_verdict(row["low"], row["high"], claims[row["id"]].direction)
         numbers = f"{row['ours']:.3f} [{row['low']:.3f}, {row['high']:.3f}] {row['verdict']}"
         assert numbers in told
         if row["runtime"] in ("executorch", "litert"):

@@ -39,9 +39,38 @@ class Claim:
     baseline: Setup | None = None
     variant: Setup | None = None
     model: str | None = None
+    margin: float | None = None
+    """What `flat` allows, in the metric's unit; None = as `verdicts.RULE` says."""
+    beyond: Mapping[str, object] | None = None
+    """Settings under which the same difference is taken off: `precision: fp32` leaves what int8 alone does."""
+    untestable: str | None = None
+    """Why no study can test it."""
     note: str | None = None
     more: Mapping[str, object] = field(default_factory=dict)
     """What the entry says beyond these: absolute numbers, a series."""
+
+    @property
+    def pair(self) -> tuple[Setup, Setup] | None:
+        """The two networks that are compared; of a series its first and last; None if it is about one, or others."""
+        if self.baseline is not None and self.variant is not None:
+            return self.baseline, self.variant
+        series = self.more.get("series")
+        if not isinstance(series, dict) or self.model is None:
+            return None
+        first, *_, last = ({"model": self.model, series["toggle"]: value} for value in series["values"])
+        return first, last
+
+    @property
+    def printed(self) -> float | None:
+        """The paper's number for variant - baseline, or variant / baseline; None where it prints none that was read.
+        Milliseconds of a phone have no counterpart."""
+        series = self.more.get("series")
+        if not self.verified or (self.kind == "latency" and self.metric != "latency_ratio"):
+            return None
+        if self.paper_value is None and isinstance(series, dict):
+            said = series[self.metric.removesuffix("_points")]
+            return round(said[-1] - said[0], 2)
+        return self.paper_value
 
 
 def load_claims(path: Path) -> tuple[Claim, ...]:
@@ -79,6 +108,10 @@ def read_claim(source: Source, at: Place, entry: object) -> Claim:
         if name in ("baseline", "variant"):
             if not isinstance(value, dict) or "model" not in value:
                 raise source.error((*at, name), f"{name} is a mapping with a model, not {value!r}")
+            known[name] = value
+        elif name == "beyond":
+            if not isinstance(value, dict):
+                raise source.error((*at, name), f"{name} is a mapping of settings, not {value!r}")
             known[name] = value
         elif name in types and name != "more":
             try:

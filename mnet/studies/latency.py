@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from mnet.errors import ConfigError, text
 from mnet.files import write_csv
 from mnet.latency.comparison import Measurement
-from mnet.latency.verdicts import latency_verdict
 from mnet.layers import Activate
 from mnet.machine import machine_facts
 from mnet.network import MobileNet
@@ -28,6 +27,7 @@ from mnet.settings import check_names
 from mnet.studies.claims import Claim
 from mnet.studies.sweep import Study
 from mnet.studies.trial import PARAMETERS, Trial, trial_from
+from mnet.studies.verdicts import ratio_verdict
 
 COMPOSED = "hswish"
 """Of a claim's network, beside settings of a trial: `hswish: composed`."""
@@ -212,7 +212,7 @@ def claims_table(pairs: Sequence[Pair], found: Measurement, runtime: str, thread
             rows.append({**row, "verdict": "not tested here", "why": "; ".join(why)})
             continue
         ratio = found.race.ratio(pair.variant, pair.baseline)
-        verdict = latency_verdict(ratio.low, ratio.high, claim.direction)
+        verdict = ratio_verdict(ratio.low, ratio.high, claim.direction)
         row |= {"ours": ratio.value, "low": ratio.low, "high": ratio.high, "n": ratio.rounds, "verdict": verdict}
         row["precision"] = found.ready[pair.variant].program.ran.precision
         rows.append({**row, "why": f"direction {claim.direction}, on this machine's processor, not a phone's"})

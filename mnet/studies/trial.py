@@ -142,15 +142,23 @@ class Trial(Toggles):
         the data set's own resolution and none. Fields at their default are left out, so a toggle added later
         changes no older id.
         """
+        return self.run_id_of(self.seed)
+
+    def run_id_of(self, seed: int) -> str:
+        """The run id of this trial with another seed."""
+        network, recipe, data, *precision = self.computed
+        canonical = json.dumps([network, recipe, data, seed, *precision], sort_keys=True, default=str)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @cached_property
+    def computed(self) -> list[object]:
+        """What is computed with every seed: network, recipe and data; of int8 the precision, and what follows fp32."""
         network = self.network(num_classes=2, in_channels=1)
         data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
         if self.dataset == "imagefolder":  # elsewhere the name says what the pictures are
             data["data_dir"] = str(self.data_dir.resolve())
-        content = [changed(network), changed(self.in_float().full_recipe()), data, self.seed]
-        if self.precision != "fp32":
-            content += [self.precision, changed(self.full_recipe())]
-        canonical = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        content: list[object] = [changed(network), changed(self.in_float().full_recipe()), data]
+        return content if self.precision == "fp32" else [*content, self.precision, changed(self.full_recipe())]
 
     def foreign_resolution(self) -> int | None:
         """The resolution, where it is not the data set's own."""
