@@ -6,18 +6,15 @@ import io
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from mnet.files import write_atomic
 
-matplotlib.use("Agg")
-
 
 def finish(
-    figure: Figure, path: Path, title: str, *, legend: bool = False, grid: Literal["x", "y", "both"] = "x"
-) -> None:
-    """What all figures have alike, then the file: PNG, whole or absent."""
+    figure: Figure, path: Path | None, title: str, *, legend: bool = False, grid: Literal["x", "y", "both"] = "x"
+) -> Figure:
+    """What all figures have alike, then the file, if one is asked for: PNG, whole or absent."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis=grid, color="#dddddd", linewidth=0.6)
@@ -25,6 +22,8 @@ def finish(
     if legend:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_atomic(path, lambda stream: stream.write(picture.getvalue()))
+    if path is not None:
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        write_atomic(path, lambda stream: stream.write(picture.getvalue()))
+    return figure

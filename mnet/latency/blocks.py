@@ -299,12 +299,12 @@ def named_kinds(net: MobileNet) -> Iterator[tuple[str, str]]:
     yield HEAD, f"pool, hidden {network.hidden.activation}" if network.hidden else "pool"
 
 
-def plot_blocks(frame: pd.DataFrame, path: Path, title: str) -> None:
+def plot_blocks(frame: pd.DataFrame, path: Path | None, title: str) -> Figure:
     """Shares of latency, with their 95% intervals, and of multiply-adds, a row a part. Written as PNG to `path`.
 
     Args:
         frame: Of `block_latency`.
-        path: Where to write.
+        path: Where to write; None = nowhere.
         title: What was timed.
     """
     figure = Figure(figsize=(8, 1.6 + 0.36 * len(frame)), dpi=150, layout="constrained", facecolor="white")
@@ -328,4 +328,4 @@ def plot_blocks(frame: pd.DataFrame, path: Path, title: str) -> None:
     sums = frame.attrs.get("sum_ms"), frame.attrs.get("whole_ms")
     told = "the parts {:.2f} ms together, the whole network {:.2f} ms".format(*sums) if None not in sums else ""
     axes.set_xlabel(f"share of the sum of all parts (%)\n{told}", fontsize=9)
-    finish(figure, path, title, legend=True)
+    return finish(figure, path, title, legend=True)

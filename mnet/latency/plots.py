@@ -21,12 +21,12 @@ COLOURS = {
 }
 
 
-def plot_latency(table: pd.DataFrame, path: Path, title: str) -> None:
+def plot_latency(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
     """Ratios to the baseline with their 95% intervals, a row a variant and a colour a runtime. PNG to `path`.
 
     Args:
         table: Rows of `variant, runtime, ratio, low, high, median_ms, stopped`.
-        path: Where to write.
+        path: Where to write; None = nowhere.
         title: What was asked.
     """
     variants = list(dict.fromkeys(table["variant"]))
@@ -55,15 +55,15 @@ def plot_latency(table: pd.DataFrame, path: Path, title: str) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    finish(figure, path, title, legend=len(runtimes) > 1)
+    return finish(figure, path, title, legend=len(runtimes) > 1)
 
 
-def plot_frontier(table: pd.DataFrame, path: Path, title: str) -> None:
+def plot_frontier(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
     """Top-1 over latency, both with 95% intervals, a panel a runtime; the cells that none beats are joined.
 
     Args:
         table: From `frontier.frontier_table`.
-        path: Where to write.
+        path: Where to write; None = nowhere.
         title: What was asked.
     """
     runtimes = list(dict.fromkeys(table["runtime"]))
@@ -84,4 +84,4 @@ def plot_frontier(table: pd.DataFrame, path: Path, title: str) -> None:
         axes.set_xlabel("time / time of the first, paired rounds, 95% interval")
         axes.margins(x=0.25, y=0.15)
     figure.axes[0].set_ylabel("test top-1 (%), mean of seeds, 95% t interval")
-    finish(figure, path, title, grid="both")
+    return finish(figure, path, title, grid="both")

@@ -30,14 +30,14 @@ def colour(variant: str) -> str:
     return COLOURS.get(variant, SPARE[zlib.crc32(variant.encode()) % len(SPARE)])
 
 
-def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str) -> None:
+def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path | None, title: str) -> Figure:
     """Left: top-1 of every seed, with each cell's mean and 95% interval. Right: the difference to the baseline,
     paired by seed. Written as PNG to `path`.
 
     Args:
         summary: From `results.summary_table`, the baseline first.
         runs: From `results.runs_table`.
-        path: Where to write.
+        path: Where to write; None = nowhere.
         title: What was asked.
     """
     labels = [row_label(name, n) for name, n in zip(summary["cell"], summary["n"], strict=True)]
@@ -64,16 +64,16 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path, title: str
     left.set_xlabel("test top-1 (%)\nseeds, mean, 95% t interval")
     right.set_xlabel("difference to the first (points)\npaired by seed, 95% t interval")
     right.axvline(0, color="#555555", linewidth=1)
-    finish(figure, path, title)
+    return finish(figure, path, title)
 
 
-def plot_effects(effects: pd.DataFrame, path: Path, title: str) -> None:
+def plot_effects(effects: pd.DataFrame, path: Path | None, title: str) -> Figure:
     """Each variant's difference between the option's first value and the others, side by side, paired by seed, with
     95% intervals. Written as PNG to `path`.
 
     Args:
         effects: From `effects.effects_table`.
-        path: Where to write.
+        path: Where to write; None = nowhere.
         title: What was asked.
     """
     first = effects["against"].iloc[0]
@@ -96,7 +96,7 @@ def plot_effects(effects: pd.DataFrame, path: Path, title: str) -> None:
     axes.set_xlabel(f"test top-1, difference to {first} (points)\npaired by seed, 95% t interval")
     axes.axvline(0, color="#555555", linewidth=1)
     figure.legend(loc="outside lower right", ncols=len(values), frameon=False, fontsize=9)
-    finish(figure, path, title)
+    return finish(figure, path, title)
 
 
 def row_label(cell: str, n: int) -> str:
