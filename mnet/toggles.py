@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Literal
 
 from mnet.errors import ConfigError
@@ -98,8 +99,13 @@ def describe(model: str, *, num_classes: int = 1000, in_channels: int = 3, **tog
     Raises:
         ConfigError: Unknown model, toggle or value, or an impossible combination.
     """
-    network = replace(table(model), num_classes=num_classes, in_channels=in_channels)
-    return parse(Toggles, toggles, "toggle").apply(network)
+    return toggled(model, parse(Toggles, toggles, "toggle"), num_classes, in_channels)
+
+
+@cache
+def toggled(model: str, toggles: Toggles, num_classes: int, in_channels: int) -> Network:
+    """As `describe`, of toggles that are known to be right."""
+    return toggles.apply(replace(table(model), num_classes=num_classes, in_channels=in_channels))
 
 
 def shallow(net: Network, value: bool) -> Network:
@@ -281,7 +287,7 @@ def width(net: Network, value: float) -> Network:
         tail, hidden = replace(tail, out_channels=out), replace(hidden, out_features=feature_layer(hidden.out_features))
     elif tail is not None:
         tail = replace(tail, out_channels=feature_layer(tail.out_channels))
-    return replace(net, stem=stem, blocks=tuple(blocks), tail=tail, hidden=hidden, width=value)
+    return replace(net, stem=stem, blocks=tuple(blocks), tail=tail, hidden=hidden, width=float(value))
 
 
 def each_block(net: Network, change: Callable[[Block], Block]) -> Network:

@@ -222,8 +222,7 @@ class Pool:
 
     def deltas(self, baseline: Trial, variant: Trial) -> dict[int, float]:
         """Seed -> variant - baseline in points, of the seeds that both have."""
-        before = self.top1s(baseline)
-        after = self.top1s(variant) if before else {}
+        before, after = self.top1s(baseline), self.top1s(variant)
         return {seed: after[seed] - before[seed] for seed in before if seed in after}
 
 
@@ -319,7 +318,10 @@ def pairs(claim: Claim, pool: Pool) -> Iterator[Found]:
     own = str(before["model"])
     for context, model in itertools.product(pool.contexts, stand_ins(own, str(after["model"]))):
         try:
-            trials = in_context(before, context, model), in_context(after, context, model)
+            baseline = in_context(before, context, model)
+            if not pool.top1s(baseline):
+                continue
+            trials = baseline, in_context(after, context, model)
             deltas = pool.deltas(*trials)
             if deltas and claim.beyond is not None:
                 less = pool.deltas(*(in_context({**setup, **claim.beyond}, context, model) for setup in claim.pair))

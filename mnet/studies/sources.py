@@ -30,6 +30,10 @@ class Source:
         return ConfigError(f"{self.path}, line {self.lines.get(at, 1)}: {message}")
 
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same in C where it is built, ten times as fast."""
+
+
 def read_source(path: Path) -> Source:
     """Read a YAML file.
 
@@ -39,9 +43,9 @@ def read_source(path: Path) -> Source:
     """
     try:
         written = path.read_text(encoding="utf-8")
-        node = yaml.compose(written, yaml.SafeLoader)
+        node = yaml.compose(written, LOADER)
         lines = dict(places(path, node, ()))
-        return Source(path, yaml.safe_load(written), lines)
+        return Source(path, yaml.load(written, LOADER), lines)  # noqa: S506, safe
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:

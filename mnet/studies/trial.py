@@ -15,7 +15,7 @@ from mnet.cost import cost
 from mnet.errors import ConfigError, text, unknown
 from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, parse
 from mnet.spec import Network
-from mnet.toggles import Toggles, describe
+from mnet.toggles import Toggles, toggled
 from mnet.toggles import width as with_width
 from mnet.training.recipes import Recipe, quantization_aware, recipe
 
@@ -92,7 +92,7 @@ class Trial(Toggles):
         Raises:
             ConfigError: Unknown model, an impossible combination of toggles, or a `target_madds` out of reach.
         """
-        network = describe(self.model, num_classes=num_classes, in_channels=in_channels, **self.toggles())
+        network = toggled(self.model, Toggles(**self.toggles()), num_classes, in_channels)  # type: ignore[arg-type]
         return network if self.target_madds is None else with_width(network, self.solved_width())
 
     def solved_width(self) -> float:
@@ -102,7 +102,7 @@ class Trial(Toggles):
         wherever the trial is named, hashed or trained.
         """
         data = self.data()
-        network = describe(self.model, num_classes=data.num_classes, in_channels=data.in_channels, **self.toggles())
+        network = toggled(self.model, Toggles(**self.toggles()), data.num_classes, data.in_channels)  # type: ignore[arg-type]
         assert self.target_madds is not None
         return solve_width(network, data.resolution, self.target_madds)
 

@@ -1,0 +1,261 @@
+"""Publish what studies left: `python experiments/publish.py`: tables and figures to results/published, and from them
+the tables of the READMEs, between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+
+With `--profile=longer` to results/published/longer, which claims read too. Without anything new only the READMEs are
+written again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from claims import FILE as CLAIMS
+from claims import evaluate
+from options import HERE, SWEEPS, read_options, refuse
+
+from mnet.errors import ConfigError
+from mnet.files import write_atomic, write_csv
+from mnet.settings import hints
+from mnet.studies.archive import EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, read_table, study_table
+from mnet.studies.archive import studies_with as with_table
+from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
+from mnet.studies.latency import CLAIMS_FILE
+from mnet.studies.sweep import list_studies
+
+LARGEST = 300_000
+"""Bytes of a published file."""
+WHERE = HERE.parent / "results" / PUBLISHED
+READMES = (HERE.parent / "README.md", WHERE / "README.md")
+LONGER = "longer"
+DATA = "fashion_mnist at 28 px"
+"""That is not said again in every row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for."""
+
+    out: str = "results"
+    """Folder of the results to publish."""
+    profile: str = "quick"
+    """That they were trained with; quick or longer."""
+    into: str = str(WHERE)
+    """Where to."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    try:
+        _, options, rest = read_options(parser, Options, arguments, positive=())
+        refuse(rest, list(hints(Options)))
+        if options.profile not in ("quick", LONGER):
+            raise ConfigError(f"profile must be quick or {LONGER}, not {options.profile!r}")
+        into = Path(options.into)
+        target = into if options.profile == "quick" else into / LONGER
+        for path in copy(Path(options.out), target):
+            print(f"  {path}")
+        write_csv(into / CLAIMS, evaluate(into))
+        for readme in READMES:
+            write_atomic(readme, lambda stream, readme=readme: stream.write(fill(readme.read_text(), into).encode()))  # type: ignore[misc]
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def copy(root: Path, target: Path) -> Iterator[Path]:
+    """Copy the tables and figures of every study in `root`.
+
+    Raises:
+        ConfigError: A file is too large to be published.
+    """
+    for study in list_studies(SWEEPS):
+        tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE)
+        for path in [*(root / study / name for name in tables), *sorted((root / study).glob("*.png"))]:
+            if not path.is_file():
+                continue
+            if path.stat().st_size > LARGEST:
+                raise ConfigError(f"{path} has {path.stat().st_size} bytes, above {LARGEST}")
+            (target / study).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / study / path.name)
+            yield target / study / path.name
+
+
+def fill(text: str, root: Path) -> str:
+    """A README with its tables as the published results have them.
+
+    Raises:
+        ConfigError: It wants a table that there is not.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in TABLES:
+            raise ConfigError(f"a README wants the table {name!r}; there are {', '.join(TABLES)}")
+        return f"<!-- begin {name} -->\n{TABLES[name](root)}\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- begin ([\w-]+) -->.*?<!-- end \1 -->", table, text, flags=re.DOTALL)
+
+
+NUMERIC = {
+    "n",
+    "here",
+    "top-1 %",
+    "sd",
+    "params",
+    "MAdds",
+    "paper",
+    "points",
+    "difference",
+    "beyond",
+    "95% interval",
+    "MB",
+}
+"""Columns that are set to the right."""
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    marks = ["--:" if head in NUMERIC else "---" for head in heads]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, marks, *rows))
+
+
+def signed(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:+.2f}"
+
+
+def interval(row: pd.Series, form: str = "+.2f", low: str = "low", high: str = "high") -> str:
+    return "" if pd.isna(row[low]) else f"[{row[low]:{form}}, {row[high]:{form}}]"
+
+
+def claims(root: Path) -> str:
+    """Every claim that was tested by training or timing, with its verdict, and a line of counts."""
+    table = read_table(root / CLAIMS)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items())
+    heads = headlines(table)
+    rows: list[list[str]] = []
+    for _, row in heads[heads["n"].notna()].iterrows():
+        form = ".3f" if str(row["metric"]).startswith("latency") else "+.2f"
+        paper = "" if pd.isna(row["paper_value"]) else f"{row['paper_value']:{form}}"
+        on = str(row["on"]).removeprefix(f"{DATA}, ").partition(" thread")[0].removesuffix(", 1")
+        rows.append([row["statement"], paper, f"{row['ours']:{form}}", interval(row, form), row["verdict"], on])
+    return f"{len(heads)} claims: {counts}.\n\n" + grid(
+        ("claim", "paper", "here", "95% interval", "verdict", "on"), rows
+    )
+
+
+def activation(root: Path) -> str:
+    """The table that `make ablate-activation` ends with."""
+    rows = []
+    for _, cell in study_table(root, "activation", SUMMARY).iterrows():
+        millions = [f"{cell[name] / 1e6:.{digits}f} M" for name, digits in (("params", 3), ("madds", 2))]
+        delta = "baseline" if pd.isna(cell["delta"]) else signed(cell["delta"])
+        told = [cell["cell"], f"{cell['n']}", f"{cell['top1_mean']:.2f}", f"{cell['top1_sd']:.2f}", delta]
+        rows.append([*told, interval(cell), *millions])
+    return grid(("cell", "n", "top-1 %", "sd", "difference to paper", "95% interval", "params", "MAdds"), rows)
+
+
+def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The studies that compare their cells with the first; the others compare within their networks."""
+    for study in with_table(root, SUMMARY):
+        if study not in with_table(root, EFFECTS):
+            yield study, study_table(root, study, SUMMARY)
+
+
+def answers(root: Path) -> str:
+    """The comparisons of the quick studies that found a difference."""
+    rows = [
+        [study, cell["cell"], table["cell"].iloc[0], signed(cell["delta"]), interval(cell)]
+        for study, table in summaries(root)
+        for _, cell in table.iterrows()
+        if cell["verdict"] in ("up", "down")
+    ]
+    return grid(("study", "cell", "against", "difference", "95% interval"), rows)
+
+
+def comparisons(root: Path) -> str:
+    """Every cell of every study."""
+    rows = []
+    for study, table in summaries(root):
+        for _, cell in table.iterrows():
+            delta = "baseline" if pd.isna(cell["delta"]) else signed(cell["delta"])
+            verdict = "" if pd.isna(cell["verdict"]) else cell["verdict"]
+            rows.append(
+                [study, cell["cell"], f"{cell['n']}", f"{cell['top1_mean']:.2f}", delta, interval(cell), verdict]
+            )
+    return grid(("study", "cell", "n", "top-1 %", "difference", "95% interval", "verdict"), rows)
+
+
+def longer(root: Path) -> str:
+    return comparisons(root / LONGER)
+
+
+def effects(root: Path) -> str:
+    """What int8 does within every network."""
+    rows = []
+    for study in with_table(root, EFFECTS):
+        for _, row in study_table(root, study, EFFECTS).iterrows():
+            beyond = [signed(row["beyond"]), interval(row, low="beyond_low", high="beyond_high")]
+            told = [row["variant"], f"{row['value']} - {row['against']}", signed(row["delta"]), interval(row)]
+            rows.append([*told, row["verdict"], *beyond])
+    return grid(("network", "difference", "points", "95% interval", "verdict", "beyond", "95% interval"), rows)
+
+
+def latency(root: Path) -> str:
+    """The latency claims on every runtime."""
+    table = read_table(root / CLAIMS)
+    own = table[(table["kind"] == "latency") & table["command"].str.startswith("make latency") & table["on"].notna()]
+    rows = []
+    for name, found in own.groupby("id", sort=False):
+        paper = found["paper_value"].iloc[0]
+        by_runtime = {str(row["on"]).split()[0].rstrip(","): row for _, row in found.iterrows()}
+        cells = [ratio(by_runtime.get(runtime)) for runtime in RUNTIMES]
+        rows.append([str(name), "" if pd.isna(paper) else f"{paper:.3f}", *cells])
+    return grid(("claim", "paper", *RUNTIMES), rows)
+
+
+def ratio(row: pd.Series | None) -> str:
+    if row is None or pd.isna(row["ours"]):
+        return "not tested here"
+    return f"{row['ours']:.3f} {interval(row, '.3f')} {row['verdict']}"
+
+
+def int8(root: Path) -> str:
+    """int8 networks against the same in fp32, on every runtime that is quick at it."""
+    rows = []
+    for _, row in study_table(root, "quantization", LATENCY).dropna(subset=["to_fp32"]).iterrows():
+        if row["runtime"] == "eager":
+            continue
+        network = str(row["variant"]).replace("precision=int8, ", "").replace(" precision=int8", "")
+        told = [network, row["runtime"], f"{row['to_fp32']:.3f}"]
+        told += [interval(row, ".3f", "to_fp32_low", "to_fp32_high"), f"{row['file_bytes'] / 1e6:.1f}"]
+        slow = "" if pd.isna(row["undelegated_ops"]) else row["undelegated_ops"]
+        rows.append([*told, f"{row['agreement']:.0%}", slow])
+    heads = (
+        "network in int8",
+        "runtime",
+        "ms / ms in fp32",
+        "95% interval",
+        "MB",
+        "agreement",
+        "operators that fall back",
+    )
+    return grid(heads, rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    function.__name__: function
+    for function in (claims, activation, answers, comparisons, longer, effects, latency, int8)
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
