@@ -16,7 +16,8 @@ options = $(foreach pair,MODEL:model DATA:dataset DATA_DIR:data_dir RESOLUTION:r
   $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(TRAINER) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies latency latency-android sweep agent test test-kill lint bench bench-latency clean
+.PHONY: help setup studies claims report compare notebooks publish latency latency-android sweep agent test test-kill lint
+.PHONY: bench bench-latency clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -43,6 +44,21 @@ frontier-%: $(LAB) ## accuracy beside latency, after make ablate-<study>
 latency-android: $(LAB) ## models and an adb script for a phone: STUDY=activation; IMPORT=folder reads its results
 	@$(PY) experiments/latency_android.py $(if $(IMPORT),'--import=$(IMPORT)',$(or $(STUDY),activation)) $(options)
 
+claims: $(RUN) ## the papers' claims beside what was measured here, with verdicts; and the report
+	@$(PY) experiments/claims.py $(if $(OUT),'--out=$(OUT)') $(ARGS)
+
+report: $(RUN) ## results/report.html: every study on one page that opens offline
+	@$(PY) experiments/report.py $(if $(OUT),'--out=$(OUT)') $(ARGS)
+
+report-%: $(RUN) ## of one study, e.g. make report-activation
+	@$(PY) experiments/report.py $* $(if $(OUT),'--out=$(OUT)') $(ARGS)
+
+compare: $(RUN) ## what differs between two runs, and by how much: make compare A=activation:relu:0 B=activation:paper:0
+	@$(PY) experiments/compare.py '$(A)' '$(B)' $(if $(OUT),'--out=$(OUT)') $(ARGS)
+
+notebooks: $(RUN) $(VENV)/.dev ## run the notebooks, top to bottom, and keep their outputs
+	@$(PY) experiments/notebooks.py $(ARGS)
+
 studies: $(RUN) ## every study: cells, runs done, time left, claims
 	@$(PY) experiments/studies.py $(foreach pair,SEEDS:seeds PROFILE:profile OUT:out WORKERS:workers,\
 	  $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(ARGS)
@@ -64,6 +80,9 @@ lint: $(RUN) $(VENV)/.dev ## ruff and mypy
 
 bench: $(RUN) $(VENV)/.dev ## speed against torchvision and timm, as ratios
 	@$(PY) experiments/bench.py $(ARGS)
+
+publish: $(RUN) ## results/ into results/published, and its tables into the READMEs
+	@$(PY) experiments/publish.py $(if $(OUT),'--out=$(OUT)') $(if $(PROFILE),'--profile=$(PROFILE)')
 
 bench-latency: $(LAB) ## how often equal networks are called different, and a slowdown of 2% is found
 	@$(PY) experiments/bench_latency.py $(options)

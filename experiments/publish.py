@@ -79,7 +79,8 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
     """
     for study in list_studies(SWEEPS):
         tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE)
-        for path in [*(root / study / name for name in tables), *sorted((root / study).glob("*.png"))]:
+        more = [path for pattern in ("blocks-*.csv", "*.png") for path in sorted((root / study).glob(pattern))]
+        for path in [*(root / study / name for name in tables), *more]:
             if not path.is_file():
                 continue
             if path.stat().st_size > LARGEST:

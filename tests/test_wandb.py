@@ -2,20 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import psutil
 import pytest
 import train
 import yaml
-from wandb_server import API_KEY, is_dead, serving
+from wandb_server import API_KEY, Run, is_dead, serving
 
+from mnet.studies import load
 from mnet.studies.store import adopt, lock
 
 ROOT = Path(__file__).parents[1]
@@ -217,6 +221,33 @@ def test_an_api_key_is_written_nowhere(swept, home):
     assert not [path for path in files if API_KEY.encode() in path.read_bytes()]
 
 
+def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swept, account, server, tmp_path):
+    sweep, runs, out, _ = swept
+    addresses = [f"me/mnet/sweeps/{sweep.name}", f"https://wandb.ai/me/mnet/runs/{runs[0].name}?nw=x", "wandb:me/mnet"]
+    script = (
+        "import sys; from mnet.studies import load; [load(a).to_pickle(f'{i}.pkl') for i, a in enumerate(sys.argv[1:])]"
+    )
+    server.runs["theirs"] = Run("theirs", config={"lr": 0.1}, summary={"test/top1": 99.0}, exit_code=0)
+    server.runs["unfinished"] = replace(runs[0], name="unfinished", exit_code=1)
+    command = [sys.executable, "-c", script, *addresses]
+    subprocess.run(command, env=account, cwd=tmp_path, timeout=100, check=True)
+    swept_rows, one, project = (pd.read_pickle(tmp_path / f"{i}.pkl") for i in range(3))
+    here = load(out).sort_values("run_id", ignore_index=True)
+    pd.testing.assert_frame_equal(swept_rows.sort_values("run_id", ignore_index=True), here)
+    assert list(one["run_id"]) == [runs[0].config["run_id"]]
+    assert set(here["run_id"]) <= set(project["run_id"])
+
+
+def test_without_an_account_or_a_network_one_line_says_what_is_missing(home, account, tmp_path):
+    nowhere = {**account, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "1"}
+    arguments = ("me/mnet/one", "me/mnet/two")
+    processes = [begin(environment, "compare.py", *arguments, cwd=tmp_path) for environment in (home, nowhere)]
+    without, unreachable = (end(process, code=2).splitlines()[-1] for process in processes)
+    asked = "error: no such folder, and W&B cannot be asked for me/mnet/one: "
+    assert without == f"{asked}no W&B account; log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
+    assert unreachable.startswith(f"{asked}Failed to verify credentials with http://127.0.0.1:9")
+
+
 @pytest.fixture(scope="module")
 def offline(swept, tiny, home, tmp_path_factory):
     """What two runs said that cannot reach W&B, for want of an account and by the user's wish; and their files."""
@@ -251,6 +282,14 @@ def test_wandb_sync_reads_config_history_and_summary_of_an_offline_run(which, of
     assert len(history) >= 2
     assert history[-1] == pytest.approx(result["val_top1"])
     assert {name: run.summary[name] for name in SAID_IN_RESULT} == {n: result[k] for n, k in SAID_IN_RESULT.items()}
+
+
+def test_load_gives_the_same_row_from_an_offline_file_and_never_counts_a_run_twice(offline, tmp_path):
+    folder = offline[1][0].parents[2]
+    here = load(folder)
+    shutil.copytree(folder / "wandb", tmp_path / "wandb")
+    pd.testing.assert_frame_equal(load(tmp_path), here)
+    assert len(here) == 1
 
 
 def test_a_run_whose_loss_is_no_number_is_not_handed_out_again(tiny, account, server, tmp_path):

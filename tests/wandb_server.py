@@ -97,6 +97,9 @@ class WandbServer(ThreadingHTTPServer):
         user = {"id": "u1", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": {"edges": []}}
         return {"viewer": user}
 
+    def on_get_default_entity(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return self.on_viewer(given)
+
     def on_server_features_query(self, given: Mapping[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
 
@@ -174,6 +177,24 @@ class WandbServer(ThreadingHTTPServer):
         run.config |= {key: entry["value"] for key, entry in json.loads(given.get("config") or "{}").items()}
         run.summary |= json.loads(given.get("summaryMetrics") or "{}")
         return {"upsertBucket": {"bucket": {**self.bucket(run), "project": self.project("mnet")}, "inserted": inserted}}
+
+    def on_runs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the public API asks for, a page at a time."""
+        asked, first = json.loads(given["filters"]), int(given["cursor"] or 0)
+        known = [(run, self.listed(run)) for run in list(self.runs.values())]
+        nodes = [node for run, node in known if asked.items() <= {**node, "sweep": run.sweep}.items()]
+        end = first + given["perPage"]
+        edges = [{"node": node, "cursor": str(end)} for node in nodes[first:end]]
+        page = {"endCursor": str(end), "hasNextPage": end < len(nodes)}
+        found = {"edges": edges, "pageInfo": page}
+        return {"project": {"internalId": "1", "runCount": len(nodes), "readOnly": False, "runs": found}}
+
+    def listed(self, run: Run) -> dict[str, Any]:
+        state = "running" if run.exit_code is None else "failed" if run.exit_code else "finished"
+        then = "2026-01-01T00:00:00Z"
+        metrics = {"summaryMetrics": json.dumps(run.summary), "systemMetrics": "{}", "historyKeys": None}
+        told = {"tags": run.tags, "group": run.group, "jobType": run.job_type, "state": state}
+        return {**self.bucket(run), **metrics, **told, "projectId": "1", "createdAt": then, "heartbeatAt": then}
 
     def on_create_run_files(self, given: Mapping[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/dropped"} for name in given["files"]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import yaml
@@ -11,6 +13,10 @@ from mnet.errors import ConfigError, text, unknown
 from mnet.studies.results import UNTOLD, run_row
 from mnet.studies.store import CONFIG, RESULT, read_result
 from mnet.studies.trial import PARAMETERS, Trial, cell_name, trial_from
+
+OFFLINE = "offline-run-*/run-*.wandb"
+RESOLVED = ("epochs", "batch_size", "lr")
+"""Settings that tables and W&B have as the recipe resolved them."""
 
 RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
 LATENCY, FRONTIER = "latency.csv", "frontier.csv"
@@ -67,40 +73,90 @@ def studies_with(root: Path, name: str = RUNS) -> list[str]:
 
 
 def load(source: str | Path = "results") -> pd.DataFrame:
-    """Every finished run that a folder holds, whichever study, profile or machine it is of.
+    """Every finished run that a folder or a project on W&B holds, whichever study, profile or machine it is of.
 
     Args:
-        source: A folder of results, of one study or of one run: its `runs/*/result.json` and every `runs.csv` below
-            it, the published ones too.
+        source: A folder of results, of one study or of one run: its `runs/*/result.json`, the `offline-run-*` that W&B
+            left, and every `runs.csv` below it, the published ones too. Where there is no such folder, an address on
+            W&B: `entity/project`, `entity/project/sweeps/<id>`, `entity/project/runs/<id>`, with `wandb:` before it or
+            as in the browser.
 
     Returns:
         One row a study and run, with the columns of `runs.csv`: settings (a toggle at None reads `paper`), accuracy in
         percent, cost, hardware and versions. A run that has a folder is read from there, not from a table.
 
     Raises:
-        ConfigError: There is no such folder, or no finished run in it.
+        ConfigError: There is no such folder and W&B cannot be asked, or there is no finished run in it.
     """
     root = Path(source)
-    if not root.is_dir():
-        raise ConfigError(f"no folder {root}; `make ablate-<study>` writes results")
-    tables = [read_table(path) for path in sorted(root.rglob(RUNS))]
-    cells = {(row.study, row.run_id): row.cell for table in tables for row in table.itertuples()}
-    rows = []
-    for path in sorted(root.rglob(RESULT)):
-        folder = path.parent
-        result = read_result(folder)
-        if result is not None and (folder / CONFIG).is_file():
-            trial = trial_from(yaml.safe_load((folder / CONFIG).read_text()))
-            study = folder.parent.parent.name
-            told = {name: value for name, value in trial.toggles().items() if value is not None}
-            cell = cells.get((study, trial.run_id)) or cell_name({"model": trial.model, **told})
-            rows.append(run_row(study, str(cell), trial, result))
+    tables = [read_table(path) for path in sorted(root.rglob(RUNS))] if root.is_dir() else []
+    cells = {(str(row.study), str(row.run_id)): str(row.cell) for table in tables for row in table.itertuples()}
+    rows = [finished_row(run, cells) for run in (in_folder(root) if root.is_dir() else on_wandb(str(source)))]
     frames = [pd.DataFrame(rows)] if rows else []
     runs = pd.concat([*frames, *tables], ignore_index=True) if frames or tables else pd.DataFrame()
     if runs.empty:
-        raise ConfigError(f"no finished run in {root}; `make ablate-<study>` trains some")
+        raise ConfigError(f"no finished run in {source}; `make ablate-<study>` trains some")
     for name in PARAMETERS:  # a table from before there was this setting
         if name in TEXT and name != "data_dir":
-            runs[name] = runs.get(name, pd.Series(dtype="str")).fillna(text(getattr(Trial, name)))
+            runs[name] = runs.get(name, pd.Series(index=runs.index, dtype="str")).fillna(text(getattr(Trial, name)))
     runs = runs.drop(columns=list(UNTOLD), errors="ignore")
     return runs.drop_duplicates(["study", "run_id"], ignore_index=True)
+
+
+class Finished(NamedTuple):
+    """A finished run, wherever it was found."""
+
+    study: str
+    trial: Trial
+    result: Mapping[str, object]
+    """As in result.json. What else of `run_row` is in it counts more than what follows from the trial."""
+
+
+def finished_row(run: Finished, cells: Mapping[tuple[str, str], str]) -> dict[str, object]:
+    """The row of a run; its cell is called as a table calls it, or by what is not as in the paper."""
+    told = {name: value for name, value in run.trial.toggles().items() if value is not None}
+    row = run_row(run.study, cell_name({"model": run.trial.model, **told}), run.trial, run.result)
+    return {**row, "cell": cells.get((run.study, str(row["run_id"])), row["cell"])}
+
+
+def in_folder(root: Path) -> Iterator[Finished]:
+    """Of the results below a folder, then what W&B wrote offline below it and has no result."""
+    known = set()
+    for path in sorted(root.rglob(RESULT)):
+        result = read_result(path.parent)
+        if result is not None and (path.parent / CONFIG).is_file():
+            settings, _ = read_settings(path.parent)
+            run = Finished(path.absolute().parents[2].name, trial_from(settings), result)
+            known.add((run.study, run.trial.run_id))
+            yield run
+    if files := [path for path in sorted(root.rglob(OFFLINE)) if read_result(path.parents[2]) is None]:
+        from mnet.studies.wandb_runs import offline_runs
+
+        yield from (run for run in offline_runs(files) if (run.study, run.result["run_id"]) not in known)
+
+
+def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
+    """The settings of a run, and the arguments of Lightning's Trainer that were not as usual."""
+    settings = yaml.safe_load((folder / CONFIG).read_text())
+    return settings, settings.pop("trainer", {})
+
+
+def on_wandb(source: str) -> list[Finished]:
+    from mnet.studies.wandb_runs import online_runs, read_address
+
+    address = read_address(source)
+    if address is None:
+        raise ConfigError(
+            f"no folder {source}, and no address on W&B as entity/project; `make ablate-<study>` writes results"
+        )
+    return online_runs(address)
+
+
+def described_trial(settings: Mapping[str, object]) -> Trial:
+    """The trial of a row or of a run on W&B, but for the numbers that its recipe was given.
+
+    They are written as they were trained: of int8 0 epochs, of int8-qat a tenth of the learning rate that was asked
+    for. Taken for what was asked for, they would be refused or divided again.
+    """
+    told = {name: settings[name] for name in PARAMETERS if name in settings and name not in RESOLVED}
+    return trial_from(told)

@@ -34,6 +34,12 @@ SUMMARY: Mapping[str, str] = {
 }
 """Name on W&B -> name in result.json."""
 
+PROVENANCE = ("device", "threads", "torch", "mnet", "revision")
+"""Of result.json: where and by what a run was made. In the summary, since the run may have been trained elsewhere."""
+
+TRAINED = "trained"
+"""In `config`: epochs, batch size and learning rate as trained, beside those of the same names that a sweep set."""
+
 LOGIN = "log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
 
 When = Literal["auto", "on", "off"]
@@ -153,19 +159,20 @@ def run_title(trial: Trial) -> str:
     return " ".join([*(toggles or [text(None)]), f"seed={trial.seed}"])
 
 
-def config_of(job: Job, variant: str | None) -> dict[str, str | int | float | bool]:
+def config_of(job: Job, variant: str | None) -> dict[str, object]:
     """Every setting by its name; a toggle that is as in the paper reads `paper`, so that it is a group of its own,
     and what the recipe or the data set decides is written out."""
     trial, recipe = job.trial, job.trial.full_recipe()
     settings = {name: text(value) if value is None else value for name, value in trial.settings().items()}
-    trained: dict[str, int | float] = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}
-    identity: dict[str, str | int] = {"study": job.study, "run_id": job.run_id, "resolution": trial.data().resolution}
-    return settings | trained | identity | ({} if variant is None else {VARIANT: variant})
+    trained = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}
+    identity = {"study": job.study, "run_id": job.run_id, "resolution": trial.data().resolution}
+    return {**settings, **trained, TRAINED: trained, **identity, **({} if variant is None else {VARIANT: variant})}
 
 
 def log_result(run: wandb.Run, result: Result) -> None:
-    """Show a finished run's numbers in its summary."""
-    run.summary.update({shown: result[name] for shown, name in SUMMARY.items() if name in result})
+    """Show a finished run's numbers in its summary, and where they were made."""
+    shown = {**SUMMARY, **{name: name for name in PROVENANCE}}
+    run.summary.update({there: result[name] for there, name in shown.items() if name in result})
 
 
 def log_history(run: wandb.Run, folder: Path) -> None:

@@ -1,0 +1,97 @@
+"""Write the report, one HTML file that opens without a network: `python experiments/report.py [study ...]`.
+
+Without a study all of them, as OUT/report.html; with some, each as OUT/<study>/report.html. What this machine has not
+measured is taken from the published tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from options import HERE, SWEEPS, read_options, refuse, sweep_file
+
+from mnet.errors import ConfigError, unknown
+from mnet.settings import hints
+from mnet.studies.archive import PUBLISHED, read_table
+from mnet.studies.report import reported, write_report
+from mnet.studies.sweep import list_studies, load_study
+from mnet.studies.verdicts import RULE
+
+CLAIMS = "claims.csv"
+PAGE = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for."""
+
+    out: str = "results"
+    """Folder of results, and for the report."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    try:
+        names, options = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        root = Path(options.out)
+        points = yaml.safe_load((HERE / "claims.yaml").read_text())["published"]
+        claims = read_claims(root)
+        if not names:
+            write_report(root / PAGE, root, descriptions(root), claims=claims, published=points, rule=RULE)
+            print(root / PAGE)
+        for name in names:
+            own = None if claims is None else claims[claims["study"] == name]
+            path = root / name / PAGE
+            write_report(path, root, {name: description(name)}, claims=own, published=points, rule=RULE)
+            print(path)
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options]:
+    """
+    Raises:
+        ConfigError: An unknown option or study.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="*", help="studies with results; none = all, on one page")
+    given, options, rest = read_options(parser, Options, arguments, positive=())
+    refuse(rest, list(hints(Options)))
+    there = reported(Path(options.out))
+    for name in given.study:
+        if name not in there:
+            raise unknown(f"study with results in {options.out}", name, there)
+    return given.study, options
+
+
+def descriptions(root: Path) -> dict[str, str]:
+    """Of every study with results: those with a sweep file first, in its order."""
+    there = reported(root)
+    known = [name for name in list_studies(SWEEPS) if name in there]
+    return {name: description(name) for name in [*known, *(name for name in there if name not in known)]}
+
+
+def description(name: str) -> str:
+    """What a sweep file says of its study; nothing of a study that has none."""
+    path = sweep_file(name)
+    return load_study(path).description if path.is_file() else ""
+
+
+def read_claims(root: Path) -> pd.DataFrame | None:
+    """What `make claims` found here, or what was published."""
+    for folder in (root, root / PUBLISHED):
+        if (folder / CLAIMS).is_file():
+            return read_table(folder / CLAIMS)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""The charts of the report, as Vega-Lite specifications that Altair builds.
+
+Nothing of the data reaches a name or an expression: it stays in fields that are named here, as text. Ink that is the
+page's own (`currentColor`) follows light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from mnet.studies.plots import COLOURS, SPARE, colour
+from mnet.studies.report.commands import Row, known, records, told
+from mnet.studies.report.marks import (
+    INK,
+    INKED,
+    LANE,
+    SHAPED,
+    TOLD,
+    Spec,
+    axis,
+    dots_of,
+    ends_of,
+    finish,
+    frame,
+    head,
+    intervals,
+    lay_out,
+    line_at,
+    names,
+    vertical,
+)
+from mnet.studies.report.tables import WORDS, is_number, span, written
+
+Legend = Sequence[tuple[str, str, str]]
+"""Ink, glyph and name."""
+
+SHAPES = {"circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆", "cross": "✚", "triangle-down": "▼"}
+RUNTIMES = {
+    "executorch": ("#0072B2", "circle"),
+    "litert": ("#D55E00", "square"),
+    "onnxruntime": ("#009E73", "triangle-up"),
+    "eager": ("#E69F00", "diamond"),
+    "compile": ("#CC79A7", "cross"),
+    "cuda-graphs": ("#56B4E9", "triangle-down"),
+}
+NETWORKS = {
+    "V1": ("#E69F00", "square"),
+    "V2": ("#0072B2", "triangle-up"),
+    "V3-Large": ("#D55E00", "circle"),
+    "V3-Small": ("#CC79A7", "diamond"),
+    "others": ("#009E73", "cross"),
+}
+FAMILIES = {
+    "mobilenet_v1": "V1",
+    "mobilenet_v2": "V2",
+    "mobilenet_v3_large": "V3-Large",
+    "mobilenet_v3_small": "V3-Small",
+}
+SHARES = {"latency": "#D55E00", "multiply-adds": "#0072B2", "parameters": "#E69F00"}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A panel of a figure; its legend is written in HTML, where it wraps."""
+
+    title: str
+    spec: Spec
+    legend: Legend = ()
+
+
+def shade(cell: str) -> str:
+    """A cell's colour; the page's ink where that is black."""
+    return INK if colour(cell) == COLOURS["paper"] else colour(cell)
+
+
+def conditions(row: Row) -> str:
+    """What a mark says of its run, beside the number."""
+    settings = ", ".join(f"{name}={value}" for name, value in told(row).items())
+    ran = ", ".join(
+        f"{name} {row[name]}" for name in ("device", "threads", "torch") if name in row and known(row[name])
+    )
+    return f"{settings}\nrun {row['run_id']}; {ran}"
+
+
+def accuracy_chart(summary: pd.DataFrame, runs: pd.DataFrame) -> Chart:
+    """Top-1 of every seed, the mean and its 95% interval, a row a cell."""
+    cells = records(summary[summary["n"] > 0])
+    rows = lay_out([str(cell["cell"]) for cell in cells])
+    heads, means, dots = [], [], []
+    for i, cell in enumerate(cells):
+        ink, y, half = shade(str(cell["cell"])), rows.marks[i], cell["top1_half_width"]
+        mean = cell["top1_mean"]
+        ends = ends_of(mean, mean - half, mean + half) if is_number(half) else ends_of(mean)
+        said = f"{cell['cell']}: mean {mean:.2f}% of {cell['n']:.0f} seeds"
+        said += f", 95% interval {span(ends['low'], ends['high'])}" if is_number(half) else ""
+        means.append({"x": mean, **ends, "y": y, "ink": ink, "told": said})
+        heads.append(head(rows, i, f"{mean:.2f}"))
+        own = records(runs[runs["cell"] == cell["cell"]])
+        for k, run in enumerate(own):
+            shift = -5 + 10 * k / max(1, len(own) - 1)
+            said = f"{run['cell']}, seed {run['seed']}: {run['top1']:.2f}%\n{conditions(run)}"
+            dots.append({"x": run["top1"], "y": y + shift, "ink": ink, "told": said})
+    x = axis("test top-1 (%)", [*means, *dots])
+    lines, diamonds = intervals(means, x, rows.height)
+    marks = [lines, dots_of(dots, x, rows.height), diamonds]
+    return Chart("Top-1 by seed", finish([*names(heads, rows), *marks], rows.height))
+
+
+def difference_chart(summary: pd.DataFrame) -> Chart | None:
+    """The difference of every cell to the first, paired by seed, with its interval."""
+    cells = records(summary[summary["n"] > 0])
+    if not any(is_number(cell["delta"]) for cell in cells):
+        return None
+    rows = lay_out([str(cell["cell"]) for cell in cells])
+    heads, means = [], []
+    for i, cell in enumerate(cells):
+        if not is_number(cell["delta"]):
+            heads.append(head(rows, i, "" if i else "baseline"))
+            continue
+        means.append(difference(cell, f"{cell['cell']} against {cells[0]['cell']}", rows.marks[i], shade(cell["cell"])))
+        heads.append(head(rows, i, written(cell["delta"], sign=True)))
+    x = axis("difference to the first row (points of top-1)", means, through=0)
+    layers = [*names(heads, rows), line_at(0, x, rows.height), *intervals(means, x, rows.height)]
+    return Chart("Difference to the baseline", finish(layers, rows.height))
+
+
+def effects_chart(effects: pd.DataFrame) -> Chart:
+    """Within each network, every value against the first."""
+    first = effects["against"].iloc[0]
+    shown = effects[effects["against"] == first]
+    variants, values = (list(dict.fromkeys(map(str, shown[name]))) for name in ("variant", "value"))
+    rows, means = lay_out(variants, len(values)), []
+    inks = {value: (SPARE[(2 * i + 2) % len(SPARE)], list(SHAPES)[i % len(SHAPES)]) for i, value in enumerate(values)}
+    for row in records(shown):
+        lane = values.index(str(row["value"]))
+        y = rows.marks[variants.index(str(row["variant"]))] + LANE * lane
+        ink, shape = inks[str(row["value"])]
+        said = f"{row['variant']}: {row['value']} against {first}"
+        means.append(difference(row, said, y, ink) | {"shape": shape})
+    heads = [head(rows, i, "") for i in range(len(variants))]
+    x = axis(f"top-1 minus that of {first} (points)", means, through=0)
+    layers = [*names(heads, rows), line_at(0, x, rows.height), *intervals(means, x, rows.height)]
+    legend = [(ink, SHAPES[shape], value) for value, (ink, shape) in inks.items()]
+    return Chart(f"Within each network, the difference to {first}", finish(layers, rows.height), legend)
+
+
+def difference(row: Row, what: str, y: float, ink: str) -> dict[str, Any]:
+    said = f"{what}: {written(row['delta'], sign=True)} points"
+    if is_number(row["low"]):
+        said += f", 95% interval {span(row['low'], row['high'], sign=True)}: {WORDS.get(str(row['verdict']), '')}"
+    return {"x": row["delta"], **ends_of(row["delta"], row["low"], row["high"]), "y": y, "ink": ink, "told": said}
+
+
+def latency_chart(latency: pd.DataFrame) -> Chart | None:
+    """The ratio of every variant to the first on each runtime, with its interval and a line at 1."""
+    shown = latency[latency["ratio"].notna()]
+    if shown.empty:
+        return None
+    variants = list(dict.fromkeys(map(str, shown["variant"])))
+    runtimes = list(dict.fromkeys(map(str, shown["runtime"])))
+    rows, means = lay_out(variants, len(runtimes)), []
+    for row in records(shown):
+        ink, shape = RUNTIMES.get(str(row["runtime"]), (INK, "circle"))
+        y = rows.marks[variants.index(str(row["variant"]))] + LANE * runtimes.index(str(row["runtime"]))
+        said = f"{row['variant']} on {row['runtime']} {row['version']}, {row['threads']} threads: ratio "
+        said += f"{row['ratio']:.3f} {span(row['low'], row['high'], 3)}, {row['median_ms']:.3f} ms at "
+        said += f"{row['resolution']} px\n{row['kernels']}, {row['rounds']} rounds; {row['device']}"
+        ends = ends_of(row["ratio"], row["low"], row["high"])
+        means.append({"x": row["ratio"], **ends, "y": y, "ink": ink, "shape": shape, "told": said})
+    x = axis("latency over that of the first row (log scale)", means, through=1, log=True)
+    heads = [head(rows, i, "") for i in range(len(variants))]
+    layers = [*names(heads, rows), line_at(1, x, rows.height), *intervals(means, x, rows.height)]
+    legend = [(ink, SHAPES[shape], name) for name, (ink, shape) in RUNTIMES.items() if name in runtimes]
+    return Chart("Latency as a ratio to the baseline, by runtime", finish(layers, rows.height), legend)
+
+
+def blocks_chart(blocks: pd.DataFrame) -> Chart:
+    """The share of every block in parameters, multiply-adds and, where it was timed, latency.
+
+    Args:
+        blocks: `block, kind, resolution, params, madds`, in the order of execution; `ms, low, high` if timed.
+    """
+    measures = {"multiply-adds": "madds", "parameters": "params"}
+    if "ms" in blocks:
+        measures = {"latency": "ms", **measures}
+    bars, errors, height = [], [], 9 * len(measures) + 9
+    for i, row in enumerate(records(blocks)):
+        for k, (measure, column) in enumerate(measures.items()):
+            share = 100 * row[column] / blocks[column].sum()
+            amount = f"{row[column]:.3f} ms" if column == "ms" else f"{row[column]:,}"
+            said = f"{row['block']}, {row['kind']}, {row['resolution']} px: {amount}, {share:.1f}% of all {measure}"
+            y = height * i + 6 + 9 * k
+            bars.append({"x": share, "y": y, "y2": y + 7, "ink": SHARES[measure], "told": said})
+            if column == "ms":
+                ends = {name: 100 * row[name] / blocks["ms"].sum() for name in ("low", "high")}
+                errors.append({"x": share, **ends, "y": y + 3.5, "ink": INK})
+    total = height * len(blocks) + 2
+    ticks = [height * i + height // 2 for i in range(len(blocks))]
+    labels = [f"{str(row['block']).removeprefix('blocks.')} · {row['kind']}" for row in records(blocks)]
+    furthest = max(row.get("high", row["x"]) for row in [*bars, *errors])
+    x = alt.X(
+        "x:Q",
+        title="share of the network (%)",
+        scale=alt.Scale(domain=[0, 1.04 * furthest], nice=False),
+        axis=alt.Axis(tickCount=6),
+    )
+    names_ = alt.Chart(frame({"y": y, "label": label} for y, label in zip(ticks, labels, strict=True)))
+    side = names_.mark_text(align="right", baseline="middle", dx=-8, aria=False, clip=False).encode(
+        x=alt.value(0), y=vertical(total), text="label:N"
+    )
+    bar = (
+        alt.Chart(frame(bars))
+        .mark_bar()
+        .encode(x=x, x2=alt.value(0), y=vertical(total), y2="y2:Q", color=INKED, **TOLD)
+    )
+    layers = [side, bar]
+    if errors:
+        rule = alt.Chart(frame(errors)).mark_rule(aria=False)
+        layers.append(rule.encode(x=alt.X("low:Q", title=""), x2="high:Q", y=vertical(total), color=INKED))
+    return Chart("Cost by block", finish(layers, total), [(SHARES[name], "■", name) for name in measures])
+
+
+def scatter_chart(
+    title: str, points: Sequence[Row], x_title: str, legend: Legend, *, through: float | None = None, path: bool = True
+) -> Chart | None:
+    """Accuracy over a cost, log scale; a line through the points that no other beats.
+
+    Args:
+        title: What is drawn.
+        points: `x`, `y` in percent, `ink`, `told`, `shape`; if there are, `low` and `high` of y, `left` and `right`
+            of x, and a short `label`.
+        x_title: With unit.
+        legend: Of the inks.
+        through: A value that the x axis shows.
+        path: Whether to draw the line.
+    """
+    if not points:
+        return None
+    height = 300
+    widths = [{"x": row["x"], "low": row.get("left"), "high": row.get("right")} for row in points]
+    x = axis(x_title, widths, through=through, log=True)
+    extent = [float(row[name]) for row in points for name in ("y", "low", "high") if is_number(row.get(name))]
+    pad = 0.06 * (max(extent) - min(extent)) or 1.0
+    scale = alt.Scale(domain=[min(extent) - pad, max(extent) + pad], nice=False, zero=False)
+    y = alt.Y("y:Q", title="top-1 (%)", scale=scale, axis=alt.Axis(tickCount=6))
+    base = alt.Chart(frame(points))
+    layers = []
+    if path and len(best := undominated(points)) > 1:
+        line = alt.Chart(frame(best)).mark_line(strokeWidth=1, strokeOpacity=0.4, color=INK, aria=False)
+        layers.append(line.encode(x=x, y=y))
+    if any(is_number(row.get("low")) for row in points):
+        rule = base.mark_rule(strokeOpacity=0.5, aria=False)
+        layers.append(rule.encode(x=x, y=alt.Y("low:Q", title="top-1 (%)"), y2="high:Q", color=INKED))
+    if any(is_number(row.get("left")) for row in points):
+        rule = base.mark_rule(strokeOpacity=0.5, aria=False)
+        layers.append(rule.encode(x=alt.X("left:Q", title=x_title), x2="right:Q", y=y, color=INKED))
+    layers.append(base.mark_point(filled=True, size=55, opacity=0.9).encode(x=x, y=y, color=INKED, **SHAPED, **TOLD))
+    if any(row.get("label") for row in points):
+        label = base.mark_text(dx=7, dy=-7, align="left", fontSize=10, aria=False)
+        layers.append(label.encode(x=x, y=y, text="label:N"))
+    return Chart(title, finish(layers, height), legend)
+
+
+def cells_scatter(cells: pd.DataFrame, title: str, x: str, x_title: str, through: float | None = None) -> Chart | None:
+    """A study's cells: top-1 over multiply-adds in millions, or over a latency ratio; numbered, as a legend says."""
+    points, legend = [], []
+    for i, row in enumerate(records(cells), 1):
+        name, half = str(row["cell"]), row["top1_half_width"]
+        half = half if is_number(half) else math.nan
+        cost = row[x] / 1e6 if x == "madds" else row[x]
+        said = f"{name}: {row['top1_mean']:.2f}%, mean of {row['n']:.0f} seeds"
+        said += f" {span(row['top1_mean'] - half, row['top1_mean'] + half)}; " if is_number(half) else "; "
+        said += f"{row['params'] / 1e6:.3f} M parameters, {row['madds'] / 1e6:.2f} M multiply-adds"
+        ink = shade(name)
+        point = {"x": cost, "y": row["top1_mean"], "low": row["top1_mean"] - half, "high": row["top1_mean"] + half}
+        if x == "ratio":
+            point |= {"left": row["ratio_low"], "right": row["ratio_high"]}
+            said += f"; on {row['runtime']} {row['ratio']:.3f} {span(row['ratio_low'], row['ratio_high'], 3)} times"
+            said += f" the baseline's, {row['median_ms']:.3f} ms; {row['device']}"
+        points.append({**point, "ink": ink, "told": said, "label": str(i), "shape": "circle"})
+        legend.append((ink, str(i), name))
+    return scatter_chart(title, points, x_title, legend, through=through)
+
+
+def networks_scatter(points: Sequence[Row], title: str, x_title: str, *, path: bool = True) -> Chart | None:
+    """Points that have a `network`, one of `NETWORKS`, coloured by it."""
+    drawn = [
+        {**point, "ink": NETWORKS[str(point["network"])][0], "shape": NETWORKS[str(point["network"])][1]}
+        for point in points
+    ]
+    there = {str(point["network"]) for point in points}
+    legend = [(ink, SHAPES[shape], name) for name, (ink, shape) in NETWORKS.items() if name in there]
+    return scatter_chart(title, drawn, x_title, legend, path=path)
+
+
+def published_points(published: Mapping[str, Sequence[Sequence[Any]]]) -> list[Row]:
+    """The papers' networks: `network`, `y` (top-1), `madds` in millions, `ms` on a Pixel 1 or None, `told`."""
+    found: list[Row] = []
+
+    def add(network: str, name: str, top1: float, madds: float, params: float, ms: float | None, source: str) -> None:
+        said = f"{name}: {top1}% ImageNet top-1, {madds} M multiply-adds, {params} M parameters"
+        said += f", {ms} ms on a Pixel 1" if ms is not None else ""
+        point = {"network": network, "name": name, "y": top1, "madds": madds, "params": params, "ms": ms}
+        found.append({**point, "source": source, "told": f"{said}\n{source}"})
+
+    for width, size, madds, params, top1, *_ in published.get("slim_v1", ()):
+        add("V1", f"V1, width {width}, {size} px", top1, madds, params, None, "TensorFlow-Slim, MobileNet V1")
+    for width, size, madds, params, top1, _, ms in published.get("slim_v2", ()):
+        add("V2", f"V2, width {width}, {size} px", top1, madds, params, ms, "TensorFlow-Slim, MobileNet V2")
+    for model, size, width, top1, madds, params, ms in published.get("v3_table9", ()):
+        network = f"V3-{str(model).title()}"
+        add(network, f"{network}, width {width}, {size} px", top1, madds, params, ms, "V3 paper, appendix")
+    for name, top1, madds, params, ms, *_ in published.get("v3_table3", ()):
+        if not str(name).startswith("v3"):  # V3's own are in the appendix too
+            add("V2" if str(name).startswith("v2") else "others", name, top1, madds, params, ms, "V3 paper, table 3")
+    return found
+
+
+def undominated(points: Sequence[Row]) -> list[Row]:
+    """Those than which no other is both cheaper and better, from cheap to costly."""
+    best: list[Row] = []
+    for point in sorted(points, key=lambda point: (point["x"], -point["y"])):
+        if not best or point["y"] > best[-1]["y"]:
+            best.append(point)
+    return best

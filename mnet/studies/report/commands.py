@@ -1,0 +1,114 @@
+"""The exact command that makes a row again."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from mnet.errors import ConfigError, text
+from mnet.studies.store import CONFIG, run_folder
+from mnet.studies.trial import PARAMETERS, Trial, trial_from
+
+TRAIN = ".venv/bin/python experiments/train.py"
+RESOLVED = ("lr", "epochs", "batch_size", "resolution")
+"""Columns that hold what the recipe or the data set decided where the trial left it to them."""
+PLAIN = "paper"
+"""How a table writes a setting that is as in the paper."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The results folder, and what a command may call it."""
+
+    root: Path
+
+    @property
+    def shown(self) -> str | None:
+        """Relative to where the program runs; None of a folder elsewhere, whose path is nobody's business."""
+        shown = os.path.relpath(self.root)
+        return None if shown.startswith("..") else shown
+
+    def config(self, study: str, run_id: str) -> str | None:
+        """The settings that a run of this machine left behind."""
+        folder = run_folder(self.root, study, run_id)
+        if self.shown is None or not (folder / CONFIG).is_file():
+            return None
+        return f"{self.shown}/{study}/runs/{run_id}/{CONFIG}"
+
+
+def told(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:
+    """The settings of a row that are not as in the paper."""
+    return {name: row[name] for name in names if name in row and known(row[name]) and row[name] != PLAIN}
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table; column names are text."""
+    return cast(list[dict[str, Any]], frame.to_dict("records"))
+
+
+def known(value: object) -> bool:
+    return value is not None and not (isinstance(value, float) and pd.isna(value))
+
+
+def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
+    """The trial of a row of `runs.csv`, in the shortest spelling: with no setting that recipe or data set choose alike.
+
+    Args:
+        row: Of `runs.csv`.
+        rates: Learning rates to try beside the row's own: an int8-qat run has a tenth of its trial's.
+
+    Returns:
+        None if no spelling has the row's `run_id`.
+    """
+    settings = told(row, [name for name in PARAMETERS if name not in RESOLVED])
+    choices = {name: [None, *([row[name]] if name in row and known(row[name]) else [])] for name in RESOLVED}
+    choices["lr"] += [rate for rate in rates if rate not in choices["lr"]]
+    spellings = itertools.product(*(choices[name] for name in RESOLVED))
+    for values in sorted(spellings, key=lambda values: sum(value is not None for value in values)):
+        more = {name: value for name, value in zip(RESOLVED, values, strict=True) if value is not None}
+        try:
+            trial = trial_from({**settings, **more})
+        except (ConfigError, ValueError, TypeError):
+            continue
+        if trial.run_id == row.get("run_id"):
+            return trial
+    return None
+
+
+def run_command(place: Place, row: Row, rates: Iterable[float] = ()) -> str:
+    """Trains a run again: from its own config where there is one, else from settings that give the same run."""
+    config = place.config(str(row["study"]), str(row["run_id"]))
+    if config is not None:
+        return f"{TRAIN} {shlex.quote('--config=' + config)} --out=again"
+    trial = trial_of(row, rates)
+    settings = told(row) if trial is None else changed(trial)
+    if row.get("dataset") == "imagefolder":  # no table says where one's own pictures are
+        settings["data_dir"] = "FOLDER"
+    return " ".join([TRAIN, *(shlex.quote(f"--{name}={text(value)}") for name, value in settings.items())])
+
+
+def changed(trial: Trial) -> dict[str, object]:
+    """The settings that are not at their default; model and seed always."""
+    default = Trial()
+    return {
+        name: value
+        for name, value in trial.settings().items()
+        if name in ("model", "seed") or (name != "data_dir" and value != getattr(default, name))
+    }
+
+
+def latency_command(row: Row, target: str = "latency") -> str:
+    """Times the networks of a row's study again, on its runtime."""
+    words = [f"{target}-{row['study']}", f"RUNTIME={row['runtime']}", f"THREADS={row['threads']}"]
+    if known(row.get("batch")) and int(row["batch"]) != 1:
+        words.append(f"BATCH={row['batch']}")
+    return " ".join(["make", *map(shlex.quote, words)])

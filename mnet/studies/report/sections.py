@@ -1,0 +1,277 @@
+"""A study on the page: its tables, and the figures drawn of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from mnet.cost import cost
+from mnet.errors import ConfigError
+from mnet.latency.blocks import named_kinds, part_of
+from mnet.network import MobileNet
+from mnet.spec import Network
+from mnet.studies.archive import EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, find_table, read_table
+from mnet.studies.report import charts, tables
+from mnet.studies.report.charts import FAMILIES, Chart
+from mnet.studies.report.commands import Place, Row, latency_command, records, told
+from mnet.studies.report.tables import Table
+from mnet.studies.report.words import answer, parts_of, sources
+from mnet.studies.trial import PARAMETERS, trial_from
+from mnet.toggles import Toggles
+
+PAPERS_TITLE = "The papers, ImageNet"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels side by side, with a caption; `table` is the id of the table that holds the same numbers."""
+
+    caption: str
+    panels: Sequence[Chart]
+    table: str
+    papers: bool = False
+    """Whether a panel is of the papers' points, which have a table of their own."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A study: question, answer in a sentence, figures, tables by id."""
+
+    name: str
+    question: str
+    description: Sequence[str]
+    command: str
+    source: str
+    answer: str
+    figures: Sequence[Figure]
+    tables: Mapping[str, Table]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The tables of a study; None where there is none."""
+
+    name: str
+    published: tuple[str, ...]
+    """The tables that this machine has not of its own."""
+    runs: pd.DataFrame | None
+    summary: pd.DataFrame | None
+    effects: pd.DataFrame | None
+    latency: pd.DataFrame | None
+    frontier: pd.DataFrame | None
+    blocks: Mapping[str, pd.DataFrame]
+    """Runtime -> what each block of the baseline takes on it."""
+
+    def frames(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        for name in ("runs", "latency", "frontier"):
+            if (frame := getattr(self, name)) is not None:
+                yield name, frame
+
+
+def read_study(root: Path, name: str) -> Data | None:
+    """The tables of a study; None if it has none."""
+    paths = {one: find_table(root, name, one) for one in (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER)}
+    if not any(paths.values()):
+        return None
+    read = {one: read_table(path) if path else None for one, path in paths.items()}
+    folders = (root / PUBLISHED / name, root / name)  # of a file in both, this machine's is the last
+    files = [path for folder in folders for path in sorted(folder.glob("blocks-*.csv"))]
+    return Data(
+        name,
+        published=tuple(one for one, path in paths.items() if path is not None and path.parent != root / name),
+        runs=read[RUNS],
+        summary=read[SUMMARY],
+        effects=read[EFFECTS],
+        latency=read[LATENCY],
+        frontier=read[FRONTIER],
+        blocks={path.stem.removeprefix("blocks-"): read_table(path) for path in files},
+    )
+
+
+def section(data: Data, description: str, points: Sequence[Row], place: Place) -> Section:
+    """What a study asked, found and measured."""
+    question, paragraphs, command = parts_of(description, data.name)
+    figures, kept = [], {}
+    runs, summary = data.runs, data.summary
+    if runs is not None and summary is not None and (summary["n"] > 0).any():
+        kept["cells"] = tables.summary_table(summary, runs, place)
+        kept["runs"] = tables.runs_table(runs, place)
+        panels = [charts.accuracy_chart(summary, runs), charts.difference_chart(summary)]
+        caption = (
+            "Test top-1: dots are seeds, diamonds means, lines 95% t intervals. Differences are to the first row, "
+        )
+        caption += "paired by seed."
+        figures.append(Figure(caption, [panel for panel in panels if panel], "cells"))
+    if data.effects is not None and not data.effects.empty:
+        kept["effects"] = tables.effects_table(data.effects)
+        caption = "The same network at another precision, paired by seed, with 95% t intervals."
+        figures.append(Figure(caption, [charts.effects_chart(data.effects)], "effects"))
+    if "cells" in kept and runs is not None and summary is not None:
+        figures.append(accuracy_madds(summary, runs, points))
+    if data.frontier is not None and not data.frontier.empty:
+        kept["frontier"] = tables.frontier_table(data.frontier)
+        figures.extend(accuracy_latency(data.frontier, runs, points))
+    if data.latency is not None and (chart := charts.latency_chart(data.latency)) is not None:
+        kept["latency"] = tables.latency_table(data.latency)
+        caption = "Latency over the first row’s on the same runtime, with 95% intervals; left of the line is faster. "
+        caption += f"Threads: {tables.distinct(data.latency, 'threads')}; {tables.distinct(data.latency, 'device')}."
+        figures.append(Figure(caption, [chart], "latency"))
+    figure, more = per_layer(data)
+    figures += [figure] if figure else []
+    return Section(
+        data.name,
+        question,
+        paragraphs,
+        command,
+        sources(data),
+        answer(summary, data.effects),
+        figures,
+        {**kept, **more},
+    )
+
+
+def accuracy_madds(summary: pd.DataFrame, runs: pd.DataFrame, points: Sequence[Row]) -> Figure:
+    """A study's cells, beside the papers' points of the same networks."""
+    cells = summary[summary["n"] > 0]
+    title = f"Ours, {tables.distinct(runs, 'dataset')}"
+    panels = [charts.cells_scatter(cells, title, "madds", "multiply-adds (millions, log scale)")]
+    panels.append(papers_panel(runs, points, "madds", "multiply-adds (millions, log scale)"))
+    caption = (
+        "Accuracy over multiply-adds: the means of our cells with 95% intervals, beside what the papers publish of "
+    )
+    caption += "the same networks. ImageNet is another task: compare the shapes, not the numbers."
+    return Figure(caption, [panel for panel in panels if panel], "cells", papers=len(points) > 0)
+
+
+def accuracy_latency(frontier: pd.DataFrame, runs: pd.DataFrame | None, points: Sequence[Row]) -> Iterator[Figure]:
+    """Accuracy over the ratio of latencies, beside the papers' points; a figure for what was timed together."""
+    together = [name for name in ("runtime", "threads", "batch", "device") if name in frontier]
+    for _, cells in frontier.groupby(together, sort=False):
+        where = tables.distinct(cells, "runtime")
+        title = f"Ours, {where}"
+        panels = [charts.cells_scatter(cells, title, "ratio", "latency over the first’s (log scale)", through=1)]
+        if runs is not None:
+            panels.append(papers_panel(runs, points, "ms", "Pixel 1, milliseconds (log scale)"))
+        caption = f"Accuracy over latency: our cells on {where}, threads: {tables.distinct(cells, 'threads')}, "
+        caption += (
+            f"{tables.distinct(cells, 'device')}, beside what the papers publish of the same networks on a phone."
+        )
+        yield Figure(caption, [panel for panel in panels if panel], "frontier", papers=len(points) > 0)
+
+
+def papers_panel(runs: pd.DataFrame, points: Sequence[Row], x: str, x_title: str) -> Chart | None:
+    """The papers' points of the networks that these runs are of."""
+    families = {FAMILIES.get(str(model)) for model in runs["model"]}
+    shown = [{**point, "x": point[x]} for point in points if point["network"] in families and point[x] is not None]
+    return charts.networks_scatter(shown, PAPERS_TITLE, x_title)
+
+
+def overview_of(found: Sequence[Data], points: Sequence[Row]) -> tuple[Figure, Table] | None:
+    """All cells of all studies over their multiply-adds, where they were trained alike, beside all of the papers'."""
+    trained = [data.runs for data in found if data.runs is not None and not data.runs.empty]
+    if not trained:
+        return None
+    runs = pd.concat(trained, ignore_index=True)
+    if "precision" in runs:
+        runs = runs[~runs["precision"].isin(["int8", "int8-qat"])]
+    alike = ["dataset", "recipe", "epochs"]
+    most = runs[alike].value_counts().index[0]
+    runs = runs[(runs[alike] == list(most)).all(axis="columns")]
+    own, seen = [], set()
+    for (study, cell), rows in runs.groupby(["study", "cell"], sort=False):
+        if (ids := frozenset(rows["run_id"])) in seen:  # a cell that studies share
+            continue
+        seen.add(ids)
+        row = records(rows.head(1))[0]
+        point = {"study": study, "cell": cell, "n": len(rows), "x": row["madds"] / 1e6, "y": rows["top1"].mean()}
+        said = f"{study}, {cell}: {point['y']:.2f}%, mean of {len(rows)} seeds; "
+        said += f"{point['x']:.2f} M multiply-adds, {row['params'] / 1e6:.3f} M parameters"
+        network = FAMILIES.get(str(row["model"]), "others")
+        own.append({**point, "network": network, "params": row["params"], "madds": row["madds"], "told": said})
+    x_title, title = "multiply-adds (millions, log scale)", f"Ours, {most[0]}, {most[2]} epochs"
+    papers = [{**point, "x": point["madds"]} for point in points]
+    panels = [charts.networks_scatter(own, title, x_title), charts.networks_scatter(papers, PAPERS_TITLE, x_title)]
+    caption = f"Accuracy over multiply-adds: every cell that was trained for {most[2]} epochs of {most[0]}, means over "
+    caption += (
+        "seeds, beside the papers’ published points on ImageNet. The line joins the points that no other beats at "
+    )
+    caption += "less cost."
+    figure = Figure(caption, [panel for panel in panels if panel], "cells", papers=len(points) > 0)
+    return figure, tables.table("All cells", tables.CELLS, pd.DataFrame(own))
+
+
+def per_layer(data: Data) -> tuple[Figure | None, dict[str, Table]]:
+    """What each block and layer of the baseline costs, and takes where it was timed."""
+    figures: list[Chart] = []
+    kept: dict[str, Table] = {}
+    network, size, what = baseline_network(data)
+    for runtime_name, frame in data.blocks.items():
+        figures.append(charts.blocks_chart(frame))
+        row = {"study": data.name, "runtime": runtime_name, "threads": tables.distinct(frame, "threads") or 1}
+        command = latency_command(row) + " BLOCKS=true"
+        caption = f"Blocks of {tables.distinct(frame, 'variant')} on {runtime_name}"
+        columns = (*tables.BLOCKS, *tables.TIMED)
+        kept[f"blocks-{runtime_name}"] = tables.table(caption, columns, frame, lambda row, command=command: command)  # type: ignore[misc]
+    if network is not None:
+        if not figures:
+            blocks = blocks_of(network, size)
+            figures.append(charts.blocks_chart(blocks))
+            kept["blocks"] = tables.table(f"Blocks of {what}", tables.BLOCKS, blocks)
+        kept["layers"] = tables.table(f"Layers of {what}", tables.LAYERS, cost(network, size).layers)
+    if not figures:
+        return None, kept
+    caption = f"Where the cost is, by block of the baseline, {what}; make latency-{data.name} BLOCKS=true times them."
+    if data.blocks:
+        variant = tables.distinct(next(iter(data.blocks.values())), "variant")
+        caption = f"Where the cost is, by block of the baseline, {variant}: counted, and timed block by block."
+    return Figure(caption, figures, next(iter(kept))), kept
+
+
+def baseline_network(data: Data) -> tuple[Network | None, int, str]:
+    """The network that a study's others are compared with, the size of its pictures, and what it is in words."""
+    first = None
+    if data.runs is not None and not data.runs.empty:
+        name = data.summary["cell"].iloc[0] if data.summary is not None else data.runs["cell"].iloc[0]
+        rows = data.runs[data.runs["cell"] == name]
+        first = rows.iloc[0].to_dict() if len(rows) else None
+    elif data.latency is not None and not data.latency.empty:
+        first = data.latency.iloc[0].to_dict()
+    if first is None:
+        return None, 0, ""
+    names = [name for name in PARAMETERS if name not in ("data_dir", "lr", "batch_size", "epochs", "precision")]
+    settings = told(first, names)
+    try:
+        trial = trial_from(settings)
+        pictures = trial.data()
+        network = trial.network(pictures.num_classes, pictures.in_channels)
+    except (ConfigError, ValueError, TypeError):  # a table of a later version
+        return None, 0, ""
+    toggles = ", ".join(f"{name}={settings[name]}" for name in Toggles.__dataclass_fields__ if name in settings)
+    what = f"{settings['model']}{', ' + toggles if toggles else ''} at {pictures.resolution} px"
+    return network, pictures.resolution, what
+
+
+def blocks_of(network: Network, size: int) -> pd.DataFrame:
+    """The columns of a `blocks-*.csv` that need no measurement."""
+    layers = cost(network, size).layers
+    parts = layers.groupby(layers["layer"].map(part_of), sort=False)
+    with torch.device("meta"):  # the kinds are read off the module; it needs no weights
+        kinds = dict(named_kinds(MobileNet(network)))
+    return pd.DataFrame(
+        [
+            {
+                "block": part,
+                "kind": kinds.get(str(part), ""),
+                "resolution": int(rows["resolution"].iloc[-1]),
+                "in_channels": int(rows["in_channels"].iloc[0]),
+                "out_channels": int(rows["out_channels"].iloc[-1]),
+                "params": int(rows["params"].sum()),
+                "madds": int(rows["madds"].sum()),
+            }
+            for part, rows in parts
+        ]
+    )
