@@ -29,6 +29,7 @@ from options import SWEEPS, add_trial_settings, overrides, read_options, refuse,
 from mnet.data import ImageData
 from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import check_names, hints
+from mnet.studies.archive import SUMMARY
 from mnet.studies.engines import ENGINES, Engine, Event, Job, make_engine
 from mnet.studies.engines.remote import is_url
 from mnet.studies.results import MARGIN, write_tables
@@ -36,6 +37,8 @@ from mnet.studies.run import load_data
 from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.sweep import Study, list_studies, load_study
 from mnet.studies.trial import OPTIONS
+
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,8 @@ class Options:
     """GPUs a trial, for ray and slurm; a fraction lets several share one."""
     partition: str | None = None
     """Of Slurm."""
+    report: bool = True
+    """Write the page of each study too: <out>/<study>/report.html."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for study in studies:
             for reason in study.refused:
                 print(f"left out of {study.name}, {reason}")
-        return run(studies, root, engine, jobs, options.margin)
+        code = run(studies, root, engine, jobs, options.margin)
+        if options.report and code != INTERRUPTED:
+            from report import write  # drawing takes seconds to import
+
+            for path in write(root, [study.name for study in studies if (root / study.name / SUMMARY).exists()]):
+                print(f"  {path}")
+        return code
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -189,7 +200,7 @@ def run(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job
             print(
                 f"\nstopped; {kept} finished runs and the checkpoints of others are kept: run the same command to go on"
             )
-            return 130
+            return INTERRUPTED
     for study in studies:
         print_summary(study, write_tables(study, root, margin=margin), root / study.name, margin)
     for event in failed:
@@ -215,4 +226,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:  # before any run began
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -21,14 +21,13 @@ from rich.table import Table
 from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.settings import hints
-from mnet.studies.archive import LATENCY, load, studies_with, study_table
+from mnet.studies.archive import CLAIMS, LATENCY, load, studies_with, study_table
 from mnet.studies.claims import load_claims
 from mnet.studies.evidence import claims_table, count_verdicts, headlines
 from mnet.studies.latency import CLAIMS_FILE, KEY
 from mnet.studies.results import run_row
 from mnet.studies.sweep import list_studies, load_study
 
-FILE = "claims.csv"
 PROFILES = ("quick", "longer", "full")
 """Where a claim's networks are looked for, the cheapest first."""
 STYLES = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow", "not tested here": "dim"}
@@ -50,14 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _, options, rest = read_options(parser, Options, arguments, positive=())
         refuse(rest, list(hints(Options)))
-        table = evaluate(Path(options.out))
+        root = Path(options.out)
+        table = evaluate(root)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_csv(Path(options.out) / FILE, table)
+    write_csv(root / CLAIMS, table)
     show(table if options.all else headlines(table))
     print(", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items()))
-    print(f"  {Path(options.out) / FILE}")
+    from report import write  # the charts take a second to import
+
+    for path in (root / CLAIMS, *write(root)):
+        print(f"  {path}")
     return 0
 
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from claims import FILE as CLAIMS
 from claims import evaluate
 from options import HERE, SWEEPS, read_options, refuse
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
 from mnet.settings import hints
-from mnet.studies.archive import EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, read_table, study_table
+from mnet.studies.archive import CLAIMS, EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, read_table, study_table
 from mnet.studies.archive import studies_with as with_table
 from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
 from mnet.studies.latency import CLAIMS_FILE

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-import yaml
 from options import HERE, SWEEPS, read_options, refuse, sweep_file
 
 from mnet.errors import ConfigError, unknown
 from mnet.settings import hints
-from mnet.studies.archive import PUBLISHED, read_table
+from mnet.studies.archive import read_claims
+from mnet.studies.papers import published_points
 from mnet.studies.report import reported, write_report
 from mnet.studies.sweep import list_studies, load_study
 from mnet.studies.verdicts import RULE
 
-CLAIMS = "claims.csv"
 PAGE = "report.html"
 
 
@@ -39,21 +37,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     try:
         names, options = read_arguments(sys.argv[1:] if arguments is None else arguments)
-        root = Path(options.out)
-        points = yaml.safe_load((HERE / "claims.yaml").read_text())["published"]
-        claims = read_claims(root)
-        if not names:
-            write_report(root / PAGE, root, descriptions(root), claims=claims, published=points, rule=RULE)
-            print(root / PAGE)
-        for name in names:
-            own = None if claims is None else claims[claims["study"] == name]
-            path = root / name / PAGE
-            write_report(path, root, {name: description(name)}, claims=own, published=points, rule=RULE)
+        for path in write(Path(options.out), names or None):
             print(path)
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def write(root: Path, names: Sequence[str] | None = None) -> Iterator[Path]:
+    """Write the page of all studies, or one for each of these.
+
+    Raises:
+        ConfigError: There are no results, or a table is none of ours.
+    """
+    claims, points = read_claims(root), published_points(HERE / "claims.yaml")
+    if names is None:
+        write_report(root / PAGE, root, descriptions(root), claims=claims, published=points, rule=RULE)
+        yield root / PAGE
+    for name in names or ():
+        own = None if claims is None else claims[claims["study"] == name]
+        path = root / name / PAGE
+        write_report(path, root, {name: description(name)}, claims=own, published=points, rule=RULE)
+        yield path
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options]:
@@ -83,14 +89,6 @@ def description(name: str) -> str:
     """What a sweep file says of its study; nothing of a study that has none."""
     path = sweep_file(name)
     return load_study(path).description if path.is_file() else ""
-
-
-def read_claims(root: Path) -> pd.DataFrame | None:
-    """What `make claims` found here, or what was published."""
-    for folder in (root, root / PUBLISHED):
-        if (folder / CLAIMS).is_file():
-            return read_table(folder / CLAIMS)
-    return None
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
     means = runs.groupby("cell")["top1"].mean()
     assert summary.set_index("cell").loc["relu", "delta"] == pytest.approx(means["relu"] - means["paper"])
     assert (folder / "activation.png").read_bytes().startswith(b"\x89PNG")
-    for part in ("runs.csv", "summary.csv", "95% interval", "paper", "relu"):
+    assert "</html>" in (folder / "report.html").read_text()
+    for part in ("runs.csv", "summary.csv", "report.html", "95% interval", "paper", "relu"):
         assert part in done.stdout
 
 

@@ -8,7 +8,7 @@ import publish
 import pytest
 
 from mnet import ConfigError
-from mnet.studies import paired_deltas, study_table
+from mnet.studies import archive, paired_deltas, study_table
 from mnet.studies.archive import SUMMARY, read_table
 from mnet.studies.claims import load_claims
 from mnet.studies.effects import ALL
@@ -32,7 +32,7 @@ def test_the_tables_of_the_readmes_are_those_of_the_published_results(path):
 
 
 def test_the_published_claims_follow_from_the_published_runs_and_times():
-    found, kept = claims.evaluate(PUBLISHED), read_table(PUBLISHED / claims.FILE)
+    found, kept = claims.evaluate(PUBLISHED), read_table(PUBLISHED / archive.CLAIMS)
     assert list(found) == list(kept)
     assert len(found["id"].unique()) == len(CLAIMS)
     for name in ("id", "verdict", "why", "command"):

@@ -20,6 +20,8 @@ RESOLVED = ("epochs", "batch_size", "lr")
 
 RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
 LATENCY, FRONTIER = "latency.csv", "frontier.csv"
+CLAIMS = "claims.csv"
+"""Of the results folder, not of a study."""
 PUBLISHED = "published"
 """Below the results folder: tables that came with the project."""
 
@@ -64,6 +66,12 @@ def study_table(root: Path, study: str, name: str = RUNS) -> pd.DataFrame:
     if path is None:
         raise unknown(f"study with {name} in {root}", study, studies_with(root, name))
     return read_table(path)
+
+
+def read_claims(root: Path) -> pd.DataFrame | None:
+    """What `make claims` found in a results folder, or what was published; None if there is neither."""
+    paths = (root / CLAIMS, root / PUBLISHED / CLAIMS)
+    return next((read_table(path) for path in paths if path.is_file()), None)
 
 
 def studies_with(root: Path, name: str = RUNS) -> list[str]:

@@ -8,10 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
-from mnet.studies.archive import EFFECTS, LATENCY, PUBLISHED, RUNS, SUMMARY, find_table, read_table, study_table
-
-CLAIMS = "claims.csv"
-"""In the results folder, and below `PUBLISHED`: of `make claims`."""
+from mnet.studies.archive import (
+    CLAIMS,
+    EFFECTS,
+    LATENCY,
+    PUBLISHED,
+    RUNS,
+    SUMMARY,
+    find_table,
+    read_claims,
+    study_table,
+)
 
 
 def reading(root: Path, *studies: str, name: str = RUNS) -> pd.DataFrame:
@@ -166,11 +173,9 @@ def claims_of(root: Path, *studies: str, every: bool = False) -> pd.DataFrame:
     Raises:
         ConfigError: There is no claims.csv, or no claim names a study.
     """
-    paths = [root / CLAIMS, root / PUBLISHED / CLAIMS]
-    found = [path for path in paths if path.is_file()]
-    if not found:
+    table = read_claims(root)
+    if table is None:
         raise ConfigError(f"no {CLAIMS} in {root}; `make claims` writes it")
-    table = read_table(found[0])
     for study in studies:
         if study not in set(table["study"]):
             raise unknown("study with claims", study, sorted(set(table["study"])))

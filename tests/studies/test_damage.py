@@ -46,7 +46,7 @@ def measured(folder: Path) -> dict:
 def arguments(pictures: Path, out: Path, *more: str) -> list[str]:
     return [
         *("activation", f"--out={out}", "--workers=1", "--dataset=imagefolder", f"--data_dir={pictures}"),
-        *("--resolution=28", "--width=0.25", "--batch_size=16", *more),
+        *("--resolution=28", "--width=0.25", "--batch_size=16", "--report=false", *more),
     ]
 
 

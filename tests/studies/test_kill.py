@@ -31,7 +31,7 @@ def command(pictures) -> list[str]:
     """Four runs of three seconds, with dropout and an average of the weights, and checkpoints all the time."""
     settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "batch_size": 16}
     settings |= {"recipe": "v3", "lr": 0.05, "epochs": 16, "activation": "paper,relu", "seeds": 2}
-    settings |= {"checkpoint_seconds": 0.05}
+    settings |= {"checkpoint_seconds": 0.05, "report": "false"}
     return [
         sys.executable,
         str(ROOT / "experiments/ablate.py"),

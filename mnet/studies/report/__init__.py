@@ -41,7 +41,7 @@ def write_report(
     studies: Mapping[str, str],
     *,
     claims: pd.DataFrame | None = None,
-    published: Mapping[str, Sequence[Sequence[Any]]] | None = None,
+    published: pd.DataFrame | None = None,
     rule: str = "",
 ) -> list[str]:
     """Write the report of some studies: one HTML file, whole or absent.
@@ -52,8 +52,7 @@ def write_report(
             table.
         studies: Name -> description, in the order of the page. One without any table is left out.
         claims: Of `evidence.claims_table`: a row a claim and piece of evidence, the headline first.
-        published: The papers' networks, the section `published` of claims.yaml: `slim_v1`, `slim_v2`, `v3_table9` and
-            `v3_table3`.
+        published: The papers' networks, of `papers.published_points`.
         rule: How a verdict on a claim is reached; paragraphs with an empty line between.
 
     Returns:
@@ -65,7 +64,7 @@ def write_report(
     found = [data for name in studies if (data := read_study(root, name)) is not None]
     if not found:
         raise unknown(f"study with results in {root}", ", ".join(studies), reported(root))
-    points = charts.published_points(published or {})
+    points = [] if published is None else charts.paper_points(published)
     place = Place(root)
     sections = [section(data, studies[data.name], points, place) for data in found]
     overview = overview_of(found, points) if len(found) > 1 else None

@@ -7,7 +7,7 @@ page's own (`currentColor`) follows light and dark.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,11 @@ from mnet.studies.report.marks import (
 )
 from mnet.studies.report.tables import WORDS, is_number, span, written
 
+SOURCES = {
+    "slim_v1": "TensorFlow-Slim, MobileNet V1",
+    "slim_v2": "TensorFlow-Slim, MobileNet V2",
+    "v3_table9": "V3 paper, appendix",
+}
 Legend = Sequence[tuple[str, str, str]]
 """Ink, glyph and name."""
 
@@ -299,26 +304,19 @@ def networks_scatter(points: Sequence[Row], title: str, x_title: str, *, path: b
     return scatter_chart(title, drawn, x_title, legend, path=path)
 
 
-def published_points(published: Mapping[str, Sequence[Sequence[Any]]]) -> list[Row]:
-    """The papers' networks: `network`, `y` (top-1), `madds` in millions, `ms` on a Pixel 1 or None, `told`."""
+def paper_points(published: pd.DataFrame) -> list[Row]:
+    """The papers' networks, of `papers.published_points`, as `network`, `y` (top-1), `madds` in millions, `ms` on a
+    Pixel 1 or None, `told`."""
     found: list[Row] = []
-
-    def add(network: str, name: str, top1: float, madds: float, params: float, ms: float | None, source: str) -> None:
-        said = f"{name}: {top1}% ImageNet top-1, {madds} M multiply-adds, {params} M parameters"
-        said += f", {ms} ms on a Pixel 1" if ms is not None else ""
-        point = {"network": network, "name": name, "y": top1, "madds": madds, "params": params, "ms": ms}
-        found.append({**point, "source": source, "told": f"{said}\n{source}"})
-
-    for width, size, madds, params, top1, *_ in published.get("slim_v1", ()):
-        add("V1", f"V1, width {width}, {size} px", top1, madds, params, None, "TensorFlow-Slim, MobileNet V1")
-    for width, size, madds, params, top1, _, ms in published.get("slim_v2", ()):
-        add("V2", f"V2, width {width}, {size} px", top1, madds, params, ms, "TensorFlow-Slim, MobileNet V2")
-    for model, size, width, top1, madds, params, ms in published.get("v3_table9", ()):
-        network = f"V3-{str(model).title()}"
-        add(network, f"{network}, width {width}, {size} px", top1, madds, params, ms, "V3 paper, appendix")
-    for name, top1, madds, params, ms, *_ in published.get("v3_table3", ()):
-        if not str(name).startswith("v3"):  # V3's own are in the appendix too
-            add("V2" if str(name).startswith("v2") else "others", name, top1, madds, params, ms, "V3 paper, table 3")
+    for _, row in published.iterrows():
+        network = FAMILIES[str(row["model"])]
+        name = f"{network}, width {row['width']:g}, {row['resolution']} px"
+        ms = None if pd.isna(row["pixel1_ms"]) else row["pixel1_ms"]
+        told = f"{name}: {row['top1']}% ImageNet top-1, {row['madds_millions']} M multiply-adds, "
+        told += f"{row['params_millions']} M parameters" + (f", {ms} ms on a Pixel 1" if ms is not None else "")
+        source = SOURCES[str(row["source"])]
+        point = {"network": network, "name": name, "y": row["top1"], "madds": row["madds_millions"], "ms": ms}
+        found.append({**point, "params": row["params_millions"], "source": source, "told": f"{told}\n{source}"})
     return found
 
 
