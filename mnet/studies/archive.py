@@ -22,6 +22,8 @@ RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
 LATENCY, FRONTIER = "latency.csv", "frontier.csv"
 CLAIMS = "claims.csv"
 """Of the results folder, not of a study."""
+OWN_PICTURES = "imagefolder"
+"""The data set whose name does not say which pictures it has; `data_dir` does."""
 PUBLISHED = "published"
 """Below the results folder: tables that came with the project."""
 
@@ -91,7 +93,8 @@ def load(source: str | Path = "results") -> pd.DataFrame:
 
     Returns:
         One row a study and run, with the columns of `runs.csv`: settings (a toggle at None reads `paper`), accuracy in
-        percent, cost, hardware and versions. A run that has a folder is read from there, not from a table.
+        percent, cost, hardware and versions; `data_dir` of runs on folders of pictures. A run that has a folder is read
+        from there, not from a table.
 
     Raises:
         ConfigError: There is no such folder and W&B cannot be asked, or there is no finished run in it.
@@ -107,7 +110,7 @@ def load(source: str | Path = "results") -> pd.DataFrame:
     for name in PARAMETERS:  # a table from before there was this setting
         if name in TEXT and name != "data_dir":
             runs[name] = runs.get(name, pd.Series(index=runs.index, dtype="str")).fillna(text(getattr(Trial, name)))
-    runs = runs.drop(columns=list(UNTOLD), errors="ignore")
+    runs = runs.drop(columns=[name for name in UNTOLD if name != "data_dir"], errors="ignore")
     return runs.drop_duplicates(["study", "run_id"], ignore_index=True)
 
 
@@ -124,7 +127,8 @@ def finished_row(run: Finished, cells: Mapping[tuple[str, str], str]) -> dict[st
     """The row of a run; its cell is called as a table calls it, or by what is not as in the paper."""
     told = {name: value for name, value in run.trial.toggles().items() if value is not None}
     row = run_row(run.study, cell_name({"model": run.trial.model, **told}), run.trial, run.result)
-    return {**row, "cell": cells.get((run.study, str(row["run_id"])), row["cell"])}
+    pictures = {"data_dir": str(run.trial.data_dir)} if run.trial.dataset == OWN_PICTURES else {}
+    return {**row, "cell": cells.get((run.study, str(row["run_id"])), row["cell"]), **pictures}
 
 
 def in_folder(root: Path) -> Iterator[Finished]:

@@ -12,13 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
-from mnet.studies.archive import RESOLVED, described_trial, load, read_settings
+from mnet.studies.archive import OWN_PICTURES, RESOLVED, described_trial, load, read_settings
 from mnet.studies.store import CONFIG, RESULT
 from mnet.studies.trial import PARAMETERS
 from mnet.training.recipes import Recipe
-
-OWN_PICTURES = "imagefolder"
-"""The data set whose name does not say which pictures it has."""
 
 SHOWN = 8
 """Runs that an error names at most."""

@@ -111,6 +111,17 @@ def test_width_and_resolution_are_relative():
     assert (row["verdict"], row["command"]) == ("reproduced", "make ablate-width && make ablate-resolution")
 
 
+def test_pictures_of_ones_own_are_told_apart_by_their_folder(tmp_path):
+    def own(folder: str, tops: list[float], **settings) -> list[dict[str, object]]:
+        where = {"dataset": "imagefolder", "data_dir": tmp_path / folder, "resolution": 28}
+        return [{**row, "data_dir": str(where["data_dir"])} for row in runs("se", tops, **V3L, **where, **settings)]
+
+    rows = [*own("cats", [90.0, 91.0]), *own("cats", [80.0, 81.1], se=False), *own("dogs", [99.0, 99.0], se=False)]
+    (row,) = ask("v3-se-accuracy", rows).to_dict("records")
+    assert (row["verdict"], row["ours"]) == ("reproduced", pytest.approx(9.95))
+    assert "imagefolder at 28 px" in row["why"]
+
+
 def test_what_int8_alone_does_is_beyond_the_same_difference_in_float():
     hard, soft = {**V3L, "activation": "hswish"}, {**V3L, "activation": "swish", "se_gate": "sigmoid"}
     rows = [*runs("quantization", [90.0, 91.0], **hard), *runs("quantization", [91.0, 92.1], **soft)]

@@ -90,6 +90,10 @@ def test_a_path_is_no_address(source):
 def test_a_run_with_arguments_of_the_trainer_is_loaded_and_an_old_table_is_filled_in(tmp_path):
     keep(Trial(), tmp_path, trainer={"precision": "bf16-mixed"})
     assert list(load(tmp_path)["study"]) == ["activation"]
+    assert "data_dir" not in load(tmp_path)
+    own = tmp_path / "own"
+    keep(Trial(dataset="imagefolder", data_dir=own, resolution=28), own)
+    assert load(own)["data_dir"].tolist() == [str(own)]  # which says what the pictures are
     old = tmp_path / "published" / "se"
     old.mkdir(parents=True)
     load(tmp_path).drop(columns=["precision", "target_madds"]).assign(study="se").to_csv(old / "runs.csv", index=False)
