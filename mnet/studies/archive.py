@@ -171,4 +171,4 @@ def described_trial(settings: Mapping[str, object]) -> Trial:
     for. Taken for what was asked for, they would be refused or divided again.
     """
     told = {name: settings[name] for name in PARAMETERS if name in settings and name not in RESOLVED}
-    return trial_from(told)
+    return trial_from({name: value for name, value in told.items() if not pd.isna(value)})  # type: ignore[call-overload]

@@ -41,7 +41,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, object]:
         """Every setting, and the arguments of Lightning's Trainer; of `data_dir` only where it decides what is seen."""
-        told = {name: self.row[name] for name in PARAMETERS if name in self.row}
+        told = {name: self.row[name] for name in PARAMETERS if not pd.isna(self.row.get(name))}  # type: ignore[call-overload]
         if self.folder is None or not (self.folder / CONFIG).is_file():
             return told
         written, trainer = read_settings(self.folder)
