@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
-from mnet.studies.archive import OWN_PICTURES, RESOLVED, described_trial, load, read_settings
+from mnet.studies.archive import OWN_PICTURES, PUBLISHED, RESOLVED, RUNS, described_trial, load, read_settings
 from mnet.studies.store import CONFIG, RESULT
 from mnet.studies.trial import PARAMETERS
 from mnet.training.recipes import Recipe
@@ -85,12 +85,18 @@ def by_cell(name: str, root: Path) -> Run:
     """
     study, _, rest = name.partition(":")
     cell, _, seed = rest.rpartition(":")
-    folder = Path(study) if "/" in study else root / study
-    runs = load(study if "/" in study else root)
-    if "/" not in study:
-        runs = matching(runs, "study", study)
-    found = matching(matching(runs, "cell", cell), "seed", seed)
-    return only(found, name, folder / "runs" / str(found["run_id"].iloc[0]))
+    places = [Path(study)] if "/" in study else [root / study, root / PUBLISHED / study]  # one's own come first
+    tables = {folder: load(folder) for folder in places if "/" in study or has_runs(folder)}
+    for folder, runs in tables.items():
+        found = runs[(runs["cell"].astype(str) == cell) & (runs["seed"].astype(str) == seed)]
+        if not found.empty:
+            return only(found, name, folder / "runs" / str(found["run_id"].iloc[0]))
+    known = pd.concat(tables.values()) if tables else matching(load(root), "study", study)
+    return only(matching(matching(known, "cell", cell), "seed", seed), name, None)
+
+
+def has_runs(folder: Path) -> bool:
+    return (folder / RUNS).is_file() or any(folder.glob(f"runs/*/{RESULT}"))
 
 
 def matching(runs: pd.DataFrame, column: str, value: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pytest
 
 from mnet.errors import ConfigError
 from mnet.files import write_json, write_yaml
+from mnet.studies import load
 from mnet.studies.compare import compare, paired_pictures
 from mnet.studies.lookup import find_run
 from mnet.studies.revisions import history_between
@@ -133,6 +134,19 @@ def test_an_unknown_run_is_one_error_with_the_nearest_spelling(name, says, root,
     assert line.startswith("error: ")
     with pytest.raises(ConfigError, match=says.replace("?", r"\?")):
         find_run(name, root)
+
+
+def test_ones_own_runs_come_before_published_ones_of_the_same_name(root, tmp_path):
+    row = load(root).query("cell == cell and seed == 0").iloc[[0]].assign(cell="paper")
+    for study, top1 in (("activation", 88.0), ("longer/activation", 99.0)):
+        folder = root / "published" / study
+        folder.mkdir(parents=True)
+        row.assign(study="activation", run_id=f"{top1:.0f}", top1=top1).to_csv(folder / "runs.csv", index=False)
+    assert find_run("activation:paper:0", root).row["top1"] == 88.0  # of the quick profile
+    row.assign(top1=77.0).to_csv(root / "activation/runs.csv", index=False)
+    assert find_run("activation:paper:0", root).row["top1"] != 88.0
+    longer = f"{root}/published/longer/activation:paper:0"
+    assert find_run(longer, root).row["top1"] == 99.0
 
 
 def test_a_name_that_several_runs_have_is_refused_with_their_ids(root):
