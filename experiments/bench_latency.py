@@ -16,7 +16,7 @@ from statistics import median
 
 import pandas as pd
 import torch
-from options import read_options, refuse
+from options import read_own_options
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,7 +28,6 @@ from mnet.files import write_csv
 from mnet.latency.comparison import Ready, measure, prepare
 from mnet.latency.runtimes import ExportError, make_runtime
 from mnet.machine import check_threads, machine_facts
-from mnet.settings import hints
 from mnet.studies.latency import Subject, build
 from mnet.studies.trial import Trial
 
@@ -84,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def read_arguments(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     positive = ("trials", "slow_trials", "slowdown", "half_width", "budget", "threads")
-    _, options, rest = read_options(parser, Options, arguments, positive=positive)
-    refuse(rest, list(hints(Options)))
+    _, options = read_own_options(parser, Options, arguments, positive=positive)
     check_threads(options.threads)
     return options
 

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from options import HERE, SWEEPS, overrides, read_options, refuse, sweep_file
+from options import HERE, SWEEPS, overrides, read_own_options, sweep_file
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.settings import hints
 from mnet.studies.archive import CLAIMS, LATENCY, load, studies_with, study_table
 from mnet.studies.claims import load_claims
+from mnet.studies.display import shown_claims
 from mnet.studies.evidence import claims_table, count_verdicts, headlines
-from mnet.studies.latency import CLAIMS_FILE, KEY
+from mnet.studies.latency import CLAIMS_FILE
 from mnet.studies.results import run_row
 from mnet.studies.sweep import list_studies, load_study
 
@@ -47,20 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     try:
-        _, options, rest = read_options(parser, Options, arguments, positive=())
-        refuse(rest, list(hints(Options)))
+        _, options = read_own_options(parser, Options, arguments)
         root = Path(options.out)
         table = evaluate(root)
+        write_csv(root / CLAIMS, table)
+        show(table if options.all else headlines(table))
+        print(", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items()))
+        from report import write  # the charts take a second to import
+
+        for path in (root / CLAIMS, *write(root)):
+            print(f"  {path}")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_csv(root / CLAIMS, table)
-    show(table if options.all else headlines(table))
-    print(", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items()))
-    from report import write  # the charts take a second to import
-
-    for path in (root / CLAIMS, *write(root)):
-        print(f"  {path}")
     return 0
 
 
@@ -86,12 +86,11 @@ def planned() -> Iterator[dict[str, object]]:
 
 def timed(root: Path, study: str) -> pd.DataFrame:
     """The latency claims of a study, with the machine, and what ran outside the fast kernels."""
-    claims, rows = study_table(root, study, CLAIMS_FILE), study_table(root, study, LATENCY)
-    claims["device"] = rows["device"].iloc[0]
-    slow = rows.set_index(["variant", *(name for name in KEY if name in ("runtime", "threads"))])["undelegated_ops"]
-    keys = zip(claims["variant"], claims["runtime"], claims["threads"], strict=True)
-    claims["fell_back"] = [str(slow.get(key, "") or "") for key in keys]
-    return claims.replace({"fell_back": {"nan": ""}})
+    keys = ["variant", "runtime", "threads"]
+    rows = study_table(root, study, LATENCY)
+    slow = rows[[*keys, "undelegated_ops"]].drop_duplicates(keys).rename(columns={"undelegated_ops": "fell_back"})
+    claims = study_table(root, study, CLAIMS_FILE).merge(slow, how="left", on=keys)
+    return claims.assign(device=rows["device"].iloc[0], fell_back=claims["fell_back"].fillna(""))
 
 
 def show(table: pd.DataFrame) -> None:
@@ -101,17 +100,10 @@ def show(table: pd.DataFrame) -> None:
     shown = Table(box=box.SIMPLE_HEAD)
     for name in ("claim", "paper", "ours", "95% interval", "n", "verdict", "why"):
         shown.add_column(name, justify="left" if name in ("claim", "verdict", "why") else "right", overflow="fold")
-    for row in table.to_dict("records"):
-        ratio = str(row["metric"]).startswith("latency")
-        interval = "" if pd.isna(row["low"]) else f"[{number(row['low'], ratio)}, {number(row['high'], ratio)}]"
-        numbers = [number(row["paper_value"], ratio), number(row["ours"], ratio), interval]
-        style, n = STYLES[str(row["verdict"])], "" if pd.isna(row["n"]) else f"{row['n']:.0f}"
-        shown.add_row(str(row["id"]), *numbers, n, f"[{style}]{row['verdict']}[/]", str(row["why"]))
+    for (claim, row), why in zip(shown_claims(table).iterrows(), table["why"], strict=True):
+        verdict = f"[{STYLES[row['verdict']]}]{row['verdict']}[/]"
+        shown.add_row(str(claim), row["paper"], row["ours"], escape(row["95% interval"]), row["n"], verdict, str(why))
     console.print(shown)
-
-
-def number(value: float, ratio: bool) -> str:
-    return "" if pd.isna(value) else f"{value:.3f}" if ratio else f"{value:+.2f}"
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from options import read_options, refuse
+from options import read_own_options
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mnet.errors import ConfigError
-from mnet.settings import hints
 from mnet.studies.compare import Change, Comparison, Difference, Pictures, compare, written
 from mnet.studies.lookup import Run, find_run
 from mnet.studies.revisions import History
@@ -57,8 +56,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[tuple[str, str], Options]:
     )
     parser.add_argument("a", help="the run that differences start from")
     parser.add_argument("b", help="the run that they lead to")
-    given, options, rest = read_options(parser, Options, arguments, positive=())
-    refuse(rest, list(hints(Options)))
+    given, options = read_own_options(parser, Options, arguments)
     return (given.a, given.b), options
 
 

@@ -22,12 +22,11 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from options import HERE, read_options, refuse
+from options import HERE, read_own_options
 from PIL import Image
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_atomic
-from mnet.settings import hints
 from mnet.studies.archive import PUBLISHED
 
 NOTEBOOKS = HERE.parent / "notebooks"
@@ -64,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     with TemporaryDirectory() as folder:
         try:
-            given, options, rest = read_options(parser, Options, arguments, positive=())
-            refuse(rest, list(hints(Options)))
+            given, options = read_own_options(parser, Options, arguments)
             paths = chosen(given.notebook)
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)

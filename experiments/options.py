@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mnet.errors import ConfigError, unknown
-from mnet.settings import field_help, parse
+from mnet.settings import field_help, hints, parse
 from mnet.studies.sweep import load_profile
 from mnet.studies.trial import OPTIONS, field_docs
 
@@ -41,6 +41,19 @@ def read_options(
         if (value := getattr(options, name)) is not None and value <= 0:
             raise ConfigError(f"{name} must be above 0, not {value}")
     return given, options, rest
+
+
+def read_own_options(
+    parser: argparse.ArgumentParser, cls: type[T], arguments: Sequence[str] | None, *, positive: Sequence[str] = ()
+) -> tuple[argparse.Namespace, T]:
+    """As `read_options`, for a program that takes nothing beside.
+
+    Raises:
+        ConfigError: As `read_options`, or an argument is left.
+    """
+    given, options, rest = read_options(parser, cls, arguments, positive=positive)
+    refuse(rest, list(hints(cls)))
+    return given, options
 
 
 def add_trial_settings(parser: argparse.ArgumentParser) -> None:

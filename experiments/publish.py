@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pandas as pd
 from claims import evaluate
-from options import HERE, SWEEPS, read_options, refuse
+from options import HERE, SWEEPS, read_own_options
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
-from mnet.settings import hints
 from mnet.studies.archive import CLAIMS, EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, read_table, study_table
 from mnet.studies.archive import studies_with as with_table
+from mnet.studies.display import interval, number, shown_claims
 from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
 from mnet.studies.latency import CLAIMS_FILE
 from mnet.studies.sweep import list_studies
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     try:
-        _, options, rest = read_options(parser, Options, arguments, positive=())
-        refuse(rest, list(hints(Options)))
+        _, options = read_own_options(parser, Options, arguments)
         if options.profile not in ("quick", LONGER):
             raise ConfigError(f"profile must be quick or {LONGER}, not {options.profile!r}")
         into = Path(options.into)
@@ -128,25 +127,14 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, marks, *rows))
 
 
-def signed(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:+.2f}"
-
-
-def interval(row: pd.Series, form: str = "+.2f", low: str = "low", high: str = "high") -> str:
-    return "" if pd.isna(row[low]) else f"[{row[low]:{form}}, {row[high]:{form}}]"
-
-
 def claims(root: Path) -> str:
     """Every claim that was tested by training or timing, with its verdict, and a line of counts."""
     table = read_table(root / CLAIMS)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items())
     heads = headlines(table)
-    rows: list[list[str]] = []
-    for _, row in heads[heads["n"].notna()].iterrows():
-        form = ".3f" if str(row["metric"]).startswith("latency") else "+.2f"
-        paper = "" if pd.isna(row["paper_value"]) else f"{row['paper_value']:{form}}"
-        on = str(row["on"]).removeprefix(f"{DATA}, ").partition(" thread")[0].removesuffix(", 1")
-        rows.append([row["statement"], paper, f"{row['ours']:{form}}", interval(row, form), row["verdict"], on])
+    shown = shown_claims(heads[heads["n"].notna()])
+    shown["on"] = [on.removeprefix(f"{DATA}, ").partition(" thread")[0].removesuffix(", 1") for on in shown["on"]]
+    rows = shown[["statement", "paper", "ours", "95% interval", "verdict", "on"]].to_numpy().tolist()
     return f"{len(heads)} claims: {counts}.\n\n" + grid(
         ("claim", "paper", "here", "95% interval", "verdict", "on"), rows
     )
@@ -157,23 +145,24 @@ def activation(root: Path) -> str:
     rows = []
     for _, cell in study_table(root, "activation", SUMMARY).iterrows():
         millions = [f"{cell[name] / 1e6:.{digits}f} M" for name, digits in (("params", 3), ("madds", 2))]
-        delta = "baseline" if pd.isna(cell["delta"]) else signed(cell["delta"])
+        delta = "baseline" if pd.isna(cell["delta"]) else number(cell["delta"])
         told = [cell["cell"], f"{cell['n']}", f"{cell['top1_mean']:.2f}", f"{cell['top1_sd']:.2f}", delta]
-        rows.append([*told, interval(cell), *millions])
+        rows.append([*told, interval(cell["low"], cell["high"]), *millions])
     return grid(("cell", "n", "top-1 %", "sd", "difference to paper", "95% interval", "params", "MAdds"), rows)
 
 
 def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     """The studies that compare their cells with the first; the others compare within their networks."""
+    within = with_table(root, EFFECTS)
     for study in with_table(root, SUMMARY):
-        if study not in with_table(root, EFFECTS):
+        if study not in within:
             yield study, study_table(root, study, SUMMARY)
 
 
 def answers(root: Path) -> str:
     """The comparisons of the quick studies that found a difference."""
     rows = [
-        [study, cell["cell"], table["cell"].iloc[0], signed(cell["delta"]), interval(cell)]
+        [study, cell["cell"], table["cell"].iloc[0], number(cell["delta"]), interval(cell["low"], cell["high"])]
         for study, table in summaries(root)
         for _, cell in table.iterrows()
         if cell["verdict"] in ("up", "down")
@@ -186,11 +175,10 @@ def comparisons(root: Path) -> str:
     rows = []
     for study, table in summaries(root):
         for _, cell in table.iterrows():
-            delta = "baseline" if pd.isna(cell["delta"]) else signed(cell["delta"])
+            delta = "baseline" if pd.isna(cell["delta"]) else number(cell["delta"])
             verdict = "" if pd.isna(cell["verdict"]) else cell["verdict"]
-            rows.append(
-                [study, cell["cell"], f"{cell['n']}", f"{cell['top1_mean']:.2f}", delta, interval(cell), verdict]
-            )
+            told = [study, cell["cell"], f"{cell['n']}", f"{cell['top1_mean']:.2f}", delta]
+            rows.append([*told, interval(cell["low"], cell["high"]), verdict])
     return grid(("study", "cell", "n", "top-1 %", "difference", "95% interval", "verdict"), rows)
 
 
@@ -203,9 +191,9 @@ def effects(root: Path) -> str:
     rows = []
     for study in with_table(root, EFFECTS):
         for _, row in study_table(root, study, EFFECTS).iterrows():
-            beyond = [signed(row["beyond"]), interval(row, low="beyond_low", high="beyond_high")]
-            told = [row["variant"], f"{row['value']} - {row['against']}", signed(row["delta"]), interval(row)]
-            rows.append([*told, row["verdict"], *beyond])
+            beyond = [number(row["beyond"]), interval(row["beyond_low"], row["beyond_high"])]
+            told = [row["variant"], f"{row['value']} - {row['against']}", number(row["delta"])]
+            rows.append([*told, interval(row["low"], row["high"]), row["verdict"], *beyond])
     return grid(("network", "difference", "points", "95% interval", "verdict", "beyond", "95% interval"), rows)
 
 
@@ -225,7 +213,7 @@ def latency(root: Path) -> str:
 def ratio(row: pd.Series | None) -> str:
     if row is None or pd.isna(row["ours"]):
         return "not tested here"
-    return f"{row['ours']:.3f} {interval(row, '.3f')} {row['verdict']}"
+    return f"{row['ours']:.3f} {interval(row['low'], row['high'], 3, '')} {row['verdict']}"
 
 
 def int8(root: Path) -> str:
@@ -236,7 +224,7 @@ def int8(root: Path) -> str:
             continue
         network = str(row["variant"]).replace("precision=int8, ", "").replace(" precision=int8", "")
         told = [network, row["runtime"], f"{row['to_fp32']:.3f}"]
-        told += [interval(row, ".3f", "to_fp32_low", "to_fp32_high"), f"{row['file_bytes'] / 1e6:.1f}"]
+        told += [interval(row["to_fp32_low"], row["to_fp32_high"], 3, ""), f"{row['file_bytes'] / 1e6:.1f}"]
         slow = "" if pd.isna(row["undelegated_ops"]) else row["undelegated_ops"]
         rows.append([*told, f"{row['agreement']:.0%}", slow])
     heads = (

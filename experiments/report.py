@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from options import HERE, SWEEPS, read_options, refuse, sweep_file
+from options import HERE, SWEEPS, read_own_options, sweep_file
 
 from mnet.errors import ConfigError, unknown
-from mnet.settings import hints
 from mnet.studies.archive import read_claims
 from mnet.studies.papers import published_points
 from mnet.studies.report import reported, write_report
@@ -69,8 +68,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options]:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="*", help="studies with results; none = all, on one page")
-    given, options, rest = read_options(parser, Options, arguments, positive=())
-    refuse(rest, list(hints(Options)))
+    given, options = read_own_options(parser, Options, arguments)
     there = reported(Path(options.out))
     for name in given.study:
         if name not in there:

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from options import HERE, SWEEPS, overrides, read_options, refuse, sweep_file
+from options import HERE, SWEEPS, overrides, read_own_options, sweep_file
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mnet.errors import ConfigError
-from mnet.settings import hints
 from mnet.studies.claims import load_claims
 from mnet.studies.engines.local import default_workers
 from mnet.studies.estimate import Rates, fit_rates, seconds, timed_runs
@@ -77,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_arguments(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    _, options, rest = read_options(parser, Options, arguments, positive=("seeds", "workers"))
-    refuse(rest, list(hints(Options)))
+    _, options = read_own_options(parser, Options, arguments, positive=("seeds", "workers"))
     return options
 
 

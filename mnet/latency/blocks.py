@@ -7,7 +7,7 @@ a large network and more than a tiny one. `attrs` says how much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mnet.cost import LayerCost, cost
+from mnet.cost import Cost, LayerCost, cost
 from mnet.errors import ConfigError, unknown
 from mnet.figures import finish
 from mnet.latency.comparison import disturbances, program_sample
@@ -28,7 +28,7 @@ from mnet.latency.runtimes import Program, make_runtime
 from mnet.machine import pinned
 from mnet.network import MobileNet
 from mnet.quantization import fuse
-from mnet.spec import place
+from mnet.spec import Network, place
 
 WHOLE, HEAD = "whole", "head"
 UNFUSED = ("eager", "cuda-graphs")
@@ -62,15 +62,20 @@ class Part:
 
     def row(self) -> dict[str, object]:
         """What is known before it is timed."""
-        return {
-            "block": self.block,
-            "kind": self.kind,
-            "resolution": self.layers[-1].resolution,
-            "in_channels": self.layers[0].in_channels,
-            "out_channels": self.layers[-1].out_channels,
-            "madds": sum(layer.madds for layer in self.layers),
-            "params": sum(layer.params for layer in self.layers),
-        }
+        return counted_row(self.block, self.kind, self.layers)
+
+
+def counted_row(block: str, kind: str, layers: Sequence[LayerCost]) -> dict[str, object]:
+    """What counting says of a part."""
+    return {
+        "block": block,
+        "kind": kind,
+        "resolution": layers[-1].resolution,
+        "in_channels": layers[0].in_channels,
+        "out_channels": layers[-1].out_channels,
+        "madds": sum(layer.madds for layer in layers),
+        "params": sum(layer.params for layer in layers),
+    }
 
 
 def block_latency(
@@ -270,15 +275,26 @@ def cut(net: MobileNet, resolution: int, *, batch: int = 1, seed: int = 0, fused
     if net.network.tail is not None:
         modules["tail"] = source.tail
     modules[HEAD] = Head(source)
-    layers: dict[str, list[LayerCost]] = {name: [] for name in modules}
-    for layer in cost(net, resolution).rows:
-        layers[part_of(layer.layer)].append(layer)
-    kinds = dict(named_kinds(net))
+    layers, kinds = layers_by_part(cost(net, resolution)), dict(named_kinds(net.network))
     x = picture(net, resolution, batch, seed)
     for name, module in modules.items():
         yield Part(block=name, kind=kinds[name], module=module.eval(), example=x, layers=tuple(layers[name]))
         with torch.no_grad():
             x = module(x)
+
+
+def counted_blocks(network: Network, resolution: int) -> pd.DataFrame:
+    """The columns of `block_latency` that need no measurement: `block` to `params`, a row a part."""
+    layers, kinds = layers_by_part(cost(network, resolution)), dict(named_kinds(network))
+    return pd.DataFrame([counted_row(part, kinds[part], own) for part, own in layers.items()])
+
+
+def layers_by_part(found: Cost) -> dict[str, list[LayerCost]]:
+    """Part -> its layers, in the order of execution."""
+    layers: dict[str, list[LayerCost]] = {}
+    for layer in found.rows:
+        layers.setdefault(part_of(layer.layer), []).append(layer)
+    return layers
 
 
 def part_of(layer: str) -> str:
@@ -287,9 +303,8 @@ def part_of(layer: str) -> str:
     return f"{first}.{rest[0]}" if first == "blocks" else HEAD if first in ("hidden", "classifier") else first
 
 
-def named_kinds(net: MobileNet) -> Iterator[tuple[str, str]]:
+def named_kinds(network: Network) -> Iterator[tuple[str, str]]:
     """Part -> what it is made of, in a few words."""
-    network = net.network
     yield "stem", f"{network.stem.kernel}x{network.stem.kernel} {network.stem.activation}"
     for i, at in enumerate(place(network)):
         words = [f"{at.row.kernel}x{at.row.kernel}", at.row.activation, "se" if at.squeeze else ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,11 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a table: {error}") from None
+
+
+def known(value: object) -> bool:
+    """Whether a cell of a table holds something."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 def find_table(root: Path, study: str, name: str) -> Path | None:

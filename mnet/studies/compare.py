@@ -12,7 +12,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from mnet.errors import text
-from mnet.studies.archive import RESOLVED
+from mnet.studies.archive import RESOLVED, known
 from mnet.studies.lookup import Run
 from mnet.studies.results import TIMING
 from mnet.studies.revisions import REPOSITORY, History, history_between
@@ -143,11 +143,6 @@ def differences(
     """Where two mappings differ, among `names` or all that one of them has."""
     found = [Difference(name, a.get(name), b.get(name)) for name in (names or {**a, **b})]
     return tuple(one for one in found if (known(one.a) or known(one.b)) and written(one.a) != written(one.b))
-
-
-def known(value: object) -> bool:
-    """Whether a row has it; a table that lacks a column has nan."""
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 def written(value: object) -> str:

@@ -19,6 +19,7 @@ from mnet.studies.archive import (
     read_claims,
     study_table,
 )
+from mnet.studies.evidence import headlines
 
 
 def reading(root: Path, *studies: str, name: str = RUNS) -> pd.DataFrame:
@@ -180,7 +181,11 @@ def claims_of(root: Path, *studies: str, every: bool = False) -> pd.DataFrame:
         if study not in set(table["study"]):
             raise unknown("study with claims", study, sorted(set(table["study"])))
     own = table[table["study"].isin(studies)] if studies else table
-    own = own if every else own.drop_duplicates("id")
+    return shown_claims(own if every else headlines(own))
+
+
+def shown_claims(own: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `evidence.claims_table` as `claims_of` shows them."""
     ratios = own["metric"].str.startswith("latency")
     alone = (own["kind"] == "arithmetic") & own["baseline"].isna()  # one network's number, no difference
     digits = [(3, "") if one else (2, "" if single else "+") for one, single in zip(ratios, alone, strict=True)]

@@ -1,17 +1,22 @@
 """Which runs test a claim, and what is said of it."""
 
 import math
+import shutil
 from pathlib import Path
 
+import claims as program
 import pandas as pd
 import pytest
 
 from mnet.studies import Trial
+from mnet.studies.archive import read_table
 from mnet.studies.claims import Claim, load_claims
 from mnet.studies.evidence import COLUMNS, claims_table, count_verdicts, headlines
 from mnet.studies.results import run_row
 
-CLAIMS = {claim.id: claim for claim in load_claims(Path(__file__).parents[2] / "experiments/claims.yaml")}
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "results/published"
+CLAIMS = {claim.id: claim for claim in load_claims(ROOT / "experiments/claims.yaml")}
 V3L, V3S, V1 = {"model": "mobilenet_v3_large"}, {"model": "mobilenet_v3_small"}, {"model": "mobilenet_v1"}
 NO_LATENCY: dict[str, pd.DataFrame] = {}
 
@@ -179,3 +184,15 @@ def test_a_number_from_memory_is_never_printed_as_the_papers():
     assert ask("v3-relu-accuracy", [])["paper_value"].tolist() == [-0.7]
     assert ask("v3-stem-latency", [])["paper_value"].isna().all()  # milliseconds of a phone, beside a ratio
     assert ask("v1-resolution", [])["paper_value"].tolist() == [-6.2]
+
+
+def test_what_the_program_cannot_read_is_one_error(tmp_path, capsys):
+    assert program.main([f"--out={tmp_path / 'nowhere'}"]) == 2
+    assert "error: no folder" in capsys.readouterr().err
+    (tmp_path / "se").mkdir()
+    shutil.copy(PUBLISHED / "se/runs.csv", tmp_path / "se/runs.csv")  # claims can be judged, no page can be written
+    assert program.main([f"--out={tmp_path}"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: unknown study with results")
+    assert "v3-se-accuracy" in said.out
+    assert len(read_table(tmp_path / "claims.csv")) >= 80

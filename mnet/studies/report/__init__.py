@@ -19,12 +19,12 @@ from markupsafe import Markup
 from mnet.errors import unknown
 from mnet.files import write_atomic
 from mnet.studies.archive import LATENCY, SUMMARY, studies_with
+from mnet.studies.evidence import count_verdicts
 from mnet.studies.report import charts, tables
 from mnet.studies.report.commands import Place
 from mnet.studies.report.marks import Spec
 from mnet.studies.report.sections import Figure, overview_of, read_study, section
 from mnet.studies.report.words import facts, limits
-from mnet.studies.verdicts import VERDICTS
 
 HERE = Path(__file__).parent
 
@@ -84,7 +84,7 @@ def write_report(
             papers=tables.table("Published points", tables.PAPERS, pd.DataFrame(points)),
             ids=ids,
             claims=None if tested is None else tables.claims_table(tested),
-            counts={} if tested is None else counts_of(tested),
+            counts={} if tested is None else {verdict: n for verdict, n in count_verdicts(tested).items() if n},
             rule=[part for part in rule.split("\n\n") if part.strip()],
             provenance=tables.provenance_table(sources),
             limits=limits(found),
@@ -103,12 +103,6 @@ def write_report(
 def reported(root: Path) -> list[str]:
     """The studies that a report can be written of."""
     return sorted({*studies_with(root, SUMMARY), *studies_with(root, LATENCY)})
-
-
-def counts_of(claims: pd.DataFrame) -> dict[str, int]:
-    """Verdict -> claims, by their headlines."""
-    found = claims.drop_duplicates("id")["verdict"].astype(str).value_counts()
-    return {verdict: int(found[verdict]) for verdict in sorted(found.index, key=[*VERDICTS, *found.index].index)}
 
 
 def number_charts(figures: Sequence[Figure]) -> tuple[dict[str, Spec], dict[int, str]]:

@@ -14,8 +14,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from mnet.studies.plots import COLOURS, SPARE, colour
-from mnet.studies.report.commands import Row, known, records, told
+from mnet.latency.plots import COLOURS as RUNTIME_INKS
+from mnet.studies.archive import known
+from mnet.studies.papers import COLOURS as NETWORK_INKS
+from mnet.studies.plots import SPARE, colour
+from mnet.studies.report.commands import Row, records, told
 from mnet.studies.report.marks import (
     INK,
     INKED,
@@ -46,21 +49,6 @@ Legend = Sequence[tuple[str, str, str]]
 """Ink, glyph and name."""
 
 SHAPES = {"circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆", "cross": "✚", "triangle-down": "▼"}
-RUNTIMES = {
-    "executorch": ("#0072B2", "circle"),
-    "litert": ("#D55E00", "square"),
-    "onnxruntime": ("#009E73", "triangle-up"),
-    "eager": ("#E69F00", "diamond"),
-    "compile": ("#CC79A7", "cross"),
-    "cuda-graphs": ("#56B4E9", "triangle-down"),
-}
-NETWORKS = {
-    "V1": ("#E69F00", "square"),
-    "V2": ("#0072B2", "triangle-up"),
-    "V3-Large": ("#D55E00", "circle"),
-    "V3-Small": ("#CC79A7", "diamond"),
-    "others": ("#009E73", "cross"),
-}
 FAMILIES = {
     "mobilenet_v1": "V1",
     "mobilenet_v2": "V2",
@@ -79,9 +67,21 @@ class Chart:
     legend: Legend = ()
 
 
+def on_page(ink: str) -> str:
+    """A colour of the other figures; the page's own ink where that is black."""
+    return INK if ink == "#000000" else ink
+
+
 def shade(cell: str) -> str:
-    """A cell's colour; the page's ink where that is black."""
-    return INK if colour(cell) == COLOURS["paper"] else colour(cell)
+    """A cell's colour."""
+    return on_page(colour(cell))
+
+
+RUNTIMES = {name: (on_page(ink), shape) for (name, ink), shape in zip(RUNTIME_INKS.items(), SHAPES, strict=True)}
+NETWORKS = {
+    FAMILIES[model]: (on_page(ink), shape) for (model, ink), shape in zip(NETWORK_INKS.items(), SHAPES, strict=False)
+} | {"others": ("#009E73", "cross")}
+"""Ink and shape of each."""
 
 
 def conditions(row: Row) -> str:

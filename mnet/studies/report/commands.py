@@ -13,11 +13,12 @@ from typing import Any, cast
 import pandas as pd
 
 from mnet.errors import ConfigError, text
+from mnet.studies.archive import RESOLVED, known
 from mnet.studies.store import CONFIG, run_folder
-from mnet.studies.trial import PARAMETERS, Trial, trial_from
+from mnet.studies.trial import PARAMETERS, Trial, changed, trial_from
 
 TRAIN = ".venv/bin/python experiments/train.py"
-RESOLVED = ("lr", "epochs", "batch_size", "resolution")
+DECIDED = (*RESOLVED, "resolution")
 """Columns that hold what the recipe or the data set decided where the trial left it to them."""
 PLAIN = "paper"
 """How a table writes a setting that is as in the paper."""
@@ -55,10 +56,6 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], frame.to_dict("records"))
 
 
-def known(value: object) -> bool:
-    return value is not None and not (isinstance(value, float) and pd.isna(value))
-
-
 def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
     """The trial of a row of `runs.csv`, in the shortest spelling: with no setting that recipe or data set choose alike.
 
@@ -69,12 +66,12 @@ def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
     Returns:
         None if no spelling has the row's `run_id`.
     """
-    settings = told(row, [name for name in PARAMETERS if name not in RESOLVED])
-    choices = {name: [None, *([row[name]] if name in row and known(row[name]) else [])] for name in RESOLVED}
+    settings = told(row, [name for name in PARAMETERS if name not in DECIDED])
+    choices = {name: [None, *([row[name]] if name in row and known(row[name]) else [])] for name in DECIDED}
     choices["lr"] += [rate for rate in rates if rate not in choices["lr"]]
-    spellings = itertools.product(*(choices[name] for name in RESOLVED))
+    spellings = itertools.product(*(choices[name] for name in DECIDED))
     for values in sorted(spellings, key=lambda values: sum(value is not None for value in values)):
-        more = {name: value for name, value in zip(RESOLVED, values, strict=True) if value is not None}
+        more = {name: value for name, value in zip(DECIDED, values, strict=True) if value is not None}
         try:
             trial = trial_from({**settings, **more})
         except (ConfigError, ValueError, TypeError):
@@ -90,20 +87,16 @@ def run_command(place: Place, row: Row, rates: Iterable[float] = ()) -> str:
     if config is not None:
         return f"{TRAIN} {shlex.quote('--config=' + config)} --out=again"
     trial = trial_of(row, rates)
-    settings = told(row) if trial is None else changed(trial)
+    settings = told(row) if trial is None else settings_of(trial)
     if row.get("dataset") == "imagefolder":  # no table says where one's own pictures are
         settings["data_dir"] = "FOLDER"
     return " ".join([TRAIN, *(shlex.quote(f"--{name}={text(value)}") for name, value in settings.items())])
 
 
-def changed(trial: Trial) -> dict[str, object]:
+def settings_of(trial: Trial) -> dict[str, object]:
     """The settings that are not at their default; model and seed always."""
-    default = Trial()
-    return {
-        name: value
-        for name, value in trial.settings().items()
-        if name in ("model", "seed") or (name != "data_dir" and value != getattr(default, name))
-    }
+    wanted = {"model", "seed", *changed(trial)} - {"data_dir"}
+    return {name: value for name, value in trial.settings().items() if name in wanted}
 
 
 def latency_command(row: Row, target: str = "latency") -> str:

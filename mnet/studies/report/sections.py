@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from mnet.cost import cost
 from mnet.errors import ConfigError
-from mnet.latency.blocks import named_kinds, part_of
-from mnet.network import MobileNet
+from mnet.latency.blocks import counted_blocks
 from mnet.spec import Network
 from mnet.studies.archive import EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, find_table, read_table
 from mnet.studies.report import charts, tables
@@ -218,7 +216,7 @@ def per_layer(data: Data) -> tuple[Figure | None, dict[str, Table]]:
         kept[f"blocks-{runtime_name}"] = tables.table(caption, columns, frame, lambda row, command=command: command)  # type: ignore[misc]
     if network is not None:
         if not figures:
-            blocks = blocks_of(network, size)
+            blocks = counted_blocks(network, size)
             figures.append(charts.blocks_chart(blocks))
             kept["blocks"] = tables.table(f"Blocks of {what}", tables.BLOCKS, blocks)
         kept["layers"] = tables.table(f"Layers of {what}", tables.LAYERS, cost(network, size).layers)
@@ -253,25 +251,3 @@ def baseline_network(data: Data) -> tuple[Network | None, int, str]:
     toggles = ", ".join(f"{name}={settings[name]}" for name in Toggles.__dataclass_fields__ if name in settings)
     what = f"{settings['model']}{', ' + toggles if toggles else ''} at {pictures.resolution} px"
     return network, pictures.resolution, what
-
-
-def blocks_of(network: Network, size: int) -> pd.DataFrame:
-    """The columns of a `blocks-*.csv` that need no measurement."""
-    layers = cost(network, size).layers
-    parts = layers.groupby(layers["layer"].map(part_of), sort=False)
-    with torch.device("meta"):  # the kinds are read off the module; it needs no weights
-        kinds = dict(named_kinds(MobileNet(network)))
-    return pd.DataFrame(
-        [
-            {
-                "block": part,
-                "kind": kinds.get(str(part), ""),
-                "resolution": int(rows["resolution"].iloc[-1]),
-                "in_channels": int(rows["in_channels"].iloc[0]),
-                "out_channels": int(rows["out_channels"].iloc[-1]),
-                "params": int(rows["params"].sum()),
-                "madds": int(rows["madds"].sum()),
-            }
-            for part, rows in parts
-        ]
-    )

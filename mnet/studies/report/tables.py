@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from mnet.studies.report.commands import Place, Row, known, latency_command, records, run_command, told
+from mnet.studies.archive import known
+from mnet.studies.report.commands import Place, Row, latency_command, records, run_command, told
 
 MILLION = 1e6
 MINUS = "\u2212"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mnet.studies.report.commands import Row, known, records
+from mnet.studies.archive import known
+from mnet.studies.report.commands import Row, records
 from mnet.studies.report.tables import WORDS, distinct, span, written
 
 if TYPE_CHECKING:
