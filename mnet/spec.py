@@ -9,7 +9,7 @@ linear projection; V3 adds squeeze-and-excite (SE), h-swish and another head. `t
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, cast
 
 from mnet.errors import ConfigError
@@ -18,6 +18,7 @@ Activation = Literal["relu", "relu6", "hswish", "swish"]
 Gate = Literal["hsigmoid", "sigmoid"]
 Shortcut = Literal["bottleneck", "expansion", "none"]
 WidthRule = Literal["paper", "torchvision"]
+HeadKind = Literal["ssdlite", "lr_aspp", "r_aspp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,19 @@ class Hidden:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Head:
+    """What stands on the feature maps instead of pooling and classifier, for detection or segmentation."""
+
+    kind: HeadKind
+    filters: tuple[int, ...]
+    """ssdlite: of the extra feature maps after C5, each half as wide. The others: of the branches on C5."""
+    bn_eps: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Network:
-    """A whole network: stem -> blocks -> 1x1 tail -> global pooling -> hidden -> dropout -> classifier."""
+    """A whole network: stem -> blocks -> 1x1 tail -> global pooling -> hidden -> dropout -> classifier; or, with a
+    `head`, that one on feature maps of the first three."""
 
     name: str
     stem: Conv
@@ -90,6 +102,9 @@ class Network:
     """Whether the channels after C4 are already halved."""
     in_channels: int = 3
     num_classes: int = 1000
+    """What the pictures show. A detector adds the background to them; to segmentation it is a class like others."""
+    head: Head | None = None
+    """None = the classifier."""
 
     def __post_init__(self) -> None:
         rows: list[Conv | Block] = [self.stem, *self.blocks]
@@ -116,13 +131,15 @@ class Network:
         unknown = sorted(set(data) - {field.name for field in fields(cls)})
         if unknown:
             raise ConfigError(f"unknown keys in a network: {', '.join(unknown)}")
-        nested: dict[str, type] = {"stem": Conv, "tail": Conv, "hidden": Hidden}
+        nested: dict[str, type] = {"stem": Conv, "tail": Conv, "hidden": Hidden, "head": Head}
         try:
             parts = {
                 key: nested[key](**cast(dict, value)) if key in nested and value is not None else value
                 for key, value in data.items()
             }
             parts["blocks"] = tuple(Block(**row) for row in cast(list, data["blocks"]))
+            if isinstance(head := parts.get("head"), Head):
+                parts["head"] = replace(head, filters=tuple(head.filters))  # YAML has lists
             return cls(**parts)  # type: ignore[arg-type]
         except (TypeError, KeyError) as error:
             raise ConfigError(f"not a network: {error}") from None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mnet.errors import unknown
-from mnet.spec import Block, Conv, Hidden, Network
+from mnet.spec import Block, Conv, Head, Hidden, Network
 
 # fmt: off
 
@@ -121,6 +121,14 @@ V3_SMALL = Network(
     bn_momentum=0.01,
     torchvision_rounds=True,
 )
+
+# What stands on a backbone. SSDLite: V2 §6.2, with the extra maps of the authors' code. R-ASPP: V2 §6.3, two branches
+# of ASPP. LR-ASPP: V3 §6.4, figure 10. Batch norms' eps are torchvision's: the papers do not say.
+HEADS = {
+    "ssdlite": Head(kind="ssdlite", filters=(512, 256, 256, 128), bn_eps=1e-3),
+    "lr_aspp": Head(kind="lr_aspp", filters=(128,), bn_eps=1e-5),
+    "r_aspp":  Head(kind="r_aspp",  filters=(256,), bn_eps=1e-5),
+}
 
 # fmt: on
 

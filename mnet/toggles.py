@@ -18,8 +18,11 @@ from typing import Literal
 
 from mnet.errors import ConfigError
 from mnet.settings import check_types, parse
-from mnet.spec import Activation, Block, Conv, Gate, Hidden, Network, Shortcut, WidthRule, round_channels
-from mnet.tables import table
+from mnet.spec import Activation, Block, Conv, Gate, HeadKind, Hidden, Network, Shortcut, WidthRule, round_channels
+from mnet.tables import HEADS, table
+
+MIN_EXTRA = 16
+"""Filters that an extra map of SSDLite has at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,11 @@ class Toggles:
     """The gate of SE. Source: V3 §5.2."""
     output_stride: Literal[8, 16, 32] | None = None
     """Largest stride; later strides become dilations. Source: V3 §6.4."""
+    head: HeadKind | None = None
+    """What stands on the feature maps, and so the task: the classifier (paper), SSDLite for detection, LR-ASPP or R-ASPP
+    for segmentation. Source: V2 §6.2 and §6.3, V3 §6.3 and §6.4."""
+    head_filters: int | None = None
+    """Filters of the branches of LR-ASPP (128) or R-ASPP (256). Source: V3, table 7."""
     # Width, once and last.
     width_rule: WidthRule | None = None
     """How scaled channels are rounded: the authors' rule, or torchvision's for V3."""
@@ -248,6 +256,19 @@ def output_stride(net: Network, value: int) -> Network:
     return replace(net, output_stride=value)
 
 
+def head(net: Network, value: HeadKind) -> Network:
+    return replace(net, head=HEADS[value])
+
+
+def head_filters(net: Network, value: int) -> Network:
+    if net.head is None or net.head.kind == "ssdlite":
+        kind = "the classifier" if net.head is None else net.head.kind
+        raise ConfigError(f"head_filters={value}: {kind} has no branches; add head=lr_aspp or head=r_aspp")
+    if value < 1:
+        raise ConfigError(f"head_filters must be at least 1, not {value}")
+    return replace(net, head=replace(net.head, filters=(value,)))
+
+
 def width_rule(net: Network, value: WidthRule) -> Network:
     return replace(net, width_rule=value)
 
@@ -287,7 +308,10 @@ def width(net: Network, value: float) -> Network:
         tail, hidden = replace(tail, out_channels=out), replace(hidden, out_features=feature_layer(hidden.out_features))
     elif tail is not None:
         tail = replace(tail, out_channels=feature_layer(tail.out_channels))
-    return replace(net, stem=stem, blocks=tuple(blocks), tail=tail, hidden=hidden, width=float(value))
+    head = net.head
+    if head is not None and head.kind == "ssdlite":  # as in the authors' code; LR-ASPP's branches are not scaled
+        head = replace(head, filters=tuple(max(MIN_EXTRA, int(filters * value)) for filters in head.filters))
+    return replace(net, stem=stem, blocks=tuple(blocks), tail=tail, hidden=hidden, head=head, width=float(value))
 
 
 def each_block(net: Network, change: Callable[[Block], Block]) -> Network:

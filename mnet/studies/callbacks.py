@@ -42,8 +42,8 @@ class Progress:
 
     step: int
     steps: int
-    top1: float
-    """Of recent training batches, in percent."""
+    seen: float
+    """Of recent training batches: what the task tells beside the loss (classification: top-1 in percent), or the loss."""
 
 
 Report = Callable[[Progress], object]
@@ -103,9 +103,9 @@ class Watch(Callback):
             raise NotFinite(f"the loss is {loss}")
         if tell:
             self._told = now
-            top1 = self._progress.top1
-            top1 += (float(seen["top1"]) - top1) * (0.2 if top1 else 1.0)
-            self._progress = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), top1)
+            recent = self._progress.seen
+            recent += (float(list(seen.values())[-1]) - recent) * (0.2 if recent else 1.0)
+            self._progress = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), recent)
             self.stop = bool(self.report(self._progress)) or self.stop
 
     def on_validation_batch_end(self, *_: object) -> None:

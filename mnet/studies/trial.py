@@ -15,6 +15,7 @@ from mnet.cost import cost
 from mnet.errors import ConfigError, text, unknown
 from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, parse
 from mnet.spec import Network
+from mnet.tasks import Task, task_of
 from mnet.toggles import Toggles, toggled
 from mnet.toggles import width as with_width
 from mnet.training.recipes import Recipe, quantization_aware, recipe
@@ -77,6 +78,11 @@ class Trial(Toggles):
             raise ConfigError(f"seed must be in [0, 2**32), not {self.seed}")
         self.network(num_classes=2, in_channels=1)
         self.full_recipe()
+
+    @property
+    def task(self) -> Task:
+        """What the network is trained for."""
+        return task_of(self.head)
 
     def toggles(self) -> dict[str, object]:
         """The toggles alone, None included."""
