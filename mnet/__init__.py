@@ -8,7 +8,7 @@ from mnet.cost import Cost, cost
 from mnet.errors import ConfigError, DataError
 from mnet.interop import load_torchvision, to_torchvision
 from mnet.network import MobileNet, create_model
-from mnet.spec import Block, Conv, Hidden, Network
+from mnet.spec import Block, Conv, FeatureMap, Head, Hidden, Network, feature_maps
 from mnet.tables import list_models
 from mnet.toggles import Toggles, describe
 
@@ -20,6 +20,8 @@ __all__ = [
     "Conv",
     "Cost",
     "DataError",
+    "FeatureMap",
+    "Head",
     "Hidden",
     "MobileNet",
     "Network",
@@ -27,6 +29,7 @@ __all__ = [
     "cost",
     "create_model",
     "describe",
+    "feature_maps",
     "list_models",
     "load_torchvision",
     "to_torchvision",

@@ -7,35 +7,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from mnet.counting import LayerCost, convolution, linear
 from mnet.errors import ConfigError
+from mnet.heads import HEADS, uses_tail
 from mnet.spec import Network, place
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mnet.network import MobileNet
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerCost:
-    """One convolution or linear layer, with the batch norm behind it."""
-
-    layer: str
-    """Its name in the built module."""
-    kind: str
-    """stem, expand, depthwise, se, project, full (non-separable), tail, hidden or classifier."""
-    in_channels: int
-    out_channels: int
-    kernel: int
-    stride: int
-    resolution: int
-    """Height and width of the output, in pixels."""
-    params: int
-    """Weights and biases, and the batch norm's weight and bias."""
-    madds: int
-    """Multiply-adds of the convolution or linear layer for one picture; biases are not counted."""
-    activation_bytes: int
-    """What is alive in float32 while it runs, for one picture: input, output, and what a shortcut still needs."""
 
 
 @dataclass(frozen=True)
@@ -92,65 +72,48 @@ def cost(network: Network | MobileNet, resolution: int = 224) -> Cost:
 
 def count(net: Network, size: int) -> Iterator[LayerCost]:
     """The layers in the order of execution."""
-
-    def convolution(
-        layer: str, kind: str, channels: tuple[int, int], kernel: int, stride: int = 1, groups: int = 1, kept: int = 0
-    ) -> LayerCost:
-        into, out = channels
-        after = (size - 1) // stride + 1
-        weights = into // groups * out * kernel**2
-        return LayerCost(
-            layer=f"{layer}.conv",
-            kind=kind,
-            in_channels=into,
-            out_channels=out,
-            kernel=kernel,
-            stride=stride,
-            resolution=after,
-            params=weights + 2 * out,
-            madds=weights * after**2,
-            activation_bytes=4 * (into * size**2 + out * after**2 + kept),
-        )
-
-    def linear(layer: str, kind: str, into: int, out: int, kept: int = 0) -> LayerCost:
-        return LayerCost(
-            layer=layer,
-            kind=kind,
-            in_channels=into,
-            out_channels=out,
-            kernel=1,
-            stride=1,
-            resolution=1,
-            params=into * out + out,
-            madds=into * out,
-            activation_bytes=4 * (into + out + kept),
-        )
-
-    yield convolution("stem", "stem", (net.in_channels, net.stem.out_channels), net.stem.kernel, net.stem.stride)
+    pictures = size
+    head = HEADS[net.head.kind] if net.head is not None else None
+    maps = head.stands_on(net) if head is not None else ()
+    taken = {(one.block, one.inside) for one in maps}
+    yield convolution(
+        "stem.conv", "stem", (net.in_channels, net.stem.out_channels), size, net.stem.kernel, net.stem.stride
+    )
     size = (size - 1) // net.stem.stride + 1
+    waiting = 0  # elements of maps that the head still needs
     for i, at in enumerate(place(net)):
         name, wide = f"blocks.{i}", at.expanded
-        kept = at.in_channels * size**2 if at.shortcut and net.shortcut == "bottleneck" else 0
-        beside = 0 if at.row.expansion is None else kept  # without an expansion, the input is what is kept
+        shortcut = at.in_channels * size**2 if at.shortcut and net.shortcut == "bottleneck" else 0
+        kept = shortcut + waiting
+        beside = waiting if at.row.expansion is None else kept  # without an expansion, the input is what is kept
         if at.row.expansion is not None:
-            yield convolution(f"{name}.expand", "expand", (at.in_channels, wide), 1)
+            yield convolution(f"{name}.expand.conv", "expand", (at.in_channels, wide), size, kept=waiting)
+        inside = wide * size**2 if (i, True) in taken else 0
         if net.separable:
-            yield convolution(f"{name}.depthwise", "depthwise", (wide, wide), at.row.kernel, at.stride, wide, beside)
+            inner, kernel, stride = (wide, wide), at.row.kernel, at.stride
+            yield convolution(
+                f"{name}.depthwise.conv", "depthwise", inner, size, kernel, stride, groups=wide, kept=beside
+            )
             size = (size - 1) // at.stride + 1
+        kept, waiting = kept + inside, waiting + inside
         if at.squeeze:
             alive = wide * size**2 + kept
             yield linear(f"{name}.se.fc1", "se", wide, at.squeeze, alive)
             yield linear(f"{name}.se.fc2", "se", at.squeeze, wide, alive)
         if net.separable:
-            yield convolution(f"{name}.project", "project", (wide, at.row.out_channels), 1, kept=kept)
+            yield convolution(f"{name}.project.conv", "project", (wide, at.row.out_channels), size, kept=kept)
         else:
             full = (wide, at.row.out_channels)
-            yield convolution(f"{name}.project", "full", full, at.row.kernel, at.stride, kept=beside)
+            yield convolution(f"{name}.project.conv", "full", full, size, at.row.kernel, at.stride, kept=beside)
             size = (size - 1) // at.stride + 1
+        waiting += at.row.out_channels * size**2 if (i, False) in taken and i + 1 < len(net.blocks) else 0
     channels = net.blocks[-1].out_channels
-    if net.tail is not None:
-        yield convolution("tail", "tail", (channels, net.tail.out_channels), net.tail.kernel)
+    if net.tail is not None and uses_tail(net):
+        yield convolution("tail.conv", "tail", (channels, net.tail.out_channels), size, net.tail.kernel, kept=waiting)
         channels = net.tail.out_channels
+    if head is not None:
+        yield from head.count(net, [-(-pictures // one.stride) for one in maps])
+        return
     if net.hidden is not None:
         yield linear("hidden.0", "hidden", channels, net.hidden.out_features)
         channels = net.hidden.out_features

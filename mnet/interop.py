@@ -1,4 +1,7 @@
-"""Weights in and out of other layouts: torchvision's for V2 and V3, timm's for V1 (torchvision has none)."""
+"""Weights in and out of other layouts: torchvision's for V2 and V3, timm's for V1 (torchvision has none).
+
+With a head, torchvision's SSDLite and LR-ASPP, which it has on V3.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mnet.errors import ConfigError
+from mnet.heads import settings_of
 from mnet.network import MobileNet
-from mnet.spec import Network, place
+from mnet.spec import HeadKind, Network, feature_map, place
 from mnet.toggles import describe
 
 Names = Iterator[tuple[str, str]]
@@ -62,6 +66,10 @@ def names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
     if not network.separable:
         raise ConfigError("no published layout has full convolutions instead of separable ones")
     prefixes = LAYOUTS[network.name](network)
+    if network.head is not None:
+        if network.head.kind not in HEAD_LAYOUTS or network.name not in ON_V3:
+            raise ConfigError(f"torchvision's layouts have no {network.head.kind} on {network.name}")
+        prefixes = HEAD_LAYOUTS[network.head.kind](network, prefixes)
     return {
         f"{ours}.{tensor.removeprefix(f'{ours}.')}": f"{theirs}.{tensor.removeprefix(f'{ours}.')}"
         for ours, theirs in prefixes
@@ -82,6 +90,8 @@ def other_rule(network: Network, shapes: Mapping[str, torch.Size]) -> str | None
                 width=network.width,
                 width_rule=other,
                 reduced_tail=network.reduced_tail,
+                head=network.head and network.head.kind,
+                lowest_boxes=network.head.boxes[0] if network.head and network.head.boxes else None,
             )
         )
     expected = to_torchvision(twin)
@@ -155,6 +165,42 @@ def timm_v1(network: Network) -> Names:
     yield "classifier", "classifier"
 
 
+def torchvision_ssdlite(network: Network, prefixes: Names) -> Names:
+    """torchvision cuts the backbone after C4, which is inside a block."""
+    cut = feature_map(network, "C4").block + 1
+    for ours, theirs in prefixes:
+        if ours.startswith(("hidden", "classifier")):
+            continue
+        _, index, *inner = theirs.split(".")
+        layer = int(index)
+        before = layer < cut or (layer == cut and inner[1] == "0")
+        if layer == cut:  # the block itself is taken apart, and its expansion is a layer of its own
+            inner = inner[2 if before else 1 :]
+        yield ours, ".".join(["backbone.features", *(["0", index] if before else ["1", str(layer - cut)]), *inner])
+    for i in range(len(settings_of(network).filters)):
+        for step in range(3):
+            yield from pair(f"head.extra.{i}.{step}", f"backbone.extra.{i}.{step}")
+    for ours, theirs in (("scores", "classification_head"), ("places", "regression_head")):
+        for i in range(len(settings_of(network).boxes)):
+            yield from pair(f"head.{ours}.{i}.0", f"head.{theirs}.module_list.{i}.0")
+            yield f"head.{ours}.{i}.1", f"head.{theirs}.module_list.{i}.1"
+
+
+def torchvision_lraspp(network: Network, prefixes: Names) -> Names:
+    for ours, theirs in prefixes:
+        if not ours.startswith(("hidden", "classifier")):
+            yield ours, theirs.replace("features", "backbone", 1)
+    yield from pair("head.branch", "classifier.cbr")
+    yield "head.gate", "classifier.scale.1"
+    yield "head.low", "classifier.low_classifier"
+    yield "head.high", "classifier.high_classifier"
+
+
+ON_V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
+HEAD_LAYOUTS: dict[HeadKind, Callable[[Network, Names], Names]] = {
+    "ssdlite": torchvision_ssdlite,
+    "lr_aspp": torchvision_lraspp,
+}
 LAYOUTS: dict[str, Callable[[Network], Names]] = {
     "mobilenet_v1": timm_v1,
     "mobilenet_v2": torchvision_v2,

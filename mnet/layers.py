@@ -189,7 +189,14 @@ class InvertedResidual(nn.Module):
             self.project = ConvNormAct(wide, row.out_channels, row.kernel, row.projection, network=network, **spatial)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x if self.expand is None else self.expand(x)
+        return self.narrow(x, self.widen(x))
+
+    def widen(self, x: Tensor) -> Tensor:
+        """The 1x1 expansion, if there is one: C4 where the block is the first of the last stage."""
+        return x if self.expand is None else self.expand(x)
+
+    def narrow(self, x: Tensor, out: Tensor) -> Tensor:
+        """From the block's input and its expansion to its output."""
         if self.depthwise is not None:
             inner = self.depthwise(out)
             out = out + inner if self.shortcut == "expansion" else inner

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import cast
+
 from torch import Tensor, nn
 
+from mnet.heads import Head, make_head, uses_tail
 from mnet.layers import Activate, ConvNormAct, InvertedResidual
-from mnet.spec import Network, place
+from mnet.spec import FeatureMap, Network, feature_map, place
 from mnet.toggles import describe
 
 
@@ -13,8 +17,10 @@ class MobileNet(nn.Module):
     """The module of a `Network`, which it keeps as `.network`.
 
     Shape:
-        (N, in_channels, H, W) -> (N, num_classes)
+        (N, in_channels, H, W) -> (N, num_classes); with a head what that one gives, see `mnet.heads`.
     """
+
+    head: Head | None
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -26,9 +32,14 @@ class MobileNet(nn.Module):
         self.blocks = nn.Sequential(*(InvertedResidual(placed, network) for placed in place(network)))
         channels = network.blocks[-1].out_channels
         self.tail: nn.Module = nn.Identity()
-        if tail is not None:
+        if tail is not None and uses_tail(network):
             self.tail = ConvNormAct(channels, tail.out_channels, tail.kernel, tail.activation, network=network)
             channels = tail.out_channels
+        self.head = None
+        if network.head is not None:
+            initialise(self)
+            self.head = make_head(network)
+            return
         self.hidden: nn.Module = nn.Identity()
         if hidden is not None:
             self.hidden = nn.Sequential(nn.Linear(channels, hidden.out_features), Activate(hidden.activation))
@@ -41,8 +52,33 @@ class MobileNet(nn.Module):
         """The last feature map: (N, in_channels, H, W) -> (N, C, ceil(H / 32), ceil(W / 32)) at stride 32."""
         return self.tail(self.blocks(self.stem(x)))
 
+    def feature_maps(self, x: Tensor, maps: Sequence[FeatureMap | str]) -> list[Tensor]:
+        """Several feature maps of the same pictures.
+
+        Args:
+            x: (N, in_channels, H, W).
+            maps: Of `mnet.feature_maps(net.network)`, or their names: C2, C3, C4, last, C5.
+
+        Returns:
+            In the order of `maps`, each (N, channels, ceil(H / stride), ceil(W / stride)).
+
+        Raises:
+            ConfigError: The network has no such map.
+        """
+        wanted = [feature_map(self.network, one) if isinstance(one, str) else one for one in maps]
+        found: dict[tuple[int, bool], Tensor] = {}
+        x = self.stem(x)
+        for i, block in enumerate(cast(Iterable[InvertedResidual], self.blocks)):
+            wide = found[i, True] = block.widen(x)
+            x = found[i, False] = block.narrow(x, wide)
+        if any(one.block == len(self.blocks) for one in wanted):
+            found[len(self.blocks), False] = self.tail(x)
+        return [found[one.block, one.inside] for one in wanted]
+
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores before softmax."""
+        """Class scores before softmax, or the head's."""
+        if self.head is not None:
+            return self.head(self.feature_maps(x, self.head.maps), x.shape[2:])
         pooled = self.forward_features(x).mean((2, 3), keepdim=True).flatten(1)  # what runtimes know as one operator
         return self.classifier(self.dropout(self.hidden(pooled)))
 

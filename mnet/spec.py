@@ -8,11 +8,13 @@ linear projection; V3 adds squeeze-and-excite (SE), h-swish and another head. `t
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, cast
 
-from mnet.errors import ConfigError
+from mnet.errors import ConfigError, unknown
 
 Activation = Literal["relu", "relu6", "hswish", "swish"]
 Gate = Literal["hsigmoid", "sigmoid"]
@@ -68,6 +70,8 @@ class Head:
     filters: tuple[int, ...]
     """ssdlite: of the extra feature maps after C5, each half as wide. The others: of the branches on C5."""
     bn_eps: float
+    boxes: tuple[int, ...] = ()
+    """ssdlite: default boxes a place, of every map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +143,7 @@ class Network:
             }
             parts["blocks"] = tuple(Block(**row) for row in cast(list, data["blocks"]))
             if isinstance(head := parts.get("head"), Head):
-                parts["head"] = replace(head, filters=tuple(head.filters))  # YAML has lists
+                parts["head"] = replace(head, filters=tuple(head.filters), boxes=tuple(head.boxes))  # YAML has lists
             return cls(**parts)  # type: ignore[arg-type]
         except (TypeError, KeyError) as error:
             raise ConfigError(f"not a network: {error}") from None
@@ -187,6 +191,76 @@ def place(network: Network) -> list[Placed]:
         )
         channels = row.out_channels
     return placed
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMap:
+    """A map that a head may stand on: (N, channels, ceil(H / stride), ceil(W / stride))."""
+
+    name: str
+    block: int
+    """Index of the block that it comes from; one more than the last = from the 1x1 tail."""
+    inside: bool
+    """Whether it is the block's expansion, before the depthwise convolution, or its output."""
+    channels: int
+    stride: int
+
+
+def feature_maps(network: Network) -> dict[str, FeatureMap]:
+    """The maps of a network by name, from fine to coarse.
+
+    Stages begin at the strided rows of the table and are counted from the last, so they are the same ones where
+    `output_stride` dilates (their strides say so) and where `total_stride` drops the early strides.
+
+    Returns:
+        C2, C3: the output of the stage's first block (as LR-ASPP takes C3 in torchvision). C4: the expansion of the
+        last stage's first block; of one without expansion, its input (V3 §6.3). last: the output of the last block.
+        C5: what is pooled for the classifier, of the 1x1 tail where there is one.
+    """
+    placed = place(network)
+    strides = list(itertools.accumulate((at.stride for at in placed), operator.mul, initial=network.stem.stride))
+    first = [i for i, at in enumerate(placed) if at.row.stride > 1]
+    found = []
+    for name, nth in (("C2", 4), ("C3", 3)):
+        if len(first) >= nth:
+            block = first[-nth]
+            found.append((name, block, False, placed[block].row.out_channels, strides[block + 1]))
+    if first:
+        found.append(("C4", first[-1], True, placed[first[-1]].expanded, strides[first[-1]]))
+    end, out = len(placed) - 1, network.blocks[-1].out_channels
+    found.append(("last", end, False, out, strides[-1]))
+    found.append(
+        (
+            "C5",
+            end if network.tail is None else end + 1,
+            False,
+            network.tail.out_channels if network.tail else out,
+            strides[-1],
+        )
+    )
+    return {
+        name: FeatureMap(name=name, block=block, inside=inside, channels=channels, stride=stride)
+        for name, block, inside, channels, stride in found
+    }
+
+
+def feature_map(network: Network, name: str) -> FeatureMap:
+    """
+    Raises:
+        ConfigError: The network has no map of that name; the message has those that it has.
+    """
+    maps = feature_maps(network)
+    if name not in maps:
+        raise unknown(f"feature map of {network.name}", name, maps)
+    return maps[name]
+
+
+def last_map(network: Network) -> FeatureMap:
+    """What segmentation stands on: C5; without a wide 1x1 tail that only classification needs (V2's 1280).
+
+    Source: the parameters in V3, table 7.
+    """
+    return feature_map(network, "C5" if network.hidden is not None else "last")
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:

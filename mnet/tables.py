@@ -125,7 +125,7 @@ V3_SMALL = Network(
 # What stands on a backbone. SSDLite: V2 §6.2, with the extra maps of the authors' code. R-ASPP: V2 §6.3, two branches
 # of ASPP. LR-ASPP: V3 §6.4, figure 10. Batch norms' eps are torchvision's: the papers do not say.
 HEADS = {
-    "ssdlite": Head(kind="ssdlite", filters=(512, 256, 256, 128), bn_eps=1e-3),
+    "ssdlite": Head(kind="ssdlite", filters=(512, 256, 256, 128), bn_eps=1e-3, boxes=(3, 6, 6, 6, 6, 6)),
     "lr_aspp": Head(kind="lr_aspp", filters=(128,), bn_eps=1e-5),
     "r_aspp":  Head(kind="r_aspp",  filters=(256,), bn_eps=1e-5),
 }

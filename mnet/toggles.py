@@ -3,7 +3,7 @@
 To add one: a field with its docstring, a function below with the same name, and a test. The command line, the
 checking of sweep files, the columns of the results and the documentation follow from the field.
 
-The order of the fields is the order of application (which rows there are, what each row does, width and its
+The order of the fields is the order of application (head, which rows there are, what each row does, width and its
 rounding last), so the order in which a user names toggles does not matter. Every function is idempotent and
 refuses what it cannot do before anything is built.
 """
@@ -29,7 +29,14 @@ MIN_EXTRA = 16
 class Toggles:
     """What differs from the paper's network. None = as in the paper."""
 
-    # Which rows there are.
+    # What stands on the rows, then which rows there are.
+    head: HeadKind | None = None
+    """What stands on the feature maps, and so the task: the classifier (None), SSDLite for detection, LR-ASPP or
+    R-ASPP for segmentation. Source: V2 §6.2 and §6.3, V3 §6.3 and §6.4."""
+    head_filters: int | None = None
+    """Filters of the branches of LR-ASPP (128) or R-ASPP (256). Source: V3, table 7."""
+    lowest_boxes: Literal[3, 6] | None = None
+    """Default boxes a place of SSDLite's finest map, C4: 3 (the papers' costs, table 6 of V3) or 6 (torchvision's)."""
     shallow: bool | None = None
     """Without the five 14x14x512 blocks of V1. Source: V1, table 5."""
     last_stage: Literal["streamlined", "full"] | None = None
@@ -66,11 +73,6 @@ class Toggles:
     """The gate of SE. Source: V3 §5.2."""
     output_stride: Literal[8, 16, 32] | None = None
     """Largest stride; later strides become dilations. Source: V3 §6.4."""
-    head: HeadKind | None = None
-    """What stands on the feature maps, and so the task: the classifier (paper), SSDLite for detection, LR-ASPP or R-ASPP
-    for segmentation. Source: V2 §6.2 and §6.3, V3 §6.3 and §6.4."""
-    head_filters: int | None = None
-    """Filters of the branches of LR-ASPP (128) or R-ASPP (256). Source: V3, table 7."""
     # Width, once and last.
     width_rule: WidthRule | None = None
     """How scaled channels are rounded: the authors' rule, or torchvision's for V3."""
@@ -116,6 +118,26 @@ def toggled(model: str, toggles: Toggles, num_classes: int, in_channels: int) ->
     return toggles.apply(replace(table(model), num_classes=num_classes, in_channels=in_channels))
 
 
+def head(net: Network, value: HeadKind) -> Network:
+    return replace(net, head=HEADS[value])
+
+
+def head_filters(net: Network, value: int) -> Network:
+    if net.head is None or net.head.kind == "ssdlite":
+        kind = "the classifier" if net.head is None else net.head.kind
+        raise ConfigError(f"head_filters={value}: {kind} has no branches; add head=lr_aspp or head=r_aspp")
+    if value < 1:
+        raise ConfigError(f"head_filters must be at least 1, not {value}")
+    return replace(net, head=replace(net.head, filters=(value,)))
+
+
+def lowest_boxes(net: Network, value: int) -> Network:
+    if net.head is None or net.head.kind != "ssdlite":
+        kind = "the classifier" if net.head is None else net.head.kind
+        raise ConfigError(f"lowest_boxes={value}: {kind} has no default boxes; add head=ssdlite")
+    return replace(net, head=replace(net.head, boxes=(value, *net.head.boxes[1:])))
+
+
 def shallow(net: Network, value: bool) -> Network:
     if not value:
         return net
@@ -147,15 +169,17 @@ def last_stage(net: Network, value: str) -> Network:
 
 
 def reduced_tail(net: Network, value: bool) -> Network:
-    """C4 is the expansion of the last strided block, so that expansion stays; all after it is halved."""
+    """C4 is the expansion of the last strided block; it stays, but for segmentation, which takes no C4 (so say the
+    parameters in V3, tables 6 and 7). All after it is halved."""
     if not value or net.reduced_tail:
         return net
     first = max(i for i, row in enumerate(net.blocks) if row.stride > 1)
+    kept = 0 if net.head is None or net.head.kind == "ssdlite" else None
     tail = [
         replace(
             row,
             out_channels=row.out_channels // 2,
-            expansion=row.expansion if row.expansion is None or i == 0 else row.expansion // 2,
+            expansion=row.expansion if row.expansion is None or i == kept else row.expansion // 2,
         )
         for i, row in enumerate(net.blocks[first:])
     ]
@@ -256,19 +280,6 @@ def output_stride(net: Network, value: int) -> Network:
     return replace(net, output_stride=value)
 
 
-def head(net: Network, value: HeadKind) -> Network:
-    return replace(net, head=HEADS[value])
-
-
-def head_filters(net: Network, value: int) -> Network:
-    if net.head is None or net.head.kind == "ssdlite":
-        kind = "the classifier" if net.head is None else net.head.kind
-        raise ConfigError(f"head_filters={value}: {kind} has no branches; add head=lr_aspp or head=r_aspp")
-    if value < 1:
-        raise ConfigError(f"head_filters must be at least 1, not {value}")
-    return replace(net, head=replace(net.head, filters=(value,)))
-
-
 def width_rule(net: Network, value: WidthRule) -> Network:
     return replace(net, width_rule=value)
 
@@ -276,7 +287,8 @@ def width_rule(net: Network, value: WidthRule) -> Network:
 def width(net: Network, value: float) -> Network:
     """Every channel count x `value`, rounded to a multiple of 8.
 
-    `paper`: an expansion keeps its ratio to its input, and the last feature layer is not scaled below width 1.
+    `paper`: an expansion keeps its ratio to its input, and the last feature layer is not scaled below width 1 where the
+    classifier stands on it.
     `torchvision` (V3 only): expansions are rounded on their own, the 1x1 tail keeps its ratio to the last block,
     and the last feature layer is scaled too. At width 1 the rules agree.
     """
@@ -300,7 +312,7 @@ def width(net: Network, value: float) -> Network:
         blocks.append(replace(row, expansion=expansion, out_channels=after))
 
     def feature_layer(channels: int) -> int:
-        return scaled(channels) if by_torchvision else round_channels(channels * max(1.0, value))
+        return scaled(channels) if by_torchvision or net.head else round_channels(channels * max(1.0, value))
 
     tail, hidden = net.tail, net.hidden
     if tail is not None and hidden is not None:

@@ -24,6 +24,7 @@ SAMPLES = {  # of the fields that are free numbers; the others name their values
     "hswish_from": [1, 16, 40, 80, 112, 10_000],
     "se_ratio": [0.05, 0.25, 1.0],
     "width": [0.25, 0.35, 0.5, 1.0, 1.4],
+    "head_filters": [64, 256],
 }
 
 

@@ -43,7 +43,7 @@ class Progress:
     step: int
     steps: int
     seen: float
-    """Of recent training batches: what the task tells beside the loss (classification: top-1 in percent), or the loss."""
+    """Of recent training batches: what the task tells beside the loss (classification: top-1 in percent), or that."""
 
 
 Report = Callable[[Progress], object]
