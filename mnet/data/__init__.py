@@ -1,4 +1,5 @@
-"""Data sets by name. All give a classifier `num_classes`, `in_channels`, `resolution` and three loaders."""
+"""Data sets by name. All give a model `num_classes`, `in_channels`, `resolution` and three loaders; `tasks` says what
+their pictures can be learned for, and those of several tasks take `task`."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from mnet.data.cifar import CIFAR10, CIFAR100
 from mnet.data.fashion_mnist import FashionMNIST
 from mnet.data.folders import ImageFolder
 from mnet.data.module import ImageData
+from mnet.data.scenes import ScenesData
 from mnet.data.streams import ImageNet, Imagenette
 from mnet.errors import unknown
 
 DATASETS: dict[str, type[ImageData]] = {
-    data.name: data for data in (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder)
+    data.name: data for data in (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder, ScenesData)
 }
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "Imagenette",
+    "ScenesData",
     "create_data",
 ]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from mnet.data.augment import Augment, normalise
+from mnet.data.targets import Targets
 from mnet.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]
@@ -105,7 +106,7 @@ class Batches(Resumable):
     def __init__(
         self,
         images: Tensor,
-        labels: Tensor,
+        labels: Tensor | Targets,
         *,
         batch_size: int,
         mean: Sequence[float],
@@ -118,7 +119,7 @@ class Batches(Resumable):
         """
         Args:
             images: (N, C, H, W) uint8.
-            labels: (N,) int64.
+            labels: (N,) int64; of `TargetBatches` boxes or masks.
             batch_size: of all devices together.
             mean: per channel, of pixels scaled to [0, 1].
             std: likewise.
@@ -147,11 +148,12 @@ class Batches(Resumable):
 
     def __len__(self) -> int:
         """Number of batches."""
-        if not len(self.labels):
+        count = len(self._pixels)
+        if not count:
             return 0
-        return len(self.labels) // self.batch_size if self.train else -(-len(self.labels) // self.batch_size)
+        return count // self.batch_size if self.train else -(-count // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         start = self._begin()
         order = self._order()
         for index in range(start, len(self)):
@@ -159,15 +161,33 @@ class Batches(Resumable):
             chosen = part if order is None else self.share.take(order[part])
             # before the yield: a checkpoint written while the batch is in use counts it
             self._position = index + 1
-            yield self._prepare(self._pixels[chosen], index), self.labels[chosen]
+            yield self._batch(chosen, index)
 
     def _order(self) -> Tensor | None:
         if not self.train:
             return None
-        return shuffled(len(self.labels), self.seed, self._epoch).to(self.labels.device)
+        return shuffled(len(self._pixels), self.seed, self._epoch).to(self._pixels.device)
 
-    def _prepare(self, pixels: Tensor, index: int) -> Tensor:
+    def _batch(self, chosen: Tensor | slice, index: int) -> tuple[Tensor, Any]:
+        images = self._pixels[chosen].permute(0, 3, 1, 2)
+        return normalise(images, self._scale, self._shift, self.augment, self._drawing(index)), self.labels[chosen]
+
+    def _drawing(self, index: int) -> Generator:
+        """Of the augmentation of a batch."""
         if self.augment:
             self._generator.manual_seed(random_seed("augment", self.seed, self._epoch, index, *self.share.keys))
-        images = pixels.permute(0, 3, 1, 2)
-        return normalise(images, self._scale, self._shift, self.augment, self._generator)
+        return self._generator
+
+
+class TargetBatches(Batches):
+    """The same with boxes or masks, which are mirrored with their pictures; a crop or cutout is not done to them."""
+
+    labels: Targets
+
+    def _batch(self, chosen: Tensor | slice, index: int) -> tuple[Tensor, Targets]:
+        pixels, targets = self._pixels[chosen], self.labels.select(chosen)
+        if self.augment and self.augment.flip:
+            which = torch.rand(len(pixels), generator=self._drawing(index), device=pixels.device) < 0.5
+            pixels = torch.where(which.view(-1, 1, 1, 1), pixels.flip(2), pixels)
+            targets = targets.mirrored(which, pixels.shape[2])
+        return normalise(pixels.permute(0, 3, 1, 2), self._scale, self._shift), targets

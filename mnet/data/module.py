@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import lightning as L
 import numpy as np
@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from mnet.data.augment import Augment
 from mnet.data.batches import ALL, Batches, Share
+from mnet.data.targets import Targets
 from mnet.errors import ConfigError
 
 VAL_SIZE = 5000
@@ -31,6 +32,8 @@ class ImageData(L.LightningDataModule):
 
     name: str
     """As in `DATASETS`."""
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    """Of `mnet.tasks.TASKS`: what its pictures can be learned for."""
     native_resolution: ClassVar[int]
     """Side in pixels when `resolution` is None."""
     train_size: ClassVar[int | None] = None
@@ -64,6 +67,11 @@ class ImageData(L.LightningDataModule):
         self.seed = seed
         self.val_size = val_size
 
+    @classmethod
+    def classes(cls, task: str) -> int | None:
+        """Classes of the data set for a task; None = only the pictures tell."""
+        return getattr(cls, "num_classes", None)
+
     def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
         """The same pictures, not read again, for another run.
 
@@ -87,8 +95,8 @@ class Images(NamedTuple):
 
     images: Tensor
     """(N, C, H, W) uint8"""
-    labels: Tensor
-    """(N,) int64"""
+    labels: Any
+    """(N,) int64; or boxes or masks (`mnet.data.targets`)"""
 
 
 class InMemoryImages(ImageData):
@@ -184,7 +192,7 @@ class InMemoryImages(ImageData):
         )
 
 
-def as_batches_want(images: Tensor, labels: Tensor) -> Images:
+def as_batches_want(images: Tensor, labels: Tensor | Targets) -> Images:
     """Pixel by pixel in memory, so that every loader uses these bytes and makes no copy."""
     return Images(images.contiguous(memory_format=torch.channels_last), labels)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mnet.cost import cost
 from mnet.errors import ConfigError, text, unknown
@@ -19,6 +19,9 @@ from mnet.tasks import Task, task_of
 from mnet.toggles import Toggles, toggled
 from mnet.toggles import width as with_width
 from mnet.training.recipes import Recipe, quantization_aware, recipe
+
+if TYPE_CHECKING:
+    from mnet.data import ImageData
 
 Precision = Literal["fp32", "int8", "int8-qat"]
 
@@ -76,6 +79,10 @@ class Trial(Toggles):
                 raise ConfigError(f"{name} must be positive, not {value}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be in [0, 2**32), not {self.seed}")
+        if self.head is not None:
+            self.pictures()
+            if self.precision != "fp32":
+                raise ConfigError(f"precision={self.precision} is of classifiers; head={self.head} takes fp32")
         self.network(num_classes=2, in_channels=1)
         self.full_recipe()
 
@@ -118,13 +125,26 @@ class Trial(Toggles):
         Raises:
             ConfigError: Unknown data set.
         """
+        known = self.pictures()
+        resolution = known.native_resolution if self.resolution is None else self.resolution
+        return Pictures(resolution, getattr(known, "in_channels", 3), known.classes(self.task.name) or 10)
+
+    def pictures(self) -> type[ImageData]:
+        """The data set.
+
+        Raises:
+            ConfigError: Unknown, or without what the task needs.
+        """
         from mnet.data import DATASETS  # heavy, and seldom needed
 
         if self.dataset not in DATASETS:
             raise unknown("data set", self.dataset, DATASETS)
         known = DATASETS[self.dataset]
-        resolution = known.native_resolution if self.resolution is None else self.resolution
-        return Pictures(resolution, getattr(known, "in_channels", 3), getattr(known, "num_classes", 10))
+        if (task := self.task.name) not in known.tasks:
+            others = ", ".join(name for name, data in DATASETS.items() if task in data.tasks)
+            asked = f"head={text(self.head)} is {task}"
+            raise ConfigError(f"{asked}, which {self.dataset} has nothing to learn for; one of dataset={others}")
+        return known
 
     def full_recipe(self) -> Recipe:
         """The recipe with this trial's own epochs, batch size and learning rate; of int8, what is done after the

@@ -1,0 +1,83 @@
+"""What pictures show beside a class: boxes and masks, in tensors that a batch is cut from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+IGNORED = 255
+"""In masks: pixels that nobody has labelled; they count neither in the loss nor in mIoU."""
+
+
+class Boxes(NamedTuple):
+    """Objects of every picture, padded to as many as any of them has; a picture may have none."""
+
+    boxes: Tensor
+    """(N, objects, 4) float32: left, top, right, bottom in pixels; zeros where there is no object."""
+    labels: Tensor
+    """(N, objects) int64: classes from 1 on; 0 = no object."""
+
+    def select(self, chosen: Tensor | slice) -> Boxes:
+        return Boxes(self.boxes[chosen], self.labels[chosen])
+
+    def mirrored(self, which: Tensor, width: int) -> Boxes:
+        """Left and right exchanged in the pictures of `which`, (N,) bool, each `width` pixels wide."""
+        left, top, right, bottom = self.boxes.unbind(2)
+        flipped = torch.stack([width - right, top, width - left, bottom], 2) * (self.labels > 0).unsqueeze(2)
+        return Boxes(torch.where(which.view(-1, 1, 1), flipped, self.boxes), self.labels)
+
+    def of(self, picture: int) -> tuple[Tensor, Tensor]:
+        """(objects, 4) and (objects,) of one picture, without the padding."""
+        real = self.labels[picture] > 0
+        return self.boxes[picture][real], self.labels[picture][real]
+
+    def to(self, device: torch.device) -> Boxes:
+        return Boxes(self.boxes.to(device), self.labels.to(device))
+
+    def share_memory_(self) -> Self:
+        self.boxes.share_memory_()
+        self.labels.share_memory_()
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        return self.boxes.nbytes + self.labels.nbytes
+
+
+class Masks(NamedTuple):
+    """The class of every pixel."""
+
+    classes: Tensor
+    """(N, H, W) uint8; `IGNORED` = not labelled."""
+
+    def select(self, chosen: Tensor | slice) -> Masks:
+        return Masks(self.classes[chosen])
+
+    def mirrored(self, which: Tensor, width: int) -> Masks:
+        """Left and right exchanged in the pictures of `which`, (N,) bool."""
+        return Masks(torch.where(which.view(-1, 1, 1), self.classes.flip(2), self.classes))
+
+    def to(self, device: torch.device) -> Masks:
+        return Masks(self.classes.to(device))
+
+    def share_memory_(self) -> Self:
+        self.classes.share_memory_()
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        return self.classes.nbytes
+
+
+Targets = Boxes | Masks
+
+
+def pad_boxes(objects: list[tuple[Tensor, Tensor]]) -> Boxes:
+    """One `Boxes` of pictures' boxes (objects, 4) and labels (objects,)."""
+    most = max((len(labels) for _, labels in objects), default=0)
+    boxes, labels = torch.zeros(len(objects), most, 4), torch.zeros(len(objects), most, dtype=torch.int64)
+    for i, (own_boxes, own_labels) in enumerate(objects):
+        boxes[i, : len(own_boxes)], labels[i, : len(own_labels)] = own_boxes, own_labels
+    return Boxes(boxes, labels)
