@@ -31,7 +31,8 @@ from mnet.latency.paired import synchronise
 from mnet.studies.callbacks import SeedSteps, Watch
 from mnet.studies.run import TRAINER_DEFAULTS, load_data
 from mnet.studies.trial import Trial
-from mnet.tasks.classification import Batch, ImageClassifier, make_optimizer
+from mnet.tasks.classification import Batch, ImageClassifier
+from mnet.tasks.module import make_optimizer
 from mnet.training.recipes import lr_factor, recipe
 
 PAD = 4

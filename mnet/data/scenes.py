@@ -23,15 +23,15 @@ from mnet.errors import ConfigError, unknown
 
 SIDE = 28
 """Of a garment, in pixels."""
-OBJECTS, PIECES = 5, 6
+OBJECTS, PIECES = 4, 6
 """Garments, at most, and pieces of clutter in a scene."""
 EMPTY = 32
 """One scene in so many has no garment."""
 SMALLEST, LARGEST = 0.25, 0.55
 """Width and height of a garment's square, as shares of the canvas."""
-OUTSIDE = 0.15
+OUTSIDE = 0.1
 """Share of a garment's square that may lie beyond the edge."""
-HIDDEN = 0.3
+HIDDEN = 0.4
 """A garment less visible than this is not asked for; its pixels are still of its class."""
 THINNEST = 3
 """Pixels that a box has at least in width and height."""
@@ -74,8 +74,8 @@ class ScenesData(InMemoryImages):
     train_size = 12_000
     in_channels = 1
     class_names = FashionMNIST.class_names
-    mean = (0.2,)
-    std = (0.2,)
+    mean = (0.225,)
+    std = (0.185,)
     default_augment: ClassVar[Augment] = Augment(flip=True)
 
     def __init__(
@@ -263,7 +263,7 @@ def paste(
     left = margin + between(random[:, 5], 0, 2**31) % (resolution - width + 2 * beyond[1] + 1) - beyond[1]
     patch = scale(pixels, crop, height, width, high)
     solid = (patch >= FAINT) & there[:, None, None]
-    patch = patch * between(random[:, 6], 130, 255)[:, None, None] // 255
+    patch = patch * between(random[:, 6], 160, 255)[:, None, None] // 255
     offsets = np.arange(high)
     rows, columns = (top[:, None] + offsets)[:, :, None], (left[:, None] + offsets)[:, None, :]
     at = (np.arange(n)[:, None, None], rows, columns)

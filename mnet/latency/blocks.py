@@ -270,6 +270,8 @@ def cut(net: MobileNet, resolution: int, *, batch: int = 1, seed: int = 0, fused
     """
     if not isinstance(net, MobileNet):
         raise ConfigError(f"only a MobileNet in float can be cut into blocks, not a {type(net).__name__}")
+    if net.network.head is not None:
+        raise ConfigError(f"only a classifier can be cut into blocks: {net.network.head.kind} stands on several maps")
     source = fuse(net) if fused else net.eval()
     modules = {"stem": source.stem, **{f"blocks.{i}": one for i, one in enumerate(source.blocks)}}
     if net.network.tail is not None:
@@ -311,6 +313,9 @@ def named_kinds(network: Network) -> Iterator[tuple[str, str]]:
         yield f"blocks.{i}", " ".join(filter(None, words))
     if network.tail is not None:
         yield "tail", f"1x1 {network.tail.activation}"
+    if network.head is not None:
+        yield HEAD, network.head.kind
+        return
     yield HEAD, f"pool, hidden {network.hidden.activation}" if network.hidden else "pool"
 
 

@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from mnet.data.batches import Share, random_seed
 from mnet.files import write_atomic, write_torch
 from mnet.studies.store import METRICS, RESUME
-from mnet.tasks.classification import LOG_STEPS
+from mnet.tasks.module import LOG_STEPS
 
 log = logging.getLogger(__name__)
 

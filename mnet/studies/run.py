@@ -60,7 +60,7 @@ from mnet.studies.store import (
     write_correct,
 )
 from mnet.studies.trial import Trial
-from mnet.tasks.classification import LOG_STEPS, ImageClassifier, QuantizedClassifier
+from mnet.tasks.module import LOG_STEPS, TaskModule
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
 
@@ -207,11 +207,12 @@ def run_trial(
         machine.fit(model, datamodule=data, ckpt_path=usable_checkpoint(folder), weights_only=True)
     if machine.interrupted:
         raise KeyboardInterrupt
-    if isinstance(model, QuantizedClassifier):
+    if trial.precision == "int8-qat":
         model.net = convert(cast(GraphModule, model.net))
     if trial.precision != "fp32":
         machine.validate(model, datamodule=data, verbose=False)
-    validated = metrics.last("val/top1", "val/loss")
+    headline = trial.task.headline.name
+    validated = metrics.last(f"val/{headline}", "val/loss")
     (tested,) = machine.test(model, datamodule=data, verbose=False)
     if not machine.is_global_zero:
         return {}
@@ -219,10 +220,9 @@ def run_trial(
         raise NotFinite(f"the test loss is {tested['test/loss']}")
     spent = cost(network, data.resolution)
     result: Result = {
-        "top1": round(tested["test/top1"], 4),
-        "top5": round(tested["test/top5"], 4),
+        **{metric.name: round(tested[f"test/{metric.name}"], 4) for metric in trial.task.metrics},
         "test_loss": round(tested["test/loss"], 6),
-        "val_top1": round(validated[0], 4),
+        f"val_{headline}": round(validated[0], 4),
         "val_loss": round(validated[1], 6),
         "resolution": data.resolution,
         "epochs": recipe.epochs,
@@ -235,7 +235,8 @@ def run_trial(
         "format": FORMAT,
     }
     metrics.save()
-    write_correct(folder, model.test_correct.numpy())
+    if (correct := model.test_correct) is not None:
+        write_correct(folder, correct.numpy())
     if trial.precision == "fp32":
         write_torch(folder / WEIGHTS, model.net.state_dict())
     else:
@@ -246,11 +247,13 @@ def run_trial(
     return result
 
 
-def build_model(trial: Trial, network: Network, recipe: Recipe, data: ImageData, start: Path | None) -> ImageClassifier:
+def build_model(trial: Trial, network: Network, recipe: Recipe, data: ImageData, start: Path | None) -> TaskModule:
     """What is trained and tested: a new network; or that of the fp32 run in `start`, in int8 or about to be."""
-    model = ImageClassifier(network, recipe)
+    model = trial.task.load()(network, recipe)
     if trial.precision == "fp32":
         return model
+    from mnet.tasks.classification import QuantizedClassifier
+
     assert start is not None
     assert isinstance(model.net, MobileNet)
     model.net.load_state_dict(torch.load(start / WEIGHTS, map_location="cpu", weights_only=True))
@@ -288,6 +291,8 @@ def load_data(trial: Trial, recipe: Recipe) -> ImageData:
     settings: dict[str, object] = {"batch_size": recipe.batch_size, "seed": trial.seed}
     if (augment := augmentation(trial, recipe)) is not None:
         settings["augment"] = augment
+    if len(trial.pictures().tasks) > 1:
+        settings["task"] = trial.task.name
     data = create_data(trial.dataset, data_dir=trial.data_dir, resolution=trial.resolution, **settings)
     data.prepare_data()
     data.setup("fit")

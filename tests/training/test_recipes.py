@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import mnet
 from mnet import ConfigError
 from mnet.tasks import ImageClassifier
-from mnet.tasks.classification import make_optimizer
+from mnet.tasks.module import make_optimizer
 from mnet.training import RECIPES, bn_momentum_for, lr_factor, recipe
 from mnet.training.ema import WarmEMA
 

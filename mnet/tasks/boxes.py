@@ -1,0 +1,129 @@
+"""From what SSDLite tells to boxes, and to its loss. Default boxes, matcher, coder and NMS are torchvision's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+
+from mnet.data.targets import Boxes
+from mnet.spec import Network, feature_map
+
+RATIOS = (2, 3)
+MIN_SCALE, MAX_SCALE, SMALLEST = 0.2, 0.95, 0.1
+"""Sizes of default boxes as shares of the picture, from C4 to the last map; and of C4's square where it has 3 boxes.
+Source: the authors' SSD configurations; SSD §2.2."""
+MATCHED = 0.5
+"""IoU from which a default box stands for an object; the best one of an object always does."""
+NEGATIVES = 3
+"""Background boxes that count in the loss, the worst ones, for each that stands for an object. Source: SSD §2.2."""
+SCORE, OVERLAP, CANDIDATES, KEPT = 0.001, 0.55, 300, 300
+"""Source: torchvision's ssdlite320_mobilenet_v3_large."""
+
+
+class Found(NamedTuple):
+    """What was found in a picture, the surest first."""
+
+    boxes: Tensor
+    """(objects, 4): left, top, right, bottom in pixels."""
+    scores: Tensor
+    """(objects,) in [0, 1]"""
+    labels: Tensor
+    """(objects,) from 1 on"""
+
+
+class DefaultBoxes(DefaultBoxGenerator):
+    """torchvision's, and on the finest map the authors' three."""
+
+    def __init__(self, boxes: Sequence[int]) -> None:
+        self.boxes = tuple(boxes)
+        super().__init__([list(RATIOS) for _ in boxes], min_ratio=MIN_SCALE, max_ratio=MAX_SCALE)
+        if self.boxes[0] == 3:
+            wide, high = MIN_SCALE * 2**0.5, MIN_SCALE / 2**0.5
+            self._wh_pairs[0] = torch.tensor([[SMALLEST, SMALLEST], [wide, high], [high, wide]])
+
+    def on(self, network: Network, size: tuple[int, int]) -> Tensor:
+        """The default boxes of pictures of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
+        strides = [feature_map(network, name).stride for name in ("C4", "C5")]
+        sizes = [tuple(-(-side // stride) for side in size) for stride in strides]
+        while len(sizes) < len(self.boxes):
+            sizes.append(tuple((side - 1) // 2 + 1 for side in sizes[-1]))
+        maps = [torch.empty(1, 1, *one) for one in sizes]
+        (found,) = self(ImageList(torch.empty(1, 1, *size), [size]), maps)
+        return found
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Reads what SSDLite tells of pictures of one size."""
+
+    default: Tensor
+    """(boxes, 4), of `DefaultBoxes.on`."""
+    size: tuple[int, int]
+    """Height and width of the pictures."""
+    coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+    matcher = SSDMatcher(MATCHED)
+
+    def matched(self, target: Boxes) -> Tensor:
+        """Which object each default box stands for: (N, boxes), -1 = none."""
+        rows = []
+        for i in range(len(target.labels)):
+            boxes, _ = target.of(i)
+            if len(boxes):
+                rows.append(self.matcher(box_iou(boxes, self.default)))
+            else:
+                rows.append(torch.full((len(self.default),), -1, device=self.default.device))
+        return torch.stack(rows)
+
+    def loss(self, told: Tensor, target: Boxes) -> Tensor:
+        """Smooth L1 of the places of matched boxes plus cross-entropy of these and of the worst background ones, both
+        over the number of matched boxes. Source: SSD §2.2; the sum is torchvision's.
+
+        Args:
+            told: (N, boxes, classes + 1 + 4), of SSDLite.
+            target: Padded last.
+        """
+        scores, places = told[..., :-4], told[..., -4:]
+        matched = self.matched(target)
+        stands = matched >= 0
+        count = max(1, int(stands.sum()))
+        picture, box = torch.where(stands)
+        wanted = target.boxes[picture, matched[picture, box]]
+        codes = self.coder.encode_single(wanted, self.default[box])
+        placing = functional.smooth_l1_loss(places[picture, box], codes, reduction="sum")
+        classes = torch.zeros_like(matched)
+        classes[picture, box] = target.labels[picture, matched[picture, box]]
+        naming = functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), reduction="none").view_as(matched)
+        rank = naming.detach().masked_fill(stands, -torch.inf).argsort(1, descending=True).argsort(1)
+        hard = rank < NEGATIVES * stands.sum(1, keepdim=True)
+        return (placing + naming[stands].sum() + naming[hard].sum()) / count
+
+    def find(self, told: Tensor, kept: int = KEPT) -> list[Found]:
+        """The objects of every picture, at most `kept`.
+
+        Args:
+            told: (N, boxes, classes + 1 + 4), of SSDLite.
+            kept: The surest ones, after NMS within each class.
+        """
+        told = told.float()
+        n, boxes, width = told.shape
+        scores = told[..., :-4].softmax(2)[..., 1:].transpose(1, 2)  # (N, classes, boxes)
+        scores, box = scores.topk(min(CANDIDATES, boxes), 2)
+        picture, label, nth = torch.where(scores > SCORE)
+        default, codes = self.default[box[picture, label, nth]], told[picture, box[picture, label, nth], width - 4 :]
+        places = clip_boxes_to_image(self.coder.decode_single(codes, default), self.size)
+        scores = scores[picture, label, nth]
+        best = batched_nms(places, scores, picture * width + label, OVERLAP)  # the surest first
+        found = []
+        for i in range(n):
+            own = best[picture[best] == i][:kept]
+            found.append(Found(places[own], scores[own], label[own] + 1))
+        return found

@@ -1,0 +1,125 @@
+"""What all tasks share: a network, a recipe, and how metrics are logged."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from mnet.network import create_model
+from mnet.spec import Network
+from mnet.training.optim import RMSpropTF
+from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
+
+LOG_STEPS = 50
+Batch = tuple[Tensor, Any]
+"""Pictures (N, C, H, W), and what they show."""
+
+
+class TaskModule(L.LightningModule):
+    """Trains a `Network` by a `Recipe`; logs `train/loss`, and `val/` and `test/` followed by `loss` and each of the
+    task's metrics, in percent.
+
+    A subclass says what a step returns, what is measured, and how (`training_step`, `metrics`, `evaluate`).
+    """
+
+    shown: ClassVar[tuple[str, ...]]
+    """Of what `metrics` compute, the names that are logged: those of the task."""
+
+    def __init__(self, network: Network, recipe: Recipe) -> None:
+        super().__init__()
+        if recipe.dropout is not None:
+            network = replace(network, dropout=recipe.dropout)
+        self.network = network
+        self.recipe = recipe
+        self.net: nn.Module = create_model(network).to(memory_format=torch.channels_last)
+        self.val_metrics = self._metrics("val/")
+        self.test_metrics = self._metrics("test/")
+
+    def _metrics(self, prefix: str) -> MetricCollection:
+        every: dict[str, Metric | MetricCollection] = {**self.metrics(), "loss": MeanMetric(sync_on_compute=False)}
+        return MetricCollection(every, prefix=prefix, compute_groups=False)
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """What is measured on evaluation pictures, not synchronised: every device sees every picture."""
+
+    @abstractmethod
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """`loss`, and last what is shown of it while it trains, if that is another number."""
+
+    @abstractmethod
+    def evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
+        """Update the metrics; returns the scores."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def on_fit_start(self) -> None:
+        momentum = bn_momentum_for(self.recipe, int(self.trainer.estimated_stepping_batches))
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
+
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        if self.trainer.global_step % LOG_STEPS == 0:  # reading a value waits for the device
+            values = cast(dict[str, Tensor], outputs)
+            self.log_dict({f"train/{name}": value.detach() for name, value in values.items()})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluate(self.val_metrics, batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluate(self.test_metrics, batch)
+
+    @property
+    def test_correct(self) -> Tensor | None:
+        """Which test pictures the last test had right, (N,) bool on the CPU, in their order; None where a picture is
+        not right or wrong."""
+        return None
+
+    def on_validation_epoch_end(self) -> None:
+        self._report(self.val_metrics, "val/")
+
+    def on_test_epoch_end(self) -> None:
+        self._report(self.test_metrics, "test/")
+
+    def _report(self, metrics: MetricCollection, prefix: str) -> None:
+        values = metrics.compute()
+        self.log_dict({f"{prefix}loss": values[f"{prefix}loss"]})
+        self.log_dict({f"{prefix}{name}": 100 * values[f"{prefix}{name}"] for name in self.shown})
+        metrics.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        steps = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        optimizer = make_optimizer(self.net, self.recipe)
+        schedule = LambdaLR(optimizer, lr_factor(self.recipe, steps, epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
+    """The recipe's optimiser over two groups: what decays, and what does not (batch norms, biases, and depthwise
+    kernels where the recipe says so)."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for module in net.modules():
+        depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+        for name, param in module.named_parameters(recurse=False):
+            decays = name == "weight" and not isinstance(module, nn.BatchNorm2d)
+            (decayed if decays and (recipe.decay_depthwise or not depthwise) else free).append(param)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    lr = recipe.lr * recipe.batch_size / recipe.lr_batch
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr, recipe.momentum, nesterov=True, foreach=True)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr, (recipe.momentum, 0.999), foreach=True)
+    return RMSpropTF(groups, lr, momentum=recipe.momentum)
