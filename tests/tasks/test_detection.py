@@ -1,0 +1,123 @@
+"""SSDLite's boxes and loss: against torchvision's with copied weights, and what must hold of any."""
+
+import lightning as L
+import pytest
+import torch
+from test_heads import SSDLITE
+from test_parity import lively
+from torchvision.models import detection
+
+import mnet
+from mnet.data.targets import Boxes, pad_boxes
+from mnet.tasks import SSDLite
+from mnet.tasks.boxes import Decoder, DefaultBoxes
+from mnet.training.recipes import recipe
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """torchvision's detector, and ours with its weights."""
+    theirs = lively(detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=11)).eval()
+    network = mnet.describe("mobilenet_v3_large", num_classes=10, **SSDLITE)
+    ours = SSDLite(network, recipe("quick")).eval()
+    mnet.load_torchvision(ours.net, theirs.state_dict())
+    return theirs, ours
+
+
+def test_detections_are_torchvisions(pair):
+    theirs, ours = pair
+    images = torch.rand(3, 3, 320, 320)
+    with torch.no_grad():
+        expected = theirs(list(images))
+        found = ours.decoder(images).find(ours.net(images * 2 - 1))  # the scaling of torchvision's transform
+    for mine, other in zip(found, expected, strict=True):
+        assert len(other["boxes"]) == 300
+        torch.testing.assert_close(mine.scores, other["scores"], rtol=1e-4, atol=1e-5)
+        same = mine.labels == other["labels"]
+        assert same.float().mean() > 0.97  # scores that are equal to rounding may change places
+        torch.testing.assert_close(mine.boxes[same], other["boxes"][same], rtol=0, atol=0.05)
+
+
+def test_the_loss_is_torchvisions(pair):
+    theirs, ours = pair
+    images = torch.rand(3, 3, 320, 320)
+    boxes = torch.tensor([[10.0, 20, 120, 200], [50, 60, 300, 310], [0, 0, 20, 30]])
+    objects = [
+        (boxes, torch.tensor([3, 10, 1])),
+        (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)),
+        (boxes[:1], torch.tensor([2])),
+    ]
+    theirs.train()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    losses = theirs(list(images), [{"boxes": b, "labels": l} for b, l in objects])
+    loss = ours.decoder(images).loss(ours.net(images * 2 - 1), pad_boxes(objects))
+    theirs.eval()
+    torch.testing.assert_close(loss, sum(losses.values()), rtol=1e-4, atol=1e-4)
+
+
+def test_three_boxes_on_c4_and_six_on_the_others_in_the_order_of_the_scores():
+    """V3's detectors at 320 px: 20 x 20 x 3 + (10 x 10 + 5 x 5 + 3 x 3 + 2 x 2 + 1) x 6."""
+    network = mnet.describe("mobilenet_v3_large", head="ssdlite", num_classes=10)
+    default = DefaultBoxes(network.head.boxes).on(network, (320, 320))
+    assert default.shape == (1200 + 139 * 6, 4)
+    assert mnet.create_model(network).eval()(torch.zeros(1, 3, 320, 320)).shape == (1, 2034, 15)
+    width, height = (default[:, 2:] - default[:, :2]).unbind(1)
+    middle = (default[:, 2:] + default[:, :2]) / 2
+    at = 3 * (7 * 20 + 4)  # row 7, column 4 of the finest map
+    torch.testing.assert_close(middle[at : at + 3], torch.tensor([[4.5 * 16, 7.5 * 16]]).expand(3, 2))
+    torch.testing.assert_close(width[at : at + 3] / 320, torch.tensor([0.1, 0.2 * 2**0.5, 0.2 / 2**0.5]))
+    torch.testing.assert_close(height[at : at + 3] / 320, torch.tensor([0.1, 0.2 / 2**0.5, 0.2 * 2**0.5]))
+
+
+def test_what_is_told_exactly_is_found_exactly():
+    """Codes of the objects themselves, and sure scores: every object once, none elsewhere."""
+    network = mnet.describe("mobilenet_v2", head="ssdlite", num_classes=4)
+    decoder = Decoder(DefaultBoxes(network.head.boxes).on(network, (96, 96)), (96, 96))
+    objects = [
+        (torch.tensor([[5.0, 6, 40, 50], [50, 40, 90, 95]]), torch.tensor([4, 1])),
+        (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)),
+    ]
+    target = pad_boxes(objects)
+    matched = decoder.matched(target)
+    assert (matched[0] >= 0).sum() >= 2
+    assert (matched[1] == -1).all()
+    told = torch.zeros(2, len(decoder.default), 4 + 1 + 4)
+    told[..., 0] = 20.0
+    for box in torch.where(matched[0] >= 0)[0]:
+        one = matched[0, box]
+        told[0, box, 0], told[0, box, target.labels[0, one]] = 0.0, 20.0
+        told[0, box, 5:] = decoder.coder.encode_single(target.boxes[0, one][None], decoder.default[box][None])[0]
+    first, second = decoder.find(told)
+    assert len(second.boxes) == 0
+    assert first.labels.sort().values.tolist() == [1, 4]
+    order = first.labels.argsort(descending=True)
+    torch.testing.assert_close(first.boxes[order], objects[0][0], rtol=0, atol=0.01)
+    assert decoder.loss(told, target) < 1e-3
+    told[0, :, :5] = torch.tensor([20.0, 0, 0, 0, 0])
+    assert decoder.loss(told, target) > 10
+
+
+def test_a_batch_of_empty_pictures_has_a_finite_loss_and_gradient():
+    network = mnet.describe("mobilenet_v3_small", head="ssdlite", num_classes=4, in_channels=1, width=0.35)
+    model = SSDLite(network, recipe("quick")).train()
+    empty = Boxes(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
+    loss = model.training_step((torch.randn(2, 1, 96, 96), empty), 0)["loss"]
+    loss.backward()
+    assert loss == 0
+    assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.grad is not None)
+
+
+def test_map_is_100_for_the_truth_itself_and_counts_a_false_alarm():
+    network = mnet.describe("mobilenet_v3_small", head="ssdlite", num_classes=2, in_channels=1, width=0.35)
+    model = SSDLite(network, recipe("quick")).eval()
+    metric = model.metrics()["boxes"]
+    truth = {"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}
+    metric.update([{**truth, "scores": torch.tensor([0.9])}], [truth])
+    assert metric.compute()["map"] == 1
+    metric.reset()
+    alarm = {"boxes": torch.tensor([[60.0, 60, 90, 90], [5, 5, 40, 40]]), "labels": torch.tensor([1, 1])}
+    metric.update([{**alarm, "scores": torch.tensor([0.95, 0.9])}], [truth])
+    assert metric.compute()["map"] == pytest.approx(0.5, abs=0.01)
+    L.seed_everything(0, verbose=False)

@@ -1,0 +1,56 @@
+"""LR-ASPP's loss and mIoU: by hand, and against pixels that nobody has labelled."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import mnet
+from mnet.data.targets import IGNORED, Masks
+from mnet.tasks import LRASPP, TASKS
+from mnet.tasks.segmentation import loss_of
+from mnet.training.recipes import recipe
+
+
+@pytest.fixture
+def model() -> LRASPP:
+    network = mnet.describe("mobilenet_v3_small", head="lr_aspp", num_classes=3, in_channels=1, width=0.35)
+    return LRASPP(network, recipe("quick")).eval()
+
+
+class Told(nn.Module):
+    """A network that is sure of these classes."""
+
+    def __init__(self, classes: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = 10.0 * functional.one_hot(classes, 3).permute(0, 3, 1, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.scores
+
+
+def test_miou_is_of_all_pixels_together_and_unlabelled_ones_do_not_count(model):
+    """Two pictures of 4 pixels. Classes 0 and 1 are right twice, told once wrongly and missed once."""
+    truth = Masks(torch.tensor([[[0, 0], [1, 1]], [[1, IGNORED], [2, 0]]], dtype=torch.uint8))
+    told = torch.tensor([[[0, 0], [1, 1]], [[0, 2], [2, 1]]])
+    model.net = Told(told)
+    metrics = model._metrics("test/")
+    model.evaluate(metrics, (torch.zeros(2, 1, 2, 2), truth))
+    found = metrics.compute()
+    assert float(found["test/miou"]) == pytest.approx((2 / 4 + 2 / 4 + 1 / 1) / 3)
+    assert float(found["test/pixel_accuracy"]) == pytest.approx(5 / 7)
+
+
+def test_the_loss_is_the_mean_over_labelled_pixels_and_zero_without_any():
+    scores = torch.randn(2, 3, 4, 4)
+    classes = torch.randint(0, 3, (2, 4, 4))
+    classes[0, :2] = IGNORED
+    expected = functional.cross_entropy(scores.permute(0, 2, 3, 1)[classes != IGNORED], classes[classes != IGNORED])
+    torch.testing.assert_close(loss_of(scores, Masks(classes.to(torch.uint8))), expected)
+    nothing = Masks(torch.full((2, 4, 4), IGNORED, dtype=torch.uint8))
+    assert loss_of(scores, nothing) == 0
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_module_shows_what_its_task_says(task):
+    assert task.load().shown == tuple(metric.name for metric in task.metrics)
