@@ -22,6 +22,7 @@ from mnet.studies.callbacks import Progress
 from mnet.studies.engines import Event
 from mnet.studies.results import Tables
 from mnet.studies.sweep import Study
+from mnet.tasks import Metric
 
 
 class Display:
@@ -32,7 +33,7 @@ class Display:
         self.names = run_names(studies)
         self.running: dict[str, Progress] = {}
         self.elsewhere: set[str] = set()
-        self.top1: dict[str, list[float]] = {}
+        self.found: dict[str, list[float]] = {}
         self.started, self.before = time.monotonic(), done
         self.console = Console()
         self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4)
@@ -75,16 +76,16 @@ class Display:
             self.failed += 1
             self.say(f"{name} failed: {event.content}")
         elif event.kind == "finished":
-            self.finish(name, cast(dict[str, float], event.content))
+            self.finish(name, event.job.trial.task.headline, cast(dict[str, float], event.content))
 
     def say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False)
 
-    def finish(self, name: str, result: dict[str, float]) -> None:
+    def finish(self, name: str, metric: Metric, result: dict[str, float]) -> None:
         self.done += 1
-        self.top1.setdefault(name.rpartition(" seed ")[0], []).append(result["top1"])
+        self.found.setdefault(name.rpartition(" seed ")[0], []).append(result[metric.name])
         if not self.console.is_terminal:
-            line = f"[{self.done}/{self.jobs}] {name}: top-1 {result['top1']:.2f}%"
+            line = f"[{self.done}/{self.jobs}] {name}: {metric.label} {result[metric.name]:.2f}%"
             self.say(f"{line}, {result['train_seconds']:.0f} s; {self.left()}")
 
     def left(self) -> str:
@@ -99,12 +100,12 @@ class Display:
         table = Table(box=None, show_header=False, padding=(0, 1))
         table.add_row(f"{self.done}/{self.jobs} runs", ProgressBar(self.jobs, self.done, width=30), self.left())
         for run_id, progress in self.running.items():
-            now = f"training top-1 {progress.top1:.1f}%" if progress.step else "starting"
+            now = f"training {progress.what} {progress.seen:.3g}" if progress.step else "starting"
             table.add_row(f"  {self.names[run_id]}", ProgressBar(progress.steps, progress.step, width=30), now)
         means = "   ".join(
-            f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in list(self.top1.items())[-6:]
+            f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in list(self.found.items())[-6:]
         )
-        return Group(table, Text(f"test top-1 so far: {means}" if means else ""))
+        return Group(table, Text(f"on test so far: {means}" if means else ""))
 
 
 def run_names(studies: Sequence[Study]) -> dict[str, str]:
@@ -132,7 +133,8 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
     )
     table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {models} on {data}")
     table.add_column("cell", overflow="fold")
-    for column in ("n", "top-1 %", "sd", "delta", "95% interval", "verdict", "params", "MAdds"):
+    metric = study.task.headline
+    for column in ("n", f"{metric.label} %", "sd", "delta", "95% interval", "verdict", "params", "MAdds"):
         table.add_column(column, justify="right", no_wrap=True)
     networks = runs.groupby("cell")["run_id"].agg(set)
     for row, (_, cell) in enumerate(summary.iterrows()):
@@ -144,13 +146,13 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
         elif not cell["n"]:
             delta = "", "", "failed"
         sizes = number(cell["params"] / 1e6, ".3f", " M"), number(cell["madds"] / 1e6, ".2f", " M")
-        means = number(cell["top1_mean"], ".2f"), number(cell["top1_sd"], ".2f")
+        means = number(cell[metric.mean], ".2f"), number(cell[metric.sd], ".2f")
         table.add_row(Text(str(cell["cell"])), str(cell["n"]), *means, *delta, *sizes)
     console.print(table)
     if not tables.effects.empty:
         console.print(effects_listing(tables.effects))
     against = f"deltas to {study.baseline} in points, paired by seed, with 95% t intervals"
-    lines = [f"Test top-1; {against}; verdicts after Holm; flat: within {margin:g} points."]
+    lines = [f"Test {metric.label}; {against}; verdicts after Holm; flat: within {margin:g} points."]
     open_cells = summary[summary["verdict"] == "inconclusive"]
     if not open_cells.empty:
         needed = ", ".join(f"{cell['cell']} {cell['seeds_needed']:.0f}" for _, cell in open_cells.iterrows())

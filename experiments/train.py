@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 result = train(job, trainer, (WandbLogger(experiment=run),))
                 if before:
                     log_history(run, job.folder)
-                log_result(run, result)
+                log_result(run, trial.task, result)
         else:
             result = train(job, trainer)
     except (ConfigError, DataError) as error:
@@ -109,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     if leads():
-        print(f"{'finished before' if before else 'finished'}: test top-1 {result['top1']:.2f}%, {job.folder}")
+        metric = trial.task.headline
+        said = "finished before" if before else "finished"
+        print(f"{said}: test {metric.label} {result[metric.name]:.2f}%, {job.folder}")
     return 0
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from mnet.data.annotated import COCO, VOC, Cityscapes
 from mnet.data.augment import Augment
 from mnet.data.batches import Batches
 from mnet.data.cifar import CIFAR10, CIFAR100
@@ -16,16 +17,20 @@ from mnet.data.scenes import ScenesData
 from mnet.data.streams import ImageNet, Imagenette
 from mnet.errors import unknown
 
-DATASETS: dict[str, type[ImageData]] = {
-    data.name: data for data in (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder, ScenesData)
-}
+CLASSIFIED = (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder)
+ANNOTATED = (ScenesData, COCO, VOC, Cityscapes)
+DATASETS: dict[str, type[ImageData]] = {data.name: data for data in (*CLASSIFIED, *ANNOTATED)}
+"""By the name that settings use."""
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "COCO",
     "DATASETS",
+    "VOC",
     "Augment",
     "Batches",
+    "Cityscapes",
     "FashionMNIST",
     "ImageData",
     "ImageFolder",

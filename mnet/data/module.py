@@ -72,6 +72,11 @@ class ImageData(L.LightningDataModule):
         """Classes of the data set for a task; None = only the pictures tell."""
         return getattr(cls, "num_classes", None)
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What the network's classes are called, the background of segmentation too."""
+        return self.class_names
+
     def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
         """The same pictures, not read again, for another run.
 

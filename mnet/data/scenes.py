@@ -23,15 +23,15 @@ from mnet.errors import ConfigError, unknown
 
 SIDE = 28
 """Of a garment, in pixels."""
-OBJECTS, PIECES = 4, 6
+OBJECTS, PIECES = 4, 4
 """Garments, at most, and pieces of clutter in a scene."""
 EMPTY = 32
 """One scene in so many has no garment."""
-SMALLEST, LARGEST = 0.25, 0.55
+SMALLEST, LARGEST = 0.3, 0.5
 """Width and height of a garment's square, as shares of the canvas."""
-OUTSIDE = 0.1
+OUTSIDE = 0.08
 """Share of a garment's square that may lie beyond the edge."""
-HIDDEN = 0.4
+HIDDEN = 0.5
 """A garment less visible than this is not asked for; its pixels are still of its class."""
 THINNEST = 3
 """Pixels that a box has at least in width and height."""
@@ -114,6 +114,10 @@ class ScenesData(InMemoryImages):
     @classmethod
     def classes(cls, task: str) -> int:
         return len(cls.class_names) + (task == "segmentation")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return ("background", *self.class_names) if self.task == "segmentation" else self.class_names
 
     def prepare_data(self) -> None:
         FashionMNIST(data_dir=self.data_dir).prepare_data()
@@ -263,7 +267,7 @@ def paste(
     left = margin + between(random[:, 5], 0, 2**31) % (resolution - width + 2 * beyond[1] + 1) - beyond[1]
     patch = scale(pixels, crop, height, width, high)
     solid = (patch >= FAINT) & there[:, None, None]
-    patch = patch * between(random[:, 6], 160, 255)[:, None, None] // 255
+    patch = patch * between(random[:, 6], 180, 255)[:, None, None] // 255
     offsets = np.arange(high)
     rows, columns = (top[:, None] + offsets)[:, :, None], (left[:, None] + offsets)[:, None, :]
     at = (np.arange(n)[:, None, None], rows, columns)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torchvision
@@ -70,24 +70,32 @@ class Stream(Resumable):
     """Loader with worker processes whose batches, like those of `Batches`, need no saved random state."""
 
     def __init__(
-        self, pictures: Pictures, *, batch_size: int, seed: int, train: bool, workers: int, share: Share = ALL
+        self,
+        pictures: Sized,
+        *,
+        batch_size: int,
+        seed: int,
+        train: bool,
+        workers: int,
+        share: Share = ALL,
+        collate: Callable[[Any], tuple[Tensor, Any]] | None = None,
     ) -> None:
         super().__init__()
         self._keys = Keys(len(pictures), batch_size, seed, train=train, share=share)
         self._loader = DataLoader(
-            pictures,
+            cast(Dataset[Any], pictures),
             batch_sampler=self._keys,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=channels_last_collate,
+            collate_fn=channels_last_collate if collate is None else collate,
         )
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self._keys)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         self._keys.epoch, self._keys.start = self._epoch, self._begin()
         for images, labels in self._loader:
             self._position += 1

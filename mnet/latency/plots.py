@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mnet.figures import finish
+from mnet.tasks import metric_of
 
 COLOURS = {
     "eager": "#000000",
@@ -59,29 +60,30 @@ def plot_latency(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
 
 
 def plot_frontier(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
-    """Top-1 over latency, both with 95% intervals, a panel a runtime; the cells that none beats are joined.
+    """Top-1, or what else the task compares, over latency, both with 95% intervals, a panel a runtime; the cells
+    that none beats are joined.
 
     Args:
         table: From `frontier.frontier_table`.
         path: Where to write; None = nowhere.
         title: What was asked.
     """
-    runtimes = list(dict.fromkeys(table["runtime"]))
+    metric, runtimes = metric_of(table), list(dict.fromkeys(table["runtime"]))
     figure = Figure(figsize=(max(7.0, 5.5 * len(runtimes)), 5), dpi=150, layout="constrained", facecolor="white")
     for axes, runtime in zip(figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0], runtimes, strict=True):
         own, ink = table[table["runtime"] == runtime], COLOURS.get(runtime, "#CC79A7")
         for _, row in own.iterrows():
-            half = None if pd.isna(row["top1_half_width"]) else row["top1_half_width"]
+            half = None if pd.isna(row[metric.half_width]) else row[metric.half_width]
             side = [[row["ratio"] - row["ratio_low"]], [row["ratio_high"] - row["ratio"]]]
             look = {"fmt": "o", "ms": 6, "mfc": ink if row["best"] else "white", "color": ink, "capsize": 3, "lw": 1}
-            axes.errorbar(row["ratio"], row["top1_mean"], xerr=side, yerr=half, **look)
+            axes.errorbar(row["ratio"], row[metric.mean], xerr=side, yerr=half, **look)
             name = textwrap.fill(str(row["cell"]), 26, break_long_words=False)
-            spot = (row["ratio"], row["top1_mean"])
+            spot = (row["ratio"], row[metric.mean])
             axes.annotate(name, spot, (7, 4), textcoords="offset points", fontsize=7, va="bottom")
         best = own[own["best"]].sort_values("ratio")
-        axes.plot(best["ratio"], best["top1_mean"], color=ink, lw=1, alpha=0.6)
+        axes.plot(best["ratio"], best[metric.mean], color=ink, lw=1, alpha=0.6)
         axes.set_title(runtime, fontsize=9)
         axes.set_xlabel("time / time of the first, paired rounds, 95% interval")
         axes.margins(x=0.25, y=0.15)
-    figure.axes[0].set_ylabel("test top-1 (%), mean of seeds, 95% t interval")
+    figure.axes[0].set_ylabel(f"test {metric.label} (%), mean of seeds, 95% t interval")
     return finish(figure, path, title, grid="both")

@@ -43,7 +43,9 @@ class Progress:
     step: int
     steps: int
     seen: float
-    """Of recent training batches: what the task tells beside the loss (classification: top-1 in percent), or that."""
+    """Of recent training batches."""
+    what: str = "loss"
+    """That was seen: what the task tells last of a step; of classification top1, in percent."""
 
 
 Report = Callable[[Progress], object]
@@ -104,8 +106,9 @@ class Watch(Callback):
         if tell:
             self._told = now
             recent = self._progress.seen
-            recent += (float(list(seen.values())[-1]) - recent) * (0.2 if recent else 1.0)
-            self._progress = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), recent)
+            what = list(seen)[-1]
+            recent += (float(seen[what]) - recent) * (0.2 if recent else 1.0)
+            self._progress = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), recent, what)
             self.stop = bool(self.report(self._progress)) or self.stop
 
     def on_validation_batch_end(self, *_: object) -> None:

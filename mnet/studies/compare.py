@@ -18,15 +18,15 @@ from mnet.studies.results import TIMING
 from mnet.studies.revisions import REPOSITORY, History, history_between
 from mnet.studies.statistics import LEVEL
 from mnet.studies.store import read_correct
+from mnet.tasks import TASKS
 
 CODE = ("mnet", "revision")
 MACHINE = ("torch", "device", "threads")
 COST = ("params", "madds")
 UNITS: Mapping[str, str] = {
-    "top1": "points",
-    "top5": "points",
+    **{metric.name: "points" for task in TASKS.values() for metric in task.metrics},
     "test_loss": "",
-    "val_top1": "points",
+    **{f"val_{task.headline.name}": "points" for task in TASKS.values()},
     "val_loss": "",
     "train_seconds": "s",
     "images_per_second": "1/s",

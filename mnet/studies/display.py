@@ -20,6 +20,7 @@ from mnet.studies.archive import (
     study_table,
 )
 from mnet.studies.evidence import headlines
+from mnet.tasks import metric_of
 
 
 def reading(root: Path, *studies: str, name: str = RUNS) -> pd.DataFrame:
@@ -67,18 +68,20 @@ def summary_of(root: Path, study: str) -> pd.DataFrame:
         study: Its name.
 
     Returns:
-        By cell: `n` seeds, `top-1 %` with half its 95% t interval, `difference` to the first in points, paired by
-        seed, its `95% interval`, the `verdict` after Holm's correction, the size that a difference has `at most`,
-        the `seeds` that an interval of half the margin takes, `params` and `MAdds` in millions.
+        By cell: `n` seeds, `top-1 %` (or what else the task compares) with half its 95% t interval, `difference` to the
+        first in points, paired by seed, its `95% interval`, the `verdict` after Holm's correction, the size that a
+        difference has `at most`, the `seeds` that an interval of half the margin takes, `params` and `MAdds` in
+        millions.
 
     Raises:
         ConfigError: There is no such study.
     """
     table = study_table(root, study, SUMMARY)
+    metric = metric_of(table)
     shown = {
         "n": table["n"],
-        "top-1 %": [
-            spread(mean, half) for mean, half in zip(table["top1_mean"], table["top1_half_width"], strict=True)
+        f"{metric.label} %": [
+            spread(mean, half) for mean, half in zip(table[metric.mean], table[metric.half_width], strict=True)
         ],
         "difference": ["baseline", *(number(value) for value in table["delta"].iloc[1:])],
         "95% interval": [interval(low, high) for low, high in zip(table["low"], table["high"], strict=True)],

@@ -34,20 +34,22 @@ def effects_table(study: Study, runs: pd.DataFrame, option: str, margin: float |
 
     Returns:
         One row a variant and pair of values, and one named `ALL`: the mean over the variants, over the seeds that all
-        of them have. `delta` in points of top-1 with its 95% t interval; `p_holm` is Holm's over the variants of a
-        pair. `beyond`: the delta minus that of the first variant, with its interval, and Holm's p over the others.
+        of them have. `delta` in points, of top-1 or what else the task compares, with its 95% t interval; `p_holm` is
+        Holm's over the variants of a pair. `beyond`: the delta minus that of the first variant, with its interval, and
+        Holm's p over the others.
 
     Raises:
         ConfigError: The study does not vary `option`.
     """
     if option not in study.varied:
         raise unknown("option that the study varies", option, study.varied)
+    metric = study.task.headline.name
     found: dict[str, dict[str, pd.Series]] = {}
     for cell in study.cells:
         rest = {name: value for name, value in cell.options.items() if name != option}
         variant = cell_name(rest) if rest else cell.trials[0].model
         own = runs[runs["cell"] == cell.name]
-        found.setdefault(variant, {})[text(cell.options[option])] = own.set_index("seed")["top1"].astype(float)
+        found.setdefault(variant, {})[text(cell.options[option])] = own.set_index("seed")[metric].astype(float)
     values = list(dict.fromkeys(text(cell.options[option]) for cell in study.cells))
     pairs = [(value, against) for against, value in itertools.combinations(values, 2)]
     tables = [effects_of(value, against, found, margin) for value, against in pairs]
@@ -57,7 +59,7 @@ def effects_table(study: Study, runs: pd.DataFrame, option: str, margin: float |
 def effects_of(
     value: str, against: str, found: Mapping[str, Mapping[str, pd.Series]], margin: float | None
 ) -> pd.DataFrame:
-    """The rows of one pair of values: variant -> value -> top-1 by seed."""
+    """The rows of one pair of values: variant -> value -> the metric by seed."""
     deltas = {
         variant: (tops[value] - tops[against]).dropna()
         for variant, tops in found.items()

@@ -18,6 +18,7 @@ from mnet.studies.statistics import ROUNDING, at_most, seeds_needed, t_test
 from mnet.studies.trial import Trial, trial_from
 from mnet.studies.verdicts import POINTS_MARGIN, RATIO_MARGIN, VERDICTS, ClaimVerdict, claim_verdict, ratio_verdict
 from mnet.tables import list_models
+from mnet.tasks import TASKS, Task, task_of
 from mnet.toggles import describe
 
 COLUMNS = (
@@ -26,11 +27,11 @@ COLUMNS = (
 )
 COPIED = ("id", "paper", "statement", "kind", "metric", "direction", "study", "source")
 MEASURED = ("paper_value", "ours", "low", "high", "n", "margin")
-PAPERS_PIXELS, PAPERS_CLASSES = 224, 1000
 CONTEXT = ("dataset", "data_dir", "recipe", "epochs", "batch_size", "lr", "resolution")
 """What a pair of runs must share: what they are tried on."""
-SCALE = ("width", "stem_stride", "total_stride", "width_rule")
+SCALE = ("width", "stem_stride", "total_stride", "width_rule", "lowest_boxes")
 """And the toggles that may be set in both without asking another question: how large the network is."""
+PAPERS_DATA = ("imagenet", "coco", "voc", "cityscapes")
 RUNTIMES = ("litert", "executorch", "onnxruntime", "eager")
 """The papers' own first, under its present name."""
 
@@ -58,13 +59,13 @@ def claims_table(
     Returns:
         `COLUMNS`, a row a claim and piece of evidence, the headline first: the claim's own network before one that
         stands in for it, then the longest training; of runtimes in the order of `RUNTIMES`. `ours`, `low` and `high`
-        are in points of top-1, or ratios of milliseconds, or counts; `n` is of seeds or rounds.
+        are in points of what the task compares, or ratios of milliseconds, or counts; `n` is of seeds or rounds.
     """
     studies = set(planned["study"])
     commands: Commands = {}
     for row in planned.itertuples():
         commands.setdefault(str(row.run_id), {}).setdefault(str(row.command), str(row.study))
-    pool, plan = Pool(runs), Pool(planned.assign(seed=0, top1=0.0))
+    pool, plan = Pool(runs), Pool(planned.assign(seed=0, **{one.headline.name: 0.0 for one in TASKS.values()}))
     rows: list[Row] = []
     for claim in claims:
         if claim.study not in studies:
@@ -112,7 +113,8 @@ def untested(why: str) -> Row:
 def counted(claim: Claim) -> Row:
     """An arithmetic claim, counted at the paper's resolution."""
     printed, ours = numbers(claim)
-    row: Row = {"on": f"{PAPERS_PIXELS} px, {PAPERS_CLASSES} classes", "command": "make claims"}
+    task = task_of_setup(claim.pair[0] if claim.pair is not None else {})
+    row: Row = {"on": f"{task.resolution} px, {task.num_classes} classes", "command": "make claims"}
     row["ours"] = ours[0] if claim.pair is None else ours[-1] if len(ours) == 1 else ours[-1] - ours[0]
     if not printed:
         found = claim_verdict(ours[1] - ours[0], ours[1] - ours[0], claim.direction, margin_of(claim))
@@ -143,8 +145,13 @@ def numbers(claim: Claim) -> tuple[list[float], list[float]]:
 
 
 def counts(setup: Setup) -> Cost:
-    toggles = {name: value for name, value in setup.items() if name != "model"}
-    return cost(describe(str(setup["model"]), num_classes=PAPERS_CLASSES, **toggles), PAPERS_PIXELS)  # type: ignore[arg-type]
+    toggles, task = {name: value for name, value in setup.items() if name != "model"}, task_of_setup(setup)
+    return cost(describe(str(setup["model"]), num_classes=task.num_classes, **toggles), task.resolution)  # type: ignore[arg-type]
+
+
+def task_of_setup(setup: Setup) -> Task:
+    head = setup.get("head")
+    return task_of(None if head is None else str(head))
 
 
 def count(setup: Setup, metric: str) -> float:
@@ -208,21 +215,26 @@ class Pool:
     """Runs, by what they computed."""
 
     def __init__(self, runs: pd.DataFrame) -> None:
-        self.top1 = dict(zip(runs["run_id"], runs["top1"].astype(float), strict=True))
+        compared = [one.headline.name for one in TASKS.values() if one.headline.name in runs]
+        values = runs[compared].astype(float).bfill(axis=1).iloc[:, 0]  # a run has that of its task alone
+        self.values = dict(zip(runs["run_id"], values, strict=True))
         self.seeds = sorted(map(int, runs["seed"].unique()))
         floats = runs[(runs["precision"] == "fp32") & (runs["target_madds"] == text(None))]
-        rows = records(floats[[name for name in (*CONTEXT, *SCALE) if name in floats and name != "width"]])
-        widths = [text(None), *(name for name in floats["width"].unique() if name not in (text(None), "1.0"))]
-        self.contexts = [{**row, "width": width} for row in rows for width in widths]
+        self.contexts: dict[str, list[dict[str, object]]] = {}
+        for task in TASKS.values():
+            own = floats[floats["head"].isin([text(head) for head in task.heads])]
+            rows = records(own[[name for name in (*CONTEXT, *SCALE) if name in own and name != "width"]])
+            widths = [text(None), *(name for name in own["width"].unique() if name not in (text(None), "1.0"))]
+            self.contexts[task.name] = [{**row, "width": width} for row in rows for width in widths]
 
-    def top1s(self, trial: Trial) -> dict[int, float]:
-        """Seed -> top-1 of the finished runs of a trial."""
-        found = {seed: self.top1.get(trial.run_id_of(seed)) for seed in self.seeds}
-        return {seed: top1 for seed, top1 in found.items() if top1 is not None}
+    def by_seed(self, trial: Trial) -> dict[int, float]:
+        """Seed -> what its task compares, of the finished runs of a trial."""
+        found = {seed: self.values.get(trial.run_id_of(seed)) for seed in self.seeds}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def deltas(self, baseline: Trial, variant: Trial) -> dict[int, float]:
         """Seed -> variant - baseline in points, of the seeds that both have."""
-        before, after = self.top1s(baseline), self.top1s(variant)
+        before, after = self.by_seed(baseline), self.by_seed(variant)
         return {seed: after[seed] - before[seed] for seed in before if seed in after}
 
 
@@ -234,7 +246,8 @@ def in_context(setup: Setup, context: Setup, model: str | None) -> Trial:
         ConfigError: It cannot be built there.
     """
     width = number(setup.get("width", 1)) * (1 if context["width"] == text(None) else number(context["width"]))
-    pixels = number(context["resolution"]) * number(setup.get("resolution", PAPERS_PIXELS)) / PAPERS_PIXELS
+    papers = task_of_setup(setup).resolution
+    pixels = number(context["resolution"]) * number(setup.get("resolution", papers)) / papers
     scaled = {"width": text(None) if width == 1 else round(width, 6), "resolution": round(pixels), "seed": 0}
     return trial_from({**context, **setup, "model": model or setup["model"], **scaled})
 
@@ -251,7 +264,7 @@ def number(value: object) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Differences of top-1 by seed that test a claim."""
+    """Differences by seed, of what the task compares, that test a claim."""
 
     deltas: np.ndarray
     context: Mapping[str, object]
@@ -281,12 +294,12 @@ class Found:
 
 
 def trained(claim: Claim, pool: Pool, commands: Commands) -> Iterator[Row]:
-    """A claim of accuracy in every context where both networks were trained, paired by seed."""
+    """A claim of accuracy, mAP or mIoU in every context where both networks were trained, paired by seed."""
     for one in search(claim, pool):
         low, high, _ = t_test(one.deltas, rounding=100 * ROUNDING)
         verdict = claim_verdict(low, high, claim.direction, margin_of(claim))
         why = reason(verdict, claim, "points", one.deltas)
-        scale = "" if one.context["dataset"] == "imagenet" else "in direction, at small scale: "
+        scale = "" if one.context["dataset"] in PAPERS_DATA else "in direction, at small scale: "
         yield {
             **{"ours": float(one.deltas.mean()), "low": low, "high": high, "n": len(one.deltas)},
             **{"verdict": verdict, "why": f"{why}; {scale}{one.on}", "on": one.on},
@@ -315,11 +328,11 @@ def pairs(claim: Claim, pool: Pool) -> Iterator[Found]:
     if claim.pair is None:
         return
     before, after = claim.pair
-    own = str(before["model"])
-    for context, model in itertools.product(pool.contexts, stand_ins(own, str(after["model"]))):
+    own, contexts = str(before["model"]), pool.contexts[task_of_setup(before).name]
+    for context, model in itertools.product(contexts, stand_ins(own, str(after["model"]))):
         try:
             baseline = in_context(before, context, model)
-            if not pool.top1s(baseline):
+            if not pool.by_seed(baseline):
                 continue
             trials = baseline, in_context(after, context, model)
             deltas = pool.deltas(*trials)

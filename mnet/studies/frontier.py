@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from mnet.errors import ConfigError
+from mnet.tasks import metric_of
 
 COLUMNS = (
-    *("study", "cell", "runtime", "n", "top1_mean", "top1_half_width", "delta", "low", "high", "verdict"),
+    *("delta", "low", "high", "verdict"),
     *("median_ms", "ratio", "ratio_low", "ratio_high", "rounds", "stopped", "best", "params", "madds"),
     *("resolution", "dataset", "precision", "threads", "batch", "device", "kernels", "version", "torch", "revision"),
 )
@@ -21,8 +22,9 @@ def frontier_table(summary: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame
         latency: From `latency.latency_table`, of the same cells.
 
     Returns:
-        `COLUMNS`; `low` and `high` are of the difference in points, `ratio_low` and `ratio_high` of the ratio. `best`:
-        no other cell on that runtime is both faster and more accurate.
+        Study, cell, runtime, n, mean and half width of what the task compares, `COLUMNS`; `low` and `high` are of the
+        difference in points, `ratio_low` and `ratio_high` of the ratio. `best`: no other cell on that runtime is both
+        faster and more accurate.
 
     Raises:
         ConfigError: No cell has both.
@@ -33,12 +35,13 @@ def frontier_table(summary: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame
     if table.empty:
         raise ConfigError("no cell has both an accuracy and a latency; train first: make ablate-<study>")
     table["best"] = [not dominated(row, table) for _, row in table.iterrows()]
-    return table.reindex(columns=list(COLUMNS))
+    metric = metric_of(summary)
+    return table.reindex(columns=["study", "cell", "runtime", "n", metric.mean, metric.half_width, *COLUMNS])
 
 
 def dominated(row: pd.Series, table: pd.DataFrame) -> bool:
     """Whether another cell is at least as good in both and better in one; equal networks do not beat each other."""
-    others = table[table["runtime"] == row["runtime"]]
+    others, mean = table[table["runtime"] == row["runtime"]], metric_of(table).mean
     faster, as_fast = others["median_ms"] < row["median_ms"], others["median_ms"] <= row["median_ms"]
-    surer, as_good = others["top1_mean"] > row["top1_mean"], others["top1_mean"] >= row["top1_mean"]
+    surer, as_good = others[mean] > row[mean], others[mean] >= row[mean]
     return bool(((faster & as_good) | (as_fast & surer)).any())

@@ -92,7 +92,7 @@ def own_points(root: Path, studies: Iterable[str]) -> pd.DataFrame:
 
     Args:
         root: The results folder.
-        studies: Whose cells; each may have other pictures and another recipe than the next.
+        studies: Of classification, whose cells; each may have other pictures and another recipe than the next.
 
     Raises:
         ConfigError: A study has no tables.

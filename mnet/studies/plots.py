@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mnet.figures import finish
+from mnet.tasks import metric_of
 
 # Okabe and Ito's palette.
 COLOURS = {
@@ -31,8 +32,8 @@ def colour(variant: str) -> str:
 
 
 def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path | None, title: str) -> Figure:
-    """Left: top-1 of every seed, with each cell's mean and 95% interval. Right: the difference to the baseline,
-    paired by seed. Written as PNG to `path`.
+    """Left: top-1, or what else the task compares, of every seed, with each cell's mean and 95% interval.
+    Right: the difference to the baseline, paired by seed. Written as PNG to `path`.
 
     Args:
         summary: From `results.summary_table`, the baseline first.
@@ -40,16 +41,17 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path | None, tit
         path: Where to write; None = nowhere.
         title: What was asked.
     """
+    metric = metric_of(summary)
     labels = [row_label(name, n) for name, n in zip(summary["cell"], summary["n"], strict=True)]
     lines = sum(max(2, text.count("\n") + 1) for text in labels)
     figure = Figure(figsize=(9, 1.9 + 0.27 * lines), dpi=150, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2, sharey=True)
     for row, (_, cell) in enumerate(summary.iterrows()):
         ink = colour(str(cell["cell"]))
-        own = runs.loc[runs["cell"] == cell["cell"], "top1"]
+        own = runs.loc[runs["cell"] == cell["cell"], metric.name]
         spread = [row - 0.16 + 0.32 * i / max(1, len(own) - 1) for i in range(len(own))]
         left.scatter(own, spread, s=18, color=ink, alpha=0.55, linewidths=0)
-        interval(left, row, cell["top1_mean"], cell["top1_half_width"], ink)
+        interval(left, row, cell[metric.mean], cell[metric.half_width], ink)
         if row == 0:
             right.annotate("baseline", (0, row), textcoords="offset points", xytext=(6, 5), color="#555555", fontsize=8)
             continue
@@ -61,7 +63,7 @@ def plot_study(summary: pd.DataFrame, runs: pd.DataFrame, path: Path | None, tit
         right.annotate(label, (cell["delta"], row), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
     left.set_yticks(range(len(summary)), labels)
     left.set_ylim(len(summary) - 0.5, -0.5)
-    left.set_xlabel("test top-1 (%)\nseeds, mean, 95% t interval")
+    left.set_xlabel(f"test {metric.label} (%)\nseeds, mean, 95% t interval")
     right.set_xlabel("difference to the first (points)\npaired by seed, 95% t interval")
     right.axvline(0, color="#555555", linewidth=1)
     return finish(figure, path, title)

@@ -21,6 +21,7 @@ from mnet.studies.statistics import at_most, half_width, paired_deltas, seeds_ne
 from mnet.studies.store import read_correct, read_failure, read_result, run_folder
 from mnet.studies.sweep import Cell, Study
 from mnet.studies.trial import Trial
+from mnet.tasks import Metric
 
 MARGIN = 0.5
 """Points: the smallest difference that is of interest, unless told otherwise."""
@@ -32,11 +33,15 @@ UNTOLD = ("finished", "format", "data_dir")
 """Of result.json and the settings: what no table needs."""
 
 RUN_COLUMNS = ("study", "run_id", "cell", "model")
-SUMMARY_COLUMNS = (
-    *("study", "cell", "n", "top1_mean", "top1_sd", "top1_half_width", "params", "madds"),
-    *("pairs", "delta", "low", "high", "p", "p_holm", "verdict", "at_most", "seeds_needed", "boot_low", "boot_high"),
-    *("failed", "reason"),
-)
+
+
+def summary_columns(metric: Metric) -> tuple[str, ...]:
+    return (
+        *("study", "cell", "n", metric.mean, metric.sd, metric.half_width, "params", "madds"),
+        *("pairs", "delta", "low", "high", "p", "p_holm", "verdict", "at_most", "seeds_needed"),
+        *("boot_low", "boot_high", "failed", "reason"),
+    )
+
 
 WITHIN = "precision"
 """The option whose effect within every variant has a table and a figure of its own, in a study that varies it."""
@@ -78,8 +83,9 @@ def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -
 
 
 def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN) -> pd.DataFrame:
-    """One row a cell, the baseline first: n, mean, sd and 95% interval of top-1; the difference to the baseline,
-    paired by seed, with what is to be said of it; cost; and the seeds that failed, with the first reason.
+    """One row a cell, the baseline first: n, mean, sd and 95% interval of what the task compares (`top1_mean`,
+    `map_mean`); the difference to the baseline, paired by seed, with what is to be said of it; cost; and the seeds that
+    failed, with the first reason.
 
     Args:
         study: The study.
@@ -88,6 +94,7 @@ def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = 
         margin: Points below which a difference is of no interest: of `verdict`, and the half width of the interval
             that `seeds_needed` is counted for.
     """
+    metric = study.task.headline
     rows: list[dict[str, object]] = []
     correct = {cell.name: correct_by_seed(study, cell, root) for cell in study.cells}
     for cell in study.cells:
@@ -98,21 +105,21 @@ def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = 
             continue
         row: dict[str, object] = {"study": study.name, "cell": cell.name, "n": len(own)}
         if not own.empty:
-            values = own["top1"].to_numpy(float)
+            values = own[metric.name].to_numpy(float)
             row |= {
-                "top1_mean": values.mean(),
-                "top1_sd": values.std(ddof=1) if len(values) > 1 else math.nan,
-                "top1_half_width": half_width(values),
+                metric.mean: values.mean(),
+                metric.sd: values.std(ddof=1) if len(values) > 1 else math.nan,
+                metric.half_width: half_width(values),
                 "params": own["params"].iloc[0],
                 "madds": own["madds"].iloc[0],
             }
         rows.append({**row, "failed": len(reasons), "reason": reasons[0] if reasons else ""})
     summary = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "cell", "n"])
     if study.baseline in set(runs["cell"]) and len(set(runs["cell"])) > 1:
-        deltas = paired_deltas(runs, study.baseline).rename(columns={"n": "pairs"})
+        deltas = paired_deltas(runs, study.baseline, metric.name).rename(columns={"n": "pairs"})
         said = [conclusions(study, runs, correct, row, margin) for row in deltas.to_dict("records")]
         summary = summary.merge(pd.concat([deltas, pd.DataFrame(said)], axis=1), on="cell", how="left")
-    return summary.reindex(columns=SUMMARY_COLUMNS)
+    return summary.reindex(columns=list(summary_columns(metric)))
 
 
 def conclusions(
@@ -126,7 +133,7 @@ def conclusions(
     low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))
     said: dict[str, object] = {"verdict": "", "at_most": math.nan, "seeds_needed": math.nan}
     if not math.isnan(low):
-        pairs = runs.pivot(index="seed", columns="cell", values="top1")
+        pairs = runs.pivot(index="seed", columns="cell", values=study.task.headline.name)
         sd = float((pairs[row["cell"]] - pairs[study.baseline]).std(ddof=1))
         said["verdict"] = verdict(low, high, p_holm, margin)
         said |= {"at_most": at_most(low, high), "seeds_needed": seeds_needed(sd, margin)}

@@ -22,6 +22,7 @@ import numpy as np
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_json
+from mnet.tasks import TASKS
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -61,13 +62,18 @@ def read_result(folder: Path) -> Result | None:
         ConfigError: It was written by a later mnet, which may mean other things by the same names.
     """
     result = read_json(folder / RESULT)
-    if result is None or "top1" not in result:
+    if result is None or not is_result(result):
         return None
     written = result.get("format", 1)
     if not isinstance(written, int) or written > FORMAT:
         by = result.get("mnet", "a later version")
         raise ConfigError(f"{folder / RESULT} is of format {written}, written by mnet {by}; this one reads {FORMAT}")
     return result
+
+
+def is_result(content: Mapping[str, object]) -> bool:
+    """Whether it says what a finished run of some task measured."""
+    return any(task.headline.name in content for task in TASKS.values())
 
 
 def read_json(path: Path) -> Result | None:

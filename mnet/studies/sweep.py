@@ -17,6 +17,7 @@ from mnet.settings import check_names
 from mnet.studies.sources import Place, Source, read_source
 from mnet.studies.sweep_file import METRICS, check_sweep, read_grid
 from mnet.studies.trial import OPTIONS, VARIANT, Trial, cell_name, read_option, read_variant, trial_from
+from mnet.tasks import Task
 
 __all__ = ["METRICS", "Cell", "Study", "check_sweep", "lay_over", "list_studies", "load_profile", "load_study"]
 
@@ -51,6 +52,11 @@ class Study:
         return self.cells[0].name
 
     @property
+    def task(self) -> Task:
+        """What all its networks are trained for."""
+        return self.cells[0].trials[0].task
+
+    @property
     def trials(self) -> list[tuple[Cell, Trial]]:
         """Seed by seed, so that every cell has a first result early."""
         seeds = max(len(cell.trials) for cell in self.cells)
@@ -82,9 +88,14 @@ def load_study(path: Path, overrides: Overrides | None = None) -> Study:
     check_variants(path.stem, grid)
     description = str(cast(dict[str, object], source.content).get("description", ""))
     try:
-        return build(path.stem, description, grid)
+        study = build(path.stem, description, grid)
     except BaselineError as error:
         raise source.error(("parameters",), error) if not overrides else error from None
+    metric = cast(dict[str, dict[str, str]], source.content)["metric"]["name"]
+    logged = [*(f"val/{one.name}" for one in study.task.metrics), "val/loss"]
+    if metric not in logged:
+        raise source.error(("metric", "name"), f"{study.task.name} logs no {metric}; one of {', '.join(logged)}")
+    return study
 
 
 def read_values(name: str, values: Iterable[object]) -> list[object]:
@@ -139,7 +150,21 @@ def build(name: str, description: str, grid: Mapping[str, Sequence[object]]) -> 
             refused.append(f"{label}: {error}")
             continue
         cells.append(Cell(label, trials, options))
+        check_task(name, cells[0], cells[-1])
     return Study(name, description, varied, tuple(cells), tuple(refused))
+
+
+def check_task(study: str, first: Cell, other: Cell) -> None:
+    """
+    Raises:
+        ConfigError: Two cells have no number in common that could be compared.
+    """
+    tasks = [cell.trials[0].task.name for cell in (first, other)]
+    if tasks[0] != tasks[1]:
+        raise ConfigError(
+            f"study {study}: {first.name} is {tasks[0]} and {other.name} is {tasks[1]}; a study compares one task: "
+            "give all cells a head of one"
+        )
 
 
 def load_profile(path: Path, profile: str, study: str) -> dict[str, list[object]]:

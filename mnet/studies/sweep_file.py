@@ -11,10 +11,14 @@ from mnet.errors import ConfigError, text, unknown
 from mnet.settings import coerce
 from mnet.studies.sources import Place, Source, read_source
 from mnet.studies.trial import OPTIONS, VARIANT, read_option, read_variant
+from mnet.tasks import TASKS
 
 METHODS = ("grid", "random", "bayes")
 
-METRICS: Mapping[str, str] = {"val/top1": "maximize", "val/top5": "maximize", "val/loss": "minimize"}
+METRICS: Mapping[str, str] = {
+    **{f"val/{metric.name}": "maximize" for task in TASKS.values() for metric in task.metrics},
+    "val/loss": "minimize",
+}
 """What a run logs, and its goal."""
 
 KEYS = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -19,20 +19,11 @@ from mnet.errors import ConfigError, text
 from mnet.studies.engines import Job
 from mnet.studies.store import METRICS, Result
 from mnet.studies.trial import VARIANT, Trial
+from mnet.tasks import Task
 
 PROJECT = "mnet"
 STEP = "trainer/global_step"
 """The x-axis of every chart; Lightning's name."""
-
-SUMMARY: Mapping[str, str] = {
-    "test/top1": "top1",
-    "test/top5": "top5",
-    "test/loss": "test_loss",
-    "val/top1": "val_top1",
-    "val/loss": "val_loss",
-    **{name: name for name in ("params", "madds", "train_seconds", "images_per_second")},
-}
-"""Name on W&B -> name in result.json."""
 
 PROVENANCE = ("device", "threads", "torch", "mnet", "revision")
 """Of result.json: where and by what a run was made. In the summary, since the run may have been trained elsewhere."""
@@ -43,6 +34,18 @@ TRAINED = "trained"
 LOGIN = "log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
 
 When = Literal["auto", "on", "off"]
+
+
+def summary_names(task: Task) -> dict[str, str]:
+    """Name on W&B -> name in result.json, of a run of a task."""
+    headline = task.headline.name
+    return {
+        **{f"test/{metric.name}": metric.name for metric in task.metrics},
+        "test/loss": "test_loss",
+        f"val/{headline}": f"val_{headline}",
+        "val/loss": "val_loss",
+        **{name: name for name in ("params", "madds", "train_seconds", "images_per_second")},
+    }
 
 
 def project() -> str:
@@ -169,9 +172,9 @@ def config_of(job: Job, variant: str | None) -> dict[str, object]:
     return {**settings, **trained, TRAINED: trained, **identity, **({} if variant is None else {VARIANT: variant})}
 
 
-def log_result(run: wandb.Run, result: Result) -> None:
+def log_result(run: wandb.Run, task: Task, result: Result) -> None:
     """Show a finished run's numbers in its summary, and where they were made."""
-    shown = {**SUMMARY, **{name: name for name in PROVENANCE}}
+    shown = {**summary_names(task), **{name: name for name in PROVENANCE}}
     run.summary.update({there: result[name] for there, name in shown.items() if name in result})
 
 

@@ -16,8 +16,9 @@ import wandb
 from mnet.errors import ConfigError
 from mnet.settings import coerce, hints
 from mnet.studies.archive import RESOLVED, Finished, described_trial
-from mnet.studies.tracking import LOGIN, PROVENANCE, SUMMARY, TRAINED, first_line, has_account
+from mnet.studies.tracking import LOGIN, PROVENANCE, TRAINED, first_line, has_account, summary_names
 from mnet.studies.trial import Trial
+from mnet.tasks import TASKS
 
 WHOLE = ("params", "madds", "threads")
 """Of a result: numbers that are whole, which JSON does not tell."""
@@ -85,11 +86,12 @@ def read_run(where: str, config: Mapping[str, object], summary: Mapping[str, obj
     Raises:
         ConfigError: It has settings that this mnet does not know.
     """
-    if not {"study", "run_id"} <= config.keys() or not SUMMARY.keys() <= summary.keys():
+    names = next((named for task in TASKS.values() if (named := summary_names(task)).keys() <= summary.keys()), None)
+    if names is None or not {"study", "run_id"} <= config.keys():
         return None
     try:
         trial = described_trial(config)
-        measured = {name: number(name, summary[shown]) for shown, name in SUMMARY.items()}
+        measured = {name: number(name, summary[shown]) for shown, name in names.items()}
         trained = resolved(trial, config)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"W&B run {where}: {error}") from None

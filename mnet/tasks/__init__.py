@@ -8,7 +8,7 @@ themselves are imported when used.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mnet.tasks.module import TaskModule
     from mnet.tasks.segmentation import LRASPP
 
-__all__ = ["LRASPP", "TASKS", "ImageClassifier", "Metric", "SSDLite", "Task", "task_of"]
+__all__ = ["LRASPP", "TASKS", "ImageClassifier", "Metric", "SSDLite", "Task", "metric_of", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,20 @@ class Metric:
     """In tables, in result.json, and after `val/` and `test/` where it is logged."""
     label: str
     """As it is read."""
+
+    @property
+    def mean(self) -> str:
+        """The column of a table of cells."""
+        return f"{self.name}_mean"
+
+    @property
+    def sd(self) -> str:
+        return f"{self.name}_sd"
+
+    @property
+    def half_width(self) -> str:
+        """Of the 95% t interval about the mean."""
+        return f"{self.name}_half_width"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +110,13 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 def task_of(head: str | None) -> Task:
     """The task of networks with this head."""
     return next(task for task in TASKS.values() if head in task.heads)
+
+
+def metric_of(columns: Iterable[object]) -> Metric:
+    """What a table of one task compares, by its columns: `map` or `map_mean` is of detection; top-1 if none says."""
+    names = set(map(str, columns))
+    found = (task.headline for task in TASKS.values() if names & {task.headline.name, task.headline.mean})
+    return next(found, TASKS["classification"].headline)
 
 
 def __getattr__(name: str) -> object:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
@@ -12,7 +15,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mnet.quantization import observe
 from mnet.spec import Network
-from mnet.tasks.module import TaskModule
+from mnet.tasks.drawing import draw_bars, show_picture
+from mnet.tasks.module import Limit, TaskModule
 from mnet.training.recipes import QAT_SEEING, Recipe
 
 Batch = tuple[Tensor, Tensor]
@@ -59,6 +63,30 @@ class ImageClassifier(TaskModule):
         metrics["top5"].update(scores, labels)
         metrics["loss"].update(functional.cross_entropy(scores, labels), len(labels))
         return scores
+
+    def predict(self, images: Tensor) -> list[Tensor]:
+        """Probabilities (num_classes,)."""
+        return list(self.net(images).softmax(1).cpu())
+
+    @staticmethod
+    def onto(seen: Tensor, size: tuple[int, int], picture: tuple[int, int]) -> Tensor:
+        return seen
+
+    @staticmethod
+    def draw(figure: Figure, picture: np.ndarray, seen: Tensor, names: Sequence[str], limit: Limit) -> None:
+        left, right = figure.subplots(1, 2)
+        show_picture(left, picture)
+        found = top(seen, limit)
+        draw_bars(right, [names[i] for i, _ in found], [share for _, share in found])
+
+    @staticmethod
+    def tell(seen: Tensor, names: Sequence[str], limit: Limit) -> dict[str, object]:
+        return {"top": [{"class": names[i], "probability": round(share, 6)} for i, share in top(seen, limit)]}
+
+
+def top(probabilities: Tensor, limit: Limit) -> list[tuple[int, float]]:
+    shares, classes = probabilities.topk(min(limit.top, len(probabilities)))
+    return list(zip(classes.tolist(), shares.tolist(), strict=True))
 
 
 class QuantizedClassifier(ImageClassifier):

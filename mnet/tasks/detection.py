@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.detection import MeanAveragePrecision
@@ -10,7 +15,8 @@ from torchmetrics.detection import MeanAveragePrecision
 from mnet.data.targets import Boxes
 from mnet.spec import Network
 from mnet.tasks.boxes import Decoder, DefaultBoxes, Found
-from mnet.tasks.module import TaskModule
+from mnet.tasks.drawing import draw_boxes, show_picture
+from mnet.tasks.module import Limit, TaskModule
 from mnet.training.recipes import Recipe
 
 Batch = tuple[Tensor, Boxes]
@@ -48,9 +54,34 @@ class SSDLite(TaskModule):
         images, target = batch
         return {"loss": self.decoder(images).loss(self.net(images), target)}
 
-    def find(self, images: Tensor) -> list[Found]:
-        """The objects of pictures (N, C, H, W)."""
-        return self.decoder(images).find(self.net(images), MEASURED)
+    def predict(self, images: Tensor) -> list[Found]:
+        found = self.decoder(images).find(self.net(images), MEASURED)
+        return [Found(*(one.cpu() for one in own)) for own in found]
+
+    @staticmethod
+    def truth(target: Boxes, picture: int) -> Found:
+        boxes, labels = target.of(picture)
+        return Found(boxes, torch.ones(len(labels)), labels)
+
+    @staticmethod
+    def onto(seen: Found, size: tuple[int, int], picture: tuple[int, int]) -> Found:
+        height, width = picture[0] / size[0], picture[1] / size[1]
+        return seen._replace(boxes=seen.boxes * torch.tensor([width, height, width, height]))
+
+    @staticmethod
+    def draw(figure: Figure, picture: np.ndarray, seen: Found, names: Sequence[str], limit: Limit) -> None:
+        axes = figure.subplots()
+        show_picture(axes, picture)
+        draw_found(axes, seen, names, limit)
+
+    @staticmethod
+    def tell(seen: Found, names: Sequence[str], limit: Limit) -> dict[str, object]:
+        return {
+            "objects": [
+                {"class": names[label - 1], "score": round(score, 4), "box": [round(end, 1) for end in box]}
+                for box, score, label in zip(*(one.tolist() for one in sure(seen, limit)), strict=True)
+            ]
+        }
 
     def evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         images, target = batch
@@ -60,3 +91,15 @@ class SSDLite(TaskModule):
         metrics["boxes"].update(found, wanted)
         metrics["loss"].update(decoder.loss(told, target), len(images))
         return told
+
+
+def sure(seen: Found, limit: Limit) -> Found:
+    return Found(*(one[seen.scores >= limit.score] for one in seen))
+
+
+def draw_found(axes: Axes, seen: Found, names: Sequence[str], limit: Limit, size: float = 7) -> None:
+    """Boxes with class and, where it is not certain, the score."""
+    shown = sure(seen, limit)
+    labels = shown.labels.tolist()
+    said = [names[i - 1] + (f" {s:.0%}" if s < 1 else "") for i, s in zip(labels, shown.scores.tolist(), strict=True)]
+    draw_boxes(axes, shown.boxes.numpy(), labels, said, size)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,6 +25,15 @@ from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
 LOG_STEPS = 50
 Batch = tuple[Tensor, Any]
 """Pictures (N, C, H, W), and what they show."""
+
+
+class Limit(NamedTuple):
+    """How much of what is seen is shown."""
+
+    score: float = 0.5
+    """Boxes at least so sure."""
+    top: int = 5
+    """Classes of a classifier."""
 
 
 class TaskModule(L.LightningModule):
@@ -59,6 +71,30 @@ class TaskModule(L.LightningModule):
     @abstractmethod
     def evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         """Update the metrics; returns the scores."""
+
+    @abstractmethod
+    def predict(self, images: Tensor) -> list[Any]:
+        """What is seen in each of the pictures (N, C, H, W)."""
+
+    @staticmethod
+    def truth(target: Any, picture: int) -> Any:
+        """What a picture of a batch really shows, as `predict` would say it; None where that is not drawn."""
+        return None
+
+    @staticmethod
+    @abstractmethod
+    def onto(seen: Any, size: tuple[int, int], picture: tuple[int, int]) -> Any:
+        """What was seen in a picture of height and width `size`, on the same of the size `picture`."""
+
+    @staticmethod
+    @abstractmethod
+    def draw(figure: Figure, picture: np.ndarray, seen: Any, names: Sequence[str], limit: Limit) -> None:
+        """The picture, (H, W) or (H, W, 3) uint8, and what is seen in it."""
+
+    @staticmethod
+    @abstractmethod
+    def tell(seen: Any, names: Sequence[str], limit: Limit) -> dict[str, object]:
+        """The same as plain data."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)

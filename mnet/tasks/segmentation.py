@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from mnet.data.targets import IGNORED, Masks
-from mnet.tasks.module import TaskModule
+from mnet.tasks.drawing import draw_mask, legend, show_picture
+from mnet.tasks.module import Limit, TaskModule
 
 Batch = tuple[Tensor, Masks]
 """Pictures (N, C, H, W) and the class of every pixel."""
@@ -46,6 +52,48 @@ class LRASPP(TaskModule):
         metrics["pixel_accuracy"].update(classes, wanted)
         metrics["loss"].update(loss_of(scores, masks), len(images))
         return scores
+
+    def predict(self, images: Tensor) -> list[Tensor]:
+        """Classes (H, W) uint8."""
+        return list(self.net(images).argmax(1).to(torch.uint8).cpu())
+
+    @staticmethod
+    def truth(target: Masks, picture: int) -> Tensor:
+        return target.classes[picture]
+
+    @staticmethod
+    def onto(seen: Tensor, size: tuple[int, int], picture: tuple[int, int]) -> Tensor:
+        return functional.interpolate(seen[None, None].float(), size=picture, mode="nearest-exact")[0, 0].to(
+            torch.uint8
+        )
+
+    @staticmethod
+    def draw(figure: Figure, picture: np.ndarray, seen: Tensor, names: Sequence[str], limit: Limit) -> None:
+        axes = figure.subplots()
+        show_picture(axes, picture)
+        draw_classes(axes, seen, names)
+        legend(axes, [label + (names[0] != BACKGROUND) for label in classes_of(seen, names)], shown_names(names))
+
+    @staticmethod
+    def tell(seen: Tensor, names: Sequence[str], limit: Limit) -> dict[str, object]:
+        return {"shares": {names[i]: round(float((seen == i).float().mean()), 6) for i in seen.unique().tolist()}}
+
+
+BACKGROUND = "background"
+
+
+def shown_names(names: Sequence[str]) -> Sequence[str]:
+    """Without the background's."""
+    return names[1:] if names[0] == BACKGROUND else names
+
+
+def classes_of(seen: Tensor, names: Sequence[str]) -> list[int]:
+    """The classes in a mask that are drawn."""
+    return [int(i) for i in seen.unique() if i != IGNORED and names[int(i)] != BACKGROUND]
+
+
+def draw_classes(axes: Axes, seen: Tensor, names: Sequence[str]) -> None:
+    draw_mask(axes, seen.numpy(), names[0] == BACKGROUND)
 
 
 def loss_of(scores: Tensor, masks: Masks, label_smoothing: float = 0.0) -> Tensor:

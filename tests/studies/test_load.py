@@ -14,7 +14,7 @@ from mnet.studies import load
 from mnet.studies.archive import Finished, finished_row
 from mnet.studies.engines import Job
 from mnet.studies.store import CONFIG, RESULT, run_folder
-from mnet.studies.tracking import PROVENANCE, SUMMARY, config_of
+from mnet.studies.tracking import PROVENANCE, config_of, summary_names
 from mnet.studies.trial import Trial
 from mnet.studies.wandb_runs import Address, read_address, read_run
 
@@ -39,8 +39,11 @@ def logged(trial: Trial, root) -> tuple[dict[str, object], dict[str, object]]:
     """Config and summary of a run of a sweep that set whatever is not the default, as W&B hands numbers back."""
     config = json.loads(json.dumps(config_of(Job(trial, root, "activation"), "se=false")))
     set_by_sweep = {name: value for name, value in trial.settings().items() if value is not None}
-    shown = {**SUMMARY, **{name: name for name in PROVENANCE}}
-    summary = {there: MEASURED[name] for there, name in shown.items()} | {"test/top1": 50, "madds": 2.064144e6}
+    shown = {**summary_names(trial.task), **{name: name for name in PROVENANCE}}
+    summary = {there: MEASURED[name] for there, name in shown.items()} | {
+        "test/top1": 50,
+        "madds": 2.064144e6,
+    }
     return {**config, **set_by_sweep, "_wandb": {}}, summary
 
 

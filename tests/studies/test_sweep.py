@@ -14,6 +14,7 @@ from mnet.studies.estimate import total_seconds
 from mnet.studies.sweep import METRICS, check_sweep, lay_over, list_studies, load_profile
 from mnet.studies.sweep_file import DISTRIBUTIONS
 from mnet.studies.trial import OPTIONS, field_docs
+from mnet.tasks import TASKS
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PROFILES = EXPERIMENTS / "profiles.yaml"
@@ -316,4 +317,5 @@ def test_the_distributions_are_those_of_wandbs_published_schema():
 
 def test_every_option_is_documented_and_every_metric_is_logged():
     assert all(field_docs().get(name) for name in OPTIONS)
-    assert set(METRICS) == {"val/top1", "val/top5", "val/loss"}
+    logged = {"val/loss"} | {f"val/{name}" for task in TASKS.values() for name in task.load().shown}
+    assert set(METRICS) == logged

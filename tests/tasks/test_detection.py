@@ -51,7 +51,7 @@ def test_the_loss_is_torchvisions(pair):
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
-    losses = theirs(list(images), [{"boxes": b, "labels": l} for b, l in objects])
+    losses = theirs(list(images), [{"boxes": own, "labels": labels} for own, labels in objects])
     loss = ours.decoder(images).loss(ours.net(images * 2 - 1), pad_boxes(objects))
     theirs.eval()
     torch.testing.assert_close(loss, sum(losses.values()), rtol=1e-4, atol=1e-4)

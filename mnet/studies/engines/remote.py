@@ -32,6 +32,7 @@ from mnet.studies.store import (
     RESUME,
     WEIGHTS,
     Result,
+    is_result,
     lock,
     read_result,
 )
@@ -77,7 +78,7 @@ class Storage:
             for study in sorted(found, key=lambda name: (name != job.study, name)):
                 with suppress(FileNotFoundError, NotADirectoryError, ValueError):
                     content = self.files.cat_file(f"{self.folder(study, job.run_id)}/{RESULT}")
-                    if "top1" in json.loads(content):
+                    if is_result(json.loads(content)):
                         return study
         return None
 

@@ -39,6 +39,7 @@ from mnet.studies.report.marks import (
     vertical,
 )
 from mnet.studies.report.tables import WORDS, is_number, span, written
+from mnet.tasks import metric_of
 
 SOURCES = {
     "slim_v1": "TensorFlow-Slim, MobileNet V1",
@@ -65,6 +66,11 @@ class Chart:
     title: str
     spec: Spec
     legend: Legend = ()
+
+
+def opening(words: str) -> str:
+    """At the beginning of a line."""
+    return words[0].upper() + words[1:] if words[1:2].islower() else words
 
 
 def on_page(ink: str) -> str:
@@ -94,13 +100,14 @@ def conditions(row: Row) -> str:
 
 
 def accuracy_chart(summary: pd.DataFrame, runs: pd.DataFrame) -> Chart:
-    """Top-1 of every seed, the mean and its 95% interval, a row a cell."""
+    """Top-1, or what else the task compares, of every seed, the mean and its 95% interval, a row a cell."""
+    metric = metric_of(summary)
     cells = records(summary[summary["n"] > 0])
     rows = lay_out([str(cell["cell"]) for cell in cells])
     heads, means, dots = [], [], []
     for i, cell in enumerate(cells):
-        ink, y, half = shade(str(cell["cell"])), rows.marks[i], cell["top1_half_width"]
-        mean = cell["top1_mean"]
+        ink, y, half = shade(str(cell["cell"])), rows.marks[i], cell[metric.half_width]
+        mean = cell[metric.mean]
         ends = ends_of(mean, mean - half, mean + half) if is_number(half) else ends_of(mean)
         said = f"{cell['cell']}: mean {mean:.2f}% of {cell['n']:.0f} seeds"
         said += f", 95% interval {span(ends['low'], ends['high'])}" if is_number(half) else ""
@@ -109,12 +116,12 @@ def accuracy_chart(summary: pd.DataFrame, runs: pd.DataFrame) -> Chart:
         own = records(runs[runs["cell"] == cell["cell"]])
         for k, run in enumerate(own):
             shift = -5 + 10 * k / max(1, len(own) - 1)
-            said = f"{run['cell']}, seed {run['seed']}: {run['top1']:.2f}%\n{conditions(run)}"
-            dots.append({"x": run["top1"], "y": y + shift, "ink": ink, "told": said})
-    x = axis("test top-1 (%)", [*means, *dots])
+            said = f"{run['cell']}, seed {run['seed']}: {run[metric.name]:.2f}%\n{conditions(run)}"
+            dots.append({"x": run[metric.name], "y": y + shift, "ink": ink, "told": said})
+    x = axis(f"test {metric.label} (%)", [*means, *dots])
     lines, diamonds = intervals(means, x, rows.height)
     marks = [lines, dots_of(dots, x, rows.height), diamonds]
-    return Chart("Top-1 by seed", finish([*names(heads, rows), *marks], rows.height))
+    return Chart(f"{opening(metric.label)} by seed", finish([*names(heads, rows), *marks], rows.height))
 
 
 def difference_chart(summary: pd.DataFrame) -> Chart | None:
@@ -130,7 +137,7 @@ def difference_chart(summary: pd.DataFrame) -> Chart | None:
             continue
         means.append(difference(cell, f"{cell['cell']} against {cells[0]['cell']}", rows.marks[i], shade(cell["cell"])))
         heads.append(head(rows, i, written(cell["delta"], sign=True)))
-    x = axis("difference to the first row (points of top-1)", means, through=0)
+    x = axis(f"difference to the first row (points of {metric_of(summary).label})", means, through=0)
     layers = [*names(heads, rows), line_at(0, x, rows.height), *intervals(means, x, rows.height)]
     return Chart("Difference to the baseline", finish(layers, rows.height))
 
@@ -232,7 +239,14 @@ def blocks_chart(blocks: pd.DataFrame) -> Chart:
 
 
 def scatter_chart(
-    title: str, points: Sequence[Row], x_title: str, legend: Legend, *, through: float | None = None, path: bool = True
+    title: str,
+    points: Sequence[Row],
+    x_title: str,
+    legend: Legend,
+    *,
+    through: float | None = None,
+    path: bool = True,
+    label: str = "top-1",
 ) -> Chart | None:
     """Accuracy over a cost, log scale; a line through the points that no other beats.
 
@@ -244,6 +258,7 @@ def scatter_chart(
         legend: Of the inks.
         through: A value that the x axis shows.
         path: Whether to draw the line.
+        label: What y is, in percent.
     """
     if not points:
         return None
@@ -253,7 +268,7 @@ def scatter_chart(
     extent = [float(row[name]) for row in points for name in ("y", "low", "high") if is_number(row.get(name))]
     pad = 0.06 * (max(extent) - min(extent)) or 1.0
     scale = alt.Scale(domain=[min(extent) - pad, max(extent) + pad], nice=False, zero=False)
-    y = alt.Y("y:Q", title="top-1 (%)", scale=scale, axis=alt.Axis(tickCount=6))
+    y = alt.Y("y:Q", title=f"{label} (%)", scale=scale, axis=alt.Axis(tickCount=6))
     base = alt.Chart(frame(points))
     layers = []
     if path and len(best := undominated(points)) > 1:
@@ -261,36 +276,37 @@ def scatter_chart(
         layers.append(line.encode(x=x, y=y))
     if any(is_number(row.get("low")) for row in points):
         rule = base.mark_rule(strokeOpacity=0.5, aria=False)
-        layers.append(rule.encode(x=x, y=alt.Y("low:Q", title="top-1 (%)"), y2="high:Q", color=INKED))
+        layers.append(rule.encode(x=x, y=alt.Y("low:Q", title=f"{label} (%)"), y2="high:Q", color=INKED))
     if any(is_number(row.get("left")) for row in points):
         rule = base.mark_rule(strokeOpacity=0.5, aria=False)
         layers.append(rule.encode(x=alt.X("left:Q", title=x_title), x2="right:Q", y=y, color=INKED))
     layers.append(base.mark_point(filled=True, size=55, opacity=0.9).encode(x=x, y=y, color=INKED, **SHAPED, **TOLD))
     if any(row.get("label") for row in points):
-        label = base.mark_text(dx=7, dy=-7, align="left", fontSize=10, aria=False)
-        layers.append(label.encode(x=x, y=y, text="label:N"))
+        named = base.mark_text(dx=7, dy=-7, align="left", fontSize=10, aria=False)
+        layers.append(named.encode(x=x, y=y, text="label:N"))
     return Chart(title, finish(layers, height), legend)
 
 
 def cells_scatter(cells: pd.DataFrame, title: str, x: str, x_title: str, through: float | None = None) -> Chart | None:
-    """A study's cells: top-1 over multiply-adds in millions, or over a latency ratio; numbered, as a legend says."""
-    points, legend = [], []
+    """A study's cells: top-1, or what else the task compares, over multiply-adds in millions, or over a latency ratio;
+    numbered, as a legend says."""
+    points, legend, metric = [], [], metric_of(cells)
     for i, row in enumerate(records(cells), 1):
-        name, half = str(row["cell"]), row["top1_half_width"]
+        name, half = str(row["cell"]), row[metric.half_width]
         half = half if is_number(half) else math.nan
         cost = row[x] / 1e6 if x == "madds" else row[x]
-        said = f"{name}: {row['top1_mean']:.2f}%, mean of {row['n']:.0f} seeds"
-        said += f" {span(row['top1_mean'] - half, row['top1_mean'] + half)}; " if is_number(half) else "; "
+        said = f"{name}: {row[metric.mean]:.2f}%, mean of {row['n']:.0f} seeds"
+        said += f" {span(row[metric.mean] - half, row[metric.mean] + half)}; " if is_number(half) else "; "
         said += f"{row['params'] / 1e6:.3f} M parameters, {row['madds'] / 1e6:.2f} M multiply-adds"
         ink = shade(name)
-        point = {"x": cost, "y": row["top1_mean"], "low": row["top1_mean"] - half, "high": row["top1_mean"] + half}
+        point = {"x": cost, "y": row[metric.mean], "low": row[metric.mean] - half, "high": row[metric.mean] + half}
         if x == "ratio":
             point |= {"left": row["ratio_low"], "right": row["ratio_high"]}
             said += f"; on {row['runtime']} {row['ratio']:.3f} {span(row['ratio_low'], row['ratio_high'], 3)} times"
             said += f" the baseline's, {row['median_ms']:.3f} ms; {row['device']}"
         points.append({**point, "ink": ink, "told": said, "label": str(i), "shape": "circle"})
         legend.append((ink, str(i), name))
-    return scatter_chart(title, points, x_title, legend, through=through)
+    return scatter_chart(title, points, x_title, legend, through=through, label=metric.label)
 
 
 def networks_scatter(points: Sequence[Row], title: str, x_title: str, *, path: bool = True) -> Chart | None:

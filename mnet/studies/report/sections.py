@@ -19,6 +19,7 @@ from mnet.studies.report.commands import Place, Row, latency_command, records, t
 from mnet.studies.report.tables import Table
 from mnet.studies.report.words import answer, parts_of, sources
 from mnet.studies.trial import PARAMETERS, trial_from
+from mnet.tasks import metric_of
 from mnet.toggles import Toggles
 
 PAPERS_TITLE = "The papers, ImageNet"
@@ -100,9 +101,9 @@ def section(data: Data, description: str, points: Sequence[Row], place: Place) -
         kept["runs"] = tables.runs_table(runs, place)
         panels = [charts.accuracy_chart(summary, runs), charts.difference_chart(summary)]
         caption = (
-            "Test top-1: dots are seeds, diamonds means, lines 95% t intervals. Differences are to the first row, "
+            f"Test {metric_of(summary).label}: dots are seeds, diamonds means, lines 95% t intervals. Differences are "
         )
-        caption += "paired by seed."
+        caption += "to the first row, paired by seed."
         figures.append(Figure(caption, [panel for panel in panels if panel], "cells"))
     if data.effects is not None and not data.effects.empty:
         kept["effects"] = tables.effects_table(data.effects)
@@ -179,13 +180,15 @@ def overview_of(found: Sequence[Data], points: Sequence[Row]) -> tuple[Figure, T
     alike = ["dataset", "recipe", "epochs"]
     most = runs[alike].value_counts().index[0]
     runs = runs[(runs[alike] == list(most)).all(axis="columns")]
+    metric = metric_of(runs.dropna(axis="columns", how="all"))
+    runs = runs[runs[metric.name].notna()]
     own, seen = [], set()
     for (study, cell), rows in runs.groupby(["study", "cell"], sort=False):
         if (ids := frozenset(rows["run_id"])) in seen:  # a cell that studies share
             continue
         seen.add(ids)
         row = records(rows.head(1))[0]
-        point = {"study": study, "cell": cell, "n": len(rows), "x": row["madds"] / 1e6, "y": rows["top1"].mean()}
+        point = {"study": study, "cell": cell, "n": len(rows), "x": row["madds"] / 1e6, "y": rows[metric.name].mean()}
         said = f"{study}, {cell}: {point['y']:.2f}%, mean of {len(rows)} seeds; "
         said += f"{point['x']:.2f} M multiply-adds, {row['params'] / 1e6:.3f} M parameters"
         network = FAMILIES.get(str(row["model"]), "others")

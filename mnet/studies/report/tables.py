@@ -11,6 +11,7 @@ import pandas as pd
 
 from mnet.studies.archive import known
 from mnet.studies.report.commands import Place, Row, latency_command, records, run_command, told
+from mnet.tasks import TASKS, Metric, metric_of
 
 MILLION = 1e6
 MINUS = "\u2212"
@@ -105,16 +106,39 @@ def interval(low: str, high: str, title: str = "95% interval", digits: int = 2, 
 
 COST = (figure("params", "params, M", 3, scale=MILLION), figure("madds", "MAdds, M", 2, scale=MILLION))
 VERDICT = Column("verdict", lambda row: Cell(WORDS.get(str(row["verdict"]), "")), numeric=False)
-SUMMARY = (
-    *(plain("cell"), figure("n", "seeds", 0), figure("top1_mean", "top\u20111, %"), figure("top1_sd", "sd")),
-    *(figure("delta", "difference", sign=True), interval("low", "high", sign=True), figure("p_holm", "p, Holm", 3)),
-    *(VERDICT, figure("at_most", "at most"), figure("seeds_needed", "seeds needed", 0), *COST),
-)
-RUNS = (
-    *(plain("cell"), figure("seed", "seed", 0), figure("top1", "top\u20111, %"), figure("top5", "top\u20115, %")),
-    *(figure("val_top1", "validation, %"), *COST, figure("train_seconds", "training, s", 0), plain("run_id", "run")),
-    *(plain("device"), figure("threads", "threads", 0), plain("torch"), plain("revision"), plain("finished")),
-)
+
+
+def percent(name: str, label: str) -> Column:
+    return figure(name, label.replace("-", "\u2011") + ", %")
+
+
+def summary_columns(metric: Metric) -> tuple[Column, ...]:
+    return (
+        *(plain("cell"), figure("n", "seeds", 0), percent(metric.mean, metric.label), figure(metric.sd, "sd")),
+        *(figure("delta", "difference", sign=True), interval("low", "high", sign=True), figure("p_holm", "p, Holm", 3)),
+        *(VERDICT, figure("at_most", "at most"), figure("seeds_needed", "seeds needed", 0), *COST),
+    )
+
+
+def run_columns(metric: Metric) -> tuple[Column, ...]:
+    return (
+        *(plain("cell"), figure("seed", "seed", 0)),
+        *(percent(one.name, one.label) for task in TASKS.values() if task.headline == metric for one in task.metrics),
+        *(figure(f"val_{metric.name}", "validation, %"), *COST, figure("train_seconds", "training, s", 0)),
+        *(plain("run_id", "run"), plain("device"), figure("threads", "threads", 0), plain("torch"), plain("revision")),
+        plain("finished"),
+    )
+
+
+def frontier_columns(metric: Metric) -> tuple[Column, ...]:
+    return (
+        *(plain("cell"), plain("runtime"), percent(metric.mean, metric.label), figure(metric.half_width, "half width")),
+        *(figure("median_ms", "ms", 3), figure("ratio", "ratio", 3), interval("ratio_low", "ratio_high", digits=3)),
+        *(Column("on the frontier", lambda row: Cell("yes" if row["best"] else "no"), numeric=False), *COST),
+        *(figure("resolution", "pixels", 0), figure("threads", "threads", 0), plain("device"), plain("version")),
+    )
+
+
 EFFECTS = (
     *(plain("variant"), plain("value"), plain("against"), figure("n", "seeds", 0)),
     *(figure("delta", "difference", sign=True), interval("low", "high", sign=True), figure("p_holm", "p, Holm", 3)),
@@ -127,12 +151,6 @@ LATENCY = (
     *(figure("threads", "threads", 0), figure("batch", "batch", 0), figure("median_ms", "ms", 3), *RATIO),
     *(figure("rounds", "rounds", 0), plain("stopped"), *COST, plain("undelegated_ops", "not delegated")),
     *(plain("version"), plain("kernels"), plain("device"), figure("load", "load"), plain("torch"), plain("revision")),
-)
-FRONTIER = (
-    *(plain("cell"), plain("runtime"), figure("top1_mean", "top\u20111, %"), figure("top1_half_width", "half width")),
-    *(figure("median_ms", "ms", 3), figure("ratio", "ratio", 3), interval("ratio_low", "ratio_high", digits=3)),
-    *(Column("on the frontier", lambda row: Cell("yes" if row["best"] else "no"), numeric=False), *COST),
-    *(figure("resolution", "pixels", 0), figure("threads", "threads", 0), plain("device"), plain("version")),
 )
 CELLS = (
     *(plain("cell"), plain("study"), plain("network"), figure("n", "seeds", 0), figure("y", "top\u20111, %"), *COST),
@@ -191,7 +209,7 @@ def runs_table(runs: pd.DataFrame, place: Place) -> Table:
     def settings(row: Row) -> Sequence[str]:
         return ["settings: " + (", ".join(f"{name}={value}" for name, value in told(row).items()) or "as in the paper")]
 
-    return table("Every run", RUNS, runs, lambda row: run_command(place, row, rates), settings)
+    return table("Every run", run_columns(metric_of(runs)), runs, lambda row: run_command(place, row, rates), settings)
 
 
 def summary_table(summary: pd.DataFrame, runs: pd.DataFrame, place: Place) -> Table:
@@ -205,7 +223,13 @@ def summary_table(summary: pd.DataFrame, runs: pd.DataFrame, place: Place) -> Ta
         failed = row.get("failed")
         return [f"{failed:.0f} failed: {row['reason']}"] if is_number(failed) and failed else []
 
-    return table("Cells", SUMMARY, summary, lambda row: "\n".join(own.get(str(row["cell"]), ())), reason)
+    return table(
+        "Cells",
+        summary_columns(metric_of(summary)),
+        summary,
+        lambda row: "\n".join(own.get(str(row["cell"]), ())),
+        reason,
+    )
 
 
 def latency_table(latency: pd.DataFrame) -> Table:
@@ -217,7 +241,12 @@ def latency_table(latency: pd.DataFrame) -> Table:
 
 
 def frontier_table(frontier: pd.DataFrame) -> Table:
-    return table("Accuracy and latency", FRONTIER, frontier, lambda row: latency_command(row, "frontier"))
+    return table(
+        "Accuracy and latency",
+        frontier_columns(metric_of(frontier)),
+        frontier,
+        lambda row: latency_command(row, "frontier"),
+    )
 
 
 def effects_table(effects: pd.DataFrame) -> Table:

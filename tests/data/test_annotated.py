@@ -1,0 +1,250 @@
+"""COCO, Pascal VOC and Cityscapes, read from folders in their true format that are written here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+
+from mnet.data import COCO, VOC, Cityscapes, create_data
+from mnet.data.targets import IGNORED
+from mnet.errors import ConfigError, DataError
+
+SIZE = 120, 80  # of every picture: width and height
+LEFT = (12, 8, 48, 40)  # of a red square: left, top, right, bottom
+
+
+def picture(path: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, int] = SIZE) -> None:
+    """Black, with a red square where each box is."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    for left, top, right, bottom in boxes:
+        pixels[top:bottom, left:right, 0] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_coco(root: Path, objects: list[list[dict]]) -> Path:
+    """The same pictures in train and val: `objects` of each, as annotations without ids."""
+    for split in ("train", "val"):
+        images, annotations = [], []
+        for i, own in enumerate(objects):
+            boxes = [tuple(int(v) for v in (x, y, x + w, y + h)) for x, y, w, h in (one["bbox"] for one in own)]
+            picture(root / f"coco/{split}2017/{i:012}.png", [b for b in boxes if b[2] > b[0] and b[3] > b[1]])
+            images.append({"id": i, "file_name": f"{i:012}.png", "width": SIZE[0], "height": SIZE[1]})
+            annotations += [
+                {"id": 100 * i + k, "image_id": i, "area": 1.0, "iscrowd": 0, **one} for k, one in enumerate(own)
+            ]
+        ids = [one for one in range(1, 91) if one not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # the real ones
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": k, "name": f"kind {k}"} for k in ids],
+        }
+        file = root / f"coco/annotations/instances_{split}2017.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content))
+    return root
+
+
+def write_voc(root: Path, objects: list[list[tuple[str, tuple, int]]], mask: np.ndarray | None = None) -> Path:
+    """Objects are name, box as VOC counts it (from 1, the last pixel in), difficult."""
+    base, names = root / "VOCdevkit/VOC2012", []
+    for i, own in enumerate(objects):
+        names.append(f"2012_{i:06}")
+        picture(base / f"JPEGImages/{names[-1]}.jpg", [(b[0] - 1, b[1] - 1, b[2], b[3]) for _, b, _ in own])
+        ends = ("xmin", "ymin", "xmax", "ymax")
+        told = "".join(
+            f"<object><name>{name}</name><difficult>{hard}</difficult><bndbox>"
+            + "".join(f"<{end}>{value}</{end}>" for end, value in zip(ends, box, strict=True))
+            + "</bndbox></object>"
+            for name, box, hard in own
+        )
+        (base / "Annotations").mkdir(exist_ok=True)
+        (base / f"Annotations/{names[-1]}.xml").write_text(f"<annotation><folder>VOC2012</folder>{told}</annotation>")
+        pixels = np.zeros((SIZE[1], SIZE[0]), np.uint8) if mask is None else mask
+        (base / "SegmentationClass").mkdir(exist_ok=True)
+        file = Image.fromarray(pixels, mode="P")
+        file.putpalette([0] * 768)
+        file.save(base / f"SegmentationClass/{names[-1]}.png")
+    for kind in ("Main", "Segmentation"):
+        (base / "ImageSets" / kind).mkdir(parents=True, exist_ok=True)
+        for split in ("train", "val"):
+            (base / "ImageSets" / kind / f"{split}.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+def write_cityscapes(root: Path, ids: np.ndarray, count: int = 3) -> Path:
+    for split in ("train", "val"):
+        for i in range(count):
+            name = f"town_{i:06}_000019"
+            folder = root / f"cityscapes/leftImg8bit/{split}/town"
+            picture(folder / f"{name}_leftImg8bit.png", [LEFT], (ids.shape[1], ids.shape[0]))
+            fine = root / f"cityscapes/gtFine/{split}/town"
+            fine.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(ids).save(fine / f"{name}_gtFine_labelIds.png")
+    return root
+
+
+def ready(name: str, root: Path, **settings):
+    data = create_data(name, data_dir=root, val_size=1, batch_size=2, workers=0, **settings)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def red(image: torch.Tensor, data) -> torch.Tensor:
+    """Where a normalised picture (3, H, W) is red."""
+    return image[0] * data.std[0] + data.mean[0] > 0.5
+
+
+def test_coco_boxes_lie_on_what_they_mean_at_the_new_size_with_contiguous_classes(tmp_path):
+    square = {"bbox": [12, 8, 36, 32], "category_id": 13}
+    crowd = {"bbox": [0, 0, 120, 80], "category_id": 1, "iscrowd": 1}
+    data = ready("coco", write_coco(tmp_path, [[square], [square, crowd], []]), resolution=64)
+    images, boxes = next(iter(data.test_dataloader()))
+    assert images.shape == (2, 3, 64, 64)
+    expected = torch.tensor([12 * 64 / 120, 8 * 64 / 80, 48 * 64 / 120, 40 * 64 / 80])
+    for i in range(2):
+        found, labels = boxes.of(i)
+        torch.testing.assert_close(found, expected[None])
+        assert labels.tolist() == [12]  # 12 is not in COCO, so 13 is the twelfth
+    assert (data.num_classes, data.class_names[11]) == (80, "kind 13")
+
+
+def test_pictures_without_objects_are_samples_and_degenerate_boxes_never_reach_a_batch(tmp_path):
+    bad = [[5, 5, 0, 9], [5, 5, -4, 9], [130, 5, 20, 20], [5, 5, 0.4, 30], [110, 60, 40, 40]]
+    objects = [[], [{"bbox": box, "category_id": 1} for box in bad]]
+    data = ready("coco", write_coco(tmp_path, objects), resolution=60)
+    _, boxes = next(iter(data.test_dataloader()))
+    assert len(boxes.of(0)[0]) == 0
+    torch.testing.assert_close(boxes.of(1)[0], torch.tensor([[55.0, 45, 60, 60]]))  # clipped to the picture
+    for _ in range(3):
+        for _, target in data.train_dataloader():
+            width = (target.boxes[..., 2:] - target.boxes[..., :2])[target.labels > 0]
+            assert (width >= 1).all()
+
+
+def test_flips_and_crops_move_a_picture_and_its_boxes_together(tmp_path):
+    square = {"bbox": [12, 8, 36, 32], "category_id": 1}
+    data = ready("coco", write_coco(tmp_path, [[square]] * 9), resolution=96)
+    loader, sides, seen = data.train_dataloader(), set(), 0
+    for epoch in range(4):
+        loader.set_epoch(epoch)
+        for images, boxes in loader:
+            for i in range(len(images)):
+                for left, top, right, bottom in boxes.of(i)[0].round().int().tolist():
+                    inside = red(images[i], data)[top + 2 : bottom - 2, left + 2 : right - 2]
+                    assert inside.float().mean() > 0.95
+                    sides.add(left > 48)
+                    seen += 1
+    assert seen > 20
+    assert sides == {True, False}
+
+
+def test_voc_boxes_count_from_one_and_difficult_objects_are_left_out(tmp_path):
+    objects = [[("cat", (13, 9, 48, 40), 0), ("person", (50, 50, 90, 70), 1)], [("tvmonitor", (1, 1, 120, 80), 0)]]
+    data = ready("voc", write_voc(tmp_path, objects), resolution=80)
+    images, boxes = next(iter(data.test_dataloader()))
+    torch.testing.assert_close(boxes.of(0)[0], torch.tensor([[12 * 80 / 120, 8.0, 48 * 80 / 120, 40]]))
+    torch.testing.assert_close(boxes.of(1)[0], torch.tensor([[0.0, 0, 80, 80]]))
+    assert [boxes.of(i)[1].tolist() for i in range(2)] == [[8], [20]]
+    assert red(images[0], data)[10:38, 10:30].all()
+
+
+def test_voc_masks_keep_the_aspect_and_what_is_not_labelled(tmp_path):
+    mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    mask[8:40, 12:48], mask[40:44, 12:48] = 15, IGNORED
+    data = ready(
+        "voc", write_voc(tmp_path, [[("person", (13, 9, 48, 40), 0)]] * 3, mask), resolution=60, task="segmentation"
+    )
+    images, masks = next(iter(data.test_dataloader()))
+    assert (data.num_classes, images.shape, masks.classes.shape) == (21, (2, 3, 60, 60), (2, 60, 60))
+    assert (masks.classes[0, 40:] == IGNORED).all()  # 120 x 80 in 60 x 60: 40 rows are left
+    assert set(masks.classes[0, :40].unique().tolist()) == {0, 15, IGNORED}
+    assert ((masks.classes[0, :40] == 15) == red(images[0], data)[:40]).float().mean() > 0.97
+    for images, masks in data.train_dataloader():
+        agree = ((masks.classes == 15) == torch.stack([red(image, data) for image in images]))[masks.classes != IGNORED]
+        assert agree.float().mean() > 0.95
+
+
+def test_cityscapes_has_19_classes_and_evaluates_twice_as_wide_as_high(tmp_path):
+    ids = np.full((64, 128), 7, np.uint8)  # road
+    ids[:8], ids[8:40, 12:48] = 1, 26  # ego vehicle, which is not evaluated; car
+    data = ready("cityscapes", write_cityscapes(tmp_path, ids), resolution=32)
+    images, masks = next(iter(data.test_dataloader()))
+    assert (data.num_classes, images.shape) == (19, (2, 3, 32, 64))
+    assert set(masks.classes.unique().tolist()) == {0, 13, IGNORED}
+    assert (data.class_names[0], data.class_names[13]) == ("road", "car")
+    assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 32, 32)
+
+
+def test_an_epoch_goes_on_where_it_stopped_with_the_same_batches_in_any_number_of_workers(tmp_path):
+    objects = [[{"bbox": [12 + i, 8, 36, 32], "category_id": 1}] for i in range(7)]
+    data = ready("coco", write_coco(tmp_path, objects), resolution=48)
+    loader = data.train_dataloader()
+    loader.set_epoch(1)
+    whole = list(loader)
+    again = ready("coco", tmp_path, resolution=48)
+    again.workers = 2
+    other = again.train_dataloader()
+    other.load_state_dict({"epoch": 1, "position": 1})
+    rest = list(other)
+    assert len(rest) == len(whole) - 1
+    for (images, boxes), (mine, own) in zip(whole[1:], rest, strict=True):
+        assert torch.equal(images, mine)
+        assert torch.equal(boxes.boxes, own.boxes)
+    loader.set_epoch(2)
+    assert not torch.equal(next(iter(loader))[0], whole[0][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("coco", "annotations_trainval2017.zip"), ("voc", "VOCtrainval"), ("cityscapes", "gtFine")]
+)
+def test_what_is_missing_is_said_with_where_to_get_it(tmp_path, name, said):
+    with pytest.raises(DataError, match=said):
+        create_data(name, data_dir=tmp_path).prepare_data()
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    root = write_coco(tmp_path / "a", [[], [], []])
+    (root / "coco/val2017/000000000000.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"val2017.000000000000\.png cannot be read"):
+        next(iter(ready("coco", root).test_dataloader()))
+    (root / "coco/annotations/instances_val2017.json").write_text("{")
+    with pytest.raises(DataError, match=r"instances_val2017\.json cannot be read"):
+        create_data("coco", data_dir=root).prepare_data()
+    root = write_voc(tmp_path / "b", [[("cat", (13, 9, 48, 40), 0)]] * 3)
+    for file in (root / "VOCdevkit/VOC2012/Annotations").iterdir():
+        file.write_text("<annotation>")
+    with pytest.raises(DataError, match=r"Annotations.*\.xml cannot be read"):
+        next(iter(ready("voc", root).test_dataloader()))
+    root = write_voc(tmp_path / "c", [[("kat", (13, 9, 48, 40), 0)]] * 3)
+    with pytest.raises(DataError, match=r"unknown class 'kat'.*Did you mean cat"):
+        next(iter(ready("voc", root).test_dataloader()))
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.zeros((SIZE[1], SIZE[0] // 2), np.uint8), "60x80 pixels, its picture 120x80"),
+        (np.full((SIZE[1], SIZE[0]), 21, np.uint8), "has class 21; classes are 0 to 20"),
+    ],
+)
+def test_a_mask_of_another_picture_or_of_other_classes_is_refused(tmp_path, mask, said):
+    data = ready("voc", write_voc(tmp_path, [[]] * 3, mask), task="segmentation")
+    with pytest.raises(DataError, match=rf"2012_00000.\.png.*{said}"):
+        next(iter(data.test_dataloader()))
+
+
+def test_a_task_that_a_data_set_has_not_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="unknown task of coco 'segmentation'; one of detection"):
+        create_data("coco", data_dir=tmp_path, task="segmentation")
+
+
+def test_the_classes_are_the_published_ones():
+    assert (COCO.classes("detection"), VOC.classes("detection"), VOC.classes("segmentation")) == (80, 20, 21)
+    assert Cityscapes.classes("segmentation") == 19
+    assert {kind.name for kind in datasets.Cityscapes.classes if kind.ignore_in_eval}.isdisjoint(Cityscapes.class_names)
