@@ -70,8 +70,9 @@ class ScenesData(InMemoryImages):
 
     name = "scenes"
     tasks = ("detection", "segmentation")
-    native_resolution = 96
-    train_size = 12_000
+    native_resolution = 128
+    train_size = 10_000
+    test_size: ClassVar[int] = 1000
     in_channels = 1
     class_names = FashionMNIST.class_names
     mean = (0.225,)
@@ -85,16 +86,14 @@ class ScenesData(InMemoryImages):
         batch_size: int = 32,
         resolution: int | None = None,
         seed: int = 0,
-        val_size: int = 1000,
+        val_size: int = 500,
         augment: Augment | None = None,
         task: str = "detection",
-        test_size: int = 2000,
     ) -> None:
         """As `InMemoryImages`, and:
 
         Args:
             task: detection or segmentation: which targets batches have.
-            test_size: Scenes of test.
         """
         super().__init__(
             data_dir=data_dir,
@@ -108,7 +107,7 @@ class ScenesData(InMemoryImages):
             raise unknown("task of scenes", task, self.tasks)
         if self.resolution < 32:
             raise ConfigError(f"resolution is {self.resolution}; scenes need 32 pixels a side to show garments.")
-        self.task, self.test_size = task, test_size
+        self.task = task
         self.num_classes = self.classes(task)
 
     @classmethod

@@ -16,6 +16,8 @@ from mnet.errors import text
 from mnet.files import write_csv
 from mnet.studies.bootstrap import nested_bootstrap
 from mnet.studies.effects import effects_table
+from mnet.studies.examples import FIGURE as EXAMPLES_FIGURE
+from mnet.studies.examples import plot_examples
 from mnet.studies.plots import plot_effects, plot_study
 from mnet.studies.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
 from mnet.studies.store import read_correct, read_failure, read_result, run_folder
@@ -171,4 +173,5 @@ def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bo
             plot_study(summary, runs, folder / f"{study.name}.png", title)
         if not effects.empty:
             plot_effects(effects, folder / f"{study.name}-effects.png", title)
+        plot_examples(study, root, folder / EXAMPLES_FIGURE, title)
     return Tables(runs, summary, effects)

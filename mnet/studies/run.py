@@ -45,6 +45,7 @@ from mnet.studies.callbacks import (
     usable_checkpoint,
 )
 from mnet.studies.engines import Job
+from mnet.studies.examples import keep_examples
 from mnet.studies.store import (
     CONFIG,
     FAILURE,
@@ -235,6 +236,7 @@ def run_trial(
         "format": FORMAT,
     }
     metrics.save()
+    keep_examples(model, data, folder)
     if (correct := model.test_correct) is not None:
         write_correct(folder, correct.numpy())
     if trial.precision == "fp32":

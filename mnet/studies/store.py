@@ -1,6 +1,6 @@
 """The results folder: where a run keeps its files, who works on it, and what is finished.
 
-    <root>/<study>/runs/<run_id>/   config.yaml  metrics.csv  correct.npz  weights.pt  result.json (last: finished)
+    <root>/<study>/runs/<run_id>/   config.yaml  metrics.csv  correct.npz  examples.pt  weights.pt  result.json (last)
     <root>/.locks/<run_id>          held by the process that trains this run, whatever the study
 
 A run that several studies share is trained once, and copied into the folder of each.
@@ -28,6 +28,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 CORRECT = "correct.npz"
 WEIGHTS = "weights.pt"
+EXAMPLES = "examples.pt"
 RESULT = "result.json"
 RESUME = "resume.ckpt"
 FAILURE = "failure.json"
@@ -102,7 +103,7 @@ def adopt(source: Path, folder: Path) -> Result:
     assert result is not None
     if source == folder:
         return result
-    for name in (CONFIG, METRICS, CORRECT, WEIGHTS):
+    for name in (CONFIG, METRICS, CORRECT, EXAMPLES, WEIGHTS):
         if (source / name).exists():
             with (source / name).open("rb") as stream:
                 write_atomic(folder / name, lambda target, stream=stream: shutil.copyfileobj(stream, target))  # type: ignore[misc]

@@ -72,8 +72,8 @@ class ImageClassifier(TaskModule):
     def onto(seen: Tensor, size: tuple[int, int], picture: tuple[int, int]) -> Tensor:
         return seen
 
-    @staticmethod
-    def draw(figure: Figure, picture: np.ndarray, seen: Tensor, names: Sequence[str], limit: Limit) -> None:
+    @classmethod
+    def draw(cls, figure: Figure, picture: np.ndarray, seen: Tensor, names: Sequence[str], limit: Limit) -> None:
         left, right = figure.subplots(1, 2)
         show_picture(left, picture)
         found = top(seen, limit)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.detection import MeanAveragePrecision
@@ -15,7 +13,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from mnet.data.targets import Boxes
 from mnet.spec import Network
 from mnet.tasks.boxes import Decoder, DefaultBoxes, Found
-from mnet.tasks.drawing import draw_boxes, show_picture
+from mnet.tasks.drawing import colour, draw_boxes
 from mnet.tasks.module import Limit, TaskModule
 from mnet.training.recipes import Recipe
 
@@ -32,6 +30,7 @@ class SSDLite(TaskModule):
     """
 
     shown = ("map", "map_50", "map_75")
+    seen_from = Found
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__(network, recipe)
@@ -69,10 +68,12 @@ class SSDLite(TaskModule):
         return seen._replace(boxes=seen.boxes * torch.tensor([width, height, width, height]))
 
     @staticmethod
-    def draw(figure: Figure, picture: np.ndarray, seen: Found, names: Sequence[str], limit: Limit) -> None:
-        axes = figure.subplots()
-        show_picture(axes, picture)
-        draw_found(axes, seen, names, limit)
+    def draw_on(axes: Axes, seen: Found, names: Sequence[str], limit: Limit, size: float = 7) -> None:
+        """Boxes with class and, where it is not certain, the score in percent."""
+        shown = sure(seen, limit)
+        labels, scores = shown.labels.tolist(), shown.scores.tolist()
+        said = [names[i - 1] + (f" {100 * s:.0f}" if s < 1 else "") for i, s in zip(labels, scores, strict=True)]
+        draw_boxes(axes, shown.boxes.numpy(), [colour(names[i - 1], names) for i in labels], said, size)
 
     @staticmethod
     def tell(seen: Found, names: Sequence[str], limit: Limit) -> dict[str, object]:
@@ -95,11 +96,3 @@ class SSDLite(TaskModule):
 
 def sure(seen: Found, limit: Limit) -> Found:
     return Found(*(one[seen.scores >= limit.score] for one in seen))
-
-
-def draw_found(axes: Axes, seen: Found, names: Sequence[str], limit: Limit, size: float = 7) -> None:
-    """Boxes with class and, where it is not certain, the score."""
-    shown = sure(seen, limit)
-    labels = shown.labels.tolist()
-    said = [names[i - 1] + (f" {s:.0%}" if s < 1 else "") for i, s in zip(labels, shown.scores.tolist(), strict=True)]
-    draw_boxes(axes, shown.boxes.numpy(), labels, said, size)

@@ -18,9 +18,13 @@ OPACITY = 0.55
 """Of a mask over its picture."""
 
 
-def colour(label: int) -> str:
-    """Of a class, from 1 on."""
-    return COLOURS[(label - 1) % len(COLOURS)]
+BACKGROUND = "background"
+"""The name of a class that is not drawn."""
+
+
+def colour(name: str, names: Sequence[str]) -> str:
+    """Of a class, the same whether there is a background among the names or not."""
+    return COLOURS[[one for one in names if one != BACKGROUND].index(name) % len(COLOURS)]
 
 
 def show_picture(axes: Axes, picture: np.ndarray) -> None:
@@ -31,31 +35,34 @@ def show_picture(axes: Axes, picture: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def draw_boxes(axes: Axes, boxes: np.ndarray, labels: Sequence[int], said: Sequence[str], size: float = 7) -> None:
-    """Boxes (n, 4) with what is said of each, in the colour of its class."""
-    for (left, top, right, bottom), label, text in zip(boxes, labels, said, strict=True):
-        ink = colour(label)
+def draw_boxes(axes: Axes, boxes: np.ndarray, inks: Sequence[str], said: Sequence[str], size: float = 7) -> None:
+    """Boxes (n, 4), each in its colour with what is said of it."""
+    for (left, top, right, bottom), ink, text in zip(boxes, inks, said, strict=True):
         place, width, height = (left - 0.5, top - 0.5), right - left, bottom - top
         axes.add_patch(Rectangle(place, width, height, fill=False, edgecolor=ink, linewidth=1.6))
         look = {"facecolor": ink, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
         axes.text(*place, text, fontsize=size, color="black", bbox=look, va="top", ha="left", clip_on=True)
 
 
-def draw_mask(axes: Axes, mask: np.ndarray, background: bool = True) -> None:
-    """Classes (H, W) as a veil over a picture; class 0 is left clear where it is the background, and so is 255."""
+def draw_mask(axes: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
+    """Classes (H, W) as a veil over a picture, clear where nothing is labelled and where the background is."""
     veil = np.zeros((*mask.shape, 4))
     for label in np.unique(mask):
-        if label == 255 or (background and label == 0):
-            continue
-        veil[mask == label] = (*to_rgb(colour(int(label) + (not background))), OPACITY)
+        if label < len(names) and names[label] != BACKGROUND:
+            veil[mask == label] = (*to_rgb(colour(names[label], names)), OPACITY)
     axes.imshow(veil, interpolation="nearest")
 
 
-def legend(axes: Axes, labels: Sequence[int], names: Sequence[str], size: float = 8) -> None:
-    """Beside a picture: the colour and the name of classes, from 1 on."""
-    handles = [Patch(color=colour(label), label=names[label - 1]) for label in labels]
-    if handles:
-        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=size, frameon=False)
+def handles_of(labels: Sequence[int], names: Sequence[str]) -> list[Patch]:
+    """For a legend: the colour and the name of classes, the background left out."""
+    named = [names[label] for label in labels if names[label] != BACKGROUND]
+    return [Patch(color=colour(name, names), label=name) for name in named]
+
+
+def legend(axes: Axes, labels: Sequence[int], names: Sequence[str]) -> None:
+    """Beside a picture."""
+    if handles := handles_of(labels, names):
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
 def draw_bars(axes: Axes, names: Sequence[str], shares: Sequence[float]) -> None:

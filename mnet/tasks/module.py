@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from mnet.network import create_model
 from mnet.spec import Network
+from mnet.tasks.drawing import legend, show_picture
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
 
@@ -76,6 +78,9 @@ class TaskModule(L.LightningModule):
     def predict(self, images: Tensor) -> list[Any]:
         """What is seen in each of the pictures (N, C, H, W)."""
 
+    seen_from: ClassVar[Callable[..., Any]]
+    """What is seen, from its parts by name, where it has several."""
+
     @staticmethod
     def truth(target: Any, picture: int) -> Any:
         """What a picture of a batch really shows, as `predict` would say it; None where that is not drawn."""
@@ -86,10 +91,23 @@ class TaskModule(L.LightningModule):
     def onto(seen: Any, size: tuple[int, int], picture: tuple[int, int]) -> Any:
         """What was seen in a picture of height and width `size`, on the same of the size `picture`."""
 
-    @staticmethod
-    @abstractmethod
-    def draw(figure: Figure, picture: np.ndarray, seen: Any, names: Sequence[str], limit: Limit) -> None:
+    @classmethod
+    def draw(cls, figure: Figure, picture: np.ndarray, seen: Any, names: Sequence[str], limit: Limit) -> None:
         """The picture, (H, W) or (H, W, 3) uint8, and what is seen in it."""
+        axes = figure.subplots()
+        show_picture(axes, picture)
+        cls.draw_on(axes, seen, names, limit)
+        if labels := cls.key(seen, limit):
+            legend(axes, labels, names)
+
+    @staticmethod
+    def draw_on(axes: Axes, seen: Any, names: Sequence[str], limit: Limit, size: float = 7) -> None:
+        """What is seen, over a picture that is drawn already; text of `size` points."""
+
+    @staticmethod
+    def key(seen: Any, limit: Limit) -> list[int]:
+        """The classes that a legend has to name, as indices of the names."""
+        return []
 
     @staticmethod
     @abstractmethod

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from mnet.data.targets import IGNORED, Masks
-from mnet.tasks.drawing import draw_mask, legend, show_picture
+from mnet.tasks.drawing import draw_mask
 from mnet.tasks.module import Limit, TaskModule
 
 Batch = tuple[Tensor, Masks]
@@ -68,32 +66,16 @@ class LRASPP(TaskModule):
         )
 
     @staticmethod
-    def draw(figure: Figure, picture: np.ndarray, seen: Tensor, names: Sequence[str], limit: Limit) -> None:
-        axes = figure.subplots()
-        show_picture(axes, picture)
-        draw_classes(axes, seen, names)
-        legend(axes, [label + (names[0] != BACKGROUND) for label in classes_of(seen, names)], shown_names(names))
+    def draw_on(axes: Axes, seen: Tensor, names: Sequence[str], limit: Limit, size: float = 7) -> None:
+        draw_mask(axes, seen.numpy(), names)
+
+    @staticmethod
+    def key(seen: Tensor, limit: Limit) -> list[int]:
+        return [int(i) for i in seen.unique() if i != IGNORED]
 
     @staticmethod
     def tell(seen: Tensor, names: Sequence[str], limit: Limit) -> dict[str, object]:
         return {"shares": {names[i]: round(float((seen == i).float().mean()), 6) for i in seen.unique().tolist()}}
-
-
-BACKGROUND = "background"
-
-
-def shown_names(names: Sequence[str]) -> Sequence[str]:
-    """Without the background's."""
-    return names[1:] if names[0] == BACKGROUND else names
-
-
-def classes_of(seen: Tensor, names: Sequence[str]) -> list[int]:
-    """The classes in a mask that are drawn."""
-    return [int(i) for i in seen.unique() if i != IGNORED and names[int(i)] != BACKGROUND]
-
-
-def draw_classes(axes: Axes, seen: Tensor, names: Sequence[str]) -> None:
-    draw_mask(axes, seen.numpy(), names[0] == BACKGROUND)
 
 
 def loss_of(scores: Tensor, masks: Masks, label_smoothing: float = 0.0) -> Tensor:

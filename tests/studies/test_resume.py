@@ -25,7 +25,7 @@ def _told_and_logged_often():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnet.studies.callbacks.REPORT_SECONDS", 0.0)
         patch.setattr("mnet.studies.callbacks.LOG_STEPS", 3)
-        patch.setattr("mnet.tasks.classification.LOG_STEPS", 3)
+        patch.setattr("mnet.tasks.module.LOG_STEPS", 3)
         patch.setattr("mnet.studies.run.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 3})
         yield
 

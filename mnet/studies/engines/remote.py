@@ -26,6 +26,7 @@ from mnet.studies.engines.attempt import RunJob, or_default
 from mnet.studies.store import (
     CONFIG,
     CORRECT,
+    EXAMPLES,
     FAILURE,
     METRICS,
     RESULT,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNFINISHED = (CONFIG, METRICS, RESUME)
-FINISHED = (CONFIG, METRICS, CORRECT, WEIGHTS, RESULT)
+FINISHED = (CONFIG, METRICS, CORRECT, EXAMPLES, WEIGHTS, RESULT)
 
 
 def is_url(place: str) -> bool:

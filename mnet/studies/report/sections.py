@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mnet.errors import ConfigError
 from mnet.latency.blocks import counted_blocks
 from mnet.spec import Network
 from mnet.studies.archive import EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, find_table, read_table
+from mnet.studies.examples import FIGURE as EXAMPLES_FIGURE
 from mnet.studies.report import charts, tables
 from mnet.studies.report.charts import FAMILIES, Chart
 from mnet.studies.report.commands import Place, Row, latency_command, records, told
@@ -48,6 +50,8 @@ class Section:
     answer: str
     figures: Sequence[Figure]
     tables: Mapping[str, Table]
+    examples: str
+    """A picture of what the networks see in test pictures, as an address that holds it; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Data:
     frontier: pd.DataFrame | None
     blocks: Mapping[str, pd.DataFrame]
     """Runtime -> what each block of the baseline takes on it."""
+    examples: Path | None
+    """Of `plot_examples`."""
 
     def frames(self) -> Iterator[tuple[str, pd.DataFrame]]:
         for name in ("runs", "latency", "frontier"):
@@ -88,6 +94,7 @@ def read_study(root: Path, name: str) -> Data | None:
         latency=read[LATENCY],
         frontier=read[FRONTIER],
         blocks={path.stem.removeprefix("blocks-"): read_table(path) for path in files},
+        examples=find_table(root, name, EXAMPLES_FIGURE),
     )
 
 
@@ -130,7 +137,13 @@ def section(data: Data, description: str, points: Sequence[Row], place: Place) -
         answer(summary, data.effects),
         figures,
         {**kept, **more},
+        picture_address(data.examples),
     )
+
+
+def picture_address(path: Path | None) -> str:
+    """A PNG file as an address that needs no other file."""
+    return "" if path is None else f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def accuracy_madds(summary: pd.DataFrame, runs: pd.DataFrame, points: Sequence[Row]) -> Figure:
