@@ -197,7 +197,7 @@ def compose_chunk(garments: Garments, random: np.ndarray, resolution: int) -> Ch
     canvas = background(random[:, 0], random[:, 1], largest, resolution)
     owner = np.zeros(canvas.shape, np.uint8)  # slot from 1 on; 0 = background
     slots = random[:, 3:].reshape(n, OBJECTS + PIECES, 7)
-    wanted = np.where(random[:, 2] % EMPTY == 0, 0, 1 + between(random[:, 2], 0, OBJECTS - 1))
+    wanted = wanted_in(random)
     for piece in range(PIECES):
         paste(canvas, owner, garments, slots[:, OBJECTS + piece], resolution, np.ones(n, bool), 0)
     labels, areas = np.zeros((n, OBJECTS), np.int64), np.zeros((n, OBJECTS), np.int64)
@@ -222,6 +222,11 @@ def compose_chunk(garments: Garments, random: np.ndarray, resolution: int) -> Ch
     order = np.argsort(labels == 0, axis=1, kind="stable")  # padding last
     boxes = np.take_along_axis(boxes * (labels > 0)[..., None], order[..., None], 1)
     return np.ascontiguousarray(image), boxes.astype(np.float32), np.take_along_axis(labels, order, 1), masks
+
+
+def wanted_in(random: np.ndarray) -> np.ndarray:
+    """How many garments scenes have, (N,)."""
+    return np.where(random[:, 2] % EMPTY == 0, 0, 1 + between(random[:, 2], 0, OBJECTS - 1))
 
 
 def background(level: np.ndarray, slope: np.ndarray, margin: int, resolution: int) -> np.ndarray:
