@@ -11,7 +11,7 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from mnet.studies.display import interval, number, shown_claims
 from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
 from mnet.studies.latency import CLAIMS_FILE
 from mnet.studies.sweep import list_studies
+from mnet.tasks import TASKS, metric_of
 
 LARGEST = 300_000
 """Bytes of a published file."""
@@ -121,9 +122,9 @@ NUMERIC = {
 """Columns that are set to the right."""
 
 
-def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    marks = ["--:" if head in NUMERIC else "---" for head in heads]
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
+    """A Markdown table; columns of `NUMERIC` and `right` are set to the right."""
+    marks = ["--:" if head in NUMERIC or head in right else "---" for head in heads]
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, marks, *rows))
 
 
@@ -152,11 +153,12 @@ def activation(root: Path) -> str:
 
 
 def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The studies that compare their cells with the first; the others compare within their networks."""
+    """The studies of classification that compare their cells with the first; others compare within their networks."""
     within = with_table(root, EFFECTS)
     for study in with_table(root, SUMMARY):
-        if study not in within:
-            yield study, study_table(root, study, SUMMARY)
+        table = study_table(root, study, SUMMARY)
+        if study not in within and metric_of(table) == TASKS["classification"].headline:
+            yield study, table
 
 
 def answers(root: Path) -> str:
@@ -184,6 +186,31 @@ def comparisons(root: Path) -> str:
 
 def longer(root: Path) -> str:
     return comparisons(root / LONGER)
+
+
+def cells(root: Path, study: str) -> str:
+    """Every cell of a study, with the other metrics of its task and its costs."""
+    table, runs, rows = study_table(root, study, SUMMARY), study_table(root, study), []
+    headline = metric_of(table)
+    others = [one for task in TASKS.values() if task.headline == headline for one in task.metrics[1:]]
+    for _, cell in table.iterrows():
+        means = runs[runs["cell"] == cell["cell"]][[one.name for one in others]].mean()
+        told = [cell["cell"].replace("model=mobilenet_", ""), f"{cell['n']}", f"{cell[headline.mean]:.2f}"]
+        told += [f"{mean:.2f}" for mean in means]
+        told += ["baseline" if pd.isna(cell["delta"]) else number(cell["delta"]), interval(cell["low"], cell["high"])]
+        told += ["" if pd.isna(cell["verdict"]) else cell["verdict"]]
+        rows.append([*told, f"{cell['params'] / 1e6:.3f} M", f"{cell['madds'] / 1e6:.2f} M"])
+    measured = [f"{one.label} %" for one in (headline, *others)]
+    heads = ("cell", "n", *measured, "difference", "95% interval", "verdict", "params", "MAdds")
+    return grid(heads, rows, right=measured)
+
+
+def detection(root: Path) -> str:
+    return cells(root, "detection")
+
+
+def segmentation(root: Path) -> str:
+    return cells(root, "segmentation")
 
 
 def effects(root: Path) -> str:
@@ -241,7 +268,7 @@ def int8(root: Path) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     function.__name__: function
-    for function in (claims, activation, answers, comparisons, longer, effects, latency, int8)
+    for function in (claims, activation, answers, comparisons, longer, effects, detection, segmentation, latency, int8)
 }
 
 

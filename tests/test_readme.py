@@ -14,6 +14,7 @@ from mnet.studies.claims import load_claims
 from mnet.studies.effects import ALL
 from mnet.studies.statistics import half_width
 from mnet.studies.sweep import list_studies
+from mnet.tasks import metric_of
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "results/published"
@@ -48,7 +49,7 @@ def test_the_published_claims_follow_from_the_published_runs_and_times():
 def test_every_published_comparison_follows_from_the_runs(study):
     summary, runs = study_table(PUBLISHED, study, SUMMARY), study_table(PUBLISHED, study)
     assert set(runs["seed"]) >= set(range(3))
-    deltas = paired_deltas(runs, summary["cell"].iloc[0])
+    deltas = paired_deltas(runs, summary["cell"].iloc[0], metric_of(summary).name)
     for (_, cell), found in zip(summary.iloc[1:].iterrows(), deltas.itertuples(), strict=True):
         assert cell["delta"] == pytest.approx(found.delta)
         assert (cell["low"], cell["high"]) == pytest.approx((found.low, found.high))

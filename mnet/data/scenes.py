@@ -71,7 +71,7 @@ class ScenesData(InMemoryImages):
     name = "scenes"
     tasks = ("detection", "segmentation")
     native_resolution = 128
-    train_size = 10_000
+    train_size = 8_000
     test_size: ClassVar[int] = 1000
     in_channels = 1
     class_names = FashionMNIST.class_names

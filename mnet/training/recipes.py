@@ -76,7 +76,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         # Ours: boxes and masks of `scenes`, minutes on a laptop's core.
         "scenes": Recipe(
-            epochs=6,
+            epochs=3,
             batch_size=32,
             optimizer="sgd",
             lr=0.1,
