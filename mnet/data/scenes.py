@@ -23,15 +23,15 @@ from mnet.errors import ConfigError, unknown
 
 SIDE = 28
 """Of a garment, in pixels."""
-OBJECTS, PIECES = 4, 4
+OBJECTS, PIECES = 3, 4
 """Garments, at most, and pieces of clutter in a scene."""
 EMPTY = 32
 """One scene in so many has no garment."""
 SMALLEST, LARGEST = 0.3, 0.5
 """Width and height of a garment's square, as shares of the canvas."""
-OUTSIDE = 0.08
+OUTSIDE = 0.05
 """Share of a garment's square that may lie beyond the edge."""
-HIDDEN = 0.5
+HIDDEN = 0.25
 """A garment less visible than this is not asked for; its pixels are still of its class."""
 THINNEST = 3
 """Pixels that a box has at least in width and height."""
@@ -75,8 +75,8 @@ class ScenesData(InMemoryImages):
     test_size: ClassVar[int] = 1000
     in_channels = 1
     class_names = FashionMNIST.class_names
-    mean = (0.225,)
-    std = (0.185,)
+    mean = (0.211,)
+    std = (0.184,)
     default_augment: ClassVar[Augment] = Augment(flip=True)
 
     def __init__(

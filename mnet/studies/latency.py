@@ -32,8 +32,8 @@ from mnet.studies.verdicts import ratio_verdict
 COMPOSED = "hswish"
 """Of a claim's network, beside settings of a trial: `hswish: composed`."""
 SETTLING, CALIBRATION = 8, 16
-"""Random pictures that batch norms are settled and int8 ranges are taken on; of small ones, whose last map is a pixel,
-eight times as many to settle on."""
+"""Random pictures that batch norms are settled and int8 ranges are taken on; where the last map is a pixel, as of small
+ones and of SSDLite's extra maps, eight times as many to settle on."""
 
 CLAIM_COLUMNS = ("id", "paper", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "why", "runtime",
                  "threads", "precision", "baseline", "variant")  # fmt: skip
@@ -126,7 +126,7 @@ def build(subject: Subject, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = MobileNet(trial.network(data.num_classes, data.in_channels))
-    settle(net, pictures(SETTLING * (8 if data.resolution < 96 else 1)))
+    settle(net, pictures(SETTLING * (8 if data.resolution < 96 or net.head is not None else 1)))
     if subject.composed:
         net = compose(net)
     if trial.precision == "fp32":

@@ -37,7 +37,7 @@ def test_scenes_are_these_bytes_on_every_machine():
     digest = hashlib.sha256()
     for part in (scenes.images, scenes.boxes.boxes, scenes.boxes.labels, scenes.masks.classes):
         digest.update(part.numpy().tobytes())
-    assert digest.hexdigest() == "089e982c04b99680e5603bf8e9682fe4a2b307ebf40a6117911b2a4eb01a8c64"
+    assert digest.hexdigest() == "170f8716c8cb9c65b7c7ad97e94861576b918b6fb3135a911ec8c3c00f81aa15"
 
 
 def test_boxes_are_tight_around_what_is_visible_of_each_garment():
@@ -68,7 +68,7 @@ def test_empty_and_crowded_scenes_are_there_and_what_is_mostly_hidden_is_not_ask
     for i in range(1000):  # classes that are seen, and not asked for
         seen = set(scenes.masks.classes[i].unique().tolist()) - {0}
         hidden += bool(seen - set(scenes.boxes.labels[i].tolist()))
-    assert hidden > 20
+    assert hidden > 5
     assert HIDDEN > 0.2
     assert (scenes.boxes.boxes[scenes.boxes.labels == 0] == 0).all()
     assert ((scenes.boxes.labels > 0).int().diff(dim=1) <= 0).all()  # padding comes last
