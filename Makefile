@@ -27,7 +27,7 @@ help: ## this list
 
 setup: $(RUN) $(VENV)/.dev ## .venv with everything that running and testing need
 
-ablate-%: $(RUN) ## one study, e.g. make ablate-activation (7 minutes on 2 cores), or ablate-all (an hour and a half)
+ablate-%: $(RUN) ## one study, e.g. make ablate-activation (7 minutes on 2 cores), or ablate-all (two hours)
 	@$(PY) experiments/ablate.py $* $(options)
 
 ablate-quantization ablate-all: $(LAB)

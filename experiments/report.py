@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from options import HERE, SWEEPS, read_own_options, sweep_file
 
 from mnet.errors import ConfigError, unknown
 from mnet.studies.archive import read_claims
-from mnet.studies.papers import published_points
+from mnet.studies.papers import published_detectors, published_points
 from mnet.studies.report import reported, write_report
 from mnet.studies.sweep import list_studies, load_study
 from mnet.studies.verdicts import RULE
@@ -50,7 +51,7 @@ def write(root: Path, names: Sequence[str] | None = None) -> Iterator[Path]:
     Raises:
         ConfigError: There are no results, or a table is none of ours.
     """
-    claims, points = read_claims(root), published_points(HERE / "claims.yaml")
+    claims, points = read_claims(root), published(HERE / "claims.yaml")
     if names is None:
         write_report(root / PAGE, root, descriptions(root), claims=claims, published=points, rule=RULE)
         yield root / PAGE
@@ -74,6 +75,11 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options]:
         if name not in there:
             raise unknown(f"study with results in {options.out}", name, there)
     return given.study, options
+
+
+def published(claims: Path) -> pd.DataFrame:
+    """The papers' classifiers and detectors."""
+    return pd.concat([published_points(claims), published_detectors(claims)], ignore_index=True)
 
 
 def descriptions(root: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ TABLES = {
 }
 """Table below `published` in claims.yaml -> the model that all of it is about, and its columns."""
 
+DETECTORS = "v3_table6"
 COLUMNS = ("source", "model", "width", "resolution", "top1", "madds_millions", "params_millions", "pixel1_ms")
 COLOURS = {
     "mobilenet_v1": "#000000",
@@ -63,6 +65,33 @@ def published_points(claims: Path) -> pd.DataFrame:
             told = dict(zip(columns, row, strict=True))
             rows.append({"source": name, **told, "model": model or f"mobilenet_v3_{told['model']}"})
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
+def published_detectors(claims: Path) -> pd.DataFrame:
+    """SSDLite on the papers' networks: cost and COCO's mAP. Source: V3, table 6.
+
+    Args:
+        claims: experiments/claims.yaml.
+
+    Returns:
+        `COLUMNS` with `map`, in percent, for `top1`; and `reduced_tail`.
+
+    Raises:
+        ConfigError: The file has no such table, or a network in it that is none of ours.
+    """
+    source = read_source(claims)
+    tables = source.content.get("published") if isinstance(source.content, dict) else None
+    if not isinstance(tables, dict) or not isinstance(tables.get(DETECTORS), list):
+        raise source.error((), f"no table {DETECTORS} below published")
+    rows: list[dict[str, object]] = []
+    for i, (name, found, ms, params, madds) in enumerate(tables[DETECTORS]):
+        told = re.fullmatch(r"(v\d(?:_large|_small)?)(_reduced_tail)?(?:_([\d.]+))?", name)
+        if told is None:
+            raise source.error(("published", DETECTORS, i), f"{name!r} is no network of the family")
+        row = {"source": DETECTORS, "model": f"mobilenet_{told[1]}", "width": float(told[3] or 1), "resolution": 320}
+        row |= {"reduced_tail": bool(told[2]), "map": found, "madds_millions": 1000 * madds}
+        rows.append({**row, "params_millions": params, "pixel1_ms": ms})
+    return pd.DataFrame(rows)
 
 
 def counted_beside(points: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ latency" compares 15.8 with 16.6 ms, a ratio of 0.952 (table 3)."""
 
 RULE = f"""\
 A claim says that a variant is above (up) or below (down) its baseline, or that the two do not differ (flat). We measure
-variant minus baseline in points of top-1, or variant over baseline in milliseconds, with a 95% interval.
+variant minus baseline in points of top-1, mAP or mIoU, or variant over baseline in milliseconds, with a 95% interval.
 
 Up or down is reproduced when the whole interval lies on the claimed side of no difference, contradicted when the whole
 interval lies on the other side, else inconclusive: an interval that contains no difference says nothing of a direction.

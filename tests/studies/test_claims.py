@@ -14,7 +14,7 @@ from mnet.studies.sweep import list_studies, load_profile
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CLAIMS = load_claims(EXPERIMENTS / "claims.yaml")
 STUDIES = list_studies(EXPERIMENTS / "sweeps")
-LATER = {"quantization", "detection", "segmentation", "diagnostics", "search"}
+LATER = {"quantization", "diagnostics", "search"}
 
 ELSEWHERE = {
     "v1-near-vgg16": "VGG16 is not of the family",

@@ -52,7 +52,7 @@ def write_report(
             table.
         studies: Name -> description, in the order of the page. One without any table is left out.
         claims: Of `evidence.claims_table`: a row a claim and piece of evidence, the headline first.
-        published: The papers' networks, of `papers.published_points`.
+        published: The papers' networks, of `papers.published_points` and `published_detectors`.
         rule: How a verdict on a claim is reached; paragraphs with an empty line between.
 
     Returns:

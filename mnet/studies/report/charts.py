@@ -45,7 +45,10 @@ SOURCES = {
     "slim_v1": "TensorFlow-Slim, MobileNet V1",
     "slim_v2": "TensorFlow-Slim, MobileNet V2",
     "v3_table9": "V3 paper, appendix",
+    "v3_table6": "V3 paper, table 6",
 }
+MEASURES = {"top1": "ImageNet top-1", "map": "COCO mAP"}
+"""What the papers' points are in percent of, by the metric that ours are compared by."""
 Legend = Sequence[tuple[str, str, str]]
 """Ink, glyph and name."""
 
@@ -309,7 +312,9 @@ def cells_scatter(cells: pd.DataFrame, title: str, x: str, x_title: str, through
     return scatter_chart(title, points, x_title, legend, through=through, label=metric.label)
 
 
-def networks_scatter(points: Sequence[Row], title: str, x_title: str, *, path: bool = True) -> Chart | None:
+def networks_scatter(
+    points: Sequence[Row], title: str, x_title: str, *, path: bool = True, label: str = "top-1"
+) -> Chart | None:
     """Points that have a `network`, one of `NETWORKS`, coloured by it."""
     drawn = [
         {**point, "ink": NETWORKS[str(point["network"])][0], "shape": NETWORKS[str(point["network"])][1]}
@@ -317,21 +322,24 @@ def networks_scatter(points: Sequence[Row], title: str, x_title: str, *, path: b
     ]
     there = {str(point["network"]) for point in points}
     legend = [(ink, SHAPES[shape], name) for name, (ink, shape) in NETWORKS.items() if name in there]
-    return scatter_chart(title, drawn, x_title, legend, path=path)
+    return scatter_chart(title, drawn, x_title, legend, path=path, label=label)
 
 
 def paper_points(published: pd.DataFrame) -> list[Row]:
-    """The papers' networks, of `papers.published_points`, as `network`, `y` (top-1), `madds` in millions, `ms` on a
-    Pixel 1 or None, `told`."""
+    """The papers' networks, of `papers.published_points` and `published_detectors`, as `network`, `y` in percent of its
+    `measure` (`metric` is ours), `madds` in millions, `ms` on a Pixel 1 or None, `told`."""
     found: list[Row] = []
-    for _, row in published.iterrows():
+    for row in records(published):
+        metric = next(name for name in MEASURES if is_number(row.get(name)))
         network = FAMILIES[str(row["model"])]
-        name = f"{network}, width {row['width']:g}, {row['resolution']} px"
-        ms = None if pd.isna(row["pixel1_ms"]) else row["pixel1_ms"]
-        told = f"{name}: {row['top1']}% ImageNet top-1, {row['madds_millions']} M multiply-adds, "
+        tail = ", reduced tail" if row.get("reduced_tail") is True else ""
+        name = f"{network}, width {row['width']:g}, {row['resolution']} px{tail}"
+        ms = row["pixel1_ms"] if is_number(row["pixel1_ms"]) else None
+        told = f"{name}: {row[metric]}% {MEASURES[metric]}, {row['madds_millions']:g} M multiply-adds, "
         told += f"{row['params_millions']} M parameters" + (f", {ms} ms on a Pixel 1" if ms is not None else "")
         source = SOURCES[str(row["source"])]
-        point = {"network": network, "name": name, "y": row["top1"], "madds": row["madds_millions"], "ms": ms}
+        point = {"network": network, "name": name, "y": row[metric], "madds": row["madds_millions"], "ms": ms}
+        point |= {"metric": metric, "measure": MEASURES[metric]}
         found.append({**point, "params": row["params_millions"], "source": source, "told": f"{told}\n{source}"})
     return found
 

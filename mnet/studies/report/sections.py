@@ -24,7 +24,8 @@ from mnet.studies.trial import PARAMETERS, trial_from
 from mnet.tasks import metric_of
 from mnet.toggles import Toggles
 
-PAPERS_TITLE = "The papers, ImageNet"
+PAPERS_TITLES = {"top1": "The papers, ImageNet", "map": "V3’s table 6, COCO"}
+BESIDE = ", beside what the papers publish of the same networks. That is another task: compare shapes, not numbers."
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def section(data: Data, description: str, points: Sequence[Row], place: Place) -
     question, paragraphs, command = parts_of(description, data.name)
     figures, kept = [], {}
     runs, summary = data.runs, data.summary
+    if summary is not None:
+        points = [point for point in points if point["metric"] == metric_of(summary).name]
     if runs is not None and summary is not None and (summary["n"] > 0).any():
         kept["cells"] = tables.summary_table(summary, runs, place)
         kept["runs"] = tables.runs_table(runs, place)
@@ -152,10 +155,8 @@ def accuracy_madds(summary: pd.DataFrame, runs: pd.DataFrame, points: Sequence[R
     title = f"Ours, {tables.distinct(runs, 'dataset')}"
     panels = [charts.cells_scatter(cells, title, "madds", "multiply-adds (millions, log scale)")]
     panels.append(papers_panel(runs, points, "madds", "multiply-adds (millions, log scale)"))
-    caption = (
-        "Accuracy over multiply-adds: the means of our cells with 95% intervals, beside what the papers publish of "
-    )
-    caption += "the same networks. ImageNet is another task: compare the shapes, not the numbers."
+    caption = "Accuracy over multiply-adds: the means of our cells with 95% intervals"
+    caption += BESIDE if points else "."
     return Figure(caption, [panel for panel in panels if panel], "cells", papers=len(points) > 0)
 
 
@@ -169,9 +170,8 @@ def accuracy_latency(frontier: pd.DataFrame, runs: pd.DataFrame | None, points: 
         if runs is not None:
             panels.append(papers_panel(runs, points, "ms", "Pixel 1, milliseconds (log scale)"))
         caption = f"Accuracy over latency: our cells on {where}, threads: {tables.distinct(cells, 'threads')}, "
-        caption += (
-            f"{tables.distinct(cells, 'device')}, beside what the papers publish of the same networks on a phone."
-        )
+        caption += tables.distinct(cells, "device")
+        caption += ", beside what the papers publish of the same networks on a phone." if points else "."
         yield Figure(caption, [panel for panel in panels if panel], "frontier", papers=len(points) > 0)
 
 
@@ -179,7 +179,8 @@ def papers_panel(runs: pd.DataFrame, points: Sequence[Row], x: str, x_title: str
     """The papers' points of the networks that these runs are of."""
     families = {FAMILIES.get(str(model)) for model in runs["model"]}
     shown = [{**point, "x": point[x]} for point in points if point["network"] in families and point[x] is not None]
-    return charts.networks_scatter(shown, PAPERS_TITLE, x_title)
+    metric = metric_of(runs)
+    return charts.networks_scatter(shown, PAPERS_TITLES.get(metric.name, ""), x_title, label=metric.label)
 
 
 def overview_of(found: Sequence[Data], points: Sequence[Row]) -> tuple[Figure, Table] | None:
@@ -207,8 +208,9 @@ def overview_of(found: Sequence[Data], points: Sequence[Row]) -> tuple[Figure, T
         network = FAMILIES.get(str(row["model"]), "others")
         own.append({**point, "network": network, "params": row["params"], "madds": row["madds"], "told": said})
     x_title, title = "multiply-adds (millions, log scale)", f"Ours, {most[0]}, {most[2]} epochs"
-    papers = [{**point, "x": point["madds"]} for point in points]
-    panels = [charts.networks_scatter(own, title, x_title), charts.networks_scatter(papers, PAPERS_TITLE, x_title)]
+    papers = [{**point, "x": point["madds"]} for point in points if point["metric"] == metric.name]
+    panels = [charts.networks_scatter(own, title, x_title, label=metric.label)]
+    panels.append(charts.networks_scatter(papers, PAPERS_TITLES.get(metric.name, ""), x_title, label=metric.label))
     caption = f"Accuracy over multiply-adds: every cell that was trained for {most[2]} epochs of {most[0]}, means over "
     caption += (
         "seeds, beside the papers’ published points on ImageNet. The line joins the points that no other beats at "

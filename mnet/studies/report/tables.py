@@ -156,13 +156,9 @@ CELLS = (
     *(plain("cell"), plain("study"), plain("network"), figure("n", "seeds", 0), figure("y", "top\u20111, %"), *COST),
 )
 PAPERS = (
-    *(
-        plain("name", "network"),
-        plain("network", "family"),
-        figure("y", "top\u20111, %", 1),
-        figure("madds", "MAdds, M", 0),
-    ),
-    *(figure("params", "params, M", 2), figure("ms", "Pixel 1, ms", 1), plain("source")),
+    *(plain("name", "network"), plain("network", "family"), plain("measure"), figure("y", "%", 1)),
+    *(figure("madds", "MAdds, M", 0), figure("params", "params, M", 2), figure("ms", "Pixel 1, ms", 1)),
+    plain("source"),
 )
 BLOCKS = (
     *(plain("block"), plain("kind"), figure("resolution", "pixels", 0), figure("in_channels", "in", 0)),
