@@ -24,6 +24,8 @@ COUNT = 4
 INCH = 1.7
 """Side of a picture in the figure."""
 TRUTH = "what is there"
+SHOWN = Limit(score=0.3)
+"""Networks that were trained for minutes are seldom surer."""
 
 Examples = Mapping[str, Any]
 """`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: a tensor a picture, or several by name."""
@@ -83,8 +85,8 @@ def plot_examples(study: Study, root: Path, path: Path, title: str) -> Figure | 
         for row, one in enumerate(shown):
             axes, seen = grid[row][column], restored(one, module)
             show_picture(axes, first["images"][row].permute(1, 2, 0).squeeze(2).numpy())
-            module.draw_on(axes, seen, names, Limit(), size=5)
-            used |= set(module.key(seen, Limit()))
+            module.draw_on(axes, seen, names, SHOWN, size=5)
+            used |= set(module.key(seen, SHOWN))
             if not row:
                 axes.set_title("\n".join(words(name)), fontsize=7)
     if handles := handles_of(sorted(used), names):
