@@ -18,11 +18,12 @@ from options import read_own_options
 from rich.progress import track
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from mnet.data.folders import open_picture
 from mnet.errors import ConfigError, DataError
 from mnet.figures import finish
 from mnet.files import write_json
 from mnet.studies.lookup import find_run
-from mnet.studies.predictions import Predictor, load_predictor, open_picture
+from mnet.studies.predictions import Predictor, load_predictor
 from mnet.studies.store import run_folder
 from mnet.tasks.module import Limit
 

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 import mnet
+from mnet.data.folders import open_picture
 from mnet.files import write_json, write_torch, write_yaml
 from mnet.studies import Trial
-from mnet.studies.predictions import load_predictor, open_picture
+from mnet.studies.predictions import load_predictor
 from mnet.tasks.boxes import Found
 
 SETTINGS = {"dataset": "scenes", "model": "mobilenet_v3_small", "width": 0.35, "resolution": 64, "recipe": "scenes"}

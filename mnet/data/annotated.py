@@ -24,10 +24,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from mnet.data.batches import random_seed
-from mnet.data.module import ImageData, check_val_size, stratified_split
-from mnet.data.streams import Key, Stream
+from mnet.data.module import check_val_size, stratified_split
+from mnet.data.streams import Key, Streamed
 from mnet.data.targets import IGNORED, Boxes, Masks, pad_boxes
-from mnet.errors import ConfigError, DataError, unknown
+from mnet.errors import DataError, unknown
 
 THINNEST = 1.0
 """Pixels of the picture: a box that is thinner, once it is clipped to the picture, is left out."""
@@ -72,12 +72,9 @@ class AnnotatedPictures(Dataset[tuple[Tensor, Any]]):
             return self.transform(sample)
 
 
-class Annotated(ImageData):
+class Annotated(Streamed):
     """A data set of annotated photographs. A subclass says how a split is read (`source`)."""
 
-    in_channels = 3
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
     background: ClassVar[bool] = True
     """Whether segmentation has a class for what is none of the others."""
     wide: ClassVar[int] = 1
@@ -94,25 +91,23 @@ class Annotated(ImageData):
         workers: int = 4,
         task: str | None = None,
     ) -> None:
-        """
+        """As `Streamed`, and:
+
         Args:
-            data_dir: where the data set's own folder is.
-            batch_size: pictures per batch.
-            resolution: height in pixels of what the network sees; None is the data set's own.
-            seed: of training order and augmentation, not of the split.
-            val_size: pictures taken from train for validation, always the same ones.
-            workers: processes that decode; 0 decodes in the main one.
             task: detection or segmentation; None is the data set's first.
         """
-        super().__init__(data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size)
+        super().__init__(
+            data_dir=data_dir,
+            batch_size=batch_size,
+            resolution=resolution,
+            seed=seed,
+            val_size=val_size,
+            workers=workers,
+        )
         if task not in (None, *self.tasks):
             raise unknown(f"task of {self.name}", str(task), self.tasks)
-        if workers < 0:
-            raise ConfigError(f"workers is {workers}; from 0 on.")
         self.task = self.tasks[0] if task is None else task
-        self.workers = workers
         self.num_classes = self.classes(self.task)
-        self._splits: dict[str, AnnotatedPictures] = {}
 
     @classmethod
     def classes(cls, task: str) -> int:
@@ -162,26 +157,9 @@ class Annotated(ImageData):
         augment = v2.Compose([jitter, crop, v2.RandomHorizontalFlip()])
         return Segmenting(augment, finish), Segmenting(Fitted((side, side * self.wide)), finish)
 
-    def train_dataloader(self) -> Stream:
-        return self.stream("train", train=True)
-
-    def val_dataloader(self) -> Stream:
-        return self.stream("val")
-
-    def test_dataloader(self) -> Stream:
-        return self.stream("test")
-
-    def stream(self, split: str, *, train: bool = False) -> Stream:
-        """A loader over 'train', 'val' or 'test'; `train` shuffles."""
-        return Stream(
-            self._splits[split],
-            batch_size=self.batch_size,
-            seed=self.seed,
-            train=train,
-            workers=self.workers,
-            share=self.device_share,
-            collate=collate_boxes if self.task == "detection" else collate_masks,
-        )
+    @property
+    def collate(self) -> Callable[[Any], tuple[Tensor, Any]]:
+        return collate_boxes if self.task == "detection" else collate_masks
 
 
 class Detecting:

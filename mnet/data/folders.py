@@ -174,13 +174,21 @@ def decode(path: Path, resolution: int) -> np.ndarray:
     Raises:
         DataError: Not a readable picture.
     """
+    return np.asarray(ImageOps.fit(open_picture(path), (resolution, resolution), Image.Resampling.BILINEAR))
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Upright, in colour, 8 bits.
+
+    Raises:
+        DataError: Not a readable picture.
+    """
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
             if picture.mode.startswith("I"):  # 16 bits, which convert() would clip
                 picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            size = (resolution, resolution)
-            return np.asarray(ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.BILINEAR))
+            return picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as a picture ({error}). Repair or delete it.") from error
 

@@ -108,6 +108,8 @@ class InMemoryImages(ImageData):
     """A data set decoded once into memory. A subclass says how to read it (`read`)."""
 
     default_augment: ClassVar[Augment]
+    loader: ClassVar[type[Batches]] = Batches
+    """`TargetBatches` of boxes or masks."""
 
     def __init__(
         self,
@@ -184,7 +186,7 @@ class InMemoryImages(ImageData):
     def batches(self, split: str, *, train: bool = False) -> Batches:
         """A loader over 'train', 'val' or 'test'; `train` shuffles and augments."""
         images, labels = self._splits[split]
-        return Batches(
+        return self.loader(
             images,
             labels,
             batch_size=self.batch_size,

@@ -77,7 +77,8 @@ class ScenesData(InMemoryImages):
     class_names = FashionMNIST.class_names
     mean = (0.211,)
     std = (0.184,)
-    default_augment: ClassVar[Augment] = Augment(flip=True)
+    default_augment = Augment(flip=True)
+    loader = TargetBatches
 
     def __init__(
         self,
@@ -143,20 +144,6 @@ class ScenesData(InMemoryImages):
             scenes = compose(own, split, range(sizes[split]), self.resolution)
             targets: Targets = scenes.boxes if self.task == "detection" else scenes.masks
             self._splits[split] = as_batches_want(scenes.images, targets)
-
-    def batches(self, split: str, *, train: bool = False) -> TargetBatches:
-        images, targets = self._splits[split]
-        return TargetBatches(
-            images,
-            targets,
-            batch_size=self.batch_size,
-            mean=self.mean,
-            std=self.std,
-            train=train,
-            augment=self.augment,
-            seed=self.seed,
-            share=self.device_share,
-        )
 
 
 def compose(garments: Garments, split: str, indices: range, resolution: int) -> Scenes:

@@ -78,7 +78,7 @@ class Stream(Resumable):
         train: bool,
         workers: int,
         share: Share = ALL,
-        collate: Callable[[Any], tuple[Tensor, Any]] | None = None,
+        collate: Callable[[Any], tuple[Tensor, Any]],
     ) -> None:
         super().__init__()
         self._keys = Keys(len(pictures), batch_size, seed, train=train, share=share)
@@ -88,7 +88,7 @@ class Stream(Resumable):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=channels_last_collate if collate is None else collate,
+            collate_fn=collate,
         )
 
     def __len__(self) -> int:
@@ -108,13 +108,62 @@ def channels_last_collate(samples: list[tuple[Tensor, int]]) -> Batch:
     return images.contiguous(memory_format=torch.channels_last), labels
 
 
-class StreamedImages(ImageData):
-    """Pictures on disk. Validation is a fixed part of train; the published validation set is the test."""
+class Streamed(ImageData):
+    """A data set of files, decoded by worker processes. A subclass fills `_splits`."""
 
-    native_resolution = 224
     in_channels = 3
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+
+    def __init__(
+        self, *, data_dir: Path, batch_size: int, resolution: int | None, seed: int, val_size: int, workers: int
+    ) -> None:
+        """
+        Args:
+            data_dir: where the data set's own folder is.
+            batch_size: images per batch.
+            resolution: side in pixels of what the network sees; None is the data set's own.
+            seed: of training order and augmentation, not of the split.
+            val_size: images taken from train for validation, always the same ones.
+            workers: processes that decode; 0 decodes in the main one.
+        """
+        super().__init__(data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size)
+        if workers < 0:
+            raise ConfigError(f"workers is {workers}; from 0 on.")
+        self.workers = workers
+        self._splits: dict[str, Sized] = {}
+
+    @property
+    def collate(self) -> Callable[[Any], tuple[Tensor, Any]]:
+        """Makes a batch of samples."""
+        return channels_last_collate
+
+    def train_dataloader(self) -> Stream:
+        return self.stream("train", train=True)
+
+    def val_dataloader(self) -> Stream:
+        return self.stream("val")
+
+    def test_dataloader(self) -> Stream:
+        return self.stream("test")
+
+    def stream(self, split: str, *, train: bool = False) -> Stream:
+        """A loader over 'train', 'val' or 'test'; `train` shuffles."""
+        return Stream(
+            self._splits[split],
+            batch_size=self.batch_size,
+            seed=self.seed,
+            train=train,
+            workers=self.workers,
+            share=self.device_share,
+            collate=self.collate,
+        )
+
+
+class StreamedImages(Streamed):
+    """Pictures on disk. Validation is a fixed part of train; the published validation set is the test."""
+
+    native_resolution = 224
 
     def __init__(
         self,
@@ -126,20 +175,15 @@ class StreamedImages(ImageData):
         val_size: int = 1000,
         workers: int = 4,
     ) -> None:
-        """
-        Args:
-            data_dir: where the data set's own folder is.
-            batch_size: images per batch.
-            resolution: side in pixels of the crops; None is 224.
-            seed: of training order and augmentation, not of the split.
-            val_size: images taken from train for validation, always the same ones.
-            workers: processes that decode; 0 decodes in the main one.
-        """
-        super().__init__(data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size)
-        if workers < 0:
-            raise ConfigError(f"workers is {workers}; from 0 on.")
-        self.workers = workers
-        self._splits: dict[str, Pictures] = {}
+        """As `Streamed`."""
+        super().__init__(
+            data_dir=data_dir,
+            batch_size=batch_size,
+            resolution=resolution,
+            seed=seed,
+            val_size=val_size,
+            workers=workers,
+        )
 
     @abstractmethod
     def source(self, split: Literal["train", "val"]) -> torchvision.datasets.DatasetFolder:
@@ -178,26 +222,6 @@ class StreamedImages(ImageData):
         augment = v2.Compose([v2.RandomResizedCrop(side, antialias=True), v2.RandomHorizontalFlip(), *finish])
         shorter = round(side / CROP_SHARE)
         return augment, v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(side), *finish])
-
-    def train_dataloader(self) -> Stream:
-        return self.stream("train", train=True)
-
-    def val_dataloader(self) -> Stream:
-        return self.stream("val")
-
-    def test_dataloader(self) -> Stream:
-        return self.stream("test")
-
-    def stream(self, split: str, *, train: bool = False) -> Stream:
-        """A loader over 'train', 'val' or 'test'; `train` shuffles."""
-        return Stream(
-            self._splits[split],
-            batch_size=self.batch_size,
-            seed=self.seed,
-            train=train,
-            workers=self.workers,
-            share=self.device_share,
-        )
 
 
 class Imagenette(StreamedImages):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -99,19 +98,3 @@ def described(trial: Trial) -> ImageData:
         count = trial.data().num_classes
         data.class_names = tuple(f"class {i}" for i in range(count))
     return data
-
-
-def open_picture(path: Path) -> Image.Image:
-    """Upright, 8 bits.
-
-    Raises:
-        DataError: Not a readable picture.
-    """
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith("I"):  # 16 bits, which convert() would clip
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture ({error})") from error
