@@ -53,7 +53,7 @@ class Head(nn.Module, ABC):
 class SSDLite(Head):
     """Class scores and box places for every default box, on C4, C5 and further maps, each half as large.
 
-    Source: V2 §6.2; V3 §6.3. Layout and initial weights are torchvision's, after the authors' code.
+    Source: V2 §6.2; V3 §6.3. The layout is torchvision's, after the authors' code.
 
     Shape:
         C4, C5 -> (N, boxes, num_classes + 1 + 4): scores before softmax, the background first; then the place.

@@ -15,7 +15,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from mnet.data.targets import Boxes
-from mnet.spec import Network, feature_map
+from mnet.heads import SSDLite
+from mnet.spec import Network
 
 RATIOS = (2, 3)
 MIN_SCALE, MAX_SCALE, SMALLEST = 0.2, 0.95, 0.1
@@ -52,7 +53,7 @@ class DefaultBoxes(DefaultBoxGenerator):
 
     def on(self, network: Network, size: tuple[int, int]) -> Tensor:
         """The default boxes of pictures of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
-        strides = [feature_map(network, name).stride for name in ("C4", "C5")]
+        strides = [one.stride for one in SSDLite.stands_on(network)]
         sizes = [tuple(-(-side // stride) for side in size) for stride in strides]
         while len(sizes) < len(self.boxes):
             sizes.append(tuple((side - 1) // 2 + 1 for side in sizes[-1]))
