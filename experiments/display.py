@@ -20,6 +20,7 @@ from rich.text import Text
 
 from mnet.studies.callbacks import Progress
 from mnet.studies.engines import Event
+from mnet.studies.examples import FIGURE as EXAMPLES_FIGURE
 from mnet.studies.results import Tables
 from mnet.studies.sweep import Study
 from mnet.tasks import Metric
@@ -161,10 +162,8 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
         lines.append(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
     for line in lines:
         console.print(line, highlight=False, markup=False)
-    for file in (
-        folder / part
-        for part in ("runs.csv", "summary.csv", "effects.csv", f"{study.name}.png", f"{study.name}-effects.png")
-    ):
+    figures = f"{study.name}.png", f"{study.name}-effects.png", EXAMPLES_FIGURE
+    for file in (folder / part for part in ("runs.csv", "summary.csv", "effects.csv", *figures)):
         if file.exists():
             console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
 
