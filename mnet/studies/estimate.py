@@ -58,6 +58,9 @@ WEIGHT_COPIES = 6
 """Weights, gradients, momentum, a second moment or an average, and a checkpoint being written."""
 ACTIVATION_COPIES = 4.5
 """Of a layer's output: convolution, batch norm and activation keep one each for backward; gradients come on top."""
+SCORES = 3
+"""Times that the scores of every pixel are written and read, as activations are: enlarged, in the loss, and back.
+Source: LR-ASPP at 96 px on the machine above."""
 PIXEL_COPIES = 2
 """Of pictures in memory: as they are read, and as they are split."""
 
@@ -98,12 +101,13 @@ def load(trial: Trial) -> Load:
     test = round(train * TEST_SHARE)
     recipe = trial.full_recipe()
     spent = cost(network, seen.resolution)
+    pixels = SCORES * seen.num_classes * seen.resolution**2 if trial.task.dense else 0
     return Load(
         images=recipe.epochs * (train - held_out),
         evaluated=(recipe.epochs + 1) * held_out + test,
         batch=recipe.batch_size,
         madds=spent.madds,
-        activations=sum(row.out_channels * row.resolution**2 for row in spent.rows),
+        activations=sum(row.out_channels * row.resolution**2 for row in spent.rows) + pixels,
         params=spent.params,
         layers=len(spent.rows),
         pixels=(train + test) * network.in_channels * seen.resolution**2 if in_memory else 0,

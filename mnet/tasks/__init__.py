@@ -62,6 +62,8 @@ class Task:
     square, in pixels."""
     num_classes: int
     """That they count with."""
+    dense: bool = False
+    """Whether every pixel has scores of its own."""
 
     @property
     def headline(self) -> Metric:
@@ -101,6 +103,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 module="segmentation:LRASPP",
                 resolution=1448,  # 1024 x 2048
                 num_classes=19,
+                dense=True,
             ),
         )
     }
