@@ -184,7 +184,7 @@ class RASPP(Head):
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         (high,) = maps
-        pooled = self.pooled(high.mean((2, 3), keepdim=True)).expand(-1, -1, *high.shape[2:])
+        pooled = enlarged(self.pooled(high.mean((2, 3), keepdim=True)), high.shape[2:])  # LiteRT cannot expand a map
         return enlarged(self.scores(self.join(torch.cat([self.branch(high), pooled], 1))), size)
 
     @staticmethod

@@ -100,7 +100,7 @@ def subject_of(setup: Mapping[str, object], data: Trial) -> Subject:
     """A claim's network on the pictures of `data`."""
     check_names("setting of a claim", setup, (*PARAMETERS, COMPOSED))
     settings = {name: value for name, value in setup.items() if name != COMPOSED}
-    pictures = {"dataset": data.dataset, "data_dir": data.data_dir}
+    pictures = {"dataset": data.dataset, "data_dir": data.data_dir, "resolution": data.resolution}
     return Subject(trial_from({**pictures, **settings}), composed=setup.get(COMPOSED) == "composed")
 
 

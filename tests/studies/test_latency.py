@@ -32,16 +32,17 @@ def study(name: str):
 
 
 @pytest.mark.parametrize("name", [name for name in latency.latency_studies() if (SWEEPS / f"{name}.yaml").exists()])
-def test_the_networks_of_every_study_are_the_papers_at_224_px(name):
+def test_the_networks_of_every_study_are_the_papers_at_224_px_and_detectors_and_segmenters_at_320(name):
     found, _ = subjects(study(name), CLAIMS)
+    classes, pixels = {"detection": (80, 320), "segmentation": (19, 320)}.get(name, (1000, 224))
     for subject in found.values():
         network, resolution, *_ = identity(subject)
-        assert (network.num_classes, network.in_channels) == (1000, 3)
-        assert resolution == 224 or name == "resolution"
+        assert (network.num_classes, network.in_channels) == (classes, 3)
+        assert resolution == pixels or name == "resolution"
     assert len(found) >= 2
 
 
-def test_every_latency_claim_about_classification_is_judged_in_a_study_of_make_latency():
+def test_every_latency_claim_is_judged_in_a_study_of_make_latency():
     wanted = {c.id for c in CLAIMS if c.kind == "latency" and c.study in list_studies(SWEEPS)}
     judged = {pair.claim.id for name in latency.latency_studies() for pair in subjects(study(name), CLAIMS)[1]}
     assert judged == wanted
