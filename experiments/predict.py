@@ -25,7 +25,7 @@ from mnet.files import write_json
 from mnet.studies.lookup import find_run
 from mnet.studies.predictions import Predictor, load_predictor
 from mnet.studies.store import run_folder
-from mnet.tasks.module import Limit
+from mnet.tasks.drawing import Limit
 
 INCH = 6.0
 """Longer side of a drawing."""

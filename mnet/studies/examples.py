@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mnet.data import ImageData
 from mnet.figures import finish
 from mnet.files import write_torch
 from mnet.studies.store import EXAMPLES, read_result, run_folder
 from mnet.studies.sweep import Cell, Study
-from mnet.tasks.drawing import handles_of, show_picture
-from mnet.tasks.module import Limit, TaskModule
+from mnet.tasks.drawing import Limit, handles_of, show_picture
+
+if TYPE_CHECKING:  # Lightning is heavy, and tables do not need it
+    from mnet.data import ImageData
+    from mnet.tasks.module import TaskModule
 
 FIGURE = "predictions.png"
 COUNT = 4

@@ -24,6 +24,7 @@ SHORT = {"relu": "RE", "relu6": "R6", "hswish": "HS", "swish": "SW"}
 """V3's own abbreviations, and two more."""
 
 STUDIED: Mapping[str, tuple[object, ...]] = {
+    "head_filters": (128, 256),
     "stem_channels": (16, 32),
     "hswish_from": (16, 80, 112),
     "se_ratio": (0.125, 0.25, 0.5),

@@ -15,8 +15,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mnet.quantization import observe
 from mnet.spec import Network
-from mnet.tasks.drawing import draw_bars, show_picture
-from mnet.tasks.module import Limit, TaskModule
+from mnet.tasks.drawing import Limit, draw_bars, show_picture
+from mnet.tasks.module import TaskModule
 from mnet.training.recipes import QAT_SEEING, Recipe
 
 Batch = tuple[Tensor, Tensor]

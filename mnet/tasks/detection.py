@@ -13,8 +13,8 @@ from torchmetrics.detection import MeanAveragePrecision
 from mnet.data.targets import Boxes
 from mnet.spec import Network
 from mnet.tasks.boxes import Decoder, DefaultBoxes, Found
-from mnet.tasks.drawing import colour, draw_boxes
-from mnet.tasks.module import Limit, TaskModule
+from mnet.tasks.drawing import Limit, colour, draw_boxes
+from mnet.tasks.module import TaskModule
 from mnet.training.recipes import Recipe
 
 Batch = tuple[Tensor, Boxes]

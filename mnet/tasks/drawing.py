@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,15 @@ COLOURS = (
 )
 OPACITY = 0.55
 """Of a mask over its picture."""
+
+
+class Limit(NamedTuple):
+    """How much of what is seen is shown."""
+
+    score: float = 0.5
+    """Boxes at least so sure."""
+    top: int = 5
+    """Classes of a classifier."""
 
 
 BACKGROUND = "background"

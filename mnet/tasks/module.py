@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import numpy as np
@@ -20,22 +20,13 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from mnet.network import create_model
 from mnet.spec import Network
-from mnet.tasks.drawing import legend, show_picture
+from mnet.tasks.drawing import Limit, legend, show_picture
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
 
 LOG_STEPS = 50
 Batch = tuple[Tensor, Any]
 """Pictures (N, C, H, W), and what they show."""
-
-
-class Limit(NamedTuple):
-    """How much of what is seen is shown."""
-
-    score: float = 0.5
-    """Boxes at least so sure."""
-    top: int = 5
-    """Classes of a classifier."""
 
 
 class TaskModule(L.LightningModule):

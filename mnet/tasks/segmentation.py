@@ -13,8 +13,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from mnet.data.targets import IGNORED, Masks
-from mnet.tasks.drawing import draw_mask
-from mnet.tasks.module import Limit, TaskModule
+from mnet.tasks.drawing import Limit, draw_mask
+from mnet.tasks.module import TaskModule
 
 Batch = tuple[Tensor, Masks]
 """Pictures (N, C, H, W) and the class of every pixel."""

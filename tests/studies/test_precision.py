@@ -19,7 +19,7 @@ from mnet.studies.results import write_tables
 from mnet.studies.run import calibration_pictures, load_data, run_job
 from mnet.studies.store import Busy, find_finished, lock, read_correct, read_result
 from mnet.studies.trial import trial_from
-from mnet.tasks.classification import QuantizedClassifier
+from mnet.tasks.classification import ImageClassifier, QuantizedClassifier
 from mnet.training import recipe
 from mnet.training.recipes import quantization_aware
 
@@ -63,7 +63,7 @@ def test_ranges_are_seen_on_training_pictures_alone_the_same_for_a_seed(trial):
 def test_ranges_widen_in_the_first_part_of_training_and_never_in_validation(trial):
     data = load_data(trial, trial.full_recipe())
     network = trial.network(data.num_classes, data.in_channels)
-    model = running.ImageClassifier(network, trial.full_recipe())
+    model = ImageClassifier(network, trial.full_recipe())
     prepared = running.prepare(model.net, calibration_pictures(data, 5), training=True)
     model = QuantizedClassifier(network, trial.full_recipe(), prepared)
 

@@ -33,9 +33,11 @@ def test_detections_are_torchvisions(pair):
     for mine, other in zip(found, expected, strict=True):
         assert len(other["boxes"]) == 300
         torch.testing.assert_close(mine.scores, other["scores"], rtol=1e-4, atol=1e-5)
-        same = mine.labels == other["labels"]
-        assert same.float().mean() > 0.97  # scores that are equal to rounding may change places
-        torch.testing.assert_close(mine.boxes[same], other["boxes"][same], rtol=0, atol=0.05)
+        # scores that are equal to rounding may change places, so that each is looked for
+        apart = (mine.boxes[:, None] - other["boxes"]).abs().amax(2)
+        apart[mine.labels[:, None] != other["labels"]] = 999
+        assert (apart.amin(1) < 0.05).float().mean() > 0.98
+        assert (apart.diag() < 0.05).float().mean() > 0.9
 
 
 def test_the_loss_is_torchvisions(pair):
