@@ -112,7 +112,7 @@ def count(net: Network, size: int) -> Iterator[LayerCost]:
         yield convolution("tail.conv", "tail", (channels, net.tail.out_channels), size, net.tail.kernel, kept=waiting)
         channels = net.tail.out_channels
     if head is not None:
-        yield from head.count(net, [-(-pictures // one.stride) for one in maps])
+        yield from head.count(net, [one.size(pictures) for one in maps])
         return
     if net.hidden is not None:
         yield linear("hidden.0", "hidden", channels, net.hidden.out_features)

@@ -86,15 +86,23 @@ class SSDLite(Head):
         return torch.cat(told, 1)
 
     @staticmethod
+    def with_extra(sizes: Sequence[int], extra: int) -> list[int]:
+        """The sides of C4 and C5, then those of so many further maps, each half as large, rounded up."""
+        sides = list(sizes)
+        for _ in range(extra):
+            sides.append(-(-sides[-1] // 2))
+        return sides
+
+    @staticmethod
     def count(network: Network, sizes: Sequence[int]) -> Iterator[LayerCost]:
-        head, sizes = settings_of(network), list(sizes)
+        head = settings_of(network)
+        sizes = SSDLite.with_extra(sizes, len(head.filters))
         widths = [*(one.channels for one in SSDLite.stands_on(network)), *head.filters]
         for i, out in enumerate(head.filters):
-            into, half, size = widths[i + 1], out // 2, sizes[-1]
+            into, half, size = widths[i + 1], out // 2, sizes[i + 1]
             yield convolution(f"head.extra.{i}.0.conv", "extra", (into, half), size)
             yield convolution(f"head.extra.{i}.1.conv", "extra", (half, half), size, 3, 2, groups=half)
-            sizes.append((size - 1) // 2 + 1)
-            yield convolution(f"head.extra.{i}.2.conv", "extra", (half, out), sizes[-1])
+            yield convolution(f"head.extra.{i}.2.conv", "extra", (half, out), sizes[i + 2])
         for i, (width, boxes, size) in enumerate(zip(widths, head.boxes, sizes, strict=True)):
             for kind, told in (("scores", network.num_classes + 1), ("places", BOX)):
                 yield convolution(f"head.{kind}.{i}.0.conv", kind, (width, width), size, 3, groups=width)

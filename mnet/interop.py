@@ -71,7 +71,8 @@ def names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
     if network.head is not None:
         if network.head.kind not in HEAD_LAYOUTS or network.name not in ON_V3:
             raise ConfigError(f"torchvision's layouts have no {network.head.kind} on {network.name}")
-        prefixes = HEAD_LAYOUTS[network.head.kind](network, prefixes)
+        backbone = (one for one in prefixes if not one[0].startswith(("hidden", "classifier")))
+        prefixes = HEAD_LAYOUTS[network.head.kind](network, backbone)
     return {
         f"{ours}.{tensor.removeprefix(f'{ours}.')}": f"{theirs}.{tensor.removeprefix(f'{ours}.')}"
         for ours, theirs in prefixes
@@ -167,12 +168,10 @@ def timm_v1(network: Network) -> Names:
     yield "classifier", "classifier"
 
 
-def torchvision_ssdlite(network: Network, prefixes: Names) -> Names:
+def torchvision_ssdlite(network: Network, backbone: Names) -> Names:
     """torchvision cuts the backbone after C4, which is inside a block."""
     cut = feature_map(network, "C4").block + 1
-    for ours, theirs in prefixes:
-        if ours.startswith(("hidden", "classifier")):
-            continue
+    for ours, theirs in backbone:
         _, index, *inner = theirs.split(".")
         layer = int(index)
         before = layer < cut or (layer == cut and inner[1] == "0")
@@ -188,10 +187,9 @@ def torchvision_ssdlite(network: Network, prefixes: Names) -> Names:
             yield f"head.{ours}.{i}.1", f"head.{theirs}.module_list.{i}.1"
 
 
-def torchvision_lraspp(network: Network, prefixes: Names) -> Names:
-    for ours, theirs in prefixes:
-        if not ours.startswith(("hidden", "classifier")):
-            yield ours, theirs.replace("features", "backbone", 1)
+def torchvision_lraspp(network: Network, backbone: Names) -> Names:
+    for ours, theirs in backbone:
+        yield ours, theirs.replace("features", "backbone", 1)
     yield from pair("head.branch", "classifier.cbr")
     yield "head.gate", "classifier.scale.1"
     yield "head.low", "classifier.low_classifier"

@@ -66,13 +66,18 @@ class MobileNet(nn.Module):
             ConfigError: The network has no such map.
         """
         wanted = [feature_map(self.network, one) if isinstance(one, str) else one for one in maps]
+        kept = {(one.block, one.inside) for one in wanted}  # the others are not held in memory
         found: dict[tuple[int, bool], Tensor] = {}
         x = self.stem(x)
         for i, block in enumerate(cast(Iterable[InvertedResidual], self.blocks)):
-            wide = found[i, True] = block.widen(x)
-            x = found[i, False] = block.narrow(x, wide)
-        if any(one.block == len(self.blocks) for one in wanted):
-            found[len(self.blocks), False] = self.tail(x)
+            wide = block.widen(x)
+            if (i, True) in kept:
+                found[i, True] = wide
+            x = block.narrow(x, wide)
+            if (i, False) in kept:
+                found[i, False] = x
+        if (last := (len(self.blocks), False)) in kept:
+            found[last] = self.tail(x)
         return [found[one.block, one.inside] for one in wanted]
 
     def forward(self, x: Tensor) -> Tensor:

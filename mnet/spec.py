@@ -205,6 +205,10 @@ class FeatureMap:
     channels: int
     stride: int
 
+    def size(self, pictures: int) -> int:
+        """Its side, of pictures of so many pixels a side."""
+        return -(-pictures // self.stride)
+
 
 def feature_maps(network: Network) -> dict[str, FeatureMap]:
     """The maps of a network by name, from fine to coarse.
@@ -217,31 +221,24 @@ def feature_maps(network: Network) -> dict[str, FeatureMap]:
         last stage's first block; of one without expansion, its input (V3 §6.3). last: the output of the last block.
         C5: what is pooled for the classifier, of the 1x1 tail where there is one.
     """
-    placed = place(network)
+    placed, tail = place(network), network.tail
     strides = list(itertools.accumulate((at.stride for at in placed), operator.mul, initial=network.stem.stride))
     first = [i for i, at in enumerate(placed) if at.row.stride > 1]
-    found = []
+    found: dict[str, FeatureMap] = {}
+
+    def add(name: str, block: int, channels: int, stride: int, inside: bool = False) -> None:
+        found[name] = FeatureMap(name=name, block=block, inside=inside, channels=channels, stride=stride)
+
     for name, nth in (("C2", 4), ("C3", 3)):
         if len(first) >= nth:
             block = first[-nth]
-            found.append((name, block, False, placed[block].row.out_channels, strides[block + 1]))
+            add(name, block, placed[block].row.out_channels, strides[block + 1])
     if first:
-        found.append(("C4", first[-1], True, placed[first[-1]].expanded, strides[first[-1]]))
-    end, out = len(placed) - 1, network.blocks[-1].out_channels
-    found.append(("last", end, False, out, strides[-1]))
-    found.append(
-        (
-            "C5",
-            end if network.tail is None else end + 1,
-            False,
-            network.tail.out_channels if network.tail else out,
-            strides[-1],
-        )
-    )
-    return {
-        name: FeatureMap(name=name, block=block, inside=inside, channels=channels, stride=stride)
-        for name, block, inside, channels, stride in found
-    }
+        add("C4", first[-1], placed[first[-1]].expanded, strides[first[-1]], inside=True)
+    end = len(placed) - 1
+    add("last", end, placed[end].row.out_channels, strides[-1])
+    add("C5", *((end + 1, tail.out_channels) if tail else (end, placed[end].row.out_channels)), strides[-1])
+    return found
 
 
 def feature_map(network: Network, name: str) -> FeatureMap:

@@ -53,12 +53,12 @@ class DefaultBoxes(DefaultBoxGenerator):
 
     def on(self, network: Network, size: tuple[int, int]) -> Tensor:
         """The default boxes of pictures of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
-        strides = [one.stride for one in SSDLite.stands_on(network)]
-        sizes = [tuple(-(-side // stride) for side in size) for stride in strides]
-        while len(sizes) < len(self.boxes):
-            sizes.append(tuple((side - 1) // 2 + 1 for side in sizes[-1]))
-        maps = [torch.empty(1, 1, *one) for one in sizes]
-        (found,) = self(ImageList(torch.empty(1, 1, *size), [size]), maps)
+        maps = SSDLite.stands_on(network)
+        heights, widths = (
+            SSDLite.with_extra([one.size(side) for one in maps], len(self.boxes) - len(maps)) for side in size
+        )
+        grids = [torch.empty(1, 1, *one) for one in zip(heights, widths, strict=True)]
+        (found,) = self(ImageList(torch.empty(1, 1, *size), [size]), grids)
         return found
 
 
@@ -97,11 +97,12 @@ class Decoder:
         stands = matched >= 0
         count = max(1, int(stands.sum()))
         picture, box = torch.where(stands)
-        wanted = target.boxes[picture, matched[picture, box]]
+        thing = matched[picture, box]
+        wanted = target.boxes[picture, thing]
         codes = self.coder.encode_single(wanted, self.default[box])
         placing = functional.smooth_l1_loss(places[picture, box], codes, reduction="sum")
         classes = torch.zeros_like(matched)
-        classes[picture, box] = target.labels[picture, matched[picture, box]]
+        classes[picture, box] = target.labels[picture, thing]
         naming = functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), reduction="none").view_as(matched)
         rank = naming.detach().masked_fill(stands, -torch.inf).argsort(1, descending=True).argsort(1)
         hard = rank < NEGATIVES * stands.sum(1, keepdim=True)
@@ -119,9 +120,9 @@ class Decoder:
         scores = told[..., :-4].softmax(2)[..., 1:].transpose(1, 2)  # (N, classes, boxes)
         scores, box = scores.topk(min(CANDIDATES, boxes), 2)
         picture, label, nth = torch.where(scores > SCORE)
-        default, codes = self.default[box[picture, label, nth]], told[picture, box[picture, label, nth], width - 4 :]
-        places = clip_boxes_to_image(self.coder.decode_single(codes, default), self.size)
-        scores = scores[picture, label, nth]
+        scores, box = scores[picture, label, nth], box[picture, label, nth]
+        places = self.coder.decode_single(told[picture, box, width - 4 :], self.default[box])
+        places = clip_boxes_to_image(places, self.size)
         best = batched_nms(places, scores, picture * width + label, OVERLAP)  # the surest first
         found = []
         for i in range(n):
