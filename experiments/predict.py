@@ -24,7 +24,7 @@ from mnet.figures import finish
 from mnet.files import write_json
 from mnet.studies.lookup import find_run
 from mnet.studies.predictions import Predictor, load_predictor
-from mnet.studies.store import run_folder
+from mnet.studies.store import CONFIG, run_folder
 from mnet.tasks.drawing import Limit
 
 INCH = 6.0
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def folder_of(name: str, root: Path) -> Path:
     """The folder of a run, by any of its names."""
-    if (Path(name) / "config.yaml").is_file():
+    if (Path(name) / CONFIG).is_file():
         return Path(name)
     run = find_run(name, root)
     return run.folder or run_folder(root, str(run.row["study"]), run.run_id)

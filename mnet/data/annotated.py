@@ -219,6 +219,7 @@ class COCO(Annotated):
     """COCO 2017, 118,287 + 5,000 photographs, 80 classes. Crowds are left out, in training and in evaluation."""
 
     name = "coco"
+    named_by_files = True
     tasks = ("detection",)
     native_resolution = 320
     train_size = 118_287

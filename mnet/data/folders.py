@@ -37,6 +37,7 @@ class ImageFolder(InMemoryImages):
     """
 
     name = "imagefolder"
+    named_by_files = True
     native_resolution = 224
     default_augment = Augment(flip=True, pad=16)
     _train: list[Sample]

@@ -72,6 +72,15 @@ class ImageData(L.LightningDataModule):
         """Classes of the data set for a task; None = only the pictures tell."""
         return getattr(cls, "num_classes", None)
 
+    named_by_files: ClassVar[bool] = False
+    """Whether only the files tell what the classes are called."""
+
+    @property
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation as pictures (C, H, W) take them: (C, 1, 1)."""
+        mean, std = (torch.tensor(one).view(-1, 1, 1) for one in (self.mean, self.std))
+        return mean, std
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """What the network's classes are called, the background of segmentation too."""

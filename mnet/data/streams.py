@@ -281,6 +281,7 @@ class ImageNet(StreamedImages):
     """ILSVRC 2012, 1,281,167 + 50,000 pictures. `class_names` are known after `prepare_data()`."""
 
     name = "imagenet"
+    named_by_files = True
     train_size = 1_281_167
     num_classes = 1000
 

@@ -35,16 +35,16 @@ Examples = Mapping[str, Any]
 
 def keep_examples(model: TaskModule, data: ImageData, folder: Path) -> None:
     """Write what a tested network sees in the first test pictures, where its task has something to draw."""
-    images, target = next(iter(data.test_dataloader()))
-    truth = [model.truth(target, i) for i in range(min(COUNT, len(images)))]
-    if any(one is None for one in truth):
+    if not model.drawn:
         return
-    images = images[: len(truth)]
+    images, target = next(iter(data.test_dataloader()))
+    images = images[:COUNT]
+    truth = [model.truth(target, i) for i in range(len(images))]
     training, device = model.training, next(model.parameters()).device
     with torch.no_grad():
         seen = model.eval().predict(images.to(device))
     model.train(training)
-    mean, std = (torch.tensor(one).view(-1, 1, 1) for one in (data.mean, data.std))
+    mean, std = data.normalisation
     pixels = (255 * (images.cpu() * std + mean)).round().clamp(0, 255).to(torch.uint8).contiguous()
     content = {"images": pixels, "names": list(data.label_names)}
     content |= {"truth": [plain(one) for one in truth], "seen": [plain(one) for one in seen]}

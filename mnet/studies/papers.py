@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from mnet.errors import ConfigError, text, unknown
 from mnet.figures import finish
 from mnet.settings import hints
 from mnet.studies.archive import LATENCY, SUMMARY, study_table
-from mnet.studies.sources import read_source
+from mnet.studies.sources import Source, read_source
 from mnet.toggles import Toggles, describe
 
 SIZE = ("width", "resolution", "madds_millions", "params_millions", "top1")
@@ -54,17 +55,26 @@ def published_points(claims: Path) -> pd.DataFrame:
         ConfigError: The file has no such tables, or a row of another length.
     """
     source = read_source(claims)
-    tables = source.content.get("published") if isinstance(source.content, dict) else None
     rows: list[dict[str, object]] = []
     for name, (model, columns) in TABLES.items():
-        if not isinstance(tables, dict) or not isinstance(tables.get(name), list):
-            raise source.error((), f"no table {name} below published")
-        for i, row in enumerate(tables[name]):
+        for i, row in enumerate(published_table(source, name)):
             if len(row) != len(columns):
                 raise source.error(("published", name, i), f"a row of {name} has {len(columns)} values: {columns}")
             told = dict(zip(columns, row, strict=True))
             rows.append({"source": name, **told, "model": model or f"mobilenet_v3_{told['model']}"})
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
+def published_table(source: Source, name: str) -> list[list[Any]]:
+    """A table below `published`, a list a network.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    tables = source.content.get("published") if isinstance(source.content, dict) else None
+    if not isinstance(tables, dict) or not isinstance(tables.get(name), list):
+        raise source.error((), f"no table {name} below published")
+    return tables[name]
 
 
 def published_detectors(claims: Path) -> pd.DataFrame:
@@ -80,11 +90,8 @@ def published_detectors(claims: Path) -> pd.DataFrame:
         ConfigError: The file has no such table, or a network in it that is none of ours.
     """
     source = read_source(claims)
-    tables = source.content.get("published") if isinstance(source.content, dict) else None
-    if not isinstance(tables, dict) or not isinstance(tables.get(DETECTORS), list):
-        raise source.error((), f"no table {DETECTORS} below published")
     rows: list[dict[str, object]] = []
-    for i, (name, found, ms, params, madds) in enumerate(tables[DETECTORS]):
+    for i, (name, found, ms, params, madds) in enumerate(published_table(source, DETECTORS)):
         told = re.fullmatch(r"(v\d(?:_large|_small)?)(_reduced_tail)?(?:_([\d.]+))?", name)
         if told is None:
             raise source.error(("published", DETECTORS, i), f"{name!r} is no network of the family")

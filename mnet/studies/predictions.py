@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
@@ -33,23 +33,11 @@ class Predictor:
     """(C, 1, 1), of pixels scaled to [0, 1]."""
     resolution: int
 
-    def input(self, picture: Image.Image) -> Tensor:
-        """(C, H, W), normalised. A classifier sees the middle, a detector the whole in a square, a segmenter the whole
-        with its aspect, the shorter side at the run's resolution."""
-        side = self.resolution
-        if self.trial.task.name == "classification":
-            picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
-        elif self.trial.task.name == "detection":
-            picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-        else:
-            factor = side / min(picture.size)
-            picture = picture.resize([round(factor * one) for one in picture.size], Image.Resampling.BILINEAR)
-        return (TF.pil_to_tensor(picture) / 255 - self.mean) / self.std
-
     @torch.no_grad()
     def predict(self, picture: Image.Image) -> Any:
         """What is seen, in the picture's own pixels; of the kind that the task's module says."""
-        images = self.input(picture.convert("L" if len(self.mean) == 1 else "RGB")).unsqueeze(0)
+        seen_as = self.model.fitted(picture.convert("L" if len(self.mean) == 1 else "RGB"), self.resolution)
+        images = ((TF.pil_to_tensor(seen_as) / 255 - self.mean) / self.std).unsqueeze(0)
         (seen,) = self.model.predict(images.to(memory_format=torch.channels_last))
         return self.model.onto(seen, (images.shape[2], images.shape[3]), (picture.height, picture.width))
 
@@ -74,8 +62,7 @@ def load_predictor(folder: Path) -> Predictor:
     model = trial.task.load()(network, trial.full_recipe())
     assert isinstance(model.net, MobileNet)
     model.net.load_state_dict(state)
-    mean, std = (torch.tensor(one).view(-1, 1, 1) for one in (data.mean, data.std))
-    return Predictor(trial, model.eval(), data.label_names, mean, std, data.resolution)
+    return Predictor(trial, model.eval(), data.label_names, *data.normalisation, data.resolution)
 
 
 def described(trial: Trial) -> ImageData:
@@ -84,17 +71,15 @@ def described(trial: Trial) -> ImageData:
     Raises:
         ConfigError: They are one's own pictures, and not here.
     """
-    settings = {"task": trial.task.name} if len(trial.pictures().tasks) > 1 else {}
-    data = create_data(trial.dataset, data_dir=trial.data_dir, resolution=trial.resolution, **settings)
+    data = create_data(trial.dataset, **trial.data_settings())
+    if not data.named_by_files:
+        return data
     try:
+        data.prepare_data()
         if trial.dataset == OWN_PICTURES:
-            data.prepare_data()
             data.setup("fit")
-        elif trial.dataset in ("coco", "imagenet"):  # whose files name the classes
-            data.prepare_data()
     except DataError as error:
         if trial.dataset == OWN_PICTURES:
             raise ConfigError(f"the classes are named by the folders in {trial.data_dir}: {error}") from None
-        count = trial.data().num_classes
-        data.class_names = tuple(f"class {i}" for i in range(count))
+        data.class_names = tuple(f"class {i}" for i in range(trial.data().num_classes))
     return data

@@ -293,9 +293,7 @@ def load_data(trial: Trial, recipe: Recipe) -> ImageData:
     settings: dict[str, object] = {"batch_size": recipe.batch_size, "seed": trial.seed}
     if (augment := augmentation(trial, recipe)) is not None:
         settings["augment"] = augment
-    if len(trial.pictures().tasks) > 1:
-        settings["task"] = trial.task.name
-    data = create_data(trial.dataset, data_dir=trial.data_dir, resolution=trial.resolution, **settings)
+    data = create_data(trial.dataset, **trial.data_settings(), **settings)
     data.prepare_data()
     data.setup("fit")
     return data

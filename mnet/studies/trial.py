@@ -146,6 +146,11 @@ class Trial(Toggles):
             raise ConfigError(f"{asked}, which {self.dataset} has nothing to learn for; one of dataset={others}")
         return known
 
+    def data_settings(self) -> dict[str, object]:
+        """What `create_data` takes of this trial."""
+        settings: dict[str, object] = {"data_dir": self.data_dir, "resolution": self.resolution}
+        return settings | ({"task": self.task.name} if len(self.pictures().tasks) > 1 else {})
+
     def full_recipe(self) -> Recipe:
         """The recipe with this trial's own epochs, batch size and learning rate; of int8, what is done after the
         fp32 run: no epoch, or `quantization_aware`."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
@@ -67,6 +68,11 @@ class ImageClassifier(TaskModule):
     def predict(self, images: Tensor) -> list[Tensor]:
         """Probabilities (num_classes,)."""
         return list(self.net(images).softmax(1).cpu())
+
+    @staticmethod
+    def fitted(picture: Image.Image, side: int) -> Image.Image:
+        """The shorter side scaled, the middle cropped."""
+        return ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
 
     @staticmethod
     def onto(seen: Tensor, size: tuple[int, int], picture: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.detection import MeanAveragePrecision
@@ -30,6 +31,7 @@ class SSDLite(TaskModule):
     """
 
     shown = ("map", "map_50", "map_75")
+    drawn = True
     seen_from = Found
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
@@ -56,6 +58,11 @@ class SSDLite(TaskModule):
     def predict(self, images: Tensor) -> list[Found]:
         found = self.decoder(images).find(self.net(images), MEASURED)
         return [Found(*(one.cpu() for one in own)) for own in found]
+
+    @staticmethod
+    def fitted(picture: Image.Image, side: int) -> Image.Image:
+        """The whole in a square, whatever its aspect."""
+        return picture.resize((side, side), Image.Resampling.BILINEAR)
 
     @staticmethod
     def truth(target: Boxes, picture: int) -> Found:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -69,13 +70,20 @@ class TaskModule(L.LightningModule):
     def predict(self, images: Tensor) -> list[Any]:
         """What is seen in each of the pictures (N, C, H, W)."""
 
+    @staticmethod
+    @abstractmethod
+    def fitted(picture: Image.Image, side: int) -> Image.Image:
+        """A picture of any size as the network sees those of its data set, whose resolution is `side`."""
+
+    drawn: ClassVar[bool] = False
+    """Whether what is seen can be drawn beside what is there: examples of such runs are kept."""
     seen_from: ClassVar[Callable[..., Any]]
     """What is seen, from its parts by name, where it has several."""
 
     @staticmethod
     def truth(target: Any, picture: int) -> Any:
-        """What a picture of a batch really shows, as `predict` would say it; None where that is not drawn."""
-        return None
+        """Where it is `drawn`: what a picture of a batch really shows, as `predict` would say it."""
+        raise NotImplementedError
 
     @staticmethod
     @abstractmethod

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
@@ -29,6 +30,7 @@ class LRASPP(TaskModule):
     """
 
     shown = ("miou", "pixel_accuracy")
+    drawn = True
 
     def metrics(self) -> dict[str, Metric]:
         classes = self.network.num_classes
@@ -54,6 +56,13 @@ class LRASPP(TaskModule):
     def predict(self, images: Tensor) -> list[Tensor]:
         """Classes (H, W) uint8."""
         return list(self.net(images).argmax(1).to(torch.uint8).cpu())
+
+    @staticmethod
+    def fitted(picture: Image.Image, side: int) -> Image.Image:
+        """The whole with its aspect, the shorter side scaled."""
+        factor = side / min(picture.size)
+        width, height = (round(factor * one) for one in picture.size)
+        return picture.resize((width, height), Image.Resampling.BILINEAR)
 
     @staticmethod
     def truth(target: Masks, picture: int) -> Tensor:
