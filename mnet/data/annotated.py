@@ -7,8 +7,8 @@ Validation is a fixed part of the published train; the published val is the test
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 from xml.etree.ElementTree import ParseError
@@ -18,14 +18,13 @@ import torch
 import torchvision
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from mnet.data.batches import random_seed
-from mnet.data.module import check_val_size, stratified_split
-from mnet.data.streams import Key, Streamed
+from mnet.data.module import stratified_split
+from mnet.data.streams import Pictures, Streamed
 from mnet.data.targets import IGNORED, Boxes, Masks, pad_boxes
 from mnet.errors import DataError, unknown
 
@@ -44,32 +43,42 @@ class Sample(NamedTuple):
     """Boxes (n, 4) in pixels and labels (n,) from 1 on; or a mask (H, W) uint8."""
 
 
-class Source(NamedTuple):
-    """A published split."""
+class Source(ABC):
+    """A published split, as torchvision reads it."""
 
-    pictures: int
-    read: Callable[[int], Sample]
-    """
-    Raises:
-        DataError: A picture or its annotation cannot be read, or they do not belong together.
-    """
-
-
-class AnnotatedPictures(Dataset[tuple[Tensor, Any]]):
-    """Part of a split, transformed. Each picture's augmentation is a function of its key."""
-
-    def __init__(self, source: Source, indices: Tensor, transform: Callable[[Sample], Any], seed: int) -> None:
-        self.source, self.indices, self.transform, self.seed = source, indices, transform, seed
+    def __init__(self, data: Any) -> None:
+        self.data = data
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.data)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Any]:
-        epoch, index = key
-        sample = self.source.read(int(self.indices[index]))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random_seed("augment", self.seed, epoch, index))
-            return self.transform(sample)
+    @abstractmethod
+    def read(self, index: int) -> Sample:
+        """
+        Raises:
+            DataError: A picture or its annotation cannot be read, or they do not belong together.
+        """
+
+    def opened(self, index: int, *files: Path) -> tuple[Image.Image, Any]:
+        """A picture and its annotation, which are in `files`.
+
+        Raises:
+            DataError: One of them cannot be read.
+        """
+        try:
+            return self.data[index]
+        except (OSError, SyntaxError, ParseError, ValueError) as error:
+            raise DataError(f"{' or '.join(map(str, files))} cannot be read ({error}). Repair or delete it.") from error
+
+
+class AnnotatedPictures(Pictures):
+    """Part of a `Source`, with boxes or masks that are transformed with their pictures."""
+
+    def read(self, index: int) -> Sample:
+        return self.source.read(index)
+
+    def transformed(self, sample: Sample) -> tuple[Tensor, Any]:
+        return self.transform(sample)
 
 
 class Annotated(Streamed):
@@ -134,13 +143,12 @@ class Annotated(Streamed):
         if self._splits:
             return
         train, test = self.source("train"), self.source("val")
-        check_val_size(self.val_size, train.pictures)
-        chosen, held_out = stratified_split(torch.zeros(train.pictures, dtype=torch.int64), self.val_size)
+        chosen, held_out = stratified_split(torch.zeros(len(train), dtype=torch.int64), self.val_size)
         augment, plain = self.transforms()
         self._splits = {
             "train": AnnotatedPictures(train, chosen, augment, self.seed),
             "val": AnnotatedPictures(train, held_out, plain, self.seed),
-            "test": AnnotatedPictures(test, torch.arange(test.pictures), plain, self.seed),
+            "test": AnnotatedPictures(test, torch.arange(len(test)), plain, self.seed),
         }
 
     def transforms(self) -> tuple[Callable[[Sample], Any], Callable[[Sample], Any]]:
@@ -240,18 +248,24 @@ class COCO(Annotated):
         if len(kinds) != len(self.class_names):
             raise DataError(f"{file} has {len(kinds)} categories, COCO has {len(self.class_names)}.")
         self.class_names = tuple(kind["name"] for kind in kinds)
-        label_of = {kind["id"]: i for i, kind in enumerate(kinds, 1)}
+        return CocoSource(data, pictures, {kind["id"]: i for i, kind in enumerate(kinds, 1)})
 
-        def read(index: int) -> Sample:
-            named = data.coco.loadImgs(data.ids[index])[0]["file_name"]
-            picture, objects = opened(lambda: data[index], pictures / named)
-            real = [one for one in objects if not one.get("iscrowd")]
-            boxes = torch.tensor([one["bbox"] for one in real], dtype=torch.float32).reshape(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
-            labels = torch.tensor([label_of[one["category_id"]] for one in real], dtype=torch.int64)
-            return Sample(picture, usable(boxes, labels, picture))
 
-        return Source(len(data), read)
+class CocoSource(Source):
+    """Boxes that are no crowd's, with classes from 1 on."""
+
+    def __init__(self, data: torchvision.datasets.CocoDetection, pictures: Path, label_of: Mapping[int, int]) -> None:
+        super().__init__(data)
+        self.pictures, self.label_of = pictures, label_of
+
+    def read(self, index: int) -> Sample:
+        named = self.data.coco.loadImgs(self.data.ids[index])[0]["file_name"]
+        picture, objects = self.opened(index, self.pictures / named)
+        real = [one for one in objects if not one.get("iscrowd")]
+        boxes = torch.tensor([one["bbox"] for one in real], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.tensor([self.label_of[one["category_id"]] for one in real], dtype=torch.int64)
+        return Sample(picture, usable(boxes, labels, picture))
 
 
 class VOC(Annotated):
@@ -277,26 +291,36 @@ class VOC(Annotated):
                 f"VOCtrainval_11-May-2012.tar, from http://host.robots.ox.ac.uk/pascal/VOC/voc2012, in {self.data_dir}."
             ) from error
 
-        def read(index: int) -> Sample:
-            picture, target = opened(lambda: data[index], Path(data.images[index]), Path(data.targets[index]))
-            if self.task == "segmentation":
-                return Sample(
-                    picture, checked_mask(np.array(target), picture, Path(data.masks[index]), self.num_classes)
-                )
-            objects = target["annotation"].get("object", [])
-            real = [one for one in objects if one.get("difficult") != "1"]
-            places = [[float(one["bndbox"][end]) for end in ("xmin", "ymin", "xmax", "ymax")] for one in real]
-            boxes = torch.tensor(places, dtype=torch.float32).reshape(-1, 4)
-            boxes[:, :2] -= 1  # VOC counts pixels from 1, and the last one in
-            labels = torch.tensor([self.label(one["name"], data.annotations[index]) for one in real], dtype=torch.int64)
-            return Sample(picture, usable(boxes, labels, picture))
+        return VocBoxes(data) if self.task == "detection" else VocMasks(data)
 
-        return Source(len(data), read)
+
+class VocBoxes(Source):
+    """Boxes of objects that are not marked difficult."""
+
+    def read(self, index: int) -> Sample:
+        file = self.data.annotations[index]
+        picture, target = self.opened(index, Path(self.data.images[index]), Path(file))
+        objects = target["annotation"].get("object", [])
+        real = [one for one in objects if one.get("difficult") != "1"]
+        places = [[float(one["bndbox"][end]) for end in ("xmin", "ymin", "xmax", "ymax")] for one in real]
+        boxes = torch.tensor(places, dtype=torch.float32).reshape(-1, 4)
+        boxes[:, :2] -= 1  # VOC counts pixels from 1, and the last one in
+        labels = torch.tensor([self.label(one["name"], file) for one in real], dtype=torch.int64)
+        return Sample(picture, usable(boxes, labels, picture))
 
     def label(self, name: str, file: str) -> int:
-        if name not in self.class_names:
-            raise DataError(f"{file}: {unknown('class', name, self.class_names)}")
-        return self.class_names.index(name) + 1
+        if name not in VOC.class_names:
+            raise DataError(f"{file}: {unknown('class', name, VOC.class_names)}")
+        return VOC.class_names.index(name) + 1
+
+
+class VocMasks(Source):
+    """Masks with VOC's own class indices, the background 0."""
+
+    def read(self, index: int) -> Sample:
+        file = Path(self.data.masks[index])
+        picture, mask = self.opened(index, Path(self.data.images[index]), file)
+        return Sample(picture, checked_mask(np.array(mask), picture, file, VOC.classes("segmentation")))
 
 
 class Cityscapes(Annotated):
@@ -325,24 +349,17 @@ class Cityscapes(Annotated):
                 "and gtFine_trainvaltest.zip, from https://www.cityscapes-dataset.com after registration, there."
             ) from error
 
-        def read(index: int) -> Sample:
-            file = Path(data.targets[index][0])
-            picture, mask = opened(lambda: data[index], Path(data.images[index]), file)
-            return Sample(picture, checked_mask(self.train_id[np.array(mask)], picture, file, self.num_classes))
-
-        return Source(len(data), read)
+        return CityscapesSource(data)
 
 
-def opened(read: Callable[[], tuple[Image.Image, Any]], *files: Path) -> tuple[Image.Image, Any]:
-    """A picture and its annotation.
+class CityscapesSource(Source):
+    """Masks with the 19 classes that are evaluated."""
 
-    Raises:
-        DataError: One of them cannot be read.
-    """
-    try:
-        return read()
-    except (OSError, SyntaxError, ParseError, ValueError) as error:
-        raise DataError(f"{' or '.join(map(str, files))} cannot be read ({error}). Repair or delete it.") from error
+    def read(self, index: int) -> Sample:
+        file = Path(self.data.targets[index][0])
+        picture, mask = self.opened(index, Path(self.data.images[index]), file)
+        classes = Cityscapes.classes("segmentation")
+        return Sample(picture, checked_mask(Cityscapes.train_id[np.array(mask)], picture, file, classes))
 
 
 def usable(boxes: Tensor, labels: Tensor, picture: Image.Image) -> tuple[Tensor, Tensor]:

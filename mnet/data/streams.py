@@ -23,27 +23,40 @@ Key = tuple[int, int]
 Transform = Callable[[object], Tensor]
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """Part of a data set of pictures, transformed. Each picture's augmentation is a function of its key."""
+class Pictures(Dataset[tuple[Tensor, Any]]):
+    """Part of a data set of pictures, transformed. Each picture's augmentation is a function of its key.
 
-    def __init__(
-        self, source: torchvision.datasets.DatasetFolder, indices: Tensor, transform: Transform, seed: int
-    ) -> None:
+    It is sent to worker processes, so all of it can be pickled.
+    """
+
+    def __init__(self, source: Any, indices: Tensor, transform: Callable[[Any], Any], seed: int) -> None:
         self.source, self.indices, self.transform, self.seed = source, indices, transform, seed
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Any]:
         epoch, index = key
-        try:
-            picture, label = self.source[int(self.indices[index])]
-        except OSError as error:
-            path = self.source.samples[int(self.indices[index])][0]
-            raise DataError(f"{path} cannot be read as a picture ({error}). Repair or delete it.") from error
+        sample = self.read(int(self.indices[index]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed("augment", self.seed, epoch, index))
-            return self.transform(picture), label
+            return self.transformed(sample)
+
+    def read(self, index: int) -> Any:
+        """A picture of the source and its class.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        try:
+            return self.source[index]
+        except OSError as error:
+            path = self.source.samples[index][0]
+            raise DataError(f"{path} cannot be read as a picture ({error}). Repair or delete it.") from error
+
+    def transformed(self, sample: Any) -> tuple[Tensor, Any]:
+        picture, label = sample
+        return self.transform(picture), label
 
 
 class Keys(Sampler[list[Key]]):

@@ -1,6 +1,7 @@
 """COCO, Pascal VOC and Cityscapes, read from folders in their true format that are written here."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,19 @@ def test_cityscapes_has_19_classes_and_evaluates_twice_as_wide_as_high(tmp_path)
     assert set(masks.classes.unique().tolist()) == {0, 13, IGNORED}
     assert (data.class_names[0], data.class_names[13]) == ("road", "car")
     assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 32, 32)
+
+
+def test_pictures_can_be_sent_to_workers_however_these_are_started(tmp_path):
+    """Beyond Linux, and on it from Python 3.14 on, a worker is not forked: what it reads is pickled."""
+    roots = [
+        ("coco", "detection", write_coco(tmp_path / "coco", [[], [], []])),
+        ("voc", "detection", write_voc(tmp_path / "voc", [[("cat", (13, 9, 48, 40), 0)]] * 3)),
+        ("voc", "segmentation", tmp_path / "voc"),
+        ("cityscapes", "segmentation", write_cityscapes(tmp_path / "city", np.full((32, 64), 7, np.uint8))),
+    ]
+    for name, task, root in roots:
+        for part in ready(name, root, task=task, resolution=32)._splits.values():
+            assert torch.equal(pickle.loads(pickle.dumps(part))[0, 0][0], part[0, 0][0])
 
 
 def test_an_epoch_goes_on_where_it_stopped_with_the_same_batches_in_any_number_of_workers(tmp_path):
