@@ -54,7 +54,7 @@ def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> Mobile
     if wrong:
         other = other_rule(net.network, {key: state_dict[key].shape for key in wrong})
         hint = f" They follow width_rule='{other}', this network does not." if other else ""
-        if net.network.head is not None and net.network.head.boxes[:1] == (3,):
+        if not other and net.network.head is not None and net.network.head.boxes[:1] == (3,):
             hint = " torchvision has 6 default boxes a place on C4, this network 3: lowest_boxes=6 is its own."
         theirs, ours = wrong[0], next(ours for ours, theirs in renamed.items() if theirs == wrong[0])
         shapes = f"{tuple(state_dict[theirs].shape)}, here {tuple(state[ours].shape)}"
