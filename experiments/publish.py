@@ -27,7 +27,7 @@ from mnet.studies.display import interval, number, shown_claims
 from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
 from mnet.studies.latency import CLAIMS_FILE
 from mnet.studies.sweep import list_studies
-from mnet.tasks import TASKS, metric_of
+from mnet.tasks import TASKS, task_in
 
 LARGEST = 300_000
 """Bytes of a published file."""
@@ -157,7 +157,7 @@ def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     within = with_table(root, EFFECTS)
     for study in with_table(root, SUMMARY):
         table = study_table(root, study, SUMMARY)
-        if study not in within and metric_of(table) == TASKS["classification"].headline:
+        if study not in within and task_in(table) == TASKS["classification"]:
             yield study, table
 
 
@@ -191,8 +191,7 @@ def longer(root: Path) -> str:
 def cells(root: Path, study: str) -> str:
     """Every cell of a study, with the other metrics of its task and its costs."""
     table, runs, rows = study_table(root, study, SUMMARY), study_table(root, study), []
-    headline = metric_of(table)
-    others = [one for task in TASKS.values() if task.headline == headline for one in task.metrics[1:]]
+    headline, *others = task_in(table).metrics
     for _, cell in table.iterrows():
         means = runs[runs["cell"] == cell["cell"]][[one.name for one in others]].mean()
         told = [cell["cell"].replace("model=mobilenet_", ""), f"{cell['n']}", f"{cell[headline.mean]:.2f}"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mnet.tasks.module import TaskModule
     from mnet.tasks.segmentation import LRASPP
 
-__all__ = ["LRASPP", "TASKS", "ImageClassifier", "Metric", "SSDLite", "Task", "metric_of", "task_of"]
+__all__ = ["LRASPP", "TASKS", "ImageClassifier", "Metric", "SSDLite", "Task", "metric_of", "task_in", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,16 @@ def task_of(head: str | None) -> Task:
     return next(task for task in TASKS.values() if head in task.heads)
 
 
-def metric_of(columns: Iterable[object]) -> Metric:
-    """What a table of one task compares, by its columns: `map` or `map_mean` is of detection; top-1 if none says."""
+def task_in(columns: Iterable[object]) -> Task:
+    """The task that a table is of, by its columns: `map` or `map_mean` is detection's; classification if none says."""
     names = set(map(str, columns))
-    found = (task.headline for task in TASKS.values() if names & {task.headline.name, task.headline.mean})
-    return next(found, TASKS["classification"].headline)
+    found = (task for task in TASKS.values() if names & {task.headline.name, task.headline.mean})
+    return next(found, TASKS["classification"])
+
+
+def metric_of(columns: Iterable[object]) -> Metric:
+    """What a table of one task compares, by its columns."""
+    return task_in(columns).headline
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mnet.studies.archive import known
 from mnet.studies.report.commands import Place, Row, latency_command, records, run_command, told
-from mnet.tasks import TASKS, Metric, metric_of
+from mnet.tasks import Metric, Task, metric_of, task_in
 
 MILLION = 1e6
 MINUS = "\u2212"
@@ -120,11 +120,10 @@ def summary_columns(metric: Metric) -> tuple[Column, ...]:
     )
 
 
-def run_columns(metric: Metric) -> tuple[Column, ...]:
+def run_columns(task: Task) -> tuple[Column, ...]:
     return (
-        *(plain("cell"), figure("seed", "seed", 0)),
-        *(percent(one.name, one.label) for task in TASKS.values() if task.headline == metric for one in task.metrics),
-        *(figure(f"val_{metric.name}", "validation, %"), *COST, figure("train_seconds", "training, s", 0)),
+        *(plain("cell"), figure("seed", "seed", 0), *(percent(one.name, one.label) for one in task.metrics)),
+        *(figure(f"val_{task.headline.name}", "validation, %"), *COST, figure("train_seconds", "training, s", 0)),
         *(plain("run_id", "run"), plain("device"), figure("threads", "threads", 0), plain("torch"), plain("revision")),
         plain("finished"),
     )
@@ -205,7 +204,7 @@ def runs_table(runs: pd.DataFrame, place: Place) -> Table:
     def settings(row: Row) -> Sequence[str]:
         return ["settings: " + (", ".join(f"{name}={value}" for name, value in told(row).items()) or "as in the paper")]
 
-    return table("Every run", run_columns(metric_of(runs)), runs, lambda row: run_command(place, row, rates), settings)
+    return table("Every run", run_columns(task_in(runs)), runs, lambda row: run_command(place, row, rates), settings)
 
 
 def summary_table(summary: pd.DataFrame, runs: pd.DataFrame, place: Place) -> Table:
