@@ -41,7 +41,7 @@ import mnet
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
 from mnet.latency import Ratio, Sample, paired_ratios, timed
-from mnet.machine import provenance
+from mnet.machine import keep_freed_memory, provenance
 from mnet.studies.engines.local import default_workers
 from mnet.studies.sweep import load_profile, load_study
 
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sweep_seeds", type=int, default=1, help="of the activation study that is swept")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # for theirs too: of a process, not of a loop
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     start, rows, console = time.perf_counter(), [], Console()

@@ -28,6 +28,7 @@ from mnet.data import Augment, FashionMNIST
 from mnet.data.module import Images, resize
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
+from mnet.machine import keep_freed_memory
 from mnet.studies.callbacks import SeedSteps, Watch
 from mnet.studies.run import TRAINER_DEFAULTS, load_data
 from mnet.studies.trial import Trial
@@ -179,6 +180,7 @@ def bare_trials(trials: Sequence[Trial]) -> float:
     """Seconds to train and evaluate these one after another, in a plain loop on one thread: the arithmetic of
     `run_trial` without Lightning, checkpoints, files and engine. Reading the data is not counted."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as run_trial does
     seconds = 0.0
     for trial in trials:
         plan = trial.full_recipe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -18,6 +19,8 @@ import mnet
 from mnet.errors import ConfigError
 
 CPUS = Path("/sys/devices/system/cpu")
+MALLOC = ((-1, 2**31 - 1), (-2, 2**28), (-3, 2**25))
+"""M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD (32 MiB is the most) of glibc's malloc.h, in bytes."""
 
 
 @cache
@@ -86,6 +89,23 @@ def check_threads(threads: int) -> None:
     cores = len(usable_cores())
     if not 1 <= threads <= cores:
         raise ConfigError(f"threads must be 1 to {cores}, the cores of this process, not {threads}")
+
+
+def keep_freed_memory() -> bool:
+    """Let this process use freed memory again instead of giving it back to the system, where the C library is glibc.
+
+    Every training step frees its activations and asks for the same ones again; returned in between, each page of them
+    is faulted in and zeroed anew. On one thread of an AMD EPYC that is 5 to 22% of a step (28 px, batch 96), 17% of a
+    detector's.
+
+    Returns:
+        Whether the C library took it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # Windows, macOS, musl
+        return False
+    return all(mallopt(option, value) for option, value in MALLOC)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from mnet.data.batches import Share
 from mnet.data.module import InMemoryImages
 from mnet.errors import ConfigError
 from mnet.files import remove_temporary, write_json, write_torch, write_yaml
-from mnet.machine import provenance
+from mnet.machine import keep_freed_memory, provenance
 from mnet.network import MobileNet
 from mnet.quantization import CALIBRATION_BATCH, convert, prepare, quantize, require, save
 from mnet.spec import Network
@@ -179,6 +179,7 @@ def run_trial(
     if finished is not None:
         return finished
     quieten()
+    keep_freed_memory()
     if leads():
         write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
     recipe = trial.full_recipe()
