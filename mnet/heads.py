@@ -26,6 +26,9 @@ BOX = 4
 class Head(nn.Module, ABC):
     """A head, and the maps that it stands on."""
 
+    replicas = 1
+    """Networks side by side in its maps' channels, see `mnet.replicas`."""
+
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.maps = self.stands_on(network)
@@ -80,7 +83,7 @@ class SSDLite(Head):
         for layer in self.extra:
             every.append(layer(every[-1]))
         told = [
-            torch.cat([by_box(scores(x), n), by_box(places(x), n)], 2)
+            beside([by_box(scores(x), n, self.replicas), by_box(places(x), n, self.replicas)], 2, self.replicas)
             for x, n, scores, places in zip(every, self.boxes, self.scores, self.places, strict=True)
         ]
         return torch.cat(told, 1)
@@ -109,9 +112,17 @@ class SSDLite(Head):
                 yield convolution(f"head.{kind}.{i}.1", kind, (width, boxes * told), size, bias=True)
 
 
-def by_box(x: Tensor, boxes: int) -> Tensor:
-    """(N, boxes * K, H, W) -> (N, H * W * boxes, K)."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[1] // boxes)
+def by_box(x: Tensor, boxes: int, replicas: int) -> Tensor:
+    """(N, replicas * boxes * K, H, W) -> (N, H * W * boxes, replicas * K)."""
+    told = x.permute(0, 2, 3, 1).unflatten(3, (replicas, boxes, -1)).transpose(3, 4)
+    return told.flatten(4).flatten(1, 3)
+
+
+def beside(parts: Sequence[Tensor], dim: int, replicas: int) -> Tensor:
+    """Concatenated along `dim`, each replica's with its own."""
+    if replicas == 1:
+        return torch.cat(list(parts), dim)
+    return torch.cat([part.unflatten(dim, (replicas, -1)) for part in parts], dim + 1).flatten(dim, dim + 1)
 
 
 def extra_map(into: int, out: int, network: Network) -> nn.Sequential:
@@ -193,7 +204,7 @@ class RASPP(Head):
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         (high,) = maps
         pooled = enlarged(self.pooled(high.mean((2, 3), keepdim=True)), high.shape[2:])  # LiteRT cannot expand a map
-        return enlarged(self.scores(self.join(torch.cat([self.branch(high), pooled], 1))), size)
+        return enlarged(self.scores(self.join(beside([self.branch(high), pooled], 1, self.replicas))), size)
 
     @staticmethod
     def count(network: Network, sizes: Sequence[int]) -> Iterator[LayerCost]:

@@ -11,8 +11,9 @@ import csv
 import io
 import logging
 import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +29,7 @@ from mnet.data.batches import Share, random_seed
 from mnet.files import write_atomic, write_torch
 from mnet.studies.store import METRICS, RESUME
 from mnet.tasks.module import LOG_STEPS
+from mnet.tasks.pack import Pack
 
 log = logging.getLogger(__name__)
 
@@ -61,20 +63,25 @@ class Stopped(RuntimeError):
 
 
 class SeedSteps(Callback):
-    """Makes the randomness of a step (dropout) a function of seed and step, so that a resumed run repeats it."""
+    """Makes the randomness of a step (dropout) a function of seed and step, so that a resumed run repeats it; of a
+    `Pack`, one seed a member."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, *seeds: int) -> None:
+        self.seeds = seeds
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         keys = Share(trainer.global_rank, trainer.world_size).keys
-        torch.manual_seed(random_seed("step", self.seed, trainer.global_step, *keys))
+        seeds = [random_seed("step", seed, trainer.global_step, *keys) for seed in self.seeds]
+        torch.manual_seed(seeds[0])
+        if isinstance(pl_module, Pack):
+            pl_module.seed_step(seeds)
 
 
 class Watch(Callback):
-    """Reports progress, times training alone, and ends a run whose loss is no longer a number."""
+    """Reports progress, times training alone, and ends a run whose loss is no longer a number; of a `Pack`, when no
+    member's is."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -82,6 +89,8 @@ class Watch(Callback):
         """Spent on training, earlier sessions of the same run included."""
         self.stop = False
         """Whether the report asked for it."""
+        self.lost: set[int] = set()
+        """Members whose loss is no number."""
         self._since = 0.0
         self._told = 0.0
         self._progress = Progress(0, 1, 0.0)
@@ -95,19 +104,22 @@ class Watch(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        seen = cast(dict[str, torch.Tensor], outputs)
+        step = cast(dict[str, Any], outputs)
+        members: Sequence[dict[str, torch.Tensor]] = step.get("members", [step])
         now = time.perf_counter()
         tell = now - self._told >= REPORT_SECONDS
-        if not tell and seen["loss"].is_cuda:
+        if not tell and step["loss"].is_cuda:
             return  # reading a value waits for the device
-        loss = float(seen["loss"])
-        if not math.isfinite(loss) and trainer.is_global_zero:  # a device's loss is every other's a step later
-            raise NotFinite(f"the loss is {loss}")
+        losses = [float(seen["loss"]) for seen in members]
+        self.lost |= {i for i, loss in enumerate(losses) if not math.isfinite(loss)}
+        if len(self.lost) == len(members) and trainer.is_global_zero:  # a device's loss is every other's a step later
+            raise NotFinite(f"the loss is {losses[0]}")
         if tell:
             self._told = now
             recent = self._progress.seen
-            what = list(seen)[-1]
-            recent += (float(seen[what]) - recent) * (0.2 if recent else 1.0)
+            what = list(members[0])[-1]
+            mean = statistics.fmean(float(seen[what]) for i, seen in enumerate(members) if i not in self.lost)
+            recent += (mean - recent) * (0.2 if recent else 1.0)
             self._progress = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), recent, what)
             self.stop = bool(self.report(self._progress)) or self.stop
 
@@ -175,13 +187,48 @@ class MetricsFile(Logger):
             log.warning("%s cannot be written now: %s", self.path, error)
 
 
+class MetricsFiles(Logger):
+    """A `MetricsFile` a member of a `Pack`, each with what that one would have logged alone."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        super().__init__()
+        self.files = [MetricsFile(folder) for folder in folders]
+
+    name = version = MetricsFile.name
+
+    def log_hyperparams(self, *_: object, **__: object) -> None:
+        """config.yaml has them."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        own: dict[int, dict[str, float]] = {}
+        for name, value in metrics.items():
+            member, slash, rest = name.partition("/")
+            if slash:
+                own.setdefault(int(member), {"epoch": metrics.get("epoch", 0)})[rest] = value
+        for member, values in own.items():
+            self.files[member].log_metrics(values, step)
+
+    @property
+    def rows(self) -> list[list[dict[str, float]]]:
+        return [file.rows for file in self.files]
+
+    @rows.setter
+    def rows(self, rows: Sequence[Sequence[dict[str, float]]]) -> None:
+        for file, own in zip(self.files, rows, strict=True):
+            file.rows = list(own)
+
+    def save(self) -> None:
+        for file in self.files:
+            file.save()
+
+
 class Keep(Checkpoint):
     """Writes the state of a run at the end of each epoch and every `seconds`, and where it was asked to stop.
 
     A checkpoint that cannot be written (a full disk) costs only what would have to be trained again.
     """
 
-    def __init__(self, folder: Path, seconds: float, watch: Watch, metrics: MetricsFile) -> None:
+    def __init__(self, folder: Path, seconds: float, watch: Watch, metrics: MetricsFile | MetricsFiles) -> None:
         self.path = folder / RESUME
         self.seconds = seconds
         self.watch, self.metrics = watch, metrics

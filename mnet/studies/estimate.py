@@ -150,6 +150,12 @@ def memory_bytes(trial: Trial) -> int:
     return round(BASE_BYTES + PIXEL_COPIES * counted.pixels + weights + activations)
 
 
+def pack_bytes(trials: Sequence[Trial]) -> int:
+    """Of a process that trains these as one network."""
+    base = BASE_BYTES + PIXEL_COPIES * load(trials[0]).pixels if trials else 0
+    return base + sum(memory_bytes(trial) - base for trial in trials)
+
+
 def fit_rates(timed: Iterable[tuple[Load, float]]) -> Rates:
     """Rates from loads and the seconds that their training took.
 

@@ -13,12 +13,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.fx import GraphModule
@@ -181,28 +182,12 @@ def run_trial(
     quieten()
     keep_freed_memory()
     if leads():
-        write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
-    recipe = trial.full_recipe()
-    data = (
-        load_data(trial, recipe)
-        if data is None
-        else data.for_run(recipe.batch_size, trial.seed, augmentation(trial, recipe))
-    )
-    L.seed_everything(trial.seed, verbose=False)
-    network = trial.network(data.num_classes, data.in_channels)
-    model = build_model(trial, network, recipe, data, start)
+        write_config(trial, folder, trainer)
+    model, data = prepare_run(trial, data, start)
     watch, metrics = Watch(report), MetricsFile(folder)
-    callbacks: list[Callback] = [watch, SeedSteps(trial.seed), Keep(folder, checkpoint_s, watch, metrics)]
-    if recipe.ema:
-        callbacks.append(WarmEMA(recipe.ema))
-    machine = L.Trainer(
-        max_epochs=recipe.epochs,
-        callbacks=callbacks,
-        logger=[metrics, *loggers],
-        plugins=[WholeCheckpoints()],
-        **{**TRAINER_DEFAULTS, **(trainer or {})},  # type: ignore[arg-type]
-    )
-    Share(machine.global_rank, machine.world_size).check(recipe.batch_size)  # before other processes are started
+    callbacks = [watch, SeedSteps(trial.seed), Keep(folder, checkpoint_s, watch, metrics)]
+    machine = make_trainer(model.recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
+    Share(machine.global_rank, machine.world_size).check(model.recipe.batch_size)  # before other processes are started
     if machine.strategy.launcher is not None:  # these wait for this one, however it ends
         atexit.register(machine.strategy.launcher.kill, signal.SIGKILL)
     if trial.precision != "int8":
@@ -213,6 +198,70 @@ def run_trial(
         model.net = convert(cast(GraphModule, model.net))
     if trial.precision != "fp32":
         machine.validate(model, datamodule=data, verbose=False)
+    return finish(trial, folder, model, data, machine, metrics, Training(machine.global_step, watch.seconds))
+
+
+class Training(NamedTuple):
+    """How a run was trained."""
+
+    steps: int
+    seconds: float
+    """This run's share."""
+    replicas: int = 1
+    """Runs that were trained as one network, see `mnet.replicas`."""
+
+
+def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | None) -> None:
+    write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
+
+
+def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None) -> tuple[TaskModule, ImageData]:
+    """What is trained, as the seed draws it, and its pictures, which are read where they are not given."""
+    recipe = trial.full_recipe()
+    own = augmentation(trial, recipe)
+    data = load_data(trial, recipe) if data is None else data.for_run(recipe.batch_size, trial.seed, own)
+    L.seed_everything(trial.seed, verbose=False)
+    network = trial.network(data.num_classes, data.in_channels)
+    return build_model(trial, network, recipe, data, start), data
+
+
+def make_trainer(
+    recipe: Recipe,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    checkpoints: CheckpointIO,
+    trainer: Mapping[str, object] | None,
+) -> L.Trainer:
+    averages = [WarmEMA(recipe.ema)] if recipe.ema else []
+    return L.Trainer(
+        max_epochs=recipe.epochs,
+        callbacks=[*callbacks, *averages],
+        logger=loggers,
+        plugins=[checkpoints],
+        **{**TRAINER_DEFAULTS, **(trainer or {})},  # type: ignore[arg-type]
+    )
+
+
+def finish(
+    trial: Trial,
+    folder: Path,
+    model: TaskModule,
+    data: ImageData,
+    machine: L.Trainer,
+    metrics: MetricsFile,
+    training: Training,
+) -> Result:
+    """Test a trained network, and write all that is kept of its run, the result last.
+
+    Args:
+        trial, folder, data, metrics: Of the run.
+        model: With its trained network.
+        machine: That logs to `metrics`.
+        training: How it was trained.
+
+    Raises:
+        NotFinite: The test loss is no number.
+    """
     headline = trial.task.headline.name
     validated = metrics.last(f"val/{headline}", "val/loss")
     (tested,) = machine.test(model, datamodule=data, verbose=False)
@@ -220,7 +269,7 @@ def run_trial(
         return {}
     if not math.isfinite(tested["test/loss"]):
         raise NotFinite(f"the test loss is {tested['test/loss']}")
-    spent = cost(network, data.resolution)
+    recipe, spent = model.recipe, cost(model.network, data.resolution)
     result: Result = {
         **{metric.name: round(tested[f"test/{metric.name}"], 4) for metric in trial.task.metrics},
         "test_loss": round(tested["test/loss"], 6),
@@ -230,9 +279,10 @@ def run_trial(
         "epochs": recipe.epochs,
         "params": spent.params,
         "madds": spent.madds,
-        "train_seconds": round(watch.seconds, 2),
-        "images_per_second": round(machine.global_step * recipe.batch_size / max(watch.seconds, 1e-9), 1),
+        "train_seconds": round(training.seconds, 2),
+        "images_per_second": round(training.steps * recipe.batch_size / max(training.seconds, 1e-9), 1),
         **provenance(machine.strategy.root_device, machine.world_size),
+        "replicas": training.replicas,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "format": FORMAT,
     }

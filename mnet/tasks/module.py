@@ -30,7 +30,27 @@ Batch = tuple[Tensor, Any]
 """Pictures (N, C, H, W), and what they show."""
 
 
-class TaskModule(L.LightningModule):
+class Trained(L.LightningModule):
+    """A network and the recipe that it is trained by."""
+
+    net: nn.Module
+    recipe: Recipe
+
+    def on_fit_start(self) -> None:
+        momentum = bn_momentum_for(self.recipe, int(self.trainer.estimated_stepping_batches))
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        steps = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        optimizer = make_optimizer(self.net, self.recipe)
+        schedule = LambdaLR(optimizer, lr_factor(self.recipe, steps, epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class TaskModule(Trained):
     """Trains a `Network` by a `Recipe`; logs `train/loss`, and `val/` and `test/` followed by `loss` and each of the
     task's metrics, in percent.
 
@@ -46,7 +66,7 @@ class TaskModule(L.LightningModule):
             network = replace(network, dropout=recipe.dropout)
         self.network = network
         self.recipe = recipe
-        self.net: nn.Module = create_model(network).to(memory_format=torch.channels_last)
+        self.net = create_model(network).to(memory_format=torch.channels_last)
         self.val_metrics = self._metrics("val/")
         self.test_metrics = self._metrics("test/")
 
@@ -116,12 +136,6 @@ class TaskModule(L.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
-    def on_fit_start(self) -> None:
-        momentum = bn_momentum_for(self.recipe, int(self.trainer.estimated_stepping_batches))
-        for module in self.net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = momentum
-
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         if self.trainer.global_step % LOG_STEPS == 0:  # reading a value waits for the device
             values = cast(dict[str, Tensor], outputs)
@@ -140,23 +154,17 @@ class TaskModule(L.LightningModule):
         return None
 
     def on_validation_epoch_end(self) -> None:
-        self._report(self.val_metrics, "val/")
+        self.log_dict(self.read(self.val_metrics, "val/"))
 
     def on_test_epoch_end(self) -> None:
-        self._report(self.test_metrics, "test/")
+        self.log_dict(self.read(self.test_metrics, "test/"))
 
-    def _report(self, metrics: MetricCollection, prefix: str) -> None:
+    def read(self, metrics: MetricCollection, prefix: str) -> dict[str, Tensor]:
+        """What has been measured since it was read last, as it is logged."""
         values = metrics.compute()
-        self.log_dict({f"{prefix}loss": values[f"{prefix}loss"]})
-        self.log_dict({f"{prefix}{name}": 100 * values[f"{prefix}{name}"] for name in self.shown})
         metrics.reset()
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
-        optimizer = make_optimizer(self.net, self.recipe)
-        schedule = LambdaLR(optimizer, lr_factor(self.recipe, steps, epochs))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        shown = {f"{prefix}{name}": 100 * values[f"{prefix}{name}"] for name in self.shown}
+        return {f"{prefix}loss": values[f"{prefix}loss"], **shown}
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
@@ -165,7 +173,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for module in net.modules():
-        depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
         for name, param in module.named_parameters(recurse=False):
             decays = name == "weight" and not isinstance(module, nn.BatchNorm2d)
             (decayed if decays and (recipe.decay_depthwise or not depthwise) else free).append(param)

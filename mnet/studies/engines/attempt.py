@@ -50,7 +50,13 @@ def attempt(
     except Busy as error:
         return Outcome("elsewhere", str(error))
     except Exception as error:  # the study goes on without this trial
-        return Outcome("again" if out_of_memory(error) else "failed", describe(error), traceback.format_exc())
+        return failure(error)
+
+
+def failure(error: Exception) -> Outcome:
+    """What is said of a job that ended with this error."""
+    trace = "".join(traceback.format_exception(error))
+    return Outcome("again" if out_of_memory(error) else "failed", describe(error), trace)
 
 
 def or_default(run_job: RunJob | None) -> RunJob:

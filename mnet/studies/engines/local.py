@@ -1,4 +1,5 @@
-"""The local engine: trials side by side in warm worker processes, one thread each on a CPU.
+"""The local engine: trials side by side in warm worker processes, one thread each on a CPU; seeds of a cell together,
+as one network, where that is faster.
 
 Torch and Lightning are imported once, by the server that workers are forked from; a data set is read once, and its
 pictures lie in memory that all workers share; as many trials run as there are cores and memory for.
@@ -12,7 +13,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, cast
 
 from mnet.studies.engines import Event, Job, Tell
 from mnet.studies.engines.attempt import Outcome, RunJob, attempt
-from mnet.studies.estimate import memory_bytes
+from mnet.studies.engines.packing import alone, packs
+from mnet.studies.estimate import pack_bytes
 from mnet.studies.store import write_failure
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 DataKey = tuple[str, Path, int]
 
+ON_THE_WAY = ("started", "progress")
 PARENT_GONE = (BrokenPipeError, ConnectionResetError)
 POLL_SECONDS = 1.0
 ELSEWHERE_SECONDS = 2.0
@@ -68,6 +71,8 @@ class LocalEngine:
     """Data sets already read, to be shared by the workers."""
     memory: int | None = None
     """Bytes that all trials together may take; None = `MEMORY_SHARE` of what is free."""
+    pack: int | None = None
+    """Seeds of a cell that are trained as one network; None = as many as make the whole fastest."""
     silent_s: float = SILENT_SECONDS
     """Without a sign of life for so long, a trial is told as `silent`."""
     run_job: RunJob | None = None
@@ -85,7 +90,9 @@ class Session:
 
     def __init__(self, engine: LocalEngine, jobs: Sequence[Job], tell: Tell) -> None:
         self.tell = tell
-        self.waiting = deque(jobs)
+        workers = engine.workers or default_workers()
+        whole = engine.run_job is not None  # by a function that takes one
+        self.waiting = deque(alone(jobs) if whole else packs(jobs, workers, engine.pack))
         self.alone: deque[Job] = deque()
         """Tried once more, with nothing beside them."""
         self.elsewhere: dict[Job, float] = {}
@@ -94,7 +101,7 @@ class Session:
         self.silent_s = engine.silent_s
         self.single = False
         """Whether a job that has to be alone is running."""
-        count = min(engine.workers or default_workers(), len(jobs))
+        count = min(workers, len(self.waiting))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mnet.studies.run"])
         data = shared(engine.data)
@@ -110,7 +117,8 @@ class Session:
                     time.sleep(min(POLL_SECONDS, ELSEWHERE_SECONDS))
                 for worker in self.busy:
                     if worker.connection in ready:
-                        self.hear(worker)
+                        for event in worker.hear():
+                            self.hear(worker, event)
                     else:
                         self.notice_silence(worker)
                 self.fill()
@@ -121,40 +129,39 @@ class Session:
 
     @property
     def busy(self) -> list[Worker]:
-        return [worker for worker in self.team if worker.job is not None]
+        return [worker for worker in self.team if worker.jobs]
 
     def fill(self) -> None:
         """Give idle workers what fits."""
         for worker in self.team:
-            if worker.job is None and not self.single and (job := self.next_job()) is not None:
-                worker.give(job)
+            if not worker.jobs and not self.single and (jobs := self.next_jobs()) is not None:
+                worker.give(jobs)
 
-    def next_job(self) -> Job | None:
+    def next_jobs(self) -> Sequence[Job] | None:
         now = time.monotonic()
-        used = sum(memory_bytes(worker.job.trial) for worker in self.busy if worker.job is not None)
-        for job in list(self.waiting):
-            if not used or used + memory_bytes(job.trial) <= self.memory:
-                self.waiting.remove(job)
-                return job
+        used = sum(taken(worker.jobs) for worker in self.busy)
+        for jobs in list(self.waiting):
+            if not used or used + taken(jobs) <= self.memory:
+                self.waiting.remove(jobs)
+                return jobs
         if self.waiting:
             return None
         for job, when in self.elsewhere.items():
             if now >= when:
                 del self.elsewhere[job]
-                return job
+                return [job]
         if self.alone and not self.busy:
             self.single = True
-            return self.alone.popleft()
+            return [self.alone.popleft()]
         return None
 
-    def hear(self, worker: Worker) -> None:
-        event = worker.hear()
+    def hear(self, worker: Worker, event: Event) -> None:
         job = event.job
-        if event.kind in ("started", "progress"):
+        if event.kind in ON_THE_WAY:
             self.tell(event)
             return
-        worker.job = None
-        was_alone = self.single or len(self.team) == 1
+        worker.jobs.remove(job)
+        was_alone = (self.single or len(self.team) == 1) and len(worker.given) == 1
         self.single = False
         if event.kind == "elsewhere":
             self.elsewhere[job] = time.monotonic() + ELSEWHERE_SECONDS
@@ -168,9 +175,10 @@ class Session:
 
     def notice_silence(self, worker: Worker) -> None:
         quiet = time.monotonic() - worker.heard
-        if quiet >= self.silent_s * worker.warned and worker.job is not None:
+        if quiet >= self.silent_s * worker.warned:
             worker.warned *= 2
-            self.tell(Event("silent", worker.job, quiet))
+            for job in worker.jobs:
+                self.tell(Event("silent", job, quiet))
 
     def stop(self, patience_s: float) -> None:
         """Ask every busy worker to write its checkpoint, wait for that, then end all."""
@@ -181,8 +189,9 @@ class Session:
             while (busy := self.busy) and (left := end - time.monotonic()) > 0:
                 for connection in wait([worker.connection for worker in busy], left):
                     worker = next(worker for worker in busy if worker.connection is connection)
-                    if worker.hear().kind not in ("started", "progress"):
-                        worker.job = None
+                    for event in worker.hear():
+                        if event.kind not in ON_THE_WAY:
+                            worker.jobs.remove(event.job)
             for worker in self.team:
                 worker.stop()
 
@@ -198,7 +207,7 @@ def interrupts_held() -> Iterator[None]:
 
 
 class Worker:
-    """A process that runs one job after another, and is replaced when it dies."""
+    """A process that runs one job or pack after another, and is replaced when it dies."""
 
     def __init__(
         self,
@@ -208,7 +217,9 @@ class Worker:
         data: Mapping[DataKey, ImageData],
     ) -> None:
         self.context, self.number, self.engine, self.data = context, number, engine, data
-        self.job: Job | None = None
+        self.given: Sequence[Job] = ()
+        self.jobs: list[Job] = []
+        """Of those given, which are not done."""
         self.trace = ""
         self.start()
 
@@ -221,31 +232,33 @@ class Worker:
         theirs.close()
         self.connection.send(self.data)
 
-    def give(self, job: Job) -> None:
+    def give(self, jobs: Sequence[Job]) -> None:
         if not self.process.is_alive():
             self.connection.close()
             with interrupts_held():
                 self.start()
-        self.job, self.heard, self.warned = job, time.monotonic(), 1
-        self.connection.send(job)
+        self.given, self.jobs = tuple(jobs), list(jobs)
+        self.heard, self.warned = time.monotonic(), 1
+        self.connection.send(self.given)
 
-    def hear(self) -> Event:
-        assert self.job is not None
+    def hear(self) -> list[Event]:
         self.heard, self.warned = time.monotonic(), 1
         try:
-            kind, content, self.trace = cast(Outcome, self.connection.recv())
+            number, (kind, content, self.trace) = cast(tuple[int, Outcome], self.connection.recv())
+            about = [self.given[number]]
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode
             killed = code == -signal.SIGKILL  # the system's way where memory ends
             kind, content, self.trace = Outcome("again" if killed else "failed", f"its process died (exit code {code})")
-        return Event(kind, self.job, content)
+            about = list(self.jobs)
+        return [Event(kind, job, content) for job in about]
 
     def ask_to_stop(self) -> None:
         try:
             self.connection.send("stop")
         except OSError:
-            self.job = None
+            self.jobs = []
 
     def stop(self) -> None:
         self.process.terminate()
@@ -277,23 +290,47 @@ def work(
             return
         if isinstance(message, dict):
             data: dict[DataKey, ImageData] = message
-        elif isinstance(message, Job):
-            connection.send(Outcome("started", None))
-            given = {**options, "data": data.get(data_key(message))}
+        elif isinstance(message, tuple):
+            jobs: tuple[Job, ...] = message
+            given = {**options, "data": data.get(data_key(jobs[0]))}
             try:
-                connection.send(attempt(run_job, message, reporter(connection), given, through=PARENT_GONE))
+                say(connection, range(len(jobs)), Outcome("started", None))
+                for job, outcome in outcomes(run_job, jobs, reporter(connection, len(jobs)), given):
+                    say(connection, [jobs.index(job)], outcome)
             except PARENT_GONE:
                 return
 
 
-def reporter(connection: Connection) -> Report:
+def outcomes(
+    run_job: RunJob | None, jobs: Sequence[Job], report: Report, options: dict[str, object]
+) -> Iterator[tuple[Job, Outcome]]:
+    if len(jobs) == 1:
+        yield jobs[0], attempt(run_job, jobs[0], report, options, through=PARENT_GONE)
+        return
+    from mnet.studies.packs import run_jobs
+
+    yield from run_jobs(jobs, report, **options)  # type: ignore[arg-type]
+
+
+def say(connection: Connection, numbers: Iterable[int], outcome: Outcome) -> None:
+    """Of jobs, by their place in what was given."""
+    for number in numbers:
+        connection.send((number, outcome))
+
+
+def reporter(connection: Connection, count: int) -> Report:
     """Tells progress, and answers whether the parent asked to stop."""
 
     def report(progress: object) -> bool:
-        connection.send(Outcome("progress", progress))
-        return connection.poll()  # while a job runs, "stop" is all that comes
+        say(connection, range(count), Outcome("progress", progress))
+        return connection.poll()  # while jobs run, "stop" is all that comes
 
     return report
+
+
+def taken(jobs: Sequence[Job]) -> int:
+    """Bytes of jobs that are trained together."""
+    return pack_bytes([job.trial for job in jobs])
 
 
 def free_memory() -> int:
