@@ -158,13 +158,20 @@ def products(rows: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> T
     return out if bias is None else out + bias
 
 
+NARROW = 8
+"""Channels of a result for which a product of matrices wants its second factor in another order."""
+
+
 class Kept(FunctionCtx):
     saved_tensors: tuple[Tensor, ...]
 
 
 class InPlace(torch.autograd.Function):
     """`products` without the two transpositions that a batched product asks for: every replica reads its columns where
-    they are and writes the others' neighbours. On a CPU these take what a batched call saves."""
+    they are and writes beside the others. On a CPU these take what a batched call saves.
+
+    What a replica gets does not depend on how many there are, to the last bit.
+    """
 
     @staticmethod
     def forward(ctx: Kept, rows: Tensor, weights: Tensor) -> Tensor:
@@ -178,9 +185,20 @@ class InPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Kept, grad: Tensor) -> tuple[Tensor, Tensor]:
         rows, weights = ctx.saved_tensors
-        count = len(weights)
-        grad_rows, grad_weights = torch.empty_like(rows), torch.empty_like(weights)
-        for i, (own, wanted) in enumerate(zip(rows.chunk(count, 1), grad.chunk(count, 1), strict=True)):
-            torch.mm(wanted, weights[i], out=grad_rows.chunk(count, 1)[i])
-            torch.mm(wanted.t(), own, out=grad_weights[i])
+        count, out, into = weights.shape
+        if into <= NARROW:
+            weights = weights.transpose(1, 2).contiguous().transpose(1, 2)
+        grad_rows, grad_weights = (
+            torch.empty_like(rows),
+            torch.empty_like(weights, memory_format=torch.contiguous_format),
+        )
+        if out > into:
+            grad_weights = grad_weights.view(count, into, out).transpose(1, 2)
+        parts = (rows.chunk(count, 1), grad.chunk(count, 1), weights, grad_rows.chunk(count, 1), grad_weights)
+        for own, wanted, weight, grad_own, grad_weight in zip(*parts, strict=True):
+            torch.mm(wanted, weight, out=grad_own)
+            if out > into:  # a product takes ten times as long to a narrow result as to its transpose
+                torch.mm(own.t(), wanted, out=grad_weight.t())
+            else:
+                torch.mm(wanted.t(), own, out=grad_weight)
         return grad_rows, grad_weights

@@ -194,19 +194,25 @@ class MetricsFiles(Logger):
         super().__init__()
         self.files = [MetricsFile(folder) for folder in folders]
 
-    name = version = MetricsFile.name
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
 
     def log_hyperparams(self, *_: object, **__: object) -> None:
         """config.yaml has them."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         own: dict[int, dict[str, float]] = {}
-        for name, value in metrics.items():
+        for name, value in metrics.items():  # as 0/val/loss, and the epoch of all
             member, slash, rest = name.partition("/")
             if slash:
                 own.setdefault(int(member), {"epoch": metrics.get("epoch", 0)})[rest] = value
-        for member, values in own.items():
-            self.files[member].log_metrics(values, step)
+        for number, values in own.items():
+            self.files[number].log_metrics(values, step)
 
     @property
     def rows(self) -> list[list[dict[str, float]]]:

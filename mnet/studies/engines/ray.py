@@ -378,10 +378,10 @@ class Session:
     def stop(self) -> None:
         """Let running trials write a checkpoint, take the others back."""
         with suppress(self.ray.exceptions.RayError):
-            stopping = self.board.stop.remote()
-            for answer, number in self.pending.items():
+            for answer, number in self.pending.items():  # first, or one takes the place of one that stops
                 if number not in self.started:
                     self.ray.cancel(answer)
+            stopping = self.board.stop.remote()
             self.ray.wait([stopping], timeout=BOARD_SECONDS)
             if self.pending:
                 self.ray.wait(list(self.pending), num_returns=len(self.pending), timeout=STOP_SECONDS)
