@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import launch
+import torch
 import yaml
 from display import Display, print_summary
 from options import SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
@@ -31,6 +32,8 @@ from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import check_names, hints
 from mnet.studies.archive import SUMMARY
 from mnet.studies.engines import ENGINES, Engine, Event, Job, make_engine
+from mnet.studies.engines.local import default_workers
+from mnet.studies.engines.packing import plan_packs
 from mnet.studies.engines.remote import is_url
 from mnet.studies.results import MARGIN, write_tables
 from mnet.studies.run import load_data
@@ -56,6 +59,9 @@ class Options:
     """Who runs the trials: local, ray or slurm."""
     workers: int | None = None
     """Trials side by side; default: one a core, or one where a trial is trained on several devices."""
+    pack: str = "auto"
+    """Seeds of a cell that are trained as one network: a number, 1 = none, auto = as many as make the whole fastest. Of
+    the local engine and one device a trial; results do not depend on it beyond rounding."""
     margin: float = MARGIN
     """Points below which a difference is of no interest."""
     checkpoint_seconds: float = 30.0
@@ -79,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names, options, settings, trainer = read_arguments(sys.argv[1:] if arguments is None else arguments)
         studies = [load(name, options, settings) for name in names]
         root = results_root("results" if is_url(options.out) else options.out, trainer)
-        jobs = plan(studies, root)
+        jobs = plan(studies, root, options, trainer)
         data = read_data([job for job in jobs if find_finished(root, job.run_id) is None])
         engine = build_engine(options, trainer, data)
         for study in studies:
@@ -154,13 +160,28 @@ def load(name: str, options: Options, settings: Mapping[str, str]) -> Study:
     return load_study(path, overrides(path.stem, options.profile, options.seeds, settings))
 
 
-def plan(studies: Sequence[Study], root: Path) -> list[Job]:
+def plan(studies: Sequence[Study], root: Path, options: Options, trainer: Mapping[str, object]) -> list[Job]:
     """The runs of all studies, each once; the study named first keeps one that several share."""
     jobs: dict[str, Job] = {}
     for study in studies:
         for _, trial in study.trials:
             jobs.setdefault(trial.run_id, Job(trial, root, study.name))
-    return list(jobs.values())
+    if options.engine != "local" or launch.device_count(trainer) > 1:
+        return list(jobs.values())
+    workers = options.workers or default_workers()
+    return plan_packs(list(jobs.values()), workers, pack_size(options.pack), gpu=torch.cuda.is_available())
+
+
+def pack_size(pack: str) -> int | None:
+    """
+    Raises:
+        ConfigError: It is neither a number of seeds nor auto.
+    """
+    if pack == "auto":
+        return None
+    if not pack.isdecimal() or int(pack) < 1:
+        raise ConfigError(f"pack must be auto or a number of seeds from 1 on, not {pack}; 1 = every run by itself")
+    return int(pack)
 
 
 def read_data(jobs: Sequence[Job]) -> list[ImageData]:

@@ -1,4 +1,5 @@
-"""The three training loops of `bench.py`: ours through Lightning, ours bare, and the reference script's.
+"""The training loops of `bench.py`: ours through Lightning, ours bare, torchvision's reference script's and timm's; and
+the two ways of reading photographs.
 
 All train on the same coloured garments with crop and flip, SGD with momentum, and cross entropy with the same
 label smoothing. What differs in the reference loop: torchvision's own net, NCHW; pictures decoded, augmented and
@@ -8,12 +9,19 @@ in the main process, for everything runs on one core.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning as L
+import numpy as np
+import timm
+import timm.data
+import timm.loss
+import timm.optim
+import timm.scheduler
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
@@ -21,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from torchvision import models, transforms
+from torchvision import datasets, models, transforms
 
 import mnet
-from mnet.data import Augment, FashionMNIST
+from mnet.data import Augment, FashionMNIST, Photographs
 from mnet.data.module import Images, resize
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
@@ -37,6 +45,7 @@ from mnet.tasks.module import make_optimizer
 from mnet.training.recipes import lr_factor, recipe
 
 PAD = 4
+TIMM = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_small": "mobilenetv3_small_100"}
 RECIPE = recipe("quick")
 PICTURES = 12_800
 """That all loops go through."""
@@ -174,6 +183,86 @@ def reference_loop(model: str, data: ColourGarments, steps: int, device: str) ->
         return (time.perf_counter() - start) / steps
 
     return sample
+
+
+def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
+    """Seconds a step in the style of timm's train.py: its net, transforms, loader, loss, optimiser and schedule."""
+    pictures = Pictures(data)
+    net = timm.create_model(TIMM[model], num_classes=data.num_classes)
+    net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    criterion = timm.loss.LabelSmoothingCrossEntropy(RECIPE.label_smoothing)
+    optimizer = timm.optim.create_optimizer_v2(net, "sgd", 0.1, RECIPE.weight_decay, RECIPE.momentum)
+    shape = (3, data.resolution, data.resolution)
+    look: dict[str, Any] = {"mean": data.mean, "std": data.std, "color_jitter": None, "num_workers": 0}
+    train: dict[str, Any] = {"is_training": True, "use_prefetcher": False, "batch_size": data.batch_size}
+    loader = timm.data.create_loader(cast(Any, pictures), shape, **train, **look)
+    schedule, _ = timm.scheduler.create_scheduler_v2(
+        optimizer, "cosine", num_epochs=1, step_on_epochs=False, updates_per_epoch=len(loader)
+    )
+    batches, done = forever(loader), itertools.count(1)
+
+    def sample() -> float:
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(steps):
+            images, labels = (part.to(device) for part in next(batches))
+            loss = criterion(net(images.contiguous(memory_format=torch.channels_last)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step_update(next(done))
+        synchronise(device)
+        return (time.perf_counter() - start) / steps
+
+    return sample
+
+
+def reading(folder: Path, side: int) -> dict[str, Sample]:
+    """Seconds a photograph of `folder/train`, as a batch of training, in one process: `ours`, and `theirs` as
+    torchvision's reference script reads them."""
+    data = Photographs(data_dir=folder, batch_size=16, resolution=side, val_size=1, workers=0)
+    data.prepare_data()
+    data.setup("fit")
+    theirs = datasets.ImageFolder(
+        str(folder / "train"),
+        transforms.Compose(
+            [
+                transforms.RandomResizedCrop(side, interpolation=transforms.InterpolationMode.BILINEAR),
+                transforms.RandomHorizontalFlip(),
+                transforms.PILToTensor(),
+                transforms.ConvertImageDtype(torch.float),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        ),
+    )
+    loaders: dict[str, Iterable[Batch]] = {
+        "ours": data.train_dataloader(),
+        "theirs": DataLoader(theirs, 16, shuffle=True, num_workers=0),
+    }
+
+    def read(loader: Iterable[Batch]) -> Sample:
+        def sample() -> float:
+            start = time.perf_counter()
+            count = sum(len(labels) for _, labels in loader)
+            return (time.perf_counter() - start) / count
+
+        return sample
+
+    return {name: read(loader) for name, loader in loaders.items()}
+
+
+def write_photographs(folder: Path, size: tuple[int, int], count: int) -> None:
+    """JPEGs of noise and slow change, two classes, train and test; about as many bytes a pixel as photographs have."""
+    generator = np.random.default_rng(0)
+    width, height = size
+    x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
+    for split, many in (("train", count), ("test", 2)):
+        for i in range(many):
+            smooth = 120 + 90 * np.sin(x[..., None] * (1, 1.3, 0.7) + i) * np.cos(y[..., None])
+            pixels = np.clip(smooth + generator.normal(0, 12, (height, width, 1)), 0, 255).astype(np.uint8)
+            path = folder / split / f"class{i % 2}" / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, quality=88)
 
 
 def bare_trials(trials: Sequence[Trial]) -> float:

@@ -14,10 +14,10 @@ from mnet.data.fashion_mnist import FashionMNIST
 from mnet.data.folders import ImageFolder
 from mnet.data.module import ImageData
 from mnet.data.scenes import ScenesData
-from mnet.data.streams import ImageNet, Imagenette
+from mnet.data.streams import ImageNet, Imagenette, Photographs
 from mnet.errors import unknown
 
-CLASSIFIED = (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder)
+CLASSIFIED = (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder, Photographs)
 ANNOTATED = (ScenesData, COCO, VOC, Cityscapes)
 DATASETS: dict[str, type[ImageData]] = {data.name: data for data in (*CLASSIFIED, *ANNOTATED)}
 """By the name that settings use."""
@@ -36,6 +36,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "Imagenette",
+    "Photographs",
     "ScenesData",
     "create_data",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 from xml.etree.ElementTree import ParseError
@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from mnet.data.module import stratified_split
-from mnet.data.streams import Pictures, Streamed
+from mnet.data.streams import Pictures, Stream, Streamed
 from mnet.data.targets import IGNORED, Boxes, Masks, pad_boxes
 from mnet.errors import DataError, unknown
 
@@ -74,11 +74,9 @@ class Source(ABC):
 class AnnotatedPictures(Pictures):
     """Part of a `Source`, with boxes or masks that are transformed with their pictures."""
 
-    def read(self, index: int) -> Sample:
-        return self.source.read(index)
-
-    def transformed(self, sample: Sample) -> tuple[Tensor, Any]:
-        return self.transform(sample)
+    def sample(self, index: int) -> tuple[Tensor, Any]:
+        found: tuple[Tensor, Any] = self.transform(self.source.read(index))
+        return found
 
 
 class Annotated(Streamed):
@@ -165,9 +163,8 @@ class Annotated(Streamed):
         augment = v2.Compose([jitter, crop, v2.RandomHorizontalFlip()])
         return Segmenting(augment, finish), Segmenting(Fitted((side, side * self.wide)), finish)
 
-    @property
-    def collate(self) -> Callable[[Any], tuple[Tensor, Any]]:
-        return collate_boxes if self.task == "detection" else collate_masks
+    def loader(self, pictures: Sized, **settings: Any) -> Stream:
+        return Stream(pictures, collate=collate_boxes if self.task == "detection" else collate_masks, **settings)
 
 
 class Detecting:

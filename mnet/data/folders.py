@@ -15,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mnet.data.augment import Augment
 from mnet.data.module import Images, InMemoryImages
+from mnet.data.photographs import in_colour
 from mnet.errors import DataError
 
 MEMORY_LIMIT_BYTES = 8 * 2**30
@@ -74,32 +75,51 @@ class ImageFolder(InMemoryImages):
         Raises:
             DataError: No class has two training pictures.
         """
-        share = min(VAL_SHARE, self.val_size / len(labels))
-        held_out = torch.tensor(split_by_name(self._train, share, "validation"))
-        if not held_out.any():
-            raise DataError(f"{self.data_dir}: with one training picture a class, none is left to validate on.")
-        return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
+        return hold_out(self._train, self.val_size)
 
     def _list(self) -> None:
-        parts = [self.data_dir / part for part in ("train", "test")]
-        if any(part.is_dir() for part in parts):
-            for part in parts:
-                if not part.is_dir():
-                    raise DataError(f"{part} is missing, its counterpart is there. Both, or neither.")
-            (names, self._train), (test_names, self._test) = (list_pictures(part) for part in parts)
-            for name in sorted(set(names) ^ set(test_names)):
-                here, there = parts if name in names else reversed(parts)
-                raise DataError(f"class {name!r} is in {here} only; add {there / name} or remove it.")
-        else:
-            names, samples = list_pictures(self.data_dir)
-            tested = split_by_name(samples, TEST_SHARE, "test")
-            self._train = [sample for sample, test in zip(samples, tested, strict=True) if not test]
-            self._test = [sample for sample, test in zip(samples, tested, strict=True) if test]
-            for label, name in enumerate(names):
-                if all(other != label for _, other in self._test):
-                    raise DataError(f"{self.data_dir / name} has one picture; train and test need one each.")
+        names, self._train, self._test = list_splits(self.data_dir)
         self.class_names = tuple(names)
         self.num_classes = len(names)
+
+
+def list_splits(folder: Path) -> tuple[list[str], list[Sample], list[Sample]]:
+    """Class names, and the pictures of train and test.
+
+    Raises:
+        DataError: Missing or empty folders, fewer than 2 classes, a class in train or in test only.
+    """
+    parts = [folder / part for part in ("train", "test")]
+    if any(part.is_dir() for part in parts):
+        for part in parts:
+            if not part.is_dir():
+                raise DataError(f"{part} is missing, its counterpart is there. Both, or neither.")
+        (names, train), (test_names, test) = (list_pictures(part) for part in parts)
+        for name in sorted(set(names) ^ set(test_names)):
+            here, there = parts if name in names else reversed(parts)
+            raise DataError(f"class {name!r} is in {here} only; add {there / name} or remove it.")
+        return names, train, test
+    names, samples = list_pictures(folder)
+    tested = split_by_name(samples, TEST_SHARE, "test")
+    train = [sample for sample, out in zip(samples, tested, strict=True) if not out]
+    test = [sample for sample, out in zip(samples, tested, strict=True) if out]
+    for label, name in enumerate(names):
+        if all(other != label for _, other in test):
+            raise DataError(f"{folder / name} has one picture; train and test need one each.")
+    return names, train, test
+
+
+def hold_out(train: Sequence[Sample], val_size: int) -> tuple[Tensor, Tensor]:
+    """Indices of what is trained and validated on.
+
+    Raises:
+        DataError: No class has two training pictures.
+    """
+    held_out = torch.tensor(split_by_name(train, min(VAL_SHARE, val_size / len(train)), "validation"))
+    if not held_out.any():
+        folder = train[0][0].parent.parent
+        raise DataError(f"{folder}: with one training picture a class, none is left to validate on.")
+    return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
 
 def list_pictures(folder: Path) -> tuple[list[str], list[Sample]]:
@@ -156,7 +176,8 @@ def decode_all(paths: Sequence[Path], resolution: int) -> Tensor:
         fits = int((MEMORY_LIMIT_BYTES / 3 / len(paths)) ** 0.5)
         raise DataError(
             f"{len(paths):,} pictures at resolution {resolution} need {needed / 2**30:.1f} GiB, "
-            f"the limit is {MEMORY_LIMIT_BYTES / 2**30:.1f} GiB; resolution {fits} would fit."
+            f"the limit is {MEMORY_LIMIT_BYTES / 2**30:.1f} GiB; resolution {fits} would fit, "
+            "or dataset=photographs, which decodes them as they are needed."
         )
     pixels = np.empty((len(paths), resolution, resolution, 3), dtype=np.uint8)
     grey = True
@@ -186,10 +207,7 @@ def open_picture(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith("I"):  # 16 bits, which convert() would clip
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            return picture.convert("RGB")
+            return in_colour(ImageOps.exif_transpose(file))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as a picture ({error}). Repair or delete it.") from error
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
-from torchvision.transforms import v2
 
+from mnet.data.augment import normalise
 from mnet.data.batches import ALL, Batch, Resumable, Share, random_seed, shuffled
+from mnet.data.folders import Sample, hold_out, list_splits
 from mnet.data.module import ImageData, stratified_split
+from mnet.data.photographs import CentreCrop, RandomCrop, open_photograph
 from mnet.errors import ConfigError, DataError, unknown
 
-CROP_SHARE = 224 / 256  # of the shorter side, for evaluation: the usual 256 and 224 pixels
+Folder = TypeVar("Folder", bound=torchvision.datasets.DatasetFolder)
 Key = tuple[int, int]
 """Epoch and index of a picture: all that its augmentation depends on."""
-Transform = Callable[[object], Tensor]
 
 
 class Pictures(Dataset[tuple[Tensor, Any]]):
@@ -37,26 +39,22 @@ class Pictures(Dataset[tuple[Tensor, Any]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Any]:
         epoch, index = key
-        sample = self.read(int(self.indices[index]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed("augment", self.seed, epoch, index))
-            return self.transformed(sample)
+            return self.sample(int(self.indices[index]))
 
-    def read(self, index: int) -> Any:
-        """A picture of the source and its class.
+    def sample(self, index: int) -> tuple[Tensor, Any]:
+        """A picture of the source as the network sees it, and its class.
 
         Raises:
             DataError: It cannot be read.
         """
         try:
-            return self.source[index]
+            picture, label = self.source[index]
+            return self.transform(picture), label
         except OSError as error:
             path = self.source.samples[index][0]
             raise DataError(f"{path} cannot be read as a picture ({error}). Repair or delete it.") from error
-
-    def transformed(self, sample: Any) -> tuple[Tensor, Any]:
-        picture, label = sample
-        return self.transform(picture), label
 
 
 class Keys(Sampler[list[Key]]):
@@ -115,10 +113,17 @@ class Stream(Resumable):
             yield images, labels
 
 
-def channels_last_collate(samples: list[tuple[Tensor, int]]) -> Batch:
-    """Images (N, C, H, W) float32 channels_last, labels (N,) int64."""
-    images, labels = default_collate(samples)
-    return images.contiguous(memory_format=torch.channels_last), labels
+class PhotographStream(Stream):
+    """A stream whose workers hand out bytes, a quarter of what floats take to send; a batch is normalised at once."""
+
+    def __init__(self, pictures: Sized, *, mean: Sequence[float], std: Sequence[float], **settings: Any) -> None:
+        super().__init__(pictures, collate=default_collate, **settings)
+        spread = torch.tensor(std)
+        self._scale, self._shift = 1 / (255 * spread), -torch.tensor(mean) / spread
+
+    def __iter__(self) -> Iterator[Batch]:
+        for pixels, labels in super().__iter__():
+            yield normalise(pixels.permute(0, 3, 1, 2), self._scale, self._shift), labels
 
 
 class Streamed(ImageData):
@@ -146,11 +151,6 @@ class Streamed(ImageData):
         self.workers = workers
         self._splits: dict[str, Sized] = {}
 
-    @property
-    def collate(self) -> Callable[[Any], tuple[Tensor, Any]]:
-        """Makes a batch of samples."""
-        return channels_last_collate
-
     def train_dataloader(self) -> Stream:
         return self.stream("train", train=True)
 
@@ -162,15 +162,12 @@ class Streamed(ImageData):
 
     def stream(self, split: str, *, train: bool = False) -> Stream:
         """A loader over 'train', 'val' or 'test'; `train` shuffles."""
-        return Stream(
-            self._splits[split],
-            batch_size=self.batch_size,
-            seed=self.seed,
-            train=train,
-            workers=self.workers,
-            share=self.device_share,
-            collate=self.collate,
-        )
+        settings = {"batch_size": self.batch_size, "seed": self.seed, "workers": self.workers}
+        return self.loader(self._splits[split], train=train, share=self.device_share, **settings)
+
+    @abstractmethod
+    def loader(self, pictures: Sized, **settings: Any) -> Stream:
+        """The loader of such pictures."""
 
 
 class StreamedImages(Streamed):
@@ -199,12 +196,16 @@ class StreamedImages(Streamed):
         )
 
     @abstractmethod
-    def source(self, split: Literal["train", "val"]) -> torchvision.datasets.DatasetFolder:
-        """The published split.
+    def source(self, split: Literal["train", "val"]) -> Any:
+        """The published split: pictures and classes by index, `samples` and `targets`.
 
         Raises:
             DataError: Missing folders.
         """
+
+    def split(self, train: Any) -> tuple[Tensor, Tensor]:
+        """Indices of what is trained and validated on."""
+        return stratified_split(torch.tensor(train.targets), self.val_size)
 
     def prepare_data(self) -> None:
         self.source("train")
@@ -214,27 +215,62 @@ class StreamedImages(Streamed):
         if self._splits:
             return
         train, test = self.source("train"), self.source("val")
-        for source in (train, test):
-            if len(source.classes) != self.num_classes:
-                raise DataError(
-                    f"{source.root} has {len(source.classes)} class folders, {self.name} has "
-                    f"{self.num_classes}; unpack the archive again."
-                )
-        chosen, held_out = stratified_split(torch.tensor(train.targets), self.val_size)
-        augment, plain = self.transforms()
+        chosen, held_out = self.split(train)
+        augment, plain = RandomCrop(self.resolution), CentreCrop(self.resolution)
         self._splits = {
             "train": Pictures(train, chosen, augment, self.seed),
             "val": Pictures(train, held_out, plain, self.seed),
             "test": Pictures(test, torch.arange(len(test)), plain, self.seed),
         }
 
-    def transforms(self) -> tuple[Transform, Transform]:
-        """For training and for evaluation."""
-        side = self.resolution
-        finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-        augment = v2.Compose([v2.RandomResizedCrop(side, antialias=True), v2.RandomHorizontalFlip(), *finish])
-        shorter = round(side / CROP_SHARE)
-        return augment, v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(side), *finish])
+    def checked(self, source: Folder) -> Folder:
+        """
+        Raises:
+            DataError: It has not all the classes.
+        """
+        if len(source.classes) != self.num_classes:
+            raise DataError(
+                f"{source.root} has {len(source.classes)} class folders, {self.name} has "
+                f"{self.num_classes}; unpack the archive again."
+            )
+        return source
+
+    def loader(self, pictures: Sized, **settings: Any) -> Stream:
+        return PhotographStream(pictures, mean=self.mean, std=self.std, **settings)
+
+
+class Photographs(StreamedImages):
+    """Your own pictures, as `ImageFolder` finds and splits them, decoded anew in every epoch: for more of them than
+    memory holds. Normalised as ImageNet is.
+
+    `num_classes` and `class_names` are known after `prepare_data()`.
+    """
+
+    name = "photographs"
+    named_by_files = True
+
+    def source(self, split: Literal["train", "val"]) -> PictureList:
+        names, train, test = list_splits(self.data_dir)
+        self.class_names, self.num_classes = tuple(names), len(names)
+        return PictureList(train if split == "train" else test)
+
+    def split(self, train: Any) -> tuple[Tensor, Tensor]:
+        return hold_out(train.samples, self.val_size)
+
+
+class PictureList:
+    """Pictures and their classes, opened when they are asked for."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self.targets = [label for _, label in samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.samples[index]
+        return open_photograph(path), label
 
 
 class Imagenette(StreamedImages):
@@ -287,7 +323,7 @@ class Imagenette(StreamedImages):
                 f"{folder} is missing. Unpack https://s3.amazonaws.com/fast-ai-imageclas/{self.archive}.tgz "
                 f"in {self.data_dir}."
             )
-        return read_folder(folder)
+        return self.checked(read_folder(folder))
 
 
 class ImageNet(StreamedImages):
@@ -301,7 +337,7 @@ class ImageNet(StreamedImages):
     def source(self, split: Literal["train", "val"]) -> torchvision.datasets.ImageNet:
         folder = self.data_dir / "imagenet"
         try:
-            source = torchvision.datasets.ImageNet(folder, split=split)
+            source = torchvision.datasets.ImageNet(folder, split=split, loader=open_photograph)
         except (RuntimeError, OSError) as error:
             raise DataError(
                 f"ImageNet is not in {folder} ({error}). Put ILSVRC2012_devkit_t12.tar.gz, "
@@ -309,7 +345,7 @@ class ImageNet(StreamedImages):
                 "registration, there: torchvision unpacks them."
             ) from error
         self.class_names = tuple(names[0] for names in source.classes)
-        return source
+        return self.checked(source)
 
 
 def read_folder(folder: Path) -> torchvision.datasets.ImageFolder:
@@ -318,6 +354,6 @@ def read_folder(folder: Path) -> torchvision.datasets.ImageFolder:
         DataError: A class without a picture.
     """
     try:
-        return torchvision.datasets.ImageFolder(str(folder))
+        return torchvision.datasets.ImageFolder(str(folder), loader=open_photograph)
     except (FileNotFoundError, RuntimeError) as error:
         raise DataError(f"{folder}: {error}") from error

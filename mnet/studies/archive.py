@@ -23,8 +23,8 @@ RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
 LATENCY, FRONTIER = "latency.csv", "frontier.csv"
 CLAIMS = "claims.csv"
 """Of the results folder, not of a study."""
-OWN_PICTURES = "imagefolder"
-"""The data set whose name does not say which pictures it has; `data_dir` does."""
+OWN_PICTURES = ("imagefolder", "photographs")
+"""Data sets whose name does not say which pictures they have; `data_dir` does."""
 PUBLISHED = "published"
 """Below the results folder: tables that came with the project."""
 
@@ -133,7 +133,7 @@ def finished_row(run: Finished, cells: Mapping[tuple[str, str], str]) -> dict[st
     """The row of a run; its cell is called as a table calls it, or by what is not as in the paper."""
     told = {name: value for name, value in run.trial.toggles().items() if value is not None}
     row = run_row(run.study, cell_name({"model": run.trial.model, **told}), run.trial, run.result)
-    pictures = {"data_dir": str(run.trial.data_dir)} if run.trial.dataset == OWN_PICTURES else {}
+    pictures = {"data_dir": str(run.trial.data_dir)} if run.trial.dataset in OWN_PICTURES else {}
     return {**row, "cell": cells.get((run.study, str(row["run_id"])), row["cell"]), **pictures}
 
 

@@ -58,6 +58,9 @@ WEIGHT_COPIES = 6
 """Weights, gradients, momentum, a second moment or an average, and a checkpoint being written."""
 ACTIVATION_COPIES = 4.5
 """Of a layer's output: convolution, batch norm and activation keep one each for backward; gradients come on top."""
+PACK_FROM, PACK_GAIN = 0.14, 1.0
+"""Seeds trained as one network save calls of layers and pay in products of matrices: the share of calls in a step from
+which that pays, and how much more so with every share beyond. Source: `results/published/bench.csv`."""
 SCORES = 3
 """Times that the scores of every pixel are written and read, as activations are: enlarged, in the loss, and back.
 Source: LR-ASPP at 96 px on the machine above."""
@@ -130,7 +133,7 @@ def count_images(dataset: str, data_dir: Path) -> tuple[int, int, bool]:
         train = len(list_pictures(folder if folder.is_dir() else data_dir)[1])
     except (DataError, OSError):
         train = UNKNOWN_IMAGES
-    return train, round(train * VAL_SHARE), True
+    return train, round(train * VAL_SHARE), issubclass(data, InMemoryImages)
 
 
 def seconds(trial: Trial, rates: Rates = DEFAULT_RATES) -> float:
@@ -154,6 +157,14 @@ def pack_bytes(trials: Sequence[Trial]) -> int:
     """Of a process that trains these as one network."""
     base = BASE_BYTES + PIXEL_COPIES * load(trials[0]).pixels if trials else 0
     return base + sum(memory_bytes(trial) - base for trial in trials)
+
+
+def pack_seconds(trials: Sequence[Trial], rates: Rates = DEFAULT_RATES) -> float:
+    """How long trials that differ in their seed alone take as one network."""
+    counted, count = load(trials[0]), len(trials)
+    calls = counted.terms(1.0)[3] * rates[3] / float(counted.terms(1.0) @ np.array(rates))
+    gain = 1 + PACK_GAIN * (calls - PACK_FROM) * (1 - 1 / count)
+    return START_SECONDS + sum(seconds(trial, rates) - START_SECONDS for trial in trials) / gain
 
 
 def fit_rates(timed: Iterable[tuple[Load, float]]) -> Rates:

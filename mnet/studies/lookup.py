@@ -45,7 +45,7 @@ class Run:
         if self.folder is None or not (self.folder / CONFIG).is_file():
             return told
         written, trainer = read_settings(self.folder)
-        if self.row["dataset"] == OWN_PICTURES:
+        if self.row["dataset"] in OWN_PICTURES:
             told["data_dir"] = written.get("data_dir")
         return told | {f"trainer.{name}": value for name, value in trainer.items()}
 

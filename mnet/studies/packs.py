@@ -2,7 +2,7 @@
 
 Each run keeps its own folder, the same files as if it had been trained alone, checkpoints too: a pack that was killed
 goes on alone, and runs that were interrupted at the same step as a pack. How runs were packed is not in their results,
-up to the order of summation, except as `replicas` and as time.
+up to the order of summation, except as `replicas` and as time; of runs that were packed at all not even that.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from mnet.data import DATASETS, ImageData
+from mnet.data import ImageData
 from mnet.data.batches import Batches, Resumable
-from mnet.data.module import InMemoryImages
 from mnet.files import remove_temporary
 from mnet.machine import keep_freed_memory
 from mnet.replicas import join, split
@@ -48,12 +47,6 @@ from mnet.tasks.pack import Pack
 
 STACKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 """Of a checkpoint, what has every replica's tensors; `averaging_state` is of `WarmEMA`."""
-
-
-def can_be_packed(job: Job) -> bool:
-    """Whether its pictures are in memory, and its network is trained as it is."""
-    trial = job.trial
-    return trial.precision == "fp32" and issubclass(DATASETS[trial.dataset], InMemoryImages)
 
 
 def run_jobs(
@@ -118,16 +111,16 @@ def train(
     """
     quieten()
     keep_freed_memory()
-    folders, count = [job.folder for job in jobs], len(jobs)
+    folders = [job.folder for job in jobs]
     prepared = []
-    for job in jobs:
+    for job in [*jobs, *jobs] if len(jobs) == 1 else jobs:  # what is left of a pack goes on among replicas, to the bit
         write_config(job.trial, job.folder, trainer)
         prepared.append(prepare_run(job.trial, data))
         data = data or prepared[0][1]  # read once
     models, pictures = [model for model, _ in prepared], [own for _, own in prepared]
     recipe, pack = models[0].recipe, Pack(models)
     watch, metrics = Watch(report), MetricsFiles(folders)
-    seeds = SeedSteps(*(job.trial.seed for job in jobs))
+    seeds = SeedSteps(*(own.seed for own in pictures))
     callbacks = [watch, seeds, Keep(folders[0], checkpoint_s, watch, metrics)]
     machine = make_trainer(recipe, callbacks, [metrics], PackedCheckpoints(folders), trainer)
     together = cast(L.LightningDataModule, SideBySide(pictures))
@@ -135,7 +128,7 @@ def train(
     if machine.interrupted:
         raise KeyboardInterrupt
     pack.release()
-    training = Training(machine.global_step, watch.seconds / count, count)
+    training = Training(machine.global_step, watch.seconds / len(jobs), len(models))
     for i, job in enumerate(jobs):
         try:
             if i in watch.lost:
@@ -198,7 +191,7 @@ class PackedCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
         count = len(self.folders)
-        parts = {name: split(checkpoint[name], count) for name in STACKED if name in checkpoint}
+        parts = {name: split(checkpoint[name], max(2, count)) for name in STACKED if name in checkpoint}
         for i, folder in enumerate(self.folders):
             own = {name: part[i] for name, part in parts.items()}
             callbacks = {name: member_state(state, i, count) for name, state in checkpoint["callbacks"].items()}
@@ -206,7 +199,8 @@ class PackedCheckpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *_: object, **__: object) -> dict[str, Any]:
         every = [torch.load(folder / RESUME, map_location="cpu", weights_only=True) for folder in self.folders]
-        stacked = {name: join([one[name] for one in every]) for name in STACKED if name in every[0]}
+        twice = every * 2 if len(every) == 1 else every
+        stacked = {name: join([one[name] for one in twice]) for name in STACKED if name in every[0]}
         callbacks = {name: common_state([one["callbacks"][name] for one in every]) for name in every[0]["callbacks"]}
         return {**every[0], **stacked, "callbacks": callbacks}
 

@@ -76,10 +76,10 @@ def described(trial: Trial) -> ImageData:
         return data
     try:
         data.prepare_data()
-        if trial.dataset == OWN_PICTURES:
+        if trial.dataset in OWN_PICTURES:
             data.setup("fit")
     except DataError as error:
-        if trial.dataset == OWN_PICTURES:
+        if trial.dataset in OWN_PICTURES:
             raise ConfigError(f"the classes are named by the folders in {trial.data_dir}: {error}") from None
         data.class_names = tuple(f"class {i}" for i in range(trial.data().num_classes))
     return data

@@ -186,7 +186,7 @@ class Trial(Toggles):
         """What is computed with every seed: network, recipe and data; of int8 the precision, and what follows fp32."""
         network = self.network(num_classes=2, in_channels=1)
         data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
-        if self.dataset == "imagefolder":  # elsewhere the name says what the pictures are
+        if self.pictures().train_size is None:  # one's own; elsewhere the name says what they are
             data["data_dir"] = str(self.data_dir.resolve())
         content: list[object] = [changed(network), changed(self.in_float().full_recipe()), data]
         return content if self.precision == "fp32" else [*content, self.precision, changed(self.full_recipe())]

@@ -10,11 +10,14 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms import v2
 
 from mnet.data import DATASETS, ImageFolder, ImageNet, Imagenette, create_data, folders
 from mnet.data.module import stratified_split
+from mnet.data.photographs import CentreCrop, RandomCrop, open_photograph
 from mnet.data.streams import Stream
 from mnet.errors import ConfigError, DataError
+from mnet.studies.archive import OWN_PICTURES
 
 
 def picture(path: Path, *, colour: bool = True, size: tuple[int, int] = (40, 30), seed: int = 0) -> None:
@@ -262,3 +265,92 @@ def test_imagenet_is_read_from_torchvisions_layout(tmp_path: Path, monkeypatch: 
     data.setup()
     assert data.class_names == ("tench", "goldfish")
     assert sum(len(labels) for _, labels in data.test_dataloader()) == 10
+
+
+# --- photographs
+
+
+def photograph(path: Path, size: tuple[int, int], quality: int = 95) -> Image.Image:
+    """A smooth JPEG, of which little is lost at a reduced size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    pixels = np.stack([255 * x, 255 * y, 127 + 120 * np.sin(9 * x + 5 * y)], 2).astype(np.uint8)
+    Image.fromarray(pixels).save(path, quality=quality)
+    return Image.open(path)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (300, 900), (50, 40)])
+def test_a_photograph_is_cropped_and_scaled_as_torchvision_would(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "one.jpg"
+    photograph(path, size)
+    theirs = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224), v2.PILToTensor()])
+    expected = theirs(Image.open(path).convert("RGB")).permute(1, 2, 0).float()
+    found = CentreCrop(224)(open_photograph(path))
+    assert found.dtype == torch.uint8
+    assert (found.float() - expected).abs().mean() < 1.5
+    crop = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.PILToTensor()])
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected = crop(Image.open(path).convert("RGB")).permute(1, 2, 0).float()
+        torch.manual_seed(seed)
+        found = RandomCrop(224)(open_photograph(path)).float()
+        assert min((one - expected).abs().mean() for one in (found, found.flip(1))) < 1.5
+
+
+def test_a_large_photograph_is_decoded_at_a_reduced_size(tmp_path: Path) -> None:
+    photograph(tmp_path / "one.jpg", (2400, 1800))
+    opened = open_photograph(tmp_path / "one.jpg")
+    CentreCrop(224)(opened)
+    assert opened.size == (600, 450)  # an eighth would be smaller than what is wanted
+
+
+def test_a_photograph_stands_upright(tmp_path: Path) -> None:
+    upright = photograph(tmp_path / "one.jpg", (300, 300))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned back
+    turned.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    found, expected = (CentreCrop(64)(open_photograph(tmp_path / f"{name}.jpg")) for name in ("turned", "one"))
+    assert (found.float() - expected.float()).abs().mean() < 2
+
+
+def test_photographs_are_found_and_split_as_in_memory_and_resume_in_mid_epoch(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        for index in range(20):
+            photograph(tmp_path / name / f"{index}.jpg", (60 + index, 50 + number))
+    memory, stream = (
+        create_data(name, data_dir=tmp_path, resolution=32, batch_size=6) for name in ("imagefolder", "photographs")
+    )
+    for data in (memory, stream):
+        data.prepare_data()
+        data.setup()
+    stream.workers = 2
+    assert stream.class_names == memory.class_names == ("cat", "dog")
+    for split in ("val_dataloader", "test_dataloader"):
+        known, found = (torch.cat([y for _, y in getattr(data, split)()]) for data in (memory, stream))
+        assert known.tolist() == found.tolist()
+    whole, again = stream.train_dataloader(), stream.train_dataloader()
+    again.load_state_dict({"epoch": 0, "position": 2})
+    for (images, labels), (same, also) in zip(list(whole)[2:], again, strict=True):
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert images.equal(same)
+        assert labels.equal(also)
+
+
+def test_a_damaged_photograph_is_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for index in range(4):
+            photograph(tmp_path / name / f"{index}.jpg", (60, 50))
+    broken = tmp_path / "cat/1.jpg"
+    broken.write_bytes(broken.read_bytes()[:400])
+    data = create_data("photographs", data_dir=tmp_path, resolution=32, batch_size=2, workers=0)
+    data.prepare_data()
+    data.setup()
+    with pytest.raises(DataError, match=r"cat/1.jpg cannot be read as a picture"):
+        for part in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+            list(part)
+
+
+def test_what_is_ones_own_is_known_by_its_name() -> None:
+    assert {name for name, data in DATASETS.items() if data.train_size is None} == set(OWN_PICTURES)

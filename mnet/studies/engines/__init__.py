@@ -24,6 +24,9 @@ class Job:
     root: Path
     """The results folder."""
     study: str
+    together: int = 1
+    """Seeds of its cell that are trained as one network, at most. With more than one it is trained as a replica even
+    where it is left alone: to the same bits, whatever became of the others."""
 
     @property
     def run_id(self) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, cast
 
 from mnet.studies.engines import Event, Job, Tell
 from mnet.studies.engines.attempt import Outcome, RunJob, attempt
-from mnet.studies.engines.packing import alone, packs
+from mnet.studies.engines.packing import packs
 from mnet.studies.estimate import pack_bytes
 from mnet.studies.store import write_failure
 
@@ -71,8 +71,6 @@ class LocalEngine:
     """Data sets already read, to be shared by the workers."""
     memory: int | None = None
     """Bytes that all trials together may take; None = `MEMORY_SHARE` of what is free."""
-    pack: int | None = None
-    """Seeds of a cell that are trained as one network; None = as many as make the whole fastest."""
     silent_s: float = SILENT_SECONDS
     """Without a sign of life for so long, a trial is told as `silent`."""
     run_job: RunJob | None = None
@@ -90,9 +88,7 @@ class Session:
 
     def __init__(self, engine: LocalEngine, jobs: Sequence[Job], tell: Tell) -> None:
         self.tell = tell
-        workers = engine.workers or default_workers()
-        whole = engine.run_job is not None  # by a function that takes one
-        self.waiting = deque(alone(jobs) if whole else packs(jobs, workers, engine.pack))
+        self.waiting = deque([(job,) for job in jobs] if engine.run_job else packs(jobs))  # that takes one at a time
         self.alone: deque[Job] = deque()
         """Tried once more, with nothing beside them."""
         self.elsewhere: dict[Job, float] = {}
@@ -101,7 +97,7 @@ class Session:
         self.silent_s = engine.silent_s
         self.single = False
         """Whether a job that has to be alone is running."""
-        count = min(workers, len(self.waiting))
+        count = min(engine.workers or default_workers(), len(self.waiting))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mnet.studies.run"])
         data = shared(engine.data)
@@ -304,7 +300,7 @@ def work(
 def outcomes(
     run_job: RunJob | None, jobs: Sequence[Job], report: Report, options: dict[str, object]
 ) -> Iterator[tuple[Job, Outcome]]:
-    if len(jobs) == 1:
+    if run_job is not None or jobs[0].together == 1:
         yield jobs[0], attempt(run_job, jobs[0], report, options, through=PARENT_GONE)
         return
     from mnet.studies.packs import run_jobs

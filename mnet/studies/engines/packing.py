@@ -1,30 +1,83 @@
-"""Which seeds of a cell are trained as one network."""
+"""Which seeds of a cell are trained as one network, see `mnet.studies.packs`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mnet.studies.engines import Job
+from mnet.studies.estimate import pack_seconds, seconds
+
+GAIN = 0.03
+"""Of the time, below which nothing is packed."""
+MOST_ON_GPU = 16
+"""Replicas that one GPU is given by itself."""
 
 
-def alone(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
-    """Each by itself."""
-    return [(job,) for job in jobs]
+def plan_packs(jobs: Sequence[Job], workers: int, size: int | None = None, *, gpu: bool = False) -> list[Job]:
+    """The jobs of whole studies, each told how many of its cell are trained together.
 
-
-def packs(jobs: Sequence[Job], workers: int, size: int | None) -> list[tuple[Job, ...]]:
-    """Jobs by cell, in the order of each cell's first, in packs of at most `size`.
+    A pack is sooner done than its runs one after another, but may leave other workers idle at the end.
 
     Args:
-        jobs: Seed by seed.
-        workers: Packs that run side by side.
-        size: None = whichever ends first.
+        jobs: Seed by seed; finished ones too, so that the plan is the same where a study goes on.
+        workers: That work side by side.
+        size: Seeds a pack at most; None = what ends first by the estimate, and on a GPU whole cells.
+        gpu: Whether they train on one.
     """
-    from mnet.studies.packs import can_be_packed
+    cells = by_cell(jobs)
+    if size is None and gpu:
+        size = MOST_ON_GPU
+    if size is not None:
+        return told(jobs, {name: size for name, cell in cells.items() if can_be_packed(cell[0])})
+    plans = [told(jobs, {})]
+    for most in range(2, max(map(len, cells.values()), default=0) + 1):
+        plans.append(told(jobs, {name: most for name, cell in cells.items() if pays(cell[:most])}))
+    ends = [makespan(plan, workers) for plan in plans]
+    best = ends.index(min(ends))
+    return plans[best] if ends[best] < (1 - GAIN) * ends[0] else plans[0]
 
+
+def packs(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
+    """What is run together of jobs that were planned: cells in the order of their first, in equal parts."""
+    found = []
+    for cell in by_cell(jobs).values():
+        parts = -(-len(cell) // cell[0].together)
+        found += [tuple(cell[i::parts]) for i in range(parts)]
+    return found
+
+
+def by_cell(jobs: Sequence[Job]) -> dict[str, list[Job]]:
+    """Jobs that differ in their seed alone."""
     cells: dict[str, list[Job]] = {}
     for job in jobs:
-        key = job.trial.run_id_of(0) if can_be_packed(job) else job.run_id
-        cells.setdefault(key, []).append(job)
-    size = size or 1
-    return [tuple(cell[i : i + size]) for cell in cells.values() for i in range(0, len(cell), size)]
+        cells.setdefault(job.trial.run_id_of(0), []).append(job)
+    return cells
+
+
+def told(jobs: Sequence[Job], sizes: Mapping[str, int]) -> list[Job]:
+    return [replace(job, together=sizes.get(job.trial.run_id_of(0), 1)) for job in jobs]
+
+
+def can_be_packed(job: Job) -> bool:
+    """Whether its pictures are in memory, and its network is trained as it is."""
+    from mnet.data import DATASETS
+    from mnet.data.module import InMemoryImages
+
+    trial = job.trial
+    return trial.precision == "fp32" and issubclass(DATASETS[trial.dataset], InMemoryImages)
+
+
+def pays(jobs: Sequence[Job]) -> bool:
+    trials = [job.trial for job in jobs]
+    return len(jobs) > 1 and can_be_packed(jobs[0]) and pack_seconds(trials) < (1 - GAIN) * sum(map(seconds, trials))
+
+
+def makespan(jobs: Sequence[Job], workers: int) -> float:
+    """Seconds until the last of the packs is done, each begun as soon as a worker is free."""
+    free = [0.0] * workers
+    for pack in packs(jobs):
+        trials = [job.trial for job in pack]
+        heapq.heappush(free, heapq.heappop(free) + (pack_seconds(trials) if len(trials) > 1 else seconds(trials[0])))
+    return max(free)
