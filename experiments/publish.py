@@ -96,13 +96,23 @@ def fill(text: str, root: Path) -> str:
         ConfigError: It wants a table that there is not.
     """
 
-    def table(found: re.Match[str]) -> str:
-        name = found[1]
+    def table(name: str) -> str:
         if name not in TABLES:
             raise ConfigError(f"a README wants the table {name!r}; there are {', '.join(TABLES)}")
-        return f"<!-- begin {name} -->\n{TABLES[name](root)}\n<!-- end {name} -->"
+        return TABLES[name](root)
 
-    return re.sub(r"<!-- begin ([\w-]+) -->.*?<!-- end \1 -->", table, text, flags=re.DOTALL)
+    return between_marks(text, table)
+
+
+def between_marks(text: str, table: Callable[[str], str]) -> str:
+    """A document with the table of each pair of marks, by name."""
+    pattern = r"<!-- begin ([\w-]+) -->.*?<!-- end \1 -->"
+    return re.sub(
+        pattern,
+        lambda found: f"<!-- begin {found[1]} -->\n{table(found[1])}\n<!-- end {found[1]} -->",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 NUMERIC = {

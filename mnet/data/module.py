@@ -142,6 +142,7 @@ class InMemoryImages(ImageData):
         super().__init__(data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size)
         self.augment = self.default_augment if augment is None else augment
         self._splits: dict[str, Images] = {}
+        self._there: dict[tuple[str, torch.device], Images] = {}
 
     @abstractmethod
     def read(self) -> tuple[Images, Images]:
@@ -192,9 +193,19 @@ class InMemoryImages(ImageData):
     def test_dataloader(self) -> Batches:
         return self.batches("test")
 
+    def placed(self, split: str) -> Images:
+        """A split where it is trained on: on a GPU its bytes are there once, and no batch is sent to it."""
+        found = self._splits[split]
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if device.type != "cuda":
+            return found
+        if (split, device) not in self._there:
+            self._there[split, device] = Images(found.images.to(device), found.labels.to(device))
+        return self._there[split, device]
+
     def batches(self, split: str, *, train: bool = False) -> Batches:
         """A loader over 'train', 'val' or 'test'; `train` shuffles and augments."""
-        images, labels = self._splits[split]
+        images, labels = self.placed(split)
         return self.loader(
             images,
             labels,

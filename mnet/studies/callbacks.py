@@ -211,8 +211,8 @@ class MetricsFiles(Logger):
             member, slash, rest = name.partition("/")
             if slash:
                 own.setdefault(int(member), {"epoch": metrics.get("epoch", 0)})[rest] = value
-        for file, number in zip(self.files, sorted(own), strict=False):  # a pack of one has another, of no account
-            file.log_metrics(own[number], step)
+        for number, logged in own.items():
+            self.files[number].log_metrics(logged, step)
 
     @property
     def rows(self) -> list[list[dict[str, float]]]:

@@ -1,12 +1,13 @@
 """Runs of one cell that differ in their seed alone, trained as replicas of one network.
 
 Each run keeps its own folder, the same files as if it had been trained alone, checkpoints too: a pack that was killed
-goes on alone, and runs that were interrupted at the same step as a pack. How runs were packed is not in their results,
-up to the order of summation, except as `replicas` and as time; of runs that were packed at all not even that.
+goes on as one, to the same bits, or alone; runs that were stopped at the same step go on as a pack. How runs were
+packed is not in their results, up to the order of summation, except as `replicas` and as time.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mnet.data import ImageData
 from mnet.data.batches import Batches, Resumable
-from mnet.files import remove_temporary
+from mnet.files import TEMPORARY, remove_temporary
 from mnet.machine import keep_freed_memory
 from mnet.replicas import join, split
 from mnet.studies.callbacks import (
@@ -45,6 +46,8 @@ from mnet.studies.run import (
 from mnet.studies.store import RESUME, Busy, adopt, find_finished, lock
 from mnet.tasks.pack import Pack
 
+NEXT = f"{TEMPORARY}{RESUME}"
+"""A checkpoint that is whole, but not all of its pack's are."""
 STACKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 """Of a checkpoint, what has every replica's tensors; `averaging_state` is of `WarmEMA`."""
 
@@ -63,17 +66,18 @@ def run_jobs(
         Each job's outcome, as soon as it has one. What goes wrong for all of them together is each one's.
     """
     with ExitStack() as locks:
-        mine = []
-        for job in jobs:
+        mine: list[Job] = []
+        for i, job in enumerate(jobs):
             try:
                 locks.enter_context(lock(job.root, job.run_id))
-            except Busy as error:
-                yield job, Outcome("elsewhere", str(error))
-                continue
+            except Busy as error:  # who has one of them may be about to take the others: all are left together
+                locks.close()
+                for other in (*mine, *jobs[i:]):
+                    yield other, Outcome("elsewhere", str(error))
+                return
             if (finished := find_finished(job.root, job.run_id)) is not None:
                 yield job, Outcome("finished", adopt(finished, job.folder))
             else:
-                remove_temporary(job.folder)
                 mine.append(job)
         for together in at_one_step(mine):
             left = {job.run_id: job for job in together}
@@ -88,12 +92,30 @@ def run_jobs(
 
 def at_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs whose checkpoints, or whose lack of one, are at one step."""
+    roll_forward([job.folder for job in jobs])
     found: dict[int, list[Job]] = {}
     for job in jobs:
-        path = usable_checkpoint(job.folder)
-        step = 0 if path is None else int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
-        found.setdefault(step, []).append(job)
+        remove_temporary(job.folder)
+        usable_checkpoint(job.folder)  # removes one that is not
+        found.setdefault(step_of(job.folder / RESUME), []).append(job)
     return list(found.values())
+
+
+def roll_forward(folders: Sequence[Path]) -> None:
+    """Where a pack was killed while its checkpoints took the place of the last ones, let the others follow."""
+    steps = [{step_of(folder / name): name for name in (NEXT, RESUME)} for folder in folders]
+    latest = max(set.intersection(*map(set, steps)), default=0) if steps else 0
+    for folder, names in zip(folders, steps, strict=True):
+        if latest and names[latest] == NEXT:
+            os.replace(folder / NEXT, folder / RESUME)
+
+
+def step_of(checkpoint: Path) -> int:
+    """0 = there is none."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    except Exception:  # whatever torch raises for half a file
+        return 0
 
 
 def train(
@@ -113,7 +135,7 @@ def train(
     keep_freed_memory()
     folders = [job.folder for job in jobs]
     prepared = []
-    for job in [*jobs, *jobs] if len(jobs) == 1 else jobs:  # what is left of a pack goes on among replicas, to the bit
+    for job in jobs:
         write_config(job.trial, job.folder, trainer)
         prepared.append(prepare_run(job.trial, data))
         data = data or prepared[0][1]  # read once
@@ -149,6 +171,8 @@ class SideBySide(L.LightningDataModule):
         self.pictures = pictures
 
     def train_dataloader(self) -> Abreast:
+        for own in self.pictures:
+            own.trainer = self.trainer  # they are asked, not this
         return Abreast([cast(Batches, own.train_dataloader()) for own in self.pictures])
 
     def val_dataloader(self) -> object:
@@ -191,16 +215,18 @@ class PackedCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
         count = len(self.folders)
-        parts = {name: split(checkpoint[name], max(2, count)) for name in STACKED if name in checkpoint}
+        parts = {name: split(checkpoint[name], count) for name in STACKED if name in checkpoint}
         for i, folder in enumerate(self.folders):
             own = {name: part[i] for name, part in parts.items()}
             callbacks = {name: member_state(state, i, count) for name, state in checkpoint["callbacks"].items()}
-            self.file.save_checkpoint({**checkpoint, **own, "callbacks": callbacks}, folder / RESUME)
+            self.file.save_checkpoint({**checkpoint, **own, "callbacks": callbacks}, folder / NEXT)
+        for folder in self.folders:  # when all are written: see `roll_forward`
+            if (folder / NEXT).exists():
+                os.replace(folder / NEXT, folder / RESUME)
 
     def load_checkpoint(self, path: Any, *_: object, **__: object) -> dict[str, Any]:
         every = [torch.load(folder / RESUME, map_location="cpu", weights_only=True) for folder in self.folders]
-        twice = every * 2 if len(every) == 1 else every
-        stacked = {name: join([one[name] for one in twice]) for name in STACKED if name in every[0]}
+        stacked = {name: join([one[name] for one in every]) for name in STACKED if name in every[0]}
         callbacks = {name: common_state([one["callbacks"][name] for one in every]) for name in every[0]["callbacks"]}
         return {**every[0], **stacked, "callbacks": callbacks}
 

@@ -25,7 +25,7 @@ PROJECT = "mnet"
 STEP = "trainer/global_step"
 """The x-axis of every chart; Lightning's name."""
 
-PROVENANCE = ("device", "threads", "torch", "mnet", "revision")
+PROVENANCE = ("device", "threads", "torch", "mnet", "revision", "replicas")
 """Of result.json: where and by what a run was made. In the summary, since the run may have been trained elsewhere."""
 
 TRAINED = "trained"

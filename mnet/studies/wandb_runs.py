@@ -20,7 +20,7 @@ from mnet.studies.tracking import LOGIN, PROVENANCE, TRAINED, first_line, has_ac
 from mnet.studies.trial import Trial
 from mnet.tasks import TASKS
 
-WHOLE = ("params", "madds", "threads")
+WHOLE = ("params", "madds", "threads", "replicas")
 """Of a result: numbers that are whole, which JSON does not tell."""
 
 

@@ -1,7 +1,9 @@
 """Seeds trained as one network leave what each would alone, up to the order of summation, however they are stopped."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import torch
 
 from mnet.studies import Trial
 from mnet.studies.engines import Job
-from mnet.studies.packs import run_jobs
+from mnet.studies.packs import NEXT, run_jobs, step_of
 from mnet.studies.run import TRAINER_DEFAULTS, run_job
 from mnet.studies.store import METRICS, RESULT, RESUME, WEIGHTS, lock, read_correct, read_result
 
@@ -81,6 +83,30 @@ def test_a_pack_leaves_what_each_run_leaves_alone(trial, trainer, alone, tmp_pat
     check_same(jobs, alone)
 
 
+def test_a_pack_killed_between_its_checkpoints_ends_with_the_same_bits(trial, tmp_path, monkeypatch):
+    whole, jobs = jobs_in(tmp_path / "whole", trial), jobs_in(tmp_path / "killed", trial)
+    list(run_jobs(whole, lambda progress: None))
+    replace_file, moved = os.replace, []
+
+    def die(source, target):
+        if Path(source).name == NEXT:
+            moved.append(source)
+            if len(moved) == 4 * SEEDS + 2:
+                raise Died
+        replace_file(source, target)
+
+    monkeypatch.setattr("os.replace", die)
+    with pytest.raises(Died):
+        list(run_jobs(jobs, lambda progress: None, checkpoint_s=0))
+    monkeypatch.undo()
+    assert len({step_of(job.folder / RESUME) for job in jobs}) == 2  # torn
+    list(run_jobs(jobs, lambda progress: None))
+    for job, other in zip(jobs, whole, strict=True):
+        assert read_result(job.folder)["replicas"] == SEEDS
+        for name in (WEIGHTS, METRICS):
+            assert (job.folder / name).read_bytes() == (other.folder / name).read_bytes()
+
+
 class Died(BaseException):
     """As sudden as a kill, for the code it strikes."""
 
@@ -139,5 +165,8 @@ def test_what_others_hold_or_have_finished_is_left_to_them(trial, trainer, alone
     jobs = jobs_in(alone[0].root, trial, range(SEEDS + 1))
     with lock(jobs[SEEDS].root, jobs[SEEDS].run_id):
         told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
-    assert [told[job].kind for job in jobs] == ["finished"] * SEEDS + ["elsewhere"]
-    assert json.loads((jobs[0].folder / RESULT).read_text()) == told[jobs[0]].content
+        assert [told[job].kind for job in jobs] == ["finished"] * SEEDS + ["elsewhere"]
+        assert json.loads((jobs[0].folder / RESULT).read_text()) == told[jobs[0]].content
+        fresh = jobs_in(alone[0].root, trial, (SEEDS, SEEDS + 1))
+        told = dict(run_jobs(fresh, lambda progress: None, trainer=trainer))
+    assert [told[job].kind for job in fresh] == ["elsewhere"] * 2  # together, so that they are not torn apart

@@ -25,8 +25,7 @@ class Job:
     """The results folder."""
     study: str
     together: int = 1
-    """Seeds of its cell that are trained as one network, at most. With more than one it is trained as a replica even
-    where it is left alone: to the same bits, whatever became of the others."""
+    """Seeds of its cell that are trained as one network, at most."""
 
     @property
     def run_id(self) -> str:

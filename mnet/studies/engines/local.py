@@ -142,10 +142,11 @@ class Session:
                 return jobs
         if self.waiting:
             return None
-        for job, when in self.elsewhere.items():
-            if now >= when:
+        if due := [job for job, when in self.elsewhere.items() if now >= when]:
+            jobs = packs(due)[0]
+            for job in jobs:
                 del self.elsewhere[job]
-                return [job]
+            return jobs
         if self.alone and not self.busy:
             self.single = True
             return [self.alone.popleft()]
@@ -300,7 +301,7 @@ def work(
 def outcomes(
     run_job: RunJob | None, jobs: Sequence[Job], report: Report, options: dict[str, object]
 ) -> Iterator[tuple[Job, Outcome]]:
-    if run_job is not None or jobs[0].together == 1:
+    if len(jobs) == 1:
         yield jobs[0], attempt(run_job, jobs[0], report, options, through=PARENT_GONE)
         return
     from mnet.studies.packs import run_jobs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mnet.studies.engines import Job
@@ -75,9 +75,14 @@ def pays(jobs: Sequence[Job]) -> bool:
 
 
 def makespan(jobs: Sequence[Job], workers: int) -> float:
-    """Seconds until the last of the packs is done, each begun as soon as a worker is free."""
+    """Seconds until the last of the packs is done."""
+    every = [[job.trial for job in pack] for pack in packs(jobs)]
+    return hand_out([pack_seconds(own) if len(own) > 1 else seconds(own[0]) for own in every], workers)
+
+
+def hand_out(durations: Iterable[float], workers: int) -> float:
+    """When the last work ends, each begun in its turn as soon as a worker is free, as all engines do."""
     free = [0.0] * workers
-    for pack in packs(jobs):
-        trials = [job.trial for job in pack]
-        heapq.heappush(free, heapq.heappop(free) + (pack_seconds(trials) if len(trials) > 1 else seconds(trials[0])))
+    for duration in durations:
+        heapq.heapreplace(free, free[0] + duration)
     return max(free)
