@@ -102,14 +102,26 @@ def reproduction() -> list[Trial]:
     """Every classifier of every study as published, on ImageNet by its paper's recipe, each once."""
     found: dict[str, Trial] = {}
     for name in list_studies(SWEEPS):
-        study = load_study(SWEEPS / f"{name}.yaml", overrides(name, "full", SEEDS, {"dataset": "imagenet"}))
+        study = load_study(SWEEPS / f"{name}.yaml", overrides(name, "full", SEEDS, {}))
         for _, trial in study.trials:
             if trial.task.name == "classification" and trial.precision == "fp32":
-                own = replace(
-                    trial, recipe=PAPERS[trial.model], total_stride=None, epochs=None, batch_size=None, lr=None
-                )
+                own = at_scale(trial)
                 found.setdefault(own.run_id, own)
     return list(found.values())
+
+
+def at_scale(trial: Trial) -> Trial:
+    """The same question on ImageNet, with the paper's own strides and recipe: a width that was solved for stays, a
+    resolution that a study varies is the same part of 224."""
+    width = trial.width if trial.target_madds is None else trial.solved_width()
+    part = None if trial.resolution is None else trial.resolution / trial.pictures().native_resolution
+    return replace(
+        replace(trial, total_stride=None, epochs=None, batch_size=None, lr=None, target_madds=None, resolution=None),
+        dataset="imagenet",
+        recipe=PAPERS[trial.model],
+        width=width,
+        resolution=None if part is None else round(SIDE * part),
+    )
 
 
 def hours_of(trial: Trial, speeds: Mapping[str, float]) -> float:

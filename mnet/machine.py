@@ -36,6 +36,14 @@ def provenance(device: torch.device, count: int = 1) -> dict[str, object]:
     }
 
 
+def seed_all(seed: int) -> None:
+    """`torch.manual_seed`, without the 0.3 ms that it takes to write down who called while no GPU is in use."""
+    if torch.cuda.is_initialized():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 def cpu_name() -> str:
     """The processor's name and the number of cores."""
     info = Path("/proc/cpuinfo")

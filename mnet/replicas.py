@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from mnet.heads import Head
 from mnet.layers import Conv2d
+from mnet.machine import seed_all
 from mnet.network import MobileNet
 
 
@@ -142,7 +143,7 @@ class ReplicatedDropout(nn.Module):
             return functional.dropout(x, self.p)
         parts = []
         for own, seed in zip(x.chunk(self.replicas, 1), self.seeds, strict=True):
-            torch.manual_seed(seed)
+            seed_all(seed)
             parts.append(functional.dropout(own, self.p))
         return torch.cat(parts, 1)
 

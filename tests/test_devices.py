@@ -83,7 +83,9 @@ def test_the_data_asks_lightning_which_share_is_its_own(settings):
     trial = Trial(**{**settings, "data_dir": Path(settings["data_dir"])})
     data = load_data(trial, trial.full_recipe())
     alone = data.train_dataloader()
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2)
+    data.trainer = SimpleNamespace(
+        global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
     assert (alone.share, data.train_dataloader().share) == (ALL, Share(1, 2))
 
 

@@ -15,7 +15,7 @@ from mnet.replicas import ReplicatedDropout, join, split, stack, take_apart
 from mnet.tasks.module import make_optimizer
 from mnet.training.recipes import RECIPES
 
-K, STEPS, PICTURES = 3, 3, 4
+K, STEPS, PICTURES = 3, 2, 3
 NARROW = {"width": 0.25}
 
 
@@ -93,8 +93,8 @@ def test_every_value_of_every_toggle():
     for number, (name, value) in enumerate(dict.fromkeys((name, value) for _, name, value in SINGLE)):
         built = (attempt(model, **{**NARROW, name: value}) for model in turned(mnet.list_models(), number))
         network = next((network for network in built if network is not None), None)
-        if network is not None:  # a setting of heads has none to set
-            agree(network, 32)
+        if network is not None and name != "width":  # a setting of heads has none to set; every width is the same code
+            agree(network, 24)
 
 
 def turned(names: list[str], by: int) -> list[str]:
@@ -103,7 +103,7 @@ def turned(names: list[str], by: int) -> list[str]:
 
 
 @settings(drawn, max_examples=12)
-@given(models, chosen, st.sampled_from([28, 41]))
+@given(models, chosen, st.sampled_from([24, 33]))
 def test_toggles_together(model, chosen, side):
     network = attempt(model, **{**NARROW, **chosen})
     if network is not None:

@@ -40,7 +40,7 @@ class Pictures(Dataset[tuple[Tensor, Any]]):
     def __getitem__(self, key: Key) -> tuple[Tensor, Any]:
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random_seed("augment", self.seed, epoch, index))
+            torch.default_generator.manual_seed(random_seed("augment", self.seed, epoch, index))  # see seed_all
             return self.sample(int(self.indices[index]))
 
     def sample(self, index: int) -> tuple[Tensor, Any]:

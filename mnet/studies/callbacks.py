@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mnet.data.batches import Share, random_seed
 from mnet.files import write_atomic, write_torch
+from mnet.machine import seed_all
 from mnet.studies.store import METRICS, RESUME
 from mnet.tasks.module import LOG_STEPS
 from mnet.tasks.pack import Pack
@@ -74,7 +75,7 @@ class SeedSteps(Callback):
     ) -> None:
         keys = Share(trainer.global_rank, trainer.world_size).keys
         seeds = [random_seed("step", seed, trainer.global_step, *keys) for seed in self.seeds]
-        torch.manual_seed(seeds[0])
+        seed_all(seeds[0])
         if isinstance(pl_module, Pack):
             pl_module.seed_step(seeds)
 

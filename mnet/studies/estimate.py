@@ -58,7 +58,7 @@ WEIGHT_COPIES = 6
 """Weights, gradients, momentum, a second moment or an average, and a checkpoint being written."""
 ACTIVATION_COPIES = 4.5
 """Of a layer's output: convolution, batch norm and activation keep one each for backward; gradients come on top."""
-PACK_FROM, PACK_GAIN = 0.14, 1.0
+PACK_FROM, PACK_GAIN = 0.11, 1.2
 """Seeds trained as one network save calls of layers and pay in products of matrices: the share of calls in a step from
 which that pays, and how much more so with every share beyond. Source: `results/published/bench.csv`."""
 SCORES = 3

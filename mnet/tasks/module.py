@@ -180,7 +180,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     lr = recipe.lr * recipe.batch_size / recipe.lr_batch
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr, recipe.momentum, nesterov=True, foreach=True)
+        return torch.optim.SGD(groups, lr, recipe.momentum, nesterov=True, fused=True)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr, (recipe.momentum, 0.999), foreach=True)
+        return torch.optim.AdamW(groups, lr, (recipe.momentum, 0.999), fused=True)
     return RMSpropTF(groups, lr, momentum=recipe.momentum)
