@@ -17,7 +17,7 @@ import inspect
 import logging
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ import yaml
 from display import Display, print_summary
 from options import SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
 
+import mnet
 from mnet.data import ImageData
 from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import check_names, hints
@@ -40,6 +41,7 @@ from mnet.studies.run import load_data
 from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.sweep import Study, list_studies, load_study
 from mnet.studies.trial import OPTIONS
+from mnet.transfer import read_weights, transfer
 
 INTERRUPTED = 130
 
@@ -86,11 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         studies = [load(name, options, settings) for name in names]
         root = results_root("results" if is_url(options.out) else options.out, trainer)
         jobs = plan(studies, root, options, trainer)
+        starts = [told for study in studies for told in tell_starts(study)]
         data = read_data([job for job in jobs if find_finished(root, job.run_id) is None])
         engine = build_engine(options, trainer, data)
         for study in studies:
             for reason in study.refused:
                 print(f"left out of {study.name}, {reason}")
+        for start in starts:
+            print(start)
         code = run(studies, root, engine, jobs, options.margin)
         if options.report and code != INTERRUPTED:
             from report import write  # drawing takes seconds to import
@@ -170,6 +175,20 @@ def plan(studies: Sequence[Study], root: Path, options: Options, trainer: Mappin
         return list(jobs.values())
     workers = options.workers or default_workers()
     return plan_packs(list(jobs.values()), workers, pack_size(options.pack), gpu=torch.cuda.is_available())
+
+
+def tell_starts(study: Study) -> Iterator[str]:
+    """What each cell's network starts with of pretrained weights.
+
+    Raises:
+        ConfigError: They cannot be read, or are of another network.
+    """
+    for cell in study.cells:
+        trial = cell.trials[0]
+        if trial.pretrained is not None:
+            data = trial.data()
+            net = mnet.create_model(trial.network(data.num_classes, data.in_channels))
+            yield f"{cell.name}: {transfer(net, read_weights(trial.pretrained, trial.model))}"
 
 
 def pack_size(pack: str) -> int | None:

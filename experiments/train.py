@@ -112,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metric = trial.task.headline
         said = "finished before" if before else "finished"
         print(f"{said}: test {metric.label} {result[metric.name]:.2f}%, {job.folder}")
+        if "start" in result:
+            print(f"  {result['start']}")
     return 0
 
 

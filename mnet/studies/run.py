@@ -65,6 +65,7 @@ from mnet.studies.trial import Trial
 from mnet.tasks.module import LOG_STEPS, TaskModule
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
+from mnet.transfer import read_weights, transfer
 
 CALIBRATION = 512
 """Training pictures that the ranges of an int8 network are seen on."""
@@ -286,6 +287,8 @@ def finish(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "format": FORMAT,
     }
+    if model.start is not None:
+        result |= {"pretrained_share": round(model.start.share, 4), "start": str(model.start)}
     metrics.save()
     keep_examples(model, data, folder)
     if (correct := model.test_correct) is not None:
@@ -304,6 +307,8 @@ def build_model(trial: Trial, network: Network, recipe: Recipe, data: ImageData,
     """What is trained and tested: a new network; or that of the fp32 run in `start`, in int8 or about to be."""
     model = trial.task.load()(network, recipe)
     if trial.precision == "fp32":
+        if trial.pretrained is not None:
+            model.start = transfer(cast(MobileNet, model.net), read_weights(trial.pretrained, trial.model))
         return model
     from mnet.tasks.classification import QuantizedClassifier
 

@@ -19,6 +19,7 @@ from mnet.tasks import Task, task_of
 from mnet.toggles import Toggles, toggled
 from mnet.toggles import width as with_width
 from mnet.training.recipes import Recipe, quantization_aware, recipe
+from mnet.transfer import weights_key
 
 if TYPE_CHECKING:
     from mnet.data import ImageData
@@ -66,6 +67,9 @@ class Trial(Toggles):
     precision: Precision = "fp32"
     """Of weights and activations. int8: the fp32 run with the same settings and seed, rounded after training, ranges
     seen on training pictures; int8-qat: that run trained on with rounding simulated. Both need mnet[executorch]."""
+    pretrained: str | None = None
+    """Weights to start from, whatever the toggles: a file in torchvision's layout (timm's for V1) of the paper's
+    network at this width, or imagenet, which fetches torchvision's. What of them is kept is told; see mnet.transfer."""
     seed: int = 0
     """Of initial weights, order and augmentation."""
 
@@ -83,6 +87,8 @@ class Trial(Toggles):
             self.pictures()
             if self.precision != "fp32":
                 raise ConfigError(f"precision={self.precision} is of classifiers; head={self.head} takes fp32")
+            if self.pretrained is not None:
+                raise ConfigError(f"pretrained={self.pretrained} is of classifiers; head={self.head} starts anew")
         self.network(num_classes=2, in_channels=1)
         self.full_recipe()
 
@@ -188,6 +194,8 @@ class Trial(Toggles):
         data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
         if self.pictures().train_size is None:  # one's own; elsewhere the name says what they are
             data["data_dir"] = str(self.data_dir.resolve())
+        if self.pretrained is not None:
+            data["pretrained"] = weights_key(self.pretrained)
         content: list[object] = [changed(network), changed(self.in_float().full_recipe()), data]
         return content if self.precision == "fp32" else [*content, self.precision, changed(self.full_recipe())]
 

@@ -24,6 +24,7 @@ from mnet.spec import Network
 from mnet.tasks.drawing import Limit, legend, show_picture
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
+from mnet.transfer import Transferred
 
 LOG_STEPS = 50
 Batch = tuple[Tensor, Any]
@@ -57,6 +58,8 @@ class TaskModule(Trained):
     A subclass says what a step returns, what is measured, and how (`training_step`, `metrics`, `evaluate`).
     """
 
+    start: Transferred | None = None
+    """What it started with of other weights."""
     shown: ClassVar[tuple[str, ...]]
     """Of what `metrics` compute, the names that are logged: those of the task."""
 
