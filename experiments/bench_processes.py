@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -106,10 +105,13 @@ def train_and_look(loop: str, model: str, data_dir: Path, resolution: int, batch
     with tempfile.TemporaryDirectory() as folder:
         if loop == "lightning":
             keep_freed_memory()  # as run_trial does
-            loops.lightning_loop(model, data, 6, "cpu", Path(folder))()
+            sample = loops.lightning_loop(model, data, 6, "cpu", Path(folder))
         else:
-            loops.reference_loop(model, data, 6, "cpu")()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            sample = loops.reference_loop(model, data, 6, "cpu")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of reading the data
+        sample()
+    (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 FIRST_STEP = """

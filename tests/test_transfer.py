@@ -60,7 +60,7 @@ def test_a_larger_kernel_computes_the_same_and_a_smaller_one_keeps_the_centre():
     assert dict(transfer(larger, weights).adapted) == {"surrounded by zeros": 17}
     torch.testing.assert_close(larger(images), mnet.load_torchvision(build("mobilenet_v2"), weights)(images))
     large = published("mobilenet_v3_large")
-    assert dict(transfer(smaller, large).adapted) == {"cut to the centre of their kernel": 8}
+    assert dict(transfer(smaller, large).adapted) == {"cut to the centre of their kernel": 6}
     own = mnet.load_torchvision(build("mobilenet_v3_large"), large).blocks[4].depthwise.conv.weight
     assert smaller.blocks[4].depthwise.conv.weight.equal(own[..., 1:4, 1:4])
 
@@ -101,8 +101,9 @@ def test_every_network_either_takes_weights_or_says_why_not(model, chosen):
         assert all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
         return
     assert 0 < found.share <= 1
-    changed = sum(not tensor.equal(before[name]) for name, tensor in net.state_dict().items())
-    assert changed + sum(found.new.values()) >= len(before) - sum("num_batches" in name for name in before)
+    weights = {name: tensor for name, tensor in net.state_dict().items() if name.endswith("weight")}
+    changed = sum(not tensor.equal(before[name]) for name, tensor in weights.items())
+    assert len(weights) - sum(found.new.values()) <= changed <= len(weights)
 
 
 def test_weights_of_another_network_are_refused_by_name():

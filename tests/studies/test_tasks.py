@@ -18,8 +18,10 @@ from mnet.studies.archive import load, read_table
 from mnet.studies.callbacks import Stopped
 from mnet.studies.claims import Claim
 from mnet.studies.display import summary_of
+from mnet.studies.engines import Job
 from mnet.studies.evidence import claims_table
 from mnet.studies.examples import read_examples
+from mnet.studies.packs import run_jobs
 from mnet.studies.report import write_report
 from mnet.studies.results import run_row, write_tables
 from mnet.studies.run import run_trial
@@ -110,6 +112,28 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(task, t
     assert {name: again[name] for name in same} == {name: whole[name] for name in same}
     for name in ("weights.pt", "examples.pt", "metrics.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_seeds_are_trained_together_as_each_is_alone(task, tmp_path, monkeypatch):
+    """After one step: after more, rounding has grown where batch norms see a few pixels."""
+    monkeypatch.setattr(ScenesData, "train_size", 60)
+    monkeypatch.setitem(ScenesData.__init__.__kwdefaults__, "val_size", 20)
+    trials = [Trial(head=HEADS[task], **TINY, batch_size=40, lr=1e-3, seed=seed) for seed in (0, 1)]
+    alone = [run_trial(trial, tmp_path / f"alone{trial.seed}") for trial in trials]
+    jobs = [Job(trial, tmp_path, "packed") for trial in trials]
+    for job, outcome in run_jobs(jobs, lambda progress: None):
+        expected = alone[job.trial.seed]
+        assert outcome.kind == "finished"
+        assert outcome.content["replicas"] == 2
+        for name in ("test_loss", "val_loss", TASKS[task].headline.name):
+            assert outcome.content[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-3)
+        weights, known = (
+            torch.load(folder / "weights.pt", weights_only=True)
+            for folder in (job.folder, tmp_path / f"alone{job.trial.seed}")
+        )
+        for name in known:
+            torch.testing.assert_close(weights[name], known[name], rtol=1e-3, atol=1e-4)
 
 
 def finish_runs(study, root: Path, means: dict[str, float]) -> None:
