@@ -54,7 +54,7 @@ class Transferred:
 
     def __str__(self) -> str:
         said = [f"{self.share:.1%} of {self.params:,} parameters start from the weights"]
-        said += [f"{count} tensors {how}" for how, count in self.adapted.items()]
+        said += [f"{how}: {count}" for how, count in self.adapted.items()]
         if self.new:
             said.append("new: " + ", ".join(f"{name} ({count})" for name, count in self.new.items()))
         return "; ".join(said)
