@@ -16,7 +16,7 @@ options = $(foreach pair,MODEL:model DATA:dataset DATA_DIR:data_dir RESOLUTION:r
   $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(TRAINER) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies claims report compare predict notebooks publish latency latency-android sweep agent test test-kill lint
+.PHONY: help setup studies claims report compare predict diagnose notebooks publish latency latency-android sweep agent test test-kill lint
 .PHONY: bench bench-latency clean
 
 help: ## this list
@@ -58,6 +58,9 @@ compare: $(RUN) ## what differs between two runs, and by how much: make compare 
 
 predict: $(RUN) ## what a trained network sees: make predict A=detection:...:0 PICTURES=folder; boxes, masks or top-5
 	@$(PY) experiments/predict.py '$(A)' $(PICTURES) $(if $(OUT),'--results=$(OUT)') $(ARGS)
+
+diagnose: $(RUN) ## dead kernels, silent channels, lost rank, layer by layer, of trained networks: make diagnose STUDY=activation
+	@$(PY) experiments/diagnose.py $(STUDY) $(if $(OUT),'--out=$(OUT)') $(ARGS)
 
 notebooks: $(RUN) $(VENV)/.dev ## run the notebooks, top to bottom, and keep their outputs
 	@$(PY) experiments/notebooks.py $(ARGS)

@@ -275,9 +275,32 @@ def int8(root: Path) -> str:
     return grid(heads, rows)
 
 
+def bench(root: Path) -> str:
+    """What `make bench` measured, misses too."""
+    rows = []
+    for _, row in read_table(root / "bench.csv").iterrows():
+        limits = "one sample" if pd.isna(row["low"]) else interval(row["low"], row["high"], 3, "")
+        rows.append(
+            [row["what"], row["ours"], row["theirs"], f"{row['ratio']:.3f}", limits, row["goal"], row["verdict"]]
+        )
+    return grid(("what", "ours", "theirs", "ratio", "95% interval", "goal", ""), rows, right=("ratio",))
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     function.__name__: function
-    for function in (claims, activation, answers, comparisons, longer, effects, detection, segmentation, latency, int8)
+    for function in (
+        claims,
+        activation,
+        answers,
+        comparisons,
+        longer,
+        effects,
+        detection,
+        segmentation,
+        latency,
+        int8,
+        bench,
+    )
 }
 
 

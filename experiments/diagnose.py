@@ -1,0 +1,93 @@
+"""What is inside trained networks: `python experiments/diagnose.py activation`; of several studies, or of none named, all.
+
+Dead depthwise kernels, silent channels, the rank that a non-linearity leaves, and ranges of values, layer by layer, on
+test pictures; and what V2 and V3 say of a single non-linearity, recomputed: how much of a curve comes back through
+ReLU, and how far h-swish is from swish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from options import SWEEPS
+from publish import grid
+from rich.console import Console
+
+from mnet.errors import ConfigError, DataError
+from mnet.files import write_csv
+from mnet.inside import DEAD, hard_swish_gap, through_relu
+from mnet.studies.inside import FIGURE, INSIDE, MEASURES, inside_summary, inside_table, plot_inside
+from mnet.studies.store import WEIGHTS
+from mnet.studies.sweep import list_studies
+
+DIMENSIONS = (2, 3, 5, 15, 30)
+"""Those of V2's figure 1."""
+DRAWS = 200
+"""Random matrices of each."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="*", help="files of experiments/sweeps, without .yaml; none = all with weights")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for results")
+    parser.add_argument("--pictures", type=int, default=256, help="of the test split")
+    options = parser.parse_args(arguments)
+    try:
+        if options.pictures < 2:
+            raise ConfigError(f"pictures must be at least 2, not {options.pictures}")
+        names = options.study or [
+            name for name in list_studies(SWEEPS) if any((options.out / name).glob(f"runs/*/{WEIGHTS}"))
+        ]
+        if not names:
+            raise ConfigError(f"no trained networks in {options.out}; make ablate-activation trains some")
+        tell_theory()
+        for name in names:
+            diagnose(options.out, name, options.pictures)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def tell_theory() -> None:
+    """Figure 1 of V2 and figure 6 of V3, as numbers."""
+    found = pd.DataFrame([[one.lost for one in through_relu(DIMENSIONS, seed)] for seed in range(DRAWS)])
+    rows = [
+        [f"{count}", f"{found[i].median():.1%}", f"{found[i].quantile(0.025):.1%} to {found[i].quantile(0.975):.1%}"]
+        for i, count in enumerate(DIMENSIONS)
+    ]
+    print(f"A spiral through ReLU and back (V2, figure 1; {DRAWS} random matrices):")
+    print(grid(("dimensions", "variance lost, median", "95% of the matrices"), rows))
+    gap = hard_swish_gap()
+    print(f"h-swish less swish: at most {gap['largest']:+.3f}, at {gap['at']:+.2f}; {gap['mean']:.3f} on average\n")
+
+
+def diagnose(root: Path, study: str, pictures: int) -> None:
+    table = inside_table(root, study, pictures)
+    summary = inside_summary(table)
+    write_csv(root / study / INSIDE, table)
+    title = f"Inside the networks of {study}, on {pictures} test pictures"
+    plot_inside(table, root / study / FIGURE, title)
+    rows = []
+    for _, cell in summary.iterrows():
+        told = [told_with(cell[name], cell[f"{name}_half_width"], 3 if name == "rank_kept" else 2) for name in MEASURES]
+        rows.append([str(cell["cell"]), f"{cell['n']}", *told])
+    print(f"{title}; mean over seeds with 95% t intervals:")
+    print(grid(("cell", "n", *MEASURES.values()), rows))
+    least = table["least"].min()
+    print(f"The least norm of a depthwise kernel is {least:.3f} of a new one's; dead is below {DEAD:g}.")
+    for name in (INSIDE, FIGURE):
+        Console().print(f"  {root / study / name}", highlight=False, soft_wrap=True)
+
+
+def told_with(mean: float, half: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" if pd.isna(half) else f"{mean:.{digits}f} +- {half:.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

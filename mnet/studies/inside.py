@@ -1,0 +1,126 @@
+"""Inside the networks of a study: its finished runs, layer by layer, on the same test pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mnet.errors import ConfigError
+from mnet.figures import finish
+from mnet.inside import activations, depthwise_kernels
+from mnet.network import MobileNet
+from mnet.studies.archive import study_table
+from mnet.studies.plots import colour
+from mnet.studies.predictions import load_predictor
+from mnet.studies.run import load_data
+from mnet.studies.statistics import half_width
+from mnet.studies.store import WEIGHTS, run_folder
+from mnet.studies.trial import Trial
+
+INSIDE, FIGURE = "inside.csv", "inside.png"
+MEASURES = {
+    "dead": "dead depthwise kernels %",
+    "silent": "silent channels %",
+    "rank_kept": "effective rank after / before",
+}
+"""Column -> what it is."""
+
+
+def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
+    """Every layer of every run whose weights are there.
+
+    Args:
+        root: The results folder.
+        study: A study of classification, with finished runs.
+        pictures: Of the test split, the first.
+
+    Returns:
+        One row a run and layer with a depthwise convolution or a non-linearity: `cell`, `seed`, `run_id`, `position` in
+        the network, `layer`, `channels`; `dead` (share of the depthwise kernels whose norm is below a hundredth of what
+        it began with, and `least`, the smallest norm as a share of that); `silent` (share of the channels that are zero
+        for all pictures), `rank_before` and `rank_after` the non-linearity, `low`, `high` and `largest` of its values.
+
+    Raises:
+        ConfigError: There is no such study, or no weights of it here.
+    """
+    rows: list[dict[str, object]] = []
+    seen: dict[tuple[object, ...], Tensor] = {}
+    for _, run in study_table(root, study).iterrows():
+        folder = run_folder(root, study, str(run["run_id"]))
+        if not (folder / WEIGHTS).is_file() or run.get("precision", "fp32") != "fp32":
+            continue
+        predictor = load_predictor(folder)
+        trial, net = predictor.trial, predictor.model.net
+        assert isinstance(net, MobileNet)
+        key = trial.dataset, trial.data_dir, trial.resolution
+        if key not in seen:
+            seen[key] = first_pictures(trial, pictures)
+        known = {"study": study, "cell": run["cell"], "seed": run["seed"], "run_id": run["run_id"]}
+        rows += [{**known, "position": i, **layer} for i, layer in enumerate(layers_of(net, seen[key]))]
+    if not rows:
+        raise ConfigError(f"no weights of {study} in {root}; make ablate-{study} trains its networks")
+    return pd.DataFrame(rows)
+
+
+def first_pictures(trial: Trial, count: int) -> Tensor:
+    """Of the test split, as a network sees them: (count, C, H, W)."""
+    data = load_data(trial, trial.full_recipe())
+    batches = islice(iter(data.test_dataloader()), -(-count // trial.full_recipe().batch_size))
+    return torch.cat([images for images, _ in batches])[:count]
+
+
+def layers_of(net: MobileNet, images: Tensor) -> Iterator[dict[str, object]]:
+    """The rows of one network, in the order of execution."""
+    kernels = {one.layer: one for one in depthwise_kernels(net)}
+    for one in activations(net, images):
+        row: dict[str, object] = {"layer": one.layer, "channels": one.channels, "activation": one.activation}
+        if (own := kernels.get(one.layer)) is not None:
+            row |= {"dead": own.dead, "least": float(own.norms.min())}
+        ranks = {"rank_before": one.rank_before, "rank_after": one.rank_after}
+        yield {**row, "silent": one.silent, **ranks, "low": one.low, "high": one.high, "largest": one.largest}
+
+
+def inside_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell: the mean over seeds and layers of each of `MEASURES`, and half its 95% t interval over seeds.
+
+    Kernels and channels count alike in whichever layer; ranks layer by layer.
+    """
+    rows = []
+    for cell, own in table.groupby("cell", sort=False):
+        row: dict[str, object] = {"cell": cell, "n": own["seed"].nunique()}
+        for name in MEASURES:
+            values = np.array([mean_of(run, name) for _, run in own.groupby("seed")])
+            row |= {name: values.mean(), f"{name}_half_width": half_width(values)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mean_of(run: pd.DataFrame, name: str) -> float:
+    if name == "rank_kept":
+        return float((run["rank_after"] / run["rank_before"].clip(lower=1e-9)).mean())
+    own = run.dropna(subset=[name])
+    return float((own[name] * own["channels"]).sum() / max(1, own["channels"].sum()) * 100)
+
+
+def plot_inside(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
+    """A panel for each of `MEASURES`: layers from first to last, a line a cell, the mean of its seeds."""
+    figure = Figure(figsize=(12, 3.8), dpi=150, layout="constrained", facecolor="white")
+    shown = table.assign(
+        dead=100 * table["dead"], silent=100 * table["silent"], rank_kept=table["rank_after"] / table["rank_before"]
+    )
+    for axes, (name, label) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
+        for cell, own in shown.dropna(subset=[name]).groupby("cell", sort=False):
+            line = own.groupby("position")[name].mean()
+            axes.plot(line.index, line, marker="o", markersize=3, color=colour(str(cell)), label=str(cell))
+        axes.set_title(label, fontsize=9)
+        axes.set_xlabel("layer, from the first to the last", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.set_ylim(bottom=0)
+    return finish(figure, path, title, legend=True, grid="y")
