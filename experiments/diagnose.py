@@ -1,4 +1,4 @@
-"""What is inside trained networks: `python experiments/diagnose.py activation`; of several studies, or of none named, all.
+"""What is inside trained networks: `python experiments/diagnose.py activation`, or without a name of every study.
 
 Dead depthwise kernels, silent channels, the rank that a non-linearity leaves, and ranges of values, layer by layer, on
 test pictures; and what V2 and V3 say of a single non-linearity, recomputed: how much of a curve comes back through
