@@ -30,7 +30,7 @@ READY_SECONDS = 60
 def command(pictures) -> list[str]:
     """Two packs of two runs, of seconds, with dropout, an average of the weights, and checkpoints all the time."""
     settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "batch_size": 16}
-    settings |= {"recipe": "v3", "lr": 0.05, "epochs": 12, "activation": "paper,relu", "seeds": 2}
+    settings |= {"recipe": "v3", "lr": 0.05, "epochs": 8, "activation": "paper,relu", "seeds": 2}
     settings |= {"checkpoint_seconds": 0.05, "report": "false", "pack": 2}
     return [
         sys.executable,
