@@ -20,7 +20,8 @@ from rich.console import Console
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
 from mnet.inside import DEAD, hard_swish_gap, through_relu
-from mnet.studies.inside import FIGURE, INSIDE, MEASURES, inside_summary, inside_table, plot_inside
+from mnet.studies.archive import INSIDE
+from mnet.studies.inside import FIGURE, inside_summary, inside_table, plot_inside, shown_inside
 from mnet.studies.store import WEIGHTS
 from mnet.studies.sweep import list_studies
 
@@ -73,20 +74,14 @@ def diagnose(root: Path, study: str, pictures: int) -> None:
     write_csv(root / study / INSIDE, table)
     title = f"Inside the networks of {study}, on {pictures} test pictures"
     plot_inside(table, root / study / FIGURE, title)
-    rows = []
-    for _, cell in summary.iterrows():
-        told = [told_with(cell[name], cell[f"{name}_half_width"], 3 if name == "rank_kept" else 2) for name in MEASURES]
-        rows.append([str(cell["cell"]), f"{cell['n']}", *told])
+    shown = shown_inside(summary)
+    rows = [[str(cell), *map(str, row)] for cell, row in zip(shown.index, shown.to_numpy(), strict=True)]
     print(f"{title}; mean over seeds with 95% t intervals:")
-    print(grid(("cell", "n", *MEASURES.values()), rows))
+    print(grid(("cell", *shown), rows))
     least = table["least"].min()
     print(f"The least norm of a depthwise kernel is {least:.3f} of a new one's; dead is below {DEAD:g}.")
     for name in (INSIDE, FIGURE):
         Console().print(f"  {root / study / name}", highlight=False, soft_wrap=True)
-
-
-def told_with(mean: float, half: float, digits: int) -> str:
-    return f"{mean:.{digits}f}" if pd.isna(half) else f"{mean:.{digits}f} +- {half:.{digits}f}"
 
 
 if __name__ == "__main__":

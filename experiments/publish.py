@@ -21,7 +21,18 @@ from options import HERE, SWEEPS, read_own_options
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
-from mnet.studies.archive import CLAIMS, EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, read_table, study_table
+from mnet.studies.archive import (
+    CLAIMS,
+    EFFECTS,
+    FRONTIER,
+    INSIDE,
+    LATENCY,
+    PUBLISHED,
+    RUNS,
+    SUMMARY,
+    read_table,
+    study_table,
+)
 from mnet.studies.archive import studies_with as with_table
 from mnet.studies.display import interval, number, shown_claims
 from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
@@ -77,7 +88,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
         ConfigError: A file is too large to be published.
     """
     for study in list_studies(SWEEPS):
-        tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE)
+        tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE, INSIDE)
         more = [path for pattern in ("blocks-*.csv", "*.png") for path in sorted((root / study).glob(pattern))]
         for path in [*(root / study / name for name in tables), *more]:
             if not path.is_file():

@@ -21,6 +21,8 @@ RESOLVED = ("epochs", "batch_size", "lr")
 
 RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
 LATENCY, FRONTIER = "latency.csv", "frontier.csv"
+INSIDE = "inside.csv"
+"""Layer by layer, see `mnet.studies.inside`."""
 CLAIMS = "claims.csv"
 """Of the results folder, not of a study."""
 OWN_PICTURES = ("imagefolder", "photographs")

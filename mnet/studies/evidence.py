@@ -27,7 +27,7 @@ COLUMNS = (
 )
 COPIED = ("id", "paper", "statement", "kind", "metric", "direction", "study", "source")
 MEASURED = ("paper_value", "ours", "low", "high", "n", "margin")
-CONTEXT = ("dataset", "data_dir", "recipe", "epochs", "batch_size", "lr", "resolution")
+CONTEXT = ("dataset", "data_dir", "pretrained", "recipe", "epochs", "batch_size", "lr", "resolution")
 """What a pair of runs must share: what they are tried on."""
 SCALE = ("width", "stem_stride", "total_stride", "width_rule", "lowest_boxes")
 """And the toggles that may be set in both without asking another question: how large the network is."""
@@ -281,6 +281,7 @@ class Found:
     def on(self) -> str:
         context, (own, used) = self.context, self.models
         told = [f"{context['dataset']} at {context['resolution']} px", f"{context['epochs']} epochs"]
+        told += [f"from {start}"] if (start := context.get("pretrained", text(None))) != text(None) else []
         told += [f"{used} for {own}"] if own != used else []
         told += [f"{context['width']} of the width"] if context["width"] != text(None) else []
         told += [f"{name}={context[name]}" for name in SCALE[1:] if context[name] != text(None)]

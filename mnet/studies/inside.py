@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mnet.errors import ConfigError
 from mnet.figures import finish
-from mnet.inside import activations, depthwise_kernels
+from mnet.inside import activations, depthwise_kernels, spiral, through_relu
 from mnet.network import MobileNet
 from mnet.studies.archive import study_table
 from mnet.studies.plots import colour
@@ -24,7 +24,7 @@ from mnet.studies.statistics import half_width
 from mnet.studies.store import WEIGHTS, run_folder
 from mnet.studies.trial import Trial
 
-INSIDE, FIGURE = "inside.csv", "inside.png"
+FIGURE = "inside.png"
 MEASURES = {
     "dead": "dead depthwise kernels %",
     "silent": "silent channels %",
@@ -107,6 +107,36 @@ def mean_of(run: pd.DataFrame, name: str) -> float:
         return float((run["rank_after"] / run["rank_before"].clip(lower=1e-9)).mean())
     own = run.dropna(subset=[name])
     return float((own[name] * own["channels"]).sum() / max(1, own["channels"].sum()) * 100)
+
+
+def plot_through_relu(dimensions: Sequence[int], seed: int = 0, path: Path | None = None) -> Figure:
+    """A spiral, and what comes back of it through so many dimensions and ReLU. Source: V2, figure 1."""
+    embedded = through_relu(dimensions, seed)
+    figure = Figure(figsize=(2.1 * (1 + len(embedded)), 2.4), dpi=150, layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 1 + len(embedded), sharex=True, sharey=True)
+    curves = [
+        ("the spiral", spiral()),
+        *((f"{one.dimensions} dimensions, {one.lost:.0%} lost", one.back) for one in embedded),
+    ]
+    for axes, (name, curve) in zip(panels, curves, strict=True):
+        axes.scatter(*curve.T, c=range(len(curve)), s=2, cmap="viridis")
+        axes.set_title(name, fontsize=8)
+        axes.set_aspect("equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return finish(figure, path, "")
+
+
+def shown_inside(summary: pd.DataFrame) -> pd.DataFrame:
+    """`inside_summary` as it is read: each of `MEASURES` with half its 95% t interval over seeds."""
+    shown: dict[str, object] = {"n": summary["n"]}
+    for name, label in MEASURES.items():
+        digits = 3 if name == "rank_kept" else 2
+        pairs = zip(summary[name], summary[f"{name}_half_width"], strict=True)
+        shown[label] = [
+            f"{mean:.{digits}f}" + ("" if pd.isna(half) else f" ± {half:.{digits}f}") for mean, half in pairs
+        ]
+    return pd.DataFrame(shown).set_axis(pd.Index(summary["cell"], name="cell"))
 
 
 def plot_inside(table: pd.DataFrame, path: Path | None, title: str) -> Figure:

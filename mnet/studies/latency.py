@@ -41,7 +41,7 @@ FILE = "latency.csv"
 CLAIMS_FILE = "latency-claims.csv"
 KEY = ("dataset", "resolution", "runtime", "precision", "threads", "batch", "device")
 """What tells measurements of the same variant apart, beside its settings."""
-UNTOLD = ("data_dir", "recipe", "epochs", "batch_size", "lr", "seed")
+UNTOLD = ("data_dir", "pretrained", "recipe", "epochs", "batch_size", "lr", "seed")
 
 
 @dataclass(frozen=True)

@@ -196,3 +196,18 @@ def test_what_the_program_cannot_read_is_one_error(tmp_path, capsys):
     assert said.err.startswith("error: unknown study with results")
     assert "v3-se-accuracy" in said.out
     assert len(read_table(tmp_path / "claims.csv")) >= 80
+
+
+def test_runs_from_pretrained_weights_are_evidence_of_their_own_and_never_paired_with_others(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"of which only the hash counts here")
+    start = {"pretrained": str(tmp_path / "weights.pth")}
+    without = runs("se", [90.0, 91.0, 92.0], **V3L)
+    started = runs("se", [70.0, 71.0, 72.0], **V3L, **start)
+    lost = runs("se", [69.0, 70.1, 70.9], **V3L, se=False, **start)
+    plan = planned(run("se", 0, **V3L), run("se", 0, **V3L, se=False))
+    (row,) = ask("v3-se-accuracy", [*without, *started, *lost], plan).to_dict("records")
+    assert row["n"] == 3
+    assert row["ours"] == pytest.approx((1.0 + 0.9 + 1.1) / 3)
+    assert f"from {start['pretrained']}" in row["on"]
+    (row,) = ask("v3-se-accuracy", [*without, *lost], plan).to_dict("records")
+    assert row["verdict"] == "not tested here"
