@@ -147,13 +147,8 @@ class Watch(Callback):
         self.seconds = state_dict["seconds"]
 
 
-class MetricsFile(Logger):
-    """Every metric that was logged, a row a step and epoch, as CSV. Whole also after a resume, see `Keep`."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.path = folder / METRICS
-        self.rows: list[dict[str, float]] = []
+class Nameless(Logger):
+    """A logger of metrics alone."""
 
     @property
     def name(self) -> str:
@@ -165,6 +160,15 @@ class MetricsFile(Logger):
 
     def log_hyperparams(self, *_: object, **__: object) -> None:
         """config.yaml has them."""
+
+
+class MetricsFile(Nameless):
+    """Every metric that was logged, a row a step and epoch, as CSV. Whole also after a resume, see `Keep`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / METRICS
+        self.rows: list[dict[str, float]] = []
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = dict(metrics)
@@ -188,23 +192,12 @@ class MetricsFile(Logger):
             log.warning("%s cannot be written now: %s", self.path, error)
 
 
-class MetricsFiles(Logger):
+class MetricsFiles(Nameless):
     """A `MetricsFile` a member of a `Pack`, each with what that one would have logged alone."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         super().__init__()
         self.files = [MetricsFile(folder) for folder in folders]
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *_: object, **__: object) -> None:
-        """config.yaml has them."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         own: dict[int, dict[str, float]] = {}
