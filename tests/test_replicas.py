@@ -90,8 +90,9 @@ def agree(network: mnet.Network, side: int) -> None:
 
 def test_every_toggle_alone():
     """Outputs, weights, batch statistics and the optimiser's state after a few steps."""
-    values = {name: value for _, name, value in SINGLE}  # the last of each; the test below draws them all
-    for number, (name, value) in enumerate(values.items()):
+    last = {name: value for _, name, value in SINGLE}  # of each; the test below draws them all
+    heads = [("head", value) for _, name, value in SINGLE if name == "head"]
+    for number, (name, value) in enumerate(dict.fromkeys([*heads, *last.items()])):
         built = (attempt(model, **{**NARROW, name: value}) for model in turned(mnet.list_models(), number))
         network = next((network for network in built if network is not None), None)
         if network is not None and name != "width":  # a setting of heads has none to set; every width is the same code

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mnet.errors import ConfigError
@@ -42,7 +43,7 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
         pictures: Of the test split, the first.
 
     Returns:
-        One row a run and layer with a depthwise convolution or a non-linearity: `cell`, `seed`, `run_id`, `position` in
+        One row a run and layer with a non-linearity: `cell`, `seed`, `run_id`, where it was trained, `position` in
         the network, `layer`, `channels`; `dead` (share of the depthwise kernels whose norm is below a hundredth of what
         it began with, and `least`, the smallest norm as a share of that); `silent` (share of the channels that are zero
         for all pictures), `rank_before` and `rank_after` the non-linearity, `low`, `high` and `largest` of its values.
@@ -62,7 +63,7 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
         key = trial.dataset, trial.data_dir, trial.resolution
         if key not in seen:
             seen[key] = first_pictures(trial, pictures)
-        known = {"study": study, "cell": run["cell"], "seed": run["seed"], "run_id": run["run_id"]}
+        known = {name: run[name] for name in ("study", "cell", "seed", "run_id", "device", "torch", "revision")}
         rows += [{**known, "position": i, **layer} for i, layer in enumerate(layers_of(net, seen[key]))]
     if not rows:
         raise ConfigError(f"no weights of {study} in {root}; make ablate-{study} trains its networks")
@@ -152,5 +153,6 @@ def plot_inside(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
         axes.set_title(label, fontsize=9)
         axes.set_xlabel("layer, from the first to the last", fontsize=8)
         axes.tick_params(labelsize=8)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, None if name == "rank_kept" else max(1.0, axes.get_ylim()[1]))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return finish(figure, path, title, legend=True, grid="y")

@@ -1,0 +1,47 @@
+"""The networks of a study, layer by layer: from its runs to table, summary and figure."""
+
+import ablate
+import diagnose
+import pandas as pd
+import pytest
+
+from mnet.studies.inside import inside_summary
+
+SETTINGS = {"dataset": "imagefolder", "resolution": 28, "width": 0.25, "batch_size": 20, "epochs": 1, "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def out(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    settings = {**SETTINGS, "data_dir": pictures, "activation": "paper,relu", "out": folder, "report": "false"}
+    assert ablate.main(["activation", *(f"--{name}={value}" for name, value in settings.items())]) == 0
+    return folder
+
+
+def test_a_studys_networks_are_told_layer_by_layer(out, capsys):
+    assert diagnose.main(["activation", f"--out={out}", "--pictures=20"]) == 0
+    said = capsys.readouterr().out
+    assert "dead depthwise kernels" in said
+    assert "A spiral through ReLU and back" in said
+    table = pd.read_csv(out / "activation/inside.csv")
+    assert set(table["cell"]) == {"paper", "relu"}
+    assert table.groupby(["cell", "seed"]).size().nunique() == 1
+    assert (out / "activation/inside.png").stat().st_size > 10_000
+    assert table["revision"].notna().all()
+    relu = table[table["cell"] == "relu"]
+    assert set(relu["activation"]) == {"relu"}
+    assert (relu["low"] == 0).all()
+    summary = inside_summary(table).set_index("cell")
+    own = relu.dropna(subset=["dead"])
+    by_seed = own.assign(dead=own["dead"] * own["channels"]).groupby("seed")[["dead", "channels"]].sum()
+    assert summary.loc["relu", "dead"] == pytest.approx((100 * by_seed["dead"] / by_seed["channels"]).mean())
+
+
+def test_what_has_no_weights_is_an_error(tmp_path, capsys):
+    for arguments, said in (
+        ((), "no trained networks"),
+        (("activation",), "make ablate-activation"),
+        (("activation", "--pictures=1"), "pictures must be at least 2"),
+    ):
+        assert diagnose.main([*arguments, f"--out={tmp_path}"]) == 2
+        assert said in capsys.readouterr().err
