@@ -51,6 +51,9 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
     Raises:
         ConfigError: There is no such study, or no weights of it here.
     """
+    missing = ConfigError(f"no weights of {study} in {root}; make ablate-{study} trains its networks")
+    if not any((root / study).glob(f"runs/*/{WEIGHTS}")):
+        raise missing
     rows: list[dict[str, object]] = []
     seen: dict[tuple[object, ...], Tensor] = {}
     for _, run in study_table(root, study).iterrows():
@@ -66,7 +69,7 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
         known = {name: run[name] for name in ("study", "cell", "seed", "run_id", "device", "torch", "revision")}
         rows += [{**known, "position": i, **layer} for i, layer in enumerate(layers_of(net, seen[key]))]
     if not rows:
-        raise ConfigError(f"no weights of {study} in {root}; make ablate-{study} trains its networks")
+        raise missing
     return pd.DataFrame(rows)
 
 
