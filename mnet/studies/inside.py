@@ -19,8 +19,6 @@ from mnet.inside import activations, depthwise_kernels, spiral, through_relu
 from mnet.network import MobileNet
 from mnet.studies.archive import study_table
 from mnet.studies.plots import colour
-from mnet.studies.predictions import load_predictor
-from mnet.studies.run import load_data
 from mnet.studies.statistics import half_width
 from mnet.studies.store import WEIGHTS, run_folder
 from mnet.studies.trial import Trial
@@ -51,6 +49,8 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
     Raises:
         ConfigError: There is no such study, or no weights of it here.
     """
+    from mnet.studies.predictions import load_predictor  # with Lightning, which reading a table needs not
+
     missing = ConfigError(f"no weights of {study} in {root}; make ablate-{study} trains its networks")
     if not any((root / study).glob(f"runs/*/{WEIGHTS}")):
         raise missing
@@ -75,6 +75,8 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
 
 def first_pictures(trial: Trial, count: int) -> Tensor:
     """Of the test split, as a network sees them: (count, C, H, W)."""
+    from mnet.studies.run import load_data
+
     data = load_data(trial, trial.full_recipe())
     batches = islice(iter(data.test_dataloader()), -(-count // trial.full_recipe().batch_size))
     return torch.cat([images for images, _ in batches])[:count]
