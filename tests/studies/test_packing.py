@@ -25,8 +25,8 @@ SMALL, OTHER = Trial(), Trial(activation="relu")
 
 def test_cells_are_cut_into_packs_of_equal_size(tmp_path):
     jobs = study(tmp_path, SMALL, OTHER, seeds=5)
-    assert seeds_of(plan_packs(jobs, 2, 1)) == [[seed] for _ in range(2) for seed in range(5)]
-    assert seeds_of(plan_packs(jobs, 2, 3)) == [[0, 2, 4], [1, 3]] * 2
+    assert [pack[0] for pack in packs(plan_packs(jobs, 2, 1))] == jobs  # seed by seed, as they were given
+    assert seeds_of(plan_packs(jobs, 2, 3)) == [[0, 2, 4], [0, 2, 4], [1, 3], [1, 3]]
     assert seeds_of(plan_packs(jobs, 2, 9)) == [[0, 1, 2, 3, 4]] * 2
     for pack in packs(plan_packs(jobs, 2, 3)):
         assert len({job.trial.activation for job in pack}) == 1

@@ -40,12 +40,13 @@ def plan_packs(jobs: Sequence[Job], workers: int, size: int | None = None, *, gp
 
 
 def packs(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
-    """What is run together of jobs that were planned: cells in the order of their first, in equal parts."""
-    found = []
+    """What is run together of jobs that were planned: each cell in equal parts, in the order of their first jobs."""
+    found: list[tuple[Job, ...]] = []
     for cell in by_cell(jobs).values():
         parts = -(-len(cell) // cell[0].together)
         found += [tuple(cell[i::parts]) for i in range(parts)]
-    return found
+    place = {job: i for i, job in enumerate(jobs)}
+    return sorted(found, key=lambda pack: place[pack[0]])
 
 
 def by_cell(jobs: Sequence[Job]) -> dict[str, list[Job]]:
