@@ -146,7 +146,7 @@ def swept(working, server):
 def test_a_run_whose_agent_was_killed_is_taken_by_the_next_one_and_ends_the_same(
     working, tiny, account, server, tmp_path
 ):
-    settings = {**tiny, "activation": "paper", "seed": 7, "epochs": 20}
+    settings = {**tiny, "activation": "paper", "seed": 7, "epochs": 12}
     sweep = server.sweeps[(name := register(account, settings, tmp_path / "results")).rpartition("/")[2]]
     first = begin(account, "sweep.py", f"--agent={name}")
     wait_for(lambda: list(tmp_path.glob("results/activation/runs/*/resume.ckpt")))
