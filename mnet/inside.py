@@ -7,14 +7,14 @@ Everything here reads a network and some pictures, and changes nothing. Layers a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mnet.layers import Activate, ConvNormAct
+from mnet.layers import Activate, ConvNormAct, is_depthwise
 from mnet.network import MobileNet
 
 DEAD = 0.01
@@ -42,7 +42,8 @@ def depthwise_kernels(net: nn.Module) -> list[Kernels]:
     """
     found = []
     for name, conv in net.named_modules():
-        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+        if is_depthwise(conv):
+            assert isinstance(conv, nn.Conv2d)
             new = math.sqrt(2 / len(conv.weight))  # see mnet.network.initialise: a variance of 2 / (channels * size)
             norms = conv.weight.detach().flatten(1).norm(dim=1) / new
             found.append(Kernels(name.removesuffix(".conv"), norms))
@@ -98,7 +99,7 @@ def activations(net: MobileNet, images: Tensor) -> list[Seen]:
 
 
 @contextmanager
-def listening(net: MobileNet, look: object) -> Iterator[None]:
+def listening(net: MobileNet, look: Callable[[str, Activate, Tensor, Tensor], None]) -> Iterator[None]:
     """Call `look` with name, layer, input and output of every non-linearity that follows a batch norm."""
     handles = []
     for name, block in net.named_modules():
@@ -110,13 +111,13 @@ def listening(net: MobileNet, look: object) -> Iterator[None]:
             before["norm"] = output.detach().float().clone()  # what follows may write in place
 
         def tell(
-            module: nn.Module,
+            module: Activate,
             inputs: object,
             output: Tensor,
             name: str = name,
             before: dict[str, Tensor] = before,
         ) -> None:
-            look(name, module, before.pop("norm"), output)  # type: ignore[operator]
+            look(name, module, before.pop("norm"), output)
 
         handles += [block.norm.register_forward_hook(keep), block.act.register_forward_hook(tell)]
     try:

@@ -95,6 +95,11 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(x, used, self.bias, self.stride, reach * self.dilation[0], self.dilation, self.groups)
 
 
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether it is a convolution with a kernel a channel, of one network or of several side by side."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+
+
 class SmallDepthwise(torch.autograd.Function):
     """A padded depthwise convolution with a kernel wider than the map.
 

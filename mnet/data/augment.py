@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,14 @@ class Augment:
             raise ConfigError(f"augment.pad is {self.pad}; a number of pixels from 0 on.")
         if not 0 <= self.erase <= 1:
             raise ConfigError(f"augment.erase is {self.erase}; a share in [0, 1].")
+
+
+def scale_and_shift(
+    mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `normalise` takes, from mean and standard deviation per channel of pixels scaled to [0, 1]."""
+    spread = torch.tensor(std, device=device)
+    return 1 / (255 * spread), -torch.tensor(mean, device=device) / spread
 
 
 def normalise(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from mnet.data.augment import Augment, normalise
+from mnet.data.augment import Augment, normalise, scale_and_shift
 from mnet.data.targets import Targets
 from mnet.errors import ConfigError
 
@@ -141,9 +141,7 @@ class Batches(Resumable):
         self.train = train
         self.augment = augment if train else None
         self.seed = seed
-        spread = torch.tensor(std, device=images.device)
-        self._scale = 1 / (255 * spread)
-        self._shift = -torch.tensor(mean, device=images.device) / spread
+        self._scale, self._shift = scale_and_shift(mean, std, images.device)
         self._generator = Generator(images.device)
 
     def __len__(self) -> int:

@@ -75,7 +75,7 @@ class ImageFolder(InMemoryImages):
         Raises:
             DataError: No class has two training pictures.
         """
-        return hold_out(self._train, self.val_size)
+        return hold_out(self._train, self.val_size, self.data_dir)
 
     def _list(self) -> None:
         names, self._train, self._test = list_splits(self.data_dir)
@@ -109,15 +109,14 @@ def list_splits(folder: Path) -> tuple[list[str], list[Sample], list[Sample]]:
     return names, train, test
 
 
-def hold_out(train: Sequence[Sample], val_size: int) -> tuple[Tensor, Tensor]:
-    """Indices of what is trained and validated on.
+def hold_out(train: Sequence[Sample], val_size: int, folder: Path) -> tuple[Tensor, Tensor]:
+    """Indices of what is trained and validated on, of pictures in `folder`.
 
     Raises:
         DataError: No class has two training pictures.
     """
     held_out = torch.tensor(split_by_name(train, min(VAL_SHARE, val_size / len(train)), "validation"))
     if not held_out.any():
-        folder = train[0][0].parent.parent
         raise DataError(f"{folder}: with one training picture a class, none is left to validate on.")
     return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence, Sized
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from mnet.data.augment import normalise
+from mnet.data.augment import normalise, scale_and_shift
 from mnet.data.batches import ALL, Batch, Resumable, Share, random_seed, shuffled
 from mnet.data.folders import Sample, hold_out, list_splits
 from mnet.data.module import ImageData, stratified_split
@@ -118,8 +119,7 @@ class PhotographStream(Stream):
 
     def __init__(self, pictures: Sized, *, mean: Sequence[float], std: Sequence[float], **settings: Any) -> None:
         super().__init__(pictures, collate=default_collate, **settings)
-        spread = torch.tensor(std)
-        self._scale, self._shift = 1 / (255 * spread), -torch.tensor(mean) / spread
+        self._scale, self._shift = scale_and_shift(mean, std)
 
     def __iter__(self) -> Iterator[Batch]:
         for pixels, labels in super().__iter__():
@@ -197,7 +197,7 @@ class StreamedImages(Streamed):
 
     @abstractmethod
     def source(self, split: Literal["train", "val"]) -> Any:
-        """The published split: pictures and classes by index, `samples` and `targets`.
+        """The published split: pictures and classes by index, their `samples`, and what `split` takes.
 
         Raises:
             DataError: Missing folders.
@@ -249,13 +249,18 @@ class Photographs(StreamedImages):
     name = "photographs"
     named_by_files = True
 
+    @cached_property
+    def listed(self) -> tuple[list[str], list[Sample], list[Sample]]:
+        """As `list_splits`: walked through once, for both splits."""
+        return list_splits(self.data_dir)
+
     def source(self, split: Literal["train", "val"]) -> PictureList:
-        names, train, test = list_splits(self.data_dir)
+        names, train, test = self.listed
         self.class_names, self.num_classes = tuple(names), len(names)
         return PictureList(train if split == "train" else test)
 
     def split(self, train: Any) -> tuple[Tensor, Tensor]:
-        return hold_out(train.samples, self.val_size)
+        return hold_out(train.samples, self.val_size, self.data_dir)
 
 
 class PictureList:
@@ -263,7 +268,6 @@ class PictureList:
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = samples
-        self.targets = [label for _, label in samples]
 
     def __len__(self) -> int:
         return len(self.samples)

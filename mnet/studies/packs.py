@@ -103,8 +103,10 @@ def at_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def roll_forward(folders: Sequence[Path]) -> None:
     """Where a pack was killed while its checkpoints took the place of the last ones, let the others follow."""
+    if not any((folder / NEXT).exists() for folder in folders):
+        return
     steps = [{step_of(folder / name): name for name in (NEXT, RESUME)} for folder in folders]
-    latest = max(set.intersection(*map(set, steps)), default=0) if steps else 0
+    latest = max(set.intersection(*map(set, steps)), default=0)
     for folder, names in zip(folders, steps, strict=True):
         if latest and names[latest] == NEXT:
             os.replace(folder / NEXT, folder / RESUME)

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from mnet.layers import is_depthwise
 from mnet.network import create_model
 from mnet.spec import Network
 from mnet.tasks.drawing import Limit, legend, show_picture
@@ -176,7 +177,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for module in net.modules():
-        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+        depthwise = is_depthwise(module)
         for name, param in module.named_parameters(recurse=False):
             decays = name == "weight" and not isinstance(module, nn.BatchNorm2d)
             (decayed if decays and (recipe.decay_depthwise or not depthwise) else free).append(param)
