@@ -38,10 +38,10 @@ from mnet.studies.engines.packing import plan_packs
 from mnet.studies.engines.remote import is_url
 from mnet.studies.results import MARGIN, write_tables
 from mnet.studies.run import load_data
+from mnet.studies.start import begin_from
 from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.sweep import Study, list_studies, load_study
 from mnet.studies.trial import OPTIONS
-from mnet.transfer import read_weights, transfer
 
 INTERRUPTED = 130
 
@@ -188,7 +188,7 @@ def tell_starts(study: Study) -> Iterator[str]:
         if trial.pretrained is not None:
             data = trial.data()
             net = mnet.create_model(trial.network(data.num_classes, data.in_channels))
-            yield f"{cell.name}: {transfer(net, read_weights(trial.pretrained, trial.model))}"
+            yield f"{cell.name}: {begin_from(trial.pretrained, net)}"
 
 
 def pack_size(pack: str) -> int | None:

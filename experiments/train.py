@@ -111,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if leads():
         metric = trial.task.headline
         said = "finished before" if before else "finished"
-        print(f"{said}: test {metric.label} {result[metric.name]:.2f}%, {job.folder}")
+        on, name = ("test", metric.name) if trial.tested else ("validation", f"val_{metric.name}")
+        print(f"{said}: {on} {metric.label} {result[name]:.2f}%, {job.folder}")
         if "start" in result:
             print(f"  {result['start']}")
     return 0

@@ -9,7 +9,7 @@ from mnet.errors import ConfigError, DataError
 from mnet.interop import load_torchvision, to_torchvision
 from mnet.network import MobileNet, create_model
 from mnet.spec import Block, Conv, FeatureMap, Head, Hidden, Network, feature_maps
-from mnet.tables import list_models
+from mnet.tables import list_models, write_network
 from mnet.toggles import Toggles, describe
 
 __version__ = "0.1.0"
@@ -33,4 +33,5 @@ __all__ = [
     "list_models",
     "load_torchvision",
     "to_torchvision",
+    "write_network",
 ]

@@ -103,14 +103,14 @@ def initialise(module: nn.Module) -> None:
 
 
 def create_model(
-    model: str | Network, *, num_classes: int = 1000, in_channels: int = 3, **toggles: object
+    model: str | Network, *, num_classes: int | None = None, in_channels: int | None = None, **toggles: object
 ) -> MobileNet:
     """A MobileNet with toggles as keyword arguments, e.g. `create_model('mobilenet_v2', activation='hswish')`.
 
     Args:
-        model: One of `list_models()`; or a `Network`, built as it is.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the pictures.
+        model: One of `list_models()`, or a file of `write_network`; or a `Network`, built as it is.
+        num_classes: Outputs of the classifier; None = the table's own, of the papers' 1000.
+        in_channels: Channels of the pictures; None = the table's own, of the papers' 3.
         toggles: Fields of `mnet.Toggles`; None = as in the paper.
 
     Raises:

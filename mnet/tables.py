@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 
-from mnet.errors import unknown
+import yaml
+
+from mnet.errors import ConfigError, unknown
+from mnet.files import write_yaml
 from mnet.spec import Block, Conv, Head, Hidden, Network
 
 # fmt: off
@@ -140,12 +145,37 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
+FILES = (".yaml", ".yml")
+"""What the file of a network of one's own ends with."""
+
+
 def table(model: str) -> Network:
-    """The published table of a model.
+    """The published table of a model, or one's own in a file of `write_network`.
 
     Raises:
-        ConfigError: No such model; the message has the nearest name.
+        ConfigError: No such model, and the message has the nearest name; or no such file, or it holds something else.
     """
+    if model.endswith(FILES):
+        path = Path(model).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"model={model}: there is no such file")
+        return read_network(path, path.stat().st_mtime_ns)
     if model not in MODELS:
         raise unknown("model", model, MODELS)
     return MODELS[model]
+
+
+@cache
+def read_network(path: Path, modified: int) -> Network:
+    try:
+        content = yaml.safe_load(path.read_text())
+        if not isinstance(content, dict):
+            raise ConfigError("not a network: it must be a mapping")
+        return Network.from_dict(content)
+    except (yaml.YAMLError, UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def write_network(network: Network, path: Path) -> None:
+    """Write a network to a file that can be given wherever a model is named."""
+    write_yaml(path, network.to_dict())

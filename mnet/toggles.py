@@ -97,25 +97,28 @@ class Toggles:
         return network
 
 
-def describe(model: str, *, num_classes: int = 1000, in_channels: int = 3, **toggles: object) -> Network:
+def describe(
+    model: str, *, num_classes: int | None = None, in_channels: int | None = None, **toggles: object
+) -> Network:
     """The network that `create_model` would build, as data.
 
     Args:
-        model: One of `list_models()`.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the pictures.
+        model: One of `list_models()`, or a file of `write_network`.
+        num_classes: Outputs of the classifier; None = the table's own, of the papers' 1000.
+        in_channels: Channels of the pictures; None = the table's own, of the papers' 3.
         toggles: Fields of `Toggles`.
 
     Raises:
         ConfigError: Unknown model, toggle or value, or an impossible combination.
     """
-    return toggled(model, parse(Toggles, toggles, "toggle"), num_classes, in_channels)
+    return toggled(table(model), parse(Toggles, toggles, "toggle"), num_classes, in_channels)
 
 
 @cache
-def toggled(model: str, toggles: Toggles, num_classes: int, in_channels: int) -> Network:
+def toggled(network: Network, toggles: Toggles, num_classes: int | None, in_channels: int | None) -> Network:
     """As `describe`, of toggles that are known to be right."""
-    return toggles.apply(replace(table(model), num_classes=num_classes, in_channels=in_channels))
+    own = {"num_classes": num_classes, "in_channels": in_channels}
+    return toggles.apply(replace(network, **{name: value for name, value in own.items() if value is not None}))  # type: ignore[arg-type]
 
 
 def head(net: Network, value: HeadKind) -> Network:

@@ -29,6 +29,7 @@ from mnet.interop import load_torchvision
 from mnet.network import MobileNet
 from mnet.spec import Network, place
 from mnet.toggles import describe
+from mnet.truncation import truncated
 
 IMAGENET = "imagenet"
 """Instead of a file: the weights that torchvision publishes, fetched once."""
@@ -74,8 +75,26 @@ def transfer(net: MobileNet, weights: Mapping[str, Tensor]) -> Transferred:
     if net.network.head is not None:
         raise ConfigError(f"weights of a classifier cannot start a network with head={net.network.head.kind} yet")
     paper = as_published(net.network, weights)
-    own, theirs = net.state_dict(), paper.state_dict()
-    twins = matched_blocks(net.network, paper.network)
+    return take_over(net, paper.state_dict(), matched_blocks(net.network, paper.network))
+
+
+def transfer_trained(net: MobileNet, source: MobileNet) -> Transferred:
+    """Copy into `net` what fits of another classifier of ours; of one with more channels the strongest, see
+    `mnet.truncation`."""
+    if len(net.network.blocks) != len(source.network.blocks):
+        return take_over(net, source.state_dict(), matched_blocks(net.network, source.network))
+    return take_over(net, truncated(source, net.network), {i: i for i in range(len(net.network.blocks))})
+
+
+def take_over(net: MobileNet, theirs: Mapping[str, Tensor], twins: Mapping[int, int]) -> Transferred:
+    """Copy into `net` what fits of a state.
+
+    Args:
+        net: What starts.
+        theirs: Under our names.
+        twins: Block of `net` -> theirs.
+    """
+    own = net.state_dict()
     found: dict[str, Tensor] = {}
     adapted: Counter[str] = Counter()
     new: Counter[str] = Counter()
@@ -197,8 +216,10 @@ def fetch(model: str) -> Mapping[str, Tensor]:
 
 
 def weights_key(source: str) -> str:
-    """What tells weights apart wherever they lie: a hash of the file's content."""
+    """What tells weights apart wherever they lie: a hash of the file's content; of a run, what its folder is called."""
     path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve().name
     return content_hash(path, path.stat().st_mtime_ns) if source != IMAGENET and path.is_file() else source
 
 

@@ -147,8 +147,9 @@ def in_folder(root: Path) -> Iterator[Finished]:
         if result is not None and (path.parent / CONFIG).is_file():
             settings, _ = read_settings(path.parent)
             run = Finished(path.absolute().parents[2].name, trial_from(settings), result)
-            known.add((run.study, run.trial.run_id))
-            yield run
+            if run.trial.tested:
+                known.add((run.study, run.trial.run_id))
+                yield run
     if files := [path for path in sorted(root.rglob(OFFLINE)) if read_result(path.parents[2]) is None]:
         from mnet.studies.wandb_runs import offline_runs
 

@@ -105,9 +105,10 @@ def load(trial: Trial) -> Load:
     recipe = trial.full_recipe()
     spent = cost(network, seen.resolution)
     pixels = SCORES * seen.num_classes * seen.resolution**2 if trial.task.dense else 0
+    epoch = min(train - held_out, (recipe.epoch_steps or train) * recipe.batch_size)
     return Load(
-        images=recipe.epochs * (train - held_out),
-        evaluated=(recipe.epochs + 1) * held_out + test,
+        images=recipe.epochs * epoch,
+        evaluated=(recipe.epochs + 1) * held_out + (test if trial.tested else 0),
         batch=recipe.batch_size,
         madds=spent.madds,
         activations=sum(row.out_channels * row.resolution**2 for row in spent.rows) + pixels,

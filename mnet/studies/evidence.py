@@ -27,7 +27,10 @@ COLUMNS = (
 )
 COPIED = ("id", "paper", "statement", "kind", "metric", "direction", "study", "source")
 MEASURED = ("paper_value", "ours", "low", "high", "n", "margin")
-CONTEXT = ("dataset", "data_dir", "pretrained", "recipe", "epochs", "batch_size", "lr", "resolution")
+CONTEXT = (
+    "dataset", "data_dir", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
+    "decay_depthwise", "resolution",
+)  # fmt: skip
 """What a pair of runs must share: what they are tried on."""
 SCALE = ("width", "stem_stride", "total_stride", "width_rule", "lowest_boxes")
 """And the toggles that may be set in both without asking another question: how large the network is."""
@@ -282,6 +285,8 @@ class Found:
         context, (own, used) = self.context, self.models
         told = [f"{context['dataset']} at {context['resolution']} px", f"{context['epochs']} epochs"]
         told += [f"from {start}"] if (start := context.get("pretrained", text(None))) != text(None) else []
+        own_ways = ("epoch_steps", "weight_decay", "decay_depthwise")
+        told += [f"{name}={context[name]}" for name in own_ways if context.get(name, text(None)) != text(None)]
         told += [f"{used} for {own}"] if own != used else []
         told += [f"{context['width']} of the width"] if context["width"] != text(None) else []
         told += [f"{name}={context[name]}" for name in SCALE[1:] if context[name] != text(None)]

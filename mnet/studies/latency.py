@@ -41,7 +41,8 @@ FILE = "latency.csv"
 CLAIMS_FILE = "latency-claims.csv"
 KEY = ("dataset", "resolution", "runtime", "precision", "threads", "batch", "device")
 """What tells measurements of the same variant apart, beside its settings."""
-UNTOLD = ("data_dir", "pretrained", "recipe", "epochs", "batch_size", "lr", "seed")
+UNTOLD = ("data_dir", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
+          "decay_depthwise", "tested", "seed")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ MARGIN = 0.5
 TIMING = ("train_seconds", "images_per_second", "replicas")
 """Columns of runs.csv that differ from one execution to the next."""
 
-UNTOLD = ("finished", "format", "data_dir", "start")
+UNTOLD = ("finished", "format", "data_dir", "start", "tested")
 """Of result.json and the settings: what no table needs."""
 
 RUN_COLUMNS = ("study", "run_id", "cell", "model")

@@ -47,6 +47,7 @@ from mnet.studies.callbacks import (
 )
 from mnet.studies.engines import Job
 from mnet.studies.examples import keep_examples
+from mnet.studies.start import begin_from
 from mnet.studies.store import (
     CONFIG,
     FAILURE,
@@ -65,7 +66,6 @@ from mnet.studies.trial import Trial
 from mnet.tasks.module import LOG_STEPS, TaskModule
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
-from mnet.transfer import read_weights, transfer
 
 CALIBRATION = 512
 """Training pictures that the ranges of an int8 network are seen on."""
@@ -236,6 +236,7 @@ def make_trainer(
     averages = [WarmEMA(recipe.ema)] if recipe.ema else []
     return L.Trainer(
         max_epochs=recipe.epochs,
+        limit_train_batches=recipe.epoch_steps or 1.0,
         callbacks=[*callbacks, *averages],
         logger=loggers,
         plugins=[checkpoints],
@@ -252,7 +253,7 @@ def finish(
     metrics: MetricsFile,
     training: Training,
 ) -> Result:
-    """Test a trained network, and write all that is kept of its run, the result last.
+    """Test a trained network, if it is to be, and write all that is kept of its run, the result last.
 
     Args:
         trial, folder, data, metrics: Of the run.
@@ -265,15 +266,12 @@ def finish(
     """
     headline = trial.task.headline.name
     validated = metrics.last(f"val/{headline}", "val/loss")
-    (tested,) = machine.test(model, datamodule=data, verbose=False)
+    tested: Result = test(trial, model, data, machine) if trial.tested else {}
     if not machine.is_global_zero:
         return {}
-    if not math.isfinite(tested["test/loss"]):
-        raise NotFinite(f"the test loss is {tested['test/loss']}")
     recipe, spent = model.recipe, cost(model.network, data.resolution)
     result: Result = {
-        **{metric.name: round(tested[f"test/{metric.name}"], 4) for metric in trial.task.metrics},
-        "test_loss": round(tested["test/loss"], 6),
+        **tested,
         f"val_{headline}": round(validated[0], 4),
         "val_loss": round(validated[1], 6),
         "resolution": data.resolution,
@@ -290,9 +288,10 @@ def finish(
     if model.start is not None:
         result |= {"pretrained_share": round(model.start.share, 4), "start": str(model.start)}
     metrics.save()
-    keep_examples(model, data, folder)
-    if (correct := model.test_correct) is not None:
-        write_correct(folder, correct.numpy())
+    if trial.tested:
+        keep_examples(model, data, folder)
+        if (correct := model.test_correct) is not None:
+            write_correct(folder, correct.numpy())
     if trial.precision == "fp32":
         write_torch(folder / WEIGHTS, model.net.state_dict())
     else:
@@ -303,12 +302,25 @@ def finish(
     return result
 
 
+def test(trial: Trial, model: TaskModule, data: ImageData, machine: L.Trainer) -> Result:
+    """What is measured on test pictures.
+
+    Raises:
+        NotFinite: The test loss is no number.
+    """
+    (found,) = machine.test(model, datamodule=data, verbose=False)
+    if not math.isfinite(found["test/loss"]):
+        raise NotFinite(f"the test loss is {found['test/loss']}")
+    measured = {metric.name: round(found[f"test/{metric.name}"], 4) for metric in trial.task.metrics}
+    return {**measured, "test_loss": round(found["test/loss"], 6)}
+
+
 def build_model(trial: Trial, network: Network, recipe: Recipe, data: ImageData, start: Path | None) -> TaskModule:
     """What is trained and tested: a new network; or that of the fp32 run in `start`, in int8 or about to be."""
     model = trial.task.load()(network, recipe)
     if trial.precision == "fp32":
         if trial.pretrained is not None:
-            model.start = transfer(cast(MobileNet, model.net), read_weights(trial.pretrained, trial.model))
+            model.start = begin_from(trial.pretrained, cast(MobileNet, model.net))
         return model
     from mnet.tasks.classification import QuantizedClassifier
 

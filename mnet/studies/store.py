@@ -73,8 +73,8 @@ def read_result(folder: Path) -> Result | None:
 
 
 def is_result(content: Mapping[str, object]) -> bool:
-    """Whether it says what a finished run of some task measured."""
-    return any(task.headline.name in content for task in TASKS.values())
+    """Whether it says what a finished run of some task measured, on validation pictures at least."""
+    return any(name in content for task in TASKS.values() for name in (task.headline.name, f"val_{task.headline.name}"))
 
 
 def read_json(path: Path) -> Result | None:

@@ -149,6 +149,8 @@ def build(name: str, description: str, grid: Mapping[str, Sequence[object]]) -> 
                 raise BaselineError(f"study {name}: the baseline cell ({label}) cannot be built: {error}") from None
             refused.append(f"{label}: {error}")
             continue
+        if not trials[0].tested:
+            raise ConfigError(f"study {name}: tested=false leaves nothing to compare; leave it out")
         cells.append(Cell(label, trials, options))
         check_task(name, cells[0], cells[-1])
     return Study(name, description, varied, tuple(cells), tuple(refused))

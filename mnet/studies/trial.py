@@ -15,6 +15,7 @@ from mnet.cost import cost
 from mnet.errors import ConfigError, text, unknown
 from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, parse
 from mnet.spec import Network
+from mnet.tables import table
 from mnet.tasks import Task, task_of
 from mnet.toggles import Toggles, toggled
 from mnet.toggles import width as with_width
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from mnet.data import ImageData
 
 Precision = Literal["fp32", "int8", "int8-qat"]
+
+OF_RECIPES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise")
+"""Settings that say otherwise than the recipe."""
 
 WIDTHS = tuple(step / 200 for step in range(10, 801))
 """Where `target_madds` looks for a width: 0.05 to 4 in steps of 0.005."""
@@ -47,7 +51,7 @@ class Trial(Toggles):
     """
 
     model: str = "mobilenet_v3_small"
-    """One of mnet.list_models()."""
+    """One of mnet.list_models(), or a network of one's own in a file, as make search leaves."""
     dataset: str = "fashion_mnist"
     """One of mnet.data.DATASETS."""
     data_dir: Path = Path("data")
@@ -60,16 +64,25 @@ class Trial(Toggles):
     """One of mnet.training.RECIPES."""
     epochs: int | None = None
     """None = the recipe's."""
+    epoch_steps: int | None = None
+    """Training steps an epoch; None = every picture once."""
     batch_size: int | None = None
     """None = the recipe's; the learning rate is scaled with it."""
     lr: float | None = None
     """The schedule's highest learning rate, for the recipe's own batch size; None = the recipe's."""
+    weight_decay: float | None = None
+    """L2 on weights; None = the recipe's."""
+    decay_depthwise: bool | None = None
+    """Whether weight decay reaches depthwise kernels; None = the recipe's. V1 leaves it out (§3.3)."""
     precision: Precision = "fp32"
     """Of weights and activations. int8: the fp32 run with the same settings and seed, rounded after training, ranges
     seen on training pictures; int8-qat: that run trained on with rounding simulated. Both need mnet[executorch]."""
     pretrained: str | None = None
     """Weights to start from, whatever the toggles: a file in torchvision's layout (timm's for V1) of the paper's
-    network at this width, or imagenet, which fetches torchvision's. What of them is kept is told; see mnet.transfer."""
+    network at this width; imagenet, which fetches torchvision's; or the folder of a finished run. What of them is kept
+    is told; see mnet.transfer."""
+    tested: bool = True
+    """False: judged on validation pictures alone, as a search does while it looks. No study compares such runs."""
     seed: int = 0
     """Of initial weights, order and augmentation."""
 
@@ -77,10 +90,12 @@ class Trial(Toggles):
         super().__post_init__()
         if self.target_madds is not None and self.width is not None:
             raise ConfigError("width and target_madds both choose the width; give one of them")
-        for name in ("target_madds", "resolution", "epochs", "batch_size", "lr"):
+        for name in ("target_madds", "resolution", "epochs", "epoch_steps", "batch_size", "lr"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} must be positive, not {value}")
+        if self.weight_decay is not None and self.weight_decay < 0:
+            raise ConfigError(f"weight_decay must not be negative, but is {self.weight_decay}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be in [0, 2**32), not {self.seed}")
         if self.head is not None:
@@ -111,7 +126,7 @@ class Trial(Toggles):
         Raises:
             ConfigError: Unknown model, an impossible combination of toggles, or a `target_madds` out of reach.
         """
-        network = toggled(self.model, Toggles(**self.toggles()), num_classes, in_channels)  # type: ignore[arg-type]
+        network = toggled(table(self.model), Toggles(**self.toggles()), num_classes, in_channels)  # type: ignore[arg-type]
         return network if self.target_madds is None else with_width(network, self.solved_width())
 
     def solved_width(self) -> float:
@@ -121,7 +136,7 @@ class Trial(Toggles):
         wherever the trial is named, hashed or trained.
         """
         data = self.data()
-        network = toggled(self.model, Toggles(**self.toggles()), data.num_classes, data.in_channels)  # type: ignore[arg-type]
+        network = toggled(table(self.model), Toggles(**self.toggles()), data.num_classes, data.in_channels)  # type: ignore[arg-type]
         assert self.target_madds is not None
         return solve_width(network, data.resolution, self.target_madds)
 
@@ -161,7 +176,7 @@ class Trial(Toggles):
         """The recipe with this trial's own epochs, batch size and learning rate; of int8, what is done after the
         fp32 run: no epoch, or `quantization_aware`."""
         named = recipe(self.recipe)
-        own = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr")}
+        own = {name: getattr(self, name) for name in OF_RECIPES}
         trained = replace(named, **{name: value for name, value in own.items() if value is not None})
         if self.precision == "fp32":
             return trained
@@ -197,7 +212,9 @@ class Trial(Toggles):
         if self.pretrained is not None:
             data["pretrained"] = weights_key(self.pretrained)
         content: list[object] = [changed(network), changed(self.in_float().full_recipe()), data]
-        return content if self.precision == "fp32" else [*content, self.precision, changed(self.full_recipe())]
+        if self.precision != "fp32":
+            content += [self.precision, changed(self.full_recipe())]
+        return content if self.tested else [*content, "untested"]
 
     def foreign_resolution(self) -> int | None:
         """The resolution, where it is not the data set's own."""

@@ -19,6 +19,8 @@ class Recipe:
     """One way to train."""
 
     epochs: int
+    epoch_steps: int | None = None
+    """Training steps an epoch; None = every picture once."""
     batch_size: int
     optimizer: Literal["sgd", "adamw", "rmsprop_tf"]
     lr: float

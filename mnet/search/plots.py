@@ -1,0 +1,53 @@
+"""Figures of a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mnet.figures import finish
+from mnet.spec import Network
+from mnet.truncation import sizes
+
+TAKEN, LEFT = "#D55E00", "#BBBBBB"
+
+
+def plot_trace(trace: pd.DataFrame, seed: Network, found: Network, unit: str, path: Path | None, title: str) -> Figure:
+    """Left: every proposal by its cost and accuracy, and the way that was taken. Right: what is left of the channels of
+    each expansion and bottleneck, from the first layer to the last. Written as PNG to `path`.
+
+    Args:
+        trace: Of a search: `step, cost, accuracy, taken`.
+        seed: Where it began.
+        found: Where it ended.
+        unit: Of the cost.
+        path: Where to write; None = nowhere.
+        title: What was searched.
+    """
+    figure = Figure(figsize=(12, 4.6), dpi=150, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    way, others = trace[trace["taken"]], trace[~trace["taken"]].dropna(subset=["accuracy"])
+    left.scatter(others["cost"], others["accuracy"], s=9, color=LEFT, label="proposals")
+    left.plot(way["cost"], way["accuracy"], "o-", ms=3.5, lw=1.2, color=TAKEN, label="taken")
+    if len(others):  # a proposal that breaks a network would press all others together
+        floor = min(way["accuracy"].min(), float(np.quantile(others["accuracy"], 0.1)))
+        left.set_ylim(floor - 0.5, trace["accuracy"].max() + 0.5)
+    left.invert_xaxis()
+    left.set_xlabel(f"cost ({unit}), less to the right", fontsize=9)
+    left.set_ylabel("validation top-1 after tuning (%)", fontsize=9)
+    before, after = sizes(seed), sizes(found)
+    shown = [name for name in before if name.startswith(("expansion", "bottleneck")) or before[name] != after[name]]
+    rows = np.arange(len(shown))
+    right.barh(rows, [100 * after[name] / before[name] for name in shown],
+               color=["#0072B2" if name.startswith("expansion") else "#009E73" for name in shown])  # fmt: skip
+    for row, name in enumerate(shown):
+        told = f"{after[name]}" if after[name] == before[name] else f"{before[name]} to {after[name]}"
+        right.annotate(told, (1, row), (3, 0), textcoords="offset points", va="center", fontsize=7, color="white")
+    right.set_yticks(rows, shown, fontsize=8)
+    right.invert_yaxis()
+    right.set_xlabel("channels left (%)", fontsize=9)
+    left.legend(frameon=False, fontsize=8, loc="lower left")
+    return finish(figure, path, title)
