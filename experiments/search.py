@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar, cast
 
 import ablate
 import pandas as pd
@@ -56,18 +57,26 @@ WIDTHS = tuple(step / 40 for step in range(8, 41))
 """Where a width of the same latency is looked for."""
 CHECKED = 5
 """Networks on the way whose predicted latency is compared with the measured."""
+SEEDS = 5
+"""Of what is trained in the end."""
 BUDGET_S = 20.0
 """Of each race."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ablate.Options):
-    """What a call asks for, beside the settings of the network to begin with."""
+class Common(ablate.Options):
+    """What both searches are asked for."""
 
     name: str | None = None
-    """Of the search and of its folder; default: netadapt-<model>."""
+    """Of the search and of its folder; default: how it searches, and the model."""
     runtime: str = "executorch"
     """What latency is measured on, one of mnet.latency.RUNTIMES; or madds, to count instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """What a call asks for, beside the settings of the network to begin with."""
+
     target: float = NetAdapt.target
     """Where to stop: a share of the seed's latency."""
     delta: float = NetAdapt.delta
@@ -81,23 +90,28 @@ class Options(ablate.Options):
         return NetAdapt(target=self.target, delta=self.delta, tune_steps=self.tune_steps, tune_lr=self.tune_lr)
 
 
+Own = TypeVar("Own", bound=Common)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: as `ablate.main`."""
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     begun = time.monotonic()
     try:
-        options, seed = read_arguments(arguments)
+        options, seed = read_arguments(Options, __doc__ or "", arguments)
+        settings = options.search()
         name = options.name or f"netadapt-{Path(seed.model).stem}"
         folder = Path(options.out) / name
         data = load_data(seed, seed.full_recipe())
         engine = ablate.build_engine(options, {}, [data])
         cost = build_cost(seed, options.runtime, folder)
         with Told(options) as told:
-            steps = adapt(seed, cost, options.search(), folder, engine, told.step, told.event)
+            steps = adapt(seed, cost, settings, folder, engine, told.step, told.event)
         draw(folder, name, seed, steps, cost)
         cells = matched(seed, steps, cost, folder)
-        code = compare_trained(name, seed, cells, folder, engine, [data], options)
+        why = "NetAdapt, which V3 §4.2 ends its search with"
+        code = compare_trained(name, seed, cells, why, folder, engine, [data], options)
         print(f"{name}: {timedelta(seconds=round(time.monotonic() - begun))}")
         return code
     except KeyboardInterrupt:
@@ -108,21 +122,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def read_arguments(arguments: Sequence[str] | None) -> tuple[Options, Trial]:
-    """This program's options, and the network to begin with.
+def read_arguments(kind: type[Own], doc: str, arguments: Sequence[str] | None) -> tuple[Own, Trial]:
+    """A program's options, and the network to begin with.
 
     Raises:
         ConfigError: An option or a value is wrong.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_trial_settings(parser)
-    given, options = read_own_options(parser, Options, arguments, positive=("seeds", "workers", "margin", "gpus"))
-    options.search()
+    given, options = read_own_options(parser, kind, arguments, positive=("seeds", "workers", "margin", "gpus"))
     if options.runtime != MADDS and options.runtime not in RUNTIMES:
         raise unknown("runtime", options.runtime, [MADDS, *RUNTIMES])
     seed = trial_from(trial_settings(given))
     if seed.head is not None or seed.precision != "fp32":
-        raise ConfigError("a search narrows classifiers in fp32; leave head and precision out")
+        raise ConfigError("a search changes classifiers in fp32; leave head and precision out")
     return options, seed
 
 
@@ -147,13 +160,15 @@ def build_cost(seed: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
 
     def told(done: int, of: int) -> None:
         if done % 20 == 0 or done == of:
-            console.print(f"latency table: {done} of {of} parts ready on {runtime}", markup=False, highlight=False)
+            console.print(
+                f"latency table: {done} of {of} parts ready on {runtime}", markup=False, highlight=False, soft_wrap=True
+            )
 
     torch.set_num_threads(1)
     found = measure_table(network_of(seed), runtime=runtime, resolution=resolution, budget_s=BUDGET_S, told=told)
     found.save(path)
     for note in filter(None, str(found.rows["notes"].iloc[0]).split("; ")):
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
     errors = 100 * abs(found.errors)
     print(f"latency table: {len(found.parts)} parts; whole networks are predicted within {errors.max():.1f}%, "
           f"{errors.mean():.1f}% on average, each by the others\n  {path}")  # fmt: skip
@@ -180,7 +195,9 @@ class Told:
 
     def event(self, event: Event) -> None:
         if event.kind == "failed":
-            self.console.print(f"{event.job.run_id} failed: {event.content}", markup=False, highlight=False)
+            self.console.print(
+                f"{event.job.run_id} failed: {event.content}", markup=False, highlight=False, soft_wrap=True
+            )
         if event.kind == "finished":
             self.runs += 1
             self.status.update(f"tuning proposals: {self.runs} runs so far")
@@ -190,7 +207,7 @@ class Told:
             self.first, self.begun, self.cost_then = step, time.monotonic(), step.cost
         share = step.cost / self.first.cost
         line = f"[{step.number}] {share:.1%} of the seed's cost, validation {step.accuracy:.2f}%: {step.what}"
-        self.console.print(f"{line}; {self.left(step)}", markup=False, highlight=False)
+        self.console.print(f"{line}; {self.left(step)}", markup=False, highlight=False, soft_wrap=True)
 
     def left(self, step: Step) -> str:
         assert self.first is not None
@@ -209,63 +226,63 @@ def draw(folder: Path, name: str, seed: Trial, steps: Sequence[Step], cost: Cost
 
 
 def matched(seed: Trial, steps: Sequence[Step], cost: MAdds | LatencyTable, folder: Path) -> list[dict[str, object]]:
-    """The cells to be trained: the seed scaled by width to what the found network costs, that one, and the seed.
+    """The cells to be trained; by latency, the table's error is told too."""
+    found = steps[-1].network
+    if isinstance(cost, MAdds):
+        return cells_at(seed, folder, {"target_madds": round(steps[-1].cost, 4)})
+    inside = steps[1 : -1 : max(1, len(steps) // CHECKED)]
+    beside = {"seed": steps[0].network, **{f"step {one.number}": one.network for one in inside}}
+    width = width_at(seed, found, beside, str(cost.rows["runtime"].iloc[0]), folder)
+    predicted = {name: cost(network) for name, network in {"found": found, **beside}.items()}
+    show_check(pd.read_csv(folder / CHECK), predicted, folder)
+    return cells_at(seed, folder, {"width": width})
 
-    By latency: the narrowest width that is measured to take at least as long; the table's error is told too.
-    """
+
+def cells_at(seed: Trial, folder: Path, scaled: Mapping[str, object]) -> list[dict[str, object]]:
+    """The seed's network scaled to what the found one costs, the found one, and the seed."""
     toggles = {name: value for name, value in seed.toggles().items() if value is not None and name != "width"}
     paper: dict[str, object] = {"model": seed.model, **toggles}
-    found: dict[str, object] = {"model": str(folder / FOUND)}
-    full = {
-        **paper,
-        **{name: value for name in ("width", "target_madds") if (value := getattr(seed, name)) is not None},
-    }
-    if isinstance(cost, MAdds):
-        return [{**paper, "target_madds": round(steps[-1].cost, 4)}, found, full]
-    width = same_latency(seed, steps, cost, folder)
-    return [{**paper, "width": width}, found, full]
+    own = {name: value for name in ("width", "target_madds") if (value := getattr(seed, name)) is not None}
+    cells = [{**paper, **scaled}, {"model": str(folder / FOUND)}, {**paper, **own}]
+    return [dict(cell) for i, cell in enumerate(cells) if cell not in cells[:i]]
 
 
-def same_latency(seed: Trial, steps: Sequence[Step], cost: LatencyTable, folder: Path) -> float:
+def width_at(seed: Trial, found: Network, beside: Mapping[str, Network], runtime: str, folder: Path) -> float:
     """The width at which the seed's network takes as long as the one that was found, or next to it, longer.
 
-    Measured here: the widths, networks on the way, and the found one, in the same rounds.
+    Measured here, in the same rounds: the widths, the found one, and what is asked for beside; written to `CHECK`.
     """
-    plain = replace(seed, width=None, target_madds=None)
-    base = network_of(plain)
+    base = network_of(replace(seed, width=None, target_madds=None))
     widths: dict[float, Network] = {}
     for width in WIDTHS:
-        network = with_width(base, width) if width != 1 else base
-        if network not in widths.values():
+        network = with_width(base, width)
+        if network.blocks not in [one.blocks for one in widths.values()]:
             widths[width] = network
-    inside = steps[1 : -1 : max(1, len(steps) // CHECKED)]
-    nets = {
-        "found": steps[-1].network,
-        "seed": steps[0].network,
-        **{f"step {one.number}": one.network for one in inside},
-    }
-    nets |= {f"width {width:g}": network for width, network in widths.items()}
-    facts = cost.rows.iloc[0]
-    measured = compare(
-        {name: mnet.create_model(network).eval() for name, network in nets.items()},
-        "found",
-        runtime=str(facts["runtime"]),
-        resolution=int(facts["resolution"]),
-        threads=int(facts["threads"]),
-        budget_s=2 * BUDGET_S,
-        folder=folder / "exported",
-    )
-    predicted = {name: cost(network) for name, network in nets.items() if not name.startswith("width")}
-    measured["predicted_ms"] = measured["variant"].map(predicted)
-    measured["predicted_ratio"] = measured["predicted_ms"] / predicted["found"]
-    write_csv(folder / CHECK, measured.assign(**machine_facts(), runtime=str(facts["runtime"])))  # type: ignore[arg-type]
-    show_check(measured, folder)
+    nets = {"found": found, **beside, **{f"width {width:g}": network for width, network in widths.items()}}
+    measured = measured_ratios(nets, "found", runtime, seed.data().resolution, folder / "exported", 2 * BUDGET_S)
+    write_csv(folder / CHECK, measured.assign(runtime=runtime, **cast(dict[str, str], machine_facts())))
     ratios = measured.set_index("variant")["ratio"]
     slower = [width for width in widths if ratios[f"width {width:g}"] >= 1]
-    return min(slower, key=lambda width: float(ratios[f"width {width:g}"]), default=1.0)
+    width = min(slower, key=lambda width: float(ratios[f"width {width:g}"]), default=WIDTHS[-1])
+    one = measured.set_index("variant").loc[f"width {width:g}"]
+    ratio = f"{one['ratio']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+    print(f"width {width:g} takes {ratio} of the found network's latency")
+    return width
 
 
-def show_check(measured: pd.DataFrame, folder: Path) -> None:
+def measured_ratios(
+    nets: Mapping[str, Network], baseline: str, runtime: str, resolution: int, folder: Path, budget_s: float
+) -> pd.DataFrame:
+    """Latencies as `compare` has them, of new networks."""
+    torch.set_num_threads(1)
+    built = {name: mnet.create_model(network).eval() for name, network in nets.items()}
+    return compare(built, baseline, runtime=runtime, resolution=resolution, budget_s=budget_s, folder=folder)
+
+
+def show_check(measured: pd.DataFrame, predicted: Mapping[str, float], folder: Path) -> None:
+    """What the table says of networks beside what was measured of them; added to `CHECK`."""
+    measured["predicted_ms"] = measured["variant"].map(predicted)
+    write_csv(folder / CHECK, measured)
     shown = Table(box=box.SIMPLE_HEAD, title="the table's predictions beside whole networks, in the same rounds")
     for column in ("network", "predicted ms", "measured ms", "error"):
         shown.add_column(column, justify="left" if column == "network" else "right")
@@ -281,14 +298,15 @@ def compare_trained(
     name: str,
     seed: Trial,
     cells: Sequence[Mapping[str, object]],
+    why: str,
     folder: Path,
     engine: Engine,
     data: Sequence[ImageData],
-    options: Options,
+    options: Common,
 ) -> int:
     """Train the cells from scratch, as any study, from a sweep file that can be run again by itself."""
     path = folder / f"{name}.yaml"
-    write_yaml(path, sweep(name, seed, cells, options.seeds or 3))
+    write_yaml(path, sweep(name, seed, cells, why, options.seeds or SEEDS))
     study = load_study(path)
     jobs = ablate.plan([study], Path(options.out), options, {})
     code = ablate.run([study], Path(options.out), engine, jobs, options.margin)
@@ -300,7 +318,7 @@ def compare_trained(
     return code
 
 
-def sweep(name: str, seed: Trial, cells: Sequence[Mapping[str, object]], seeds: int) -> dict[str, object]:
+def sweep(name: str, seed: Trial, cells: Sequence[Mapping[str, object]], why: str, seeds: int) -> dict[str, object]:
     """A sweep file, as those of experiments/sweeps."""
     own = (*Toggles.__dataclass_fields__, "model", "target_madds", "seed", "tested")
     fixed = {
@@ -315,8 +333,8 @@ def sweep(name: str, seed: Trial, cells: Sequence[Mapping[str, object]], seeds: 
         "program": "experiments/train.py",
         "method": "grid",
         "name": name,
-        "description": f"The network that a search found from {seed.model}, beside the same network scaled by width to "
-        f"the same cost, and whole. V3 §4.2 searches so; it gives no such comparison.",
+        "description": f"The network that a search found from {Path(seed.model).stem}, beside that one scaled by width "
+        f"to the same cost, and whole. The search: {why}; the paper gives no such comparison.",
         "metric": {"name": f"val/{seed.task.headline.name}", "goal": "maximize"},
         "parameters": parameters,
         "command": ["${env}", "${interpreter}", "${program}", f"--study={name}", "${args}"],

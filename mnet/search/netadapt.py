@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -108,7 +108,7 @@ def adapt(
     if seed.head is not None or seed.precision != "fp32":
         raise ConfigError("a search narrows classifiers in fp32; leave head and precision out")
     start = replace(seed, tested=False)
-    remember(folder, start, cost, settings)
+    remember(folder, start, str(cost), settings, further=("target",))
     trace = Trace(folder)
     data = start.data()
     network = start.network(data.num_classes, data.in_channels)
@@ -161,29 +161,37 @@ def tuning(seed: Trial, last: Step, proposal: Proposal, settings: NetAdapt, fold
         write_network(proposal.network, path)
     recipe = seed.full_recipe()
     return replace(
-        seed,
-        **cast(dict[str, Any], dict.fromkeys(Toggles.__dataclass_fields__)),
-        target_madds=None,
-        model=str(path),
+        at(seed, path),
         pretrained=str(last.folder),
         epochs=1,
         epoch_steps=settings.tune_steps,
         lr=settings.tune_lr * recipe.lr,
         seed=(seed.seed + last.number + 1) % 2**32,
-        tested=False,
     )
 
 
-def remember(folder: Path, start: Trial, cost: Cost, settings: NetAdapt) -> None:
-    """
+def at(seed: Trial, path: Path) -> Trial:
+    """The trial of a network in a file, on the seed's data and by its recipe, judged on validation alone."""
+    own: dict[str, Any] = dict.fromkeys(Toggles.__dataclass_fields__)  # the file has all that toggles did to the seed
+    return replace(seed, **own, target_madds=None, model=str(path), tested=False)
+
+
+def remember(folder: Path, seed: Trial, cost: str, settings: object, further: Sequence[str]) -> None:
+    """Write down what is searched.
+
+    Args:
+        folder: Of the search.
+        seed, cost, settings: What it begins with, and how it goes on; a dataclass.
+        further: Settings of which another value lets a search go on.
+
     Raises:
-        ConfigError: The folder has a search of another kind; one that went less far goes on.
+        ConfigError: The folder has a search of another kind.
     """
-    own = {"seed": start.run_id, "cost": str(cost), **asdict(settings)}
+    own = {"seed": seed.run_id, "cost": cost, **asdict(settings)}  # type: ignore[call-overload]
     path = folder / SETTINGS
     if path.exists():
         before = yaml.safe_load(path.read_text())
-        other = [name for name in own if name != "target" and before.get(name) != own[name]]
+        other = [name for name in own if name not in further and before.get(name) != own[name]]
         if other:
             told = ", ".join(f"{name} {before.get(name)}, not {own[name]}" for name in other)
             raise ConfigError(f"{folder} has a search with {told}; give another name, or remove the folder")

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mnet.figures import finish
+from mnet.search.blocks import front
 from mnet.spec import Network
 from mnet.truncation import sizes
 
@@ -51,3 +52,37 @@ def plot_trace(trace: pd.DataFrame, seed: Network, found: Network, unit: str, pa
     right.set_xlabel("channels left (%)", fontsize=9)
     left.legend(frameon=False, fontsize=8, loc="lower left")
     return finish(figure, path, title)
+
+
+def plot_candidates(candidates: pd.DataFrame, chosen: pd.Series, proxy: pd.DataFrame, told: str, path: Path | None,
+                    title: str) -> Figure:  # fmt: skip
+    """Left: candidates by cost and accuracy, darker from generation to generation, those that none beats, the seed,
+    and the one that was chosen. Right: what the short training says beside the full one. Written as PNG to `path`.
+
+    Args:
+        candidates: Of `search_blocks`.
+        chosen: One of them.
+        proxy: Of `check_proxy`.
+        told: How well both rank alike.
+        path: Where to write; None = nowhere.
+        title: What was searched.
+    """
+    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    ahead = front(candidates)
+    left.scatter(candidates["cost"], candidates["accuracy"], c=candidates["generation"], cmap="Blues", s=18,
+                 vmin=-3, edgecolors="#888888", linewidths=0.3, label="candidates, later ones darker")  # fmt: skip
+    left.step(ahead["cost"], ahead["accuracy"], where="post", color=LEFT, lw=1.2, label="none is better and cheaper")
+    first = candidates.iloc[0]
+    left.plot(first["cost"], first["accuracy"], "s", color="#000000", ms=6, label="the seed")
+    left.plot(chosen["cost"], chosen["accuracy"], "*", color=TAKEN, ms=13, label="highest reward")
+    floor = float(candidates["accuracy"].quantile(0.1))
+    left.set_ylim(floor - 1, candidates["accuracy"].max() + 0.5)
+    left.set_xlabel("cost, as a share of the seed's", fontsize=9)
+    left.set_ylabel("validation top-1 after the short training (%)", fontsize=9)
+    left.legend(frameon=False, fontsize=8, loc="lower right")
+    right.scatter(proxy["proxy"], proxy["full"], s=24, color=TAKEN)
+    right.set_xlabel("short training: validation top-1 (%)", fontsize=9)
+    right.set_ylabel("full training (%)", fontsize=9)
+    right.set_title(told, fontsize=9)
+    return finish(figure, path, title, grid="both")
