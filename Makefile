@@ -16,7 +16,7 @@ options = $(foreach pair,MODEL:model DATA:dataset DATA_DIR:data_dir RESOLUTION:r
   $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(TRAINER) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies claims report compare predict diagnose notebooks publish latency latency-android sweep agent test test-kill lint
+.PHONY: help setup studies claims report compare predict diagnose search search-blocks notebooks publish latency latency-android sweep agent test test-kill lint
 .PHONY: bench bench-latency clean
 
 help: ## this list
@@ -62,6 +62,12 @@ predict: $(RUN) ## what a trained network sees: make predict A=detection:...:0 P
 diagnose: $(RUN) ## dead kernels, silent channels, lost rank, layer by layer, of trained networks: make diagnose STUDY=activation
 	@$(PY) experiments/diagnose.py $(STUDY) $(if $(OUT),'--out=$(OUT)') $(ARGS)
 
+search: $(LAB) ## NetAdapt: a faster network, then trained beside one scaled by width: MODEL=mobilenet_v2 RUNTIME=litert
+	@$(PY) experiments/search.py $(options)
+
+search-blocks: $(LAB) ## over kernels, expansions, SE, activations, channels: ARGS=--w=-0.15
+	@$(PY) experiments/search_blocks.py $(options)
+
 notebooks: $(RUN) $(VENV)/.dev ## run the notebooks, top to bottom, and keep their outputs
 	@$(PY) experiments/notebooks.py $(ARGS)
 
@@ -105,7 +111,7 @@ $(RUN): pyproject.toml constraints.txt
 
 $(LAB): $(RUN)
 	@echo "installing the runtimes into $(VENV) (about a minute)"
-	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[lab]'
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[lab,search]'
 	@touch $@
 
 $(VENV)/.dev: $(RUN)

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.studies.archive import CLAIMS, LATENCY, load, studies_with, study_table
+from mnet.studies.archive import CLAIMS, LATENCY, SUMMARY, TRACE, load, studies_with, study_table
 from mnet.studies.claims import load_claims
 from mnet.studies.display import shown_claims
 from mnet.studies.evidence import claims_table, count_verdicts, headlines
@@ -71,6 +71,7 @@ def evaluate(root: Path) -> pd.DataFrame:
         runs=load(root),
         planned=pd.DataFrame(planned()),
         latencies={study: timed(root, study) for study in studies_with(root, CLAIMS_FILE)},
+        searches={name: study_table(root, name, SUMMARY) for name in studies_with(root, TRACE)},
     )
 
 

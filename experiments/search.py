@@ -40,11 +40,13 @@ from mnet.latency.comparison import compare
 from mnet.latency.runtimes import RUNTIMES, ExportError
 from mnet.latency.table import LatencyTable, measure_table, read_latency_table
 from mnet.machine import machine_facts
-from mnet.search.netadapt import FOUND, TRACE, NetAdapt, Step, adapt
+from mnet.search.netadapt import FOUND, NetAdapt, Step, adapt
 from mnet.search.plots import plot_trace
 from mnet.search.proposals import Cost, MAdds
 from mnet.spec import Network
+from mnet.studies.archive import TRACE
 from mnet.studies.engines import Engine, Event
+from mnet.studies.engines.remote import is_url
 from mnet.studies.run import load_data
 from mnet.studies.sweep import load_study
 from mnet.studies.trial import PARAMETERS, VARIANT, Trial, trial_from
@@ -134,6 +136,8 @@ def read_arguments(kind: type[Own], doc: str, arguments: Sequence[str] | None) -
     if options.runtime != MADDS and options.runtime not in RUNTIMES:
         raise unknown("runtime", options.runtime, [MADDS, *RUNTIMES])
     seed = trial_from(trial_settings(given))
+    if is_url(options.out):
+        raise ConfigError(f"out must be a folder for a search, not {options.out}: its networks are files that all read")
     if seed.head is not None or seed.precision != "fp32":
         raise ConfigError("a search changes classifiers in fp32; leave head and precision out")
     return options, seed
@@ -168,11 +172,16 @@ def build_cost(seed: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
     found = measure_table(network_of(seed), runtime=runtime, resolution=resolution, budget_s=BUDGET_S, told=told)
     found.save(path)
     for note in filter(None, str(found.rows["notes"].iloc[0]).split("; ")):
-        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+        say(f"  {note}", console)
     errors = 100 * abs(found.errors)
     print(f"latency table: {len(found.parts)} parts; whole networks are predicted within {errors.max():.1f}%, "
           f"{errors.mean():.1f}% on average, each by the others\n  {path}")  # fmt: skip
     return found
+
+
+def say(line: str, console: Console) -> None:
+    """Above what is shown live."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Told:
@@ -207,7 +216,7 @@ class Told:
             self.first, self.begun, self.cost_then = step, time.monotonic(), step.cost
         share = step.cost / self.first.cost
         line = f"[{step.number}] {share:.1%} of the seed's cost, validation {step.accuracy:.2f}%: {step.what}"
-        self.console.print(f"{line}; {self.left(step)}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{line}; {self.left(step)}", self.console)
 
     def left(self, step: Step) -> str:
         assert self.first is not None
@@ -243,8 +252,8 @@ def cells_at(seed: Trial, folder: Path, scaled: Mapping[str, object]) -> list[di
     toggles = {name: value for name, value in seed.toggles().items() if value is not None and name != "width"}
     paper: dict[str, object] = {"model": seed.model, **toggles}
     own = {name: value for name in ("width", "target_madds") if (value := getattr(seed, name)) is not None}
-    cells = [{**paper, **scaled}, {"model": str(folder / FOUND)}, {**paper, **own}]
-    return [dict(cell) for i, cell in enumerate(cells) if cell not in cells[:i]]
+    cells: list[dict[str, object]] = [{**paper, **scaled}, {"model": str(folder / FOUND)}, {**paper, **own}]
+    return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
 
 
 def width_at(seed: Trial, found: Network, beside: Mapping[str, Network], runtime: str, folder: Path) -> float:
@@ -280,18 +289,22 @@ def measured_ratios(
 
 
 def show_check(measured: pd.DataFrame, predicted: Mapping[str, float], folder: Path) -> None:
-    """What the table says of networks beside what was measured of them; added to `CHECK`."""
-    measured["predicted_ms"] = measured["variant"].map(predicted)
+    """What the table says of networks, as shares of the seed's latency, beside what was measured; added to `CHECK`."""
+    times = measured.set_index("variant")["median_ms"]
+    measured["predicted_share"] = [predicted[name] / predicted["seed"] if name in predicted else math.nan
+                                   for name in measured["variant"]]  # fmt: skip
+    measured["share"] = measured["median_ms"] / times["seed"]
     write_csv(folder / CHECK, measured)
-    shown = Table(box=box.SIMPLE_HEAD, title="the table's predictions beside whole networks, in the same rounds")
-    for column in ("network", "predicted ms", "measured ms", "error"):
+    shown = Table(box=box.SIMPLE_HEAD, title="latency as a share of the seed's: the table, and whole networks")
+    for column in ("network", "by the table", "measured", "error"):
         shown.add_column(column, justify="left" if column == "network" else "right")
-    own = measured.dropna(subset=["predicted_ms"])
-    errors = 100 * (own["predicted_ms"] / own["median_ms"] - 1)
+    own = measured.dropna(subset=["predicted_share"])
+    errors = 100 * (own["predicted_share"] / own["share"] - 1)
     for (_, row), error in zip(own.iterrows(), errors, strict=True):
-        shown.add_row(str(row["variant"]), f"{row['predicted_ms']:.4f}", f"{row['median_ms']:.4f}", f"{error:+.1f}%")
+        shown.add_row(str(row["variant"]), f"{row['predicted_share']:.3f}", f"{row['share']:.3f}", f"{error:+.1f}%")
     Console(width=100).print(shown)
-    print(f"predicted within {errors.abs().max():.1f}%, {errors.abs().mean():.1f}% on average\n  {folder / CHECK}")
+    others = errors[own["variant"] != "seed"].abs()
+    print(f"predicted within {others.max():.1f}%, {others.mean():.1f}% on average\n  {folder / CHECK}")
 
 
 def compare_trained(

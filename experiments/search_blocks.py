@@ -125,9 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def tell(generation: int, so_far: pd.DataFrame) -> None:
             spent, first, found = time.monotonic() - begun, so_far.iloc[0], best(so_far)
             left = timedelta(seconds=round(spent * (settings.generations - generation - 1) / (generation + 1)))
-            told = f"{found['accuracy']:.2f}% at {found['cost']:.2f} of the seed's cost"
+            told = f"{found['accuracy']:.2f}% at {found['cost']:.2f} of the seed's cost; the seed {first['reward']:.2f}"
             print(f"[{generation + 1}/{settings.generations}] {so_far['run_id'].nunique()} networks; best reward "
-                  f"{found['reward']:.2f} ({told}; the seed {first['reward']:.2f}); ETA {left}", flush=True)  # fmt: skip
+                  f"{found['reward']:.2f} ({told}); ETA {left}", flush=True)  # fmt: skip
 
         candidates = search_blocks(seed, costs, settings, folder, engine, tell)
         chosen = best(candidates)

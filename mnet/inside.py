@@ -35,8 +35,9 @@ class Kernels:
         return float((self.norms < DEAD).float().mean())
 
 
-def depthwise_kernels(net: nn.Module) -> list[Kernels]:
-    """The depthwise kernels of every layer that has some, in the order of execution.
+def depthwise_kernels(net: nn.Module, replicas: int = 1) -> list[Kernels]:
+    """The depthwise kernels of every layer that has some, in the order of execution; of several networks side by side
+    (`mnet.replicas`) those of the first one before those of the second.
 
     Source: V1 §3.2 leaves them out of weight decay, for there are so few weights in them.
     """
@@ -44,10 +45,21 @@ def depthwise_kernels(net: nn.Module) -> list[Kernels]:
     for name, conv in net.named_modules():
         if is_depthwise(conv):
             assert isinstance(conv, nn.Conv2d)
-            new = math.sqrt(2 / len(conv.weight))  # see mnet.network.initialise: a variance of 2 / (channels * size)
+            # see mnet.network.initialise: a variance of 2 / (channels * size)
+            new = math.sqrt(2 * replicas / len(conv.weight))
             norms = conv.weight.detach().flatten(1).norm(dim=1) / new
             found.append(Kernels(name.removesuffix(".conv"), norms))
     return found
+
+
+def dead_kernels(net: nn.Module, replicas: int = 1) -> list[tuple[float, float]]:
+    """Of each replica the share of its depthwise kernels that are dead, and the least norm as a share of a new one's.
+    Of a network without depthwise convolutions nothing."""
+    layers = [one.norms.view(replicas, -1) for one in depthwise_kernels(net, replicas)]
+    if not layers:
+        return []
+    norms = torch.cat(layers, 1)
+    return [(float((own < DEAD).float().mean()), float(own.min())) for own in norms]
 
 
 @dataclass(frozen=True)

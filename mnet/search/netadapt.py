@@ -25,13 +25,14 @@ from mnet.files import write_csv, write_yaml
 from mnet.search.proposals import Cost, Proposal, proposals
 from mnet.settings import check_types
 from mnet.spec import Network
+from mnet.studies.archive import TRACE
 from mnet.studies.engines import Engine, Event, Job
 from mnet.studies.store import WEIGHTS, read_failure, read_result
 from mnet.studies.trial import Trial
 from mnet.tables import table, write_network
 from mnet.toggles import Toggles
 
-TRACE, FOUND, NETWORKS, SETTINGS = "trace.csv", "network.yaml", "networks", "search.yaml"
+FOUND, NETWORKS, SETTINGS = "network.yaml", "networks", "search.yaml"
 PROPOSALS = "proposals"
 """Below the folder of a search, the study that its runs are of: other searches do not share them, for most have lost
 their weights."""

@@ -40,15 +40,17 @@ def plot_trace(trace: pd.DataFrame, seed: Network, found: Network, unit: str, pa
     left.set_xlabel(f"cost ({unit}), less to the right", fontsize=9)
     left.set_ylabel("validation top-1 after tuning (%)", fontsize=9)
     before, after = sizes(seed), sizes(found)
-    shown = [name for name in before if name.startswith(("expansion", "bottleneck")) or before[name] != after[name]]
+    shown = [name for name in before if not name.startswith(("squeeze", "tail", "hidden"))]
     rows = np.arange(len(shown))
     right.barh(rows, [100 * after[name] / before[name] for name in shown],
                color=["#0072B2" if name.startswith("expansion") else "#009E73" for name in shown])  # fmt: skip
     for row, name in enumerate(shown):
         told = f"{after[name]}" if after[name] == before[name] else f"{before[name]} to {after[name]}"
-        right.annotate(told, (1, row), (3, 0), textcoords="offset points", va="center", fontsize=7, color="white")
+        end = 100 * after[name] / before[name]
+        right.annotate(told, (end, row), (3, 0), textcoords="offset points", va="center", fontsize=7)
     right.set_yticks(rows, shown, fontsize=8)
     right.invert_yaxis()
+    right.set_xlim(0, 115)  # for what is written beside bars
     right.set_xlabel("channels left (%)", fontsize=9)
     left.legend(frameon=False, fontsize=8, loc="lower left")
     return finish(figure, path, title)

@@ -12,7 +12,7 @@ import yaml
 
 from mnet.errors import ConfigError, text, unknown
 from mnet.studies.results import UNTOLD, run_row
-from mnet.studies.store import CONFIG, RESULT, read_result
+from mnet.studies.store import CONFIG, NETWORK, RESULT, read_result
 from mnet.studies.trial import PARAMETERS, Trial, cell_name, trial_from
 
 OFFLINE = "offline-run-*/run-*.wandb"
@@ -21,6 +21,8 @@ RESOLVED = ("epochs", "batch_size", "lr")
 
 RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
 LATENCY, FRONTIER = "latency.csv", "frontier.csv"
+TRACE = "trace.csv"
+"""Of a search, step by step, see `mnet.search`."""
 INSIDE = "inside.csv"
 """Layer by layer, see `mnet.studies.inside`."""
 CLAIMS = "claims.csv"
@@ -159,6 +161,8 @@ def in_folder(root: Path) -> Iterator[Finished]:
 def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
     """The settings of a run, and the arguments of Lightning's Trainer that were not as usual."""
     settings = yaml.safe_load((folder / CONFIG).read_text())
+    if (own := folder / NETWORK).exists() and not Path(settings["model"]).exists():  # the results have been moved
+        settings["model"] = str(own)
     return settings, settings.pop("trainer", {})
 
 

@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mnet.data.batches import Share, random_seed
 from mnet.files import write_atomic, write_torch
+from mnet.inside import dead_kernels
 from mnet.machine import seed_all
 from mnet.studies.store import METRICS, RESUME
 from mnet.tasks.module import LOG_STEPS
@@ -145,6 +146,19 @@ class Watch(Callback):
 
     def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
         self.seconds = state_dict["seconds"]
+
+
+class DeadKernels(Callback):
+    """Logs after every epoch `kernels/dead`, the share of depthwise kernels that have died, in percent, and
+    `kernels/least`, the smallest norm as a share of a new kernel's; of a `Pack`, each member's. See `mnet.inside`."""
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        count = len(pl_module.members) if isinstance(pl_module, Pack) else 1
+        for i, (dead, least) in enumerate(dead_kernels(cast(torch.nn.Module, pl_module.net), count)):
+            member = f"{i}/" if isinstance(pl_module, Pack) else ""
+            pl_module.log_dict({f"{member}kernels/dead": 100 * dead, f"{member}kernels/least": least})
 
 
 class Nameless(Logger):

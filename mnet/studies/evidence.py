@@ -38,6 +38,12 @@ PAPERS_DATA = ("imagenet", "coco", "voc", "cityscapes")
 RUNTIMES = ("litert", "executorch", "onnxruntime", "eager")
 """The papers' own first, under its present name."""
 
+SEARCH, COMMAND = "search", "make search"
+"""What a claim on NetAdapt calls its study, and what searches."""
+DEAD = "dead_kernel_share"
+"""The metric of a claim on depthwise kernels: the share that has died, in percent."""
+MOST = 50.0
+
 Row = dict[str, object]
 Commands = dict[str, dict[str, str]]
 """Run id with seed 0 -> each command that trains it -> its study; the cheapest first."""
@@ -49,6 +55,7 @@ def claims_table(
     runs: pd.DataFrame,
     planned: pd.DataFrame,
     latencies: Mapping[str, pd.DataFrame],
+    searches: Mapping[str, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """What is known of every claim.
 
@@ -58,6 +65,7 @@ def claims_table(
         planned: What the studies would train, the cheapest first: a row a cell, with the settings and the `run_id`
             of its trial with seed 0, its `study`, and the `command`.
         latencies: Study -> its `latency-claims.csv`, with what else is known of a row in `device` and `fell_back`.
+        searches: NetAdapt's comparison -> its `summary.csv`: the network scaled by width first, then the found one.
 
     Returns:
         `COLUMNS`, a row a claim and piece of evidence, the headline first: the claim's own network before one that
@@ -71,7 +79,9 @@ def claims_table(
     pool, plan = Pool(runs), Pool(planned.assign(seed=0, **{one.headline.name: 0.0 for one in TASKS.values()}))
     rows: list[Row] = []
     for claim in claims:
-        if claim.study not in studies:
+        if claim.study == SEARCH:
+            found = list(searched(claim, searches or {})) or [untested(f"not searched; {COMMAND} does")]
+        elif claim.study not in studies:
             found = [untested(f"there is no study {claim.study} yet")]
         elif claim.untestable:
             found = [untested(claim.untestable)]
@@ -79,6 +89,8 @@ def claims_table(
             found = [counted(claim)]
         elif claim.kind == "latency":
             found = list(timed(claim, latencies.get(claim.study)))
+        elif claim.metric == DEAD:
+            found = list(died(claim, pool, commands)) or [untested(f"not trained yet; make ablate-{claim.study} does")]
         else:
             found = list(trained(claim, pool, commands)) or [untrained(claim, plan, commands)]
         told = {name: getattr(claim, name) for name in COPIED}
@@ -221,6 +233,8 @@ class Pool:
         compared = [one.headline.name for one in TASKS.values() if one.headline.name in runs]
         values = runs[compared].astype(float).bfill(axis=1).iloc[:, 0]  # a run has that of its task alone
         self.values = dict(zip(runs["run_id"], values, strict=True))
+        dead = runs.dropna(subset=["dead_kernels"]) if "dead_kernels" in runs else runs.iloc[:0]
+        self.dead = dict(zip(dead["run_id"], dead.get("dead_kernels", ()), strict=True))
         self.seeds = sorted(map(int, runs["seed"].unique()))
         floats = runs[(runs["precision"] == "fp32") & (runs["target_madds"] == text(None))]
         self.contexts: dict[str, list[dict[str, object]]] = {}
@@ -232,7 +246,14 @@ class Pool:
 
     def by_seed(self, trial: Trial) -> dict[int, float]:
         """Seed -> what its task compares, of the finished runs of a trial."""
-        found = {seed: self.values.get(trial.run_id_of(seed)) for seed in self.seeds}
+        return self.of_seeds(self.values, trial)
+
+    def dead_by_seed(self, trial: Trial) -> dict[int, float]:
+        """Seed -> the share of depthwise kernels that died, in percent."""
+        return self.of_seeds(self.dead, trial)
+
+    def of_seeds(self, values: Mapping[str, float], trial: Trial) -> dict[int, float]:
+        found = {seed: values.get(trial.run_id_of(seed)) for seed in self.seeds}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def deltas(self, baseline: Trial, variant: Trial) -> dict[int, float]:
@@ -282,21 +303,26 @@ class Found:
 
     @property
     def on(self) -> str:
-        context, (own, used) = self.context, self.models
-        told = [f"{context['dataset']} at {context['resolution']} px", f"{context['epochs']} epochs"]
-        told += [f"from {start}"] if (start := context.get("pretrained", text(None))) != text(None) else []
-        own_ways = ("epoch_steps", "weight_decay", "decay_depthwise")
-        told += [f"{name}={context[name]}" for name in own_ways if context.get(name, text(None)) != text(None)]
-        told += [f"{used} for {own}"] if own != used else []
-        told += [f"{context['width']} of the width"] if context["width"] != text(None) else []
-        told += [f"{name}={context[name]}" for name in SCALE[1:] if context[name] != text(None)]
-        return ", ".join(told)
+        return told_of(self.context, self.models)
 
     def commands(self, commands: Commands, study: str) -> list[str]:
         """What trains both networks: one command, of `study` if it can be, or two."""
         one, other = (commands.get(trial.run_id, {}) for trial in self.trials)
         both = sorted((command for command in one if command in other), key=lambda command: one[command] != study)
         return both[:1] or [next(iter(found)) for found in (one, other) if found]
+
+
+def told_of(context: Mapping[str, object], models: tuple[str, str]) -> str:
+    """Where a claim was tested, in words."""
+    own, used = models
+    told = [f"{context['dataset']} at {context['resolution']} px", f"{context['epochs']} epochs"]
+    told += [f"from {start}"] if (start := context.get("pretrained", text(None))) != text(None) else []
+    own_ways = ("epoch_steps", "weight_decay", "decay_depthwise")
+    told += [f"{name}={context[name]}" for name in own_ways if context.get(name, text(None)) != text(None)]
+    told += [f"{used} for {own}"] if own != used else []
+    told += [f"{context['width']} of the width"] if context["width"] != text(None) else []
+    told += [f"{name}={context[name]}" for name in SCALE[1:] if context[name] != text(None)]
+    return ", ".join(told)
 
 
 def trained(claim: Claim, pool: Pool, commands: Commands) -> Iterator[Row]:
@@ -311,6 +337,48 @@ def trained(claim: Claim, pool: Pool, commands: Commands) -> Iterator[Row]:
             **{"verdict": verdict, "why": f"{why}; {scale}{one.on}", "on": one.on},
             **dict(zip(("baseline", "variant"), map(short, one.trials), strict=True)),
             "command": " && ".join(one.commands(commands, claim.study)),
+        }
+
+
+def died(claim: Claim, pool: Pool, commands: Commands) -> Iterator[Row]:
+    """A claim that most depthwise kernels of a model die, wherever it was trained as published; by the recipe's own
+    weight decay first."""
+    own_decay = ("weight_decay", "decay_depthwise")
+    contexts = pool.contexts[task_of(None).name]
+    ordered = sorted(
+        contexts,
+        key=lambda one: (any(one.get(name, text(None)) != text(None) for name in own_decay), -number(one["epochs"])),
+    )
+    seen = set()
+    for context in ordered:
+        trial = in_context({"model": claim.model}, context, None)
+        shares = np.array(list(pool.dead_by_seed(trial).values()))
+        if not len(shares) or trial.run_id in seen:
+            continue
+        seen.add(trial.run_id)
+        low, high, _ = t_test(shares, rounding=100 * ROUNDING)
+        verdict = claim_verdict(low - MOST, high - MOST, claim.direction, 0)
+        on = told_of(context, (str(claim.model), str(claim.model)))
+        yield {
+            **{"ours": float(shares.mean()), "low": low, "high": high, "n": len(shares), "verdict": verdict, "on": on},
+            "why": f"most is over {MOST:g}% of the kernels, dead a norm below a hundredth of a new one's; {on}",
+            "variant": short(trial),
+            "command": next(iter(commands.get(trial.run_id, {})), f"make ablate-{claim.study}"),
+        }
+
+
+def searched(claim: Claim, searches: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
+    """A claim that a search beats scaling by width, in every search whose networks were trained."""
+    for name, summary in searches.items():
+        scaled, found = summary.iloc[0], summary.iloc[1]
+        if pd.isna(found["delta"]):
+            continue
+        verdict = claim_verdict(found["low"], found["high"], claim.direction, margin_of(claim))
+        on = f"{name}, from scratch, at the same cost"
+        yield {
+            **{"ours": found["delta"], "low": found["low"], "high": found["high"], "n": found["pairs"]},
+            **{"verdict": verdict, "on": on, "baseline": scaled["cell"], "variant": found["cell"], "command": COMMAND},
+            "why": f"{reason(verdict, claim, 'points')}; in direction, at small scale: {on}",
         }
 
 

@@ -30,11 +30,13 @@ from mnet.data.batches import Share
 from mnet.data.module import InMemoryImages
 from mnet.errors import ConfigError
 from mnet.files import remove_temporary, write_json, write_torch, write_yaml
+from mnet.inside import dead_kernels
 from mnet.machine import keep_freed_memory, provenance
 from mnet.network import MobileNet
 from mnet.quantization import CALIBRATION_BATCH, convert, prepare, quantize, require, save
 from mnet.spec import Network
 from mnet.studies.callbacks import (
+    DeadKernels,
     Keep,
     MetricsFile,
     NotFinite,
@@ -52,6 +54,7 @@ from mnet.studies.store import (
     CONFIG,
     FAILURE,
     FORMAT,
+    NETWORK,
     RESULT,
     RESUME,
     WEIGHTS,
@@ -63,6 +66,7 @@ from mnet.studies.store import (
     write_correct,
 )
 from mnet.studies.trial import Trial
+from mnet.tables import FILES, table, write_network
 from mnet.tasks.module import LOG_STEPS, TaskModule
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
@@ -213,6 +217,8 @@ class Training(NamedTuple):
 
 
 def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | None) -> None:
+    if trial.model.endswith(FILES):
+        write_network(table(trial.model), folder / NETWORK)
     write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
 
 
@@ -234,6 +240,7 @@ def make_trainer(
     trainer: Mapping[str, object] | None,
 ) -> L.Trainer:
     averages = [WarmEMA(recipe.ema)] if recipe.ema else []
+    callbacks = [*callbacks, DeadKernels()]
     return L.Trainer(
         max_epochs=recipe.epochs,
         limit_train_batches=recipe.epoch_steps or 1.0,
@@ -285,6 +292,8 @@ def finish(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "format": FORMAT,
     }
+    if dead := dead_kernels(model.net):
+        result["dead_kernels"] = round(100 * dead[0][0], 4)
     if model.start is not None:
         result |= {"pretrained_share": round(model.start.share, 4), "start": str(model.start)}
     metrics.save()

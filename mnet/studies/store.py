@@ -25,6 +25,8 @@ from mnet.files import write_atomic, write_json
 from mnet.tasks import TASKS
 
 CONFIG = "config.yaml"
+NETWORK = "network.yaml"
+"""Of a run whose model is a file: its content."""
 METRICS = "metrics.csv"
 CORRECT = "correct.npz"
 WEIGHTS = "weights.pt"
@@ -103,7 +105,7 @@ def adopt(source: Path, folder: Path) -> Result:
     assert result is not None
     if source == folder:
         return result
-    for name in (CONFIG, METRICS, CORRECT, EXAMPLES, WEIGHTS):
+    for name in (CONFIG, NETWORK, METRICS, CORRECT, EXAMPLES, WEIGHTS):
         if (source / name).exists():
             with (source / name).open("rb") as stream:
                 write_atomic(folder / name, lambda target, stream=stream: shutil.copyfileobj(stream, target))  # type: ignore[misc]

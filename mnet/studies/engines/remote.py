@@ -29,6 +29,7 @@ from mnet.studies.store import (
     EXAMPLES,
     FAILURE,
     METRICS,
+    NETWORK,
     RESULT,
     RESUME,
     WEIGHTS,
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNFINISHED = (CONFIG, METRICS, RESUME)
-FINISHED = (CONFIG, METRICS, CORRECT, EXAMPLES, WEIGHTS, RESULT)
+UNFINISHED = (CONFIG, NETWORK, METRICS, RESUME)
+FINISHED = (CONFIG, NETWORK, METRICS, CORRECT, EXAMPLES, WEIGHTS, RESULT)
 
 
 def is_url(place: str) -> bool:
