@@ -216,7 +216,7 @@ def fingerprint(network: Network) -> str:
 
 def best(candidates: pd.DataFrame) -> pd.Series:
     """The candidate of the highest reward."""
-    return candidates.iloc[int(candidates["reward"].to_numpy().argmax())]
+    return candidates.iloc[int(candidates["reward"].fillna(-math.inf).to_numpy().argmax())]
 
 
 def front(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -291,6 +291,6 @@ def rank_correlation(one: Sequence[float], other: Sequence[float], *, seed: int 
     random = np.random.default_rng(seed)
     drawn = (pairs[:, random.integers(0, len(one), len(one))] for _ in range(2000))
     found = [stats.spearmanr(*some).statistic for some in drawn if len(set(some[0])) > 1 and len(set(some[1])) > 1]
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = np.quantile(found, [0.025, 0.975]) if found else (math.nan, math.nan)  # where all are alike
     whole = float(stats.spearmanr(*pairs).statistic)
     return RankCorrelation(whole, float(low), float(high), float(stats.kendalltau(*pairs).statistic), len(one))

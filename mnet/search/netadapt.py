@@ -128,7 +128,7 @@ def adapt(
             reached = last.cost / whole
             raise ConfigError(
                 f"no proposal saves {settings.delta:.1%} at {reached:.0%} of the seed's cost: what can be narrowed is; "
-                f"give a target above {reached:.2f}, or a smaller delta"
+                f"give {f'a target above {reached:.2f}, or ' if number > 1 else ''}a smaller delta"
             )
         trials = [tuning(seed, last, one, settings, folder) for one in among]
         jobs = [Job(trial, folder, PROPOSALS) for trial in trials]

@@ -211,3 +211,44 @@ def test_runs_from_pretrained_weights_are_evidence_of_their_own_and_never_paired
     assert f"from {start['pretrained']}" in row["on"]
     (row,) = ask("v3-se-accuracy", [*without, *lost], plan).to_dict("records")
     assert row["verdict"] == "not tested here"
+
+
+def test_dead_kernels_are_judged_by_whether_most_have_died_wherever_the_model_was_trained_as_published():
+    name = "v1-dead-depthwise-kernels"
+
+    def died(shares, **settings) -> list[dict[str, object]]:
+        return [
+            {**run("dead-kernels", 80, seed=i, **V1, **settings), "dead_kernels": one} for i, one in enumerate(shares)
+        ]
+
+    (row,) = ask(name, died([0.0, 0.1, 0.2])).to_dict("records")
+    assert (row["verdict"], row["n"], row["ours"]) == ("contradicted", 3, pytest.approx(0.1))
+    assert row["high"] < 50
+    strong = died([90.0, 92.0, 94.0], weight_decay=0.5)
+    other = died([99.0, 99.0, 99.0], activation="hswish")  # is no V1 as published
+    first, second = ask(name, [*strong, *other, *died([0.0, 0.1, 0.2])]).to_dict("records")
+    assert (first["verdict"], second["verdict"]) == ("contradicted", "reproduced")  # the recipe's own decay first
+    assert "weight_decay=0.5" in second["on"]
+    (row,) = ask(name, died([20.0, 60.0, 80.0])).to_dict("records")
+    assert row["verdict"] == "inconclusive"
+    (row,) = ask(name, runs("width", [80.0, 81.0], **V1)).to_dict("records")  # from before they were counted
+    assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; make ablate-dead-kernels does")
+
+
+def test_what_netadapt_found_is_judged_beside_the_network_of_the_same_cost():
+    claim = CLAIMS["v3-netadapt"]
+
+    def judge(low: float, high: float) -> dict[str, object]:
+        cells = {"cell": ["width=0.5", "model=network.yaml"], "pairs": [None, 5], "delta": [None, (low + high) / 2]}
+        table = pd.DataFrame({**cells, "low": [None, low], "high": [None, high]})
+        plan, frame = planned(run("se", 0)), pd.DataFrame([run("se", 0, **V1)])
+        found = claims_table([claim], runs=frame, planned=plan, latencies={}, searches={"netadapt-x": table})
+        return found.iloc[0].to_dict()
+
+    row = judge(0.2, 0.6)
+    assert (row["verdict"], row["n"], row["ours"], row["command"]) == ("reproduced", 5, 0.4, "make search")
+    assert (row["baseline"], row["variant"]) == ("width=0.5", "model=network.yaml")
+    assert judge(-0.6, -0.2)["verdict"] == "contradicted"
+    assert judge(-0.1, 0.6)["verdict"] == "inconclusive"
+    (row,) = ask(claim, []).to_dict("records")
+    assert (row["verdict"], row["why"]) == ("not tested here", "not searched; make search does")
