@@ -18,10 +18,14 @@ from pathlib import Path
 import pandas as pd
 from claims import evaluate
 from options import HERE, SWEEPS, read_own_options
+from search import CHECK
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
+from mnet.search.blocks import PROXY
+from mnet.search.netadapt import FOUND, SEED, SETTINGS
 from mnet.studies.archive import (
+    CANDIDATES,
     CLAIMS,
     EFFECTS,
     FRONTIER,
@@ -30,6 +34,7 @@ from mnet.studies.archive import (
     PUBLISHED,
     RUNS,
     SUMMARY,
+    TRACE,
     read_table,
     study_table,
 )
@@ -37,9 +42,12 @@ from mnet.studies.archive import studies_with as with_table
 from mnet.studies.display import interval, number, shown_claims
 from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
 from mnet.studies.latency import CLAIMS_FILE
+from mnet.studies.statistics import half_width
 from mnet.studies.sweep import list_studies
 from mnet.tasks import TASKS, task_in
 
+OF_SEARCHES = (TRACE, CANDIDATES, PROXY, CHECK, SEED, FOUND, SETTINGS)
+HOME = Path("results") / PUBLISHED
 LARGEST = 300_000
 """Bytes of a published file."""
 WHERE = HERE.parent / "results" / PUBLISHED
@@ -82,22 +90,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def copy(root: Path, target: Path) -> Iterator[Path]:
-    """Copy the tables and figures of every study in `root`.
+    """Copy the tables and figures of every study in `root`, and what searches have found.
 
     Raises:
         ConfigError: A file is too large to be published.
     """
-    for study in list_studies(SWEEPS):
-        tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE, INSIDE)
+    tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE, INSIDE, *OF_SEARCHES)
+    for study in [*list_studies(SWEEPS), *searches(root)]:
         more = [path for pattern in ("blocks-*.csv", "*.png") for path in sorted((root / study).glob(pattern))]
-        for path in [*(root / study / name for name in tables), *more]:
+        for path in [*(root / study / name for name in (*tables, f"{study}.yaml")), *more]:
             if not path.is_file():
                 continue
             if path.stat().st_size > LARGEST:
                 raise ConfigError(f"{path} has {path.stat().st_size} bytes, above {LARGEST}")
             (target / study).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / study / path.name)
+            if path.suffix != ".png":  # cells are called by the file of the found network
+                at_home(target / study / path.name, Path("results") / study / FOUND, HOME / study / FOUND)
             yield target / study / path.name
+
+
+def searches(root: Path) -> list[str]:
+    """Of a results folder, by their names."""
+    found = [path for name in (TRACE, CANDIDATES) for path in root.glob(f"*/{name}")]
+    return sorted({path.parent.name for path in found})
+
+
+def at_home(path: Path, before: Path, after: Path) -> None:
+    """Name a file by where it is published."""
+    content = path.read_text()
+    if str(before) in content:
+        write_atomic(path, lambda stream: stream.write(content.replace(str(before), str(after)).encode()))
 
 
 def fill(text: str, root: Path) -> str:
@@ -178,7 +201,7 @@ def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     within = with_table(root, EFFECTS)
     for study in with_table(root, SUMMARY):
         table = study_table(root, study, SUMMARY)
-        if study not in within and task_in(table) == TASKS["classification"]:
+        if study not in (*within, *searches(root)) and task_in(table) == TASKS["classification"]:
             yield study, table
 
 
@@ -207,6 +230,35 @@ def comparisons(root: Path) -> str:
 
 def longer(root: Path) -> str:
     return comparisons(root / LONGER)
+
+
+def found(root: Path) -> str:
+    """What searches found, beside the same network scaled by width, and whole."""
+    rows = []
+    for study in searches(root):
+        table, check = study_table(root, study, SUMMARY), root / study / CHECK
+        ratios = dict(read_table(check)[["variant", "ratio"]].to_numpy()) if check.is_file() else {}
+        for _, cell in table.iterrows():
+            settings = dict(word.partition("=")[::2] for word in str(cell["cell"]).split())
+            own = " ".join(str(cell["cell"]).split()[1:]) or "whole"
+            name = "found" if settings["model"].endswith(FOUND) else own
+            key = "found" if name == "found" else f"width {settings.get('width', '1')}"
+            delta = "baseline" if pd.isna(cell["delta"]) else number(cell["delta"])
+            told = [study, name, f"{cell['n']}", f"{cell['top1_mean']:.2f}", delta, interval(cell["low"], cell["high"])]
+            told += ["" if pd.isna(cell["verdict"]) else cell["verdict"], f"{ratios[key]:.3f}" if key in ratios else ""]
+            rows.append([*told, f"{cell['params'] / 1e6:.3f} M", f"{cell['madds'] / 1e6:.2f} M"])
+    heads = ("search", "network", "n", "top-1 %", "difference", "95% interval", "verdict", "latency", "params", "MAdds")
+    return grid(heads, rows, right=("latency",))
+
+
+def dead(root: Path) -> str:
+    """Depthwise kernels that died, by how they were trained."""
+    runs, rows = study_table(root, "dead-kernels"), []
+    for cell, own in runs.groupby("cell", sort=False):
+        share = own["dead_kernels"].to_numpy(float)
+        told = [str(cell).removeprefix("model=mobilenet_"), f"{len(own)}", f"{own['top1'].mean():.2f}"]
+        rows.append([*told, f"{share.mean():.2f}", f"± {half_width(share):.2f}"])
+    return grid(("cell", "n", "top-1 %", "dead %", "95% interval"), rows, right=("dead %",))
 
 
 def cells(root: Path, study: str) -> str:
@@ -308,6 +360,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
         effects,
         detection,
         segmentation,
+        found,
+        dead,
         latency,
         int8,
         bench,

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import yaml
 from options import HERE, SWEEPS, read_own_options, sweep_file
 
 from mnet.errors import ConfigError, unknown
-from mnet.studies.archive import read_claims
+from mnet.studies.archive import find_table, read_claims
 from mnet.studies.papers import published_detectors, published_points
 from mnet.studies.report import reported, write_report
 from mnet.studies.sweep import list_studies, load_study
@@ -58,7 +59,7 @@ def write(root: Path, names: Sequence[str] | None = None) -> Iterator[Path]:
     for name in names or ():
         own = None if claims is None else claims[claims["study"] == name]
         path = root / name / PAGE
-        write_report(path, root, {name: description(name)}, claims=own, published=points, rule=RULE)
+        write_report(path, root, {name: description(root, name)}, claims=own, published=points, rule=RULE)
         yield path
 
 
@@ -86,12 +87,14 @@ def descriptions(root: Path) -> dict[str, str]:
     """Of every study with results: those with a sweep file first, in its order."""
     there = reported(root)
     known = [name for name in list_studies(SWEEPS) if name in there]
-    return {name: description(name) for name in [*known, *(name for name in there if name not in known)]}
+    return {name: description(root, name) for name in [*known, *(name for name in there if name not in known)]}
 
 
-def description(name: str) -> str:
-    """What a sweep file says of its study; nothing of a study that has none."""
+def description(root: Path, name: str) -> str:
+    """What a sweep file says of its study, or that which a search has left; nothing of a study that has none."""
     path = sweep_file(name)
+    if (found := find_table(root, name, f"{name}.yaml")) is not None:  # of a search
+        return str(yaml.safe_load(found.read_text())["description"])
     return load_study(path).description if path.is_file() else ""
 
 

@@ -41,8 +41,8 @@ from mnet.latency.runtimes import RUNTIMES, ExportError
 from mnet.latency.table import LatencyTable, measure_table, read_latency_table
 from mnet.machine import machine_facts
 from mnet.search.netadapt import FOUND, NetAdapt, Step, adapt
-from mnet.search.plots import plot_trace
-from mnet.search.proposals import Cost, MAdds
+from mnet.search.plots import plot_search
+from mnet.search.proposals import MAdds
 from mnet.spec import Network
 from mnet.studies.archive import TRACE
 from mnet.studies.engines import Engine, Event
@@ -110,10 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cost = build_cost(seed, options.runtime, folder)
         with Told(options) as told:
             steps = adapt(seed, cost, settings, folder, engine, told.step, told.event)
-        draw(folder, name, seed, steps, cost)
+        figure = folder / f"{name}-trace.png"
+        plot_search(Path(options.out), name, figure)
+        print("\n".join(f"  {path}" for path in (folder / FOUND, folder / TRACE, figure)))
         cells = matched(seed, steps, cost, folder)
         why = "NetAdapt, which V3 §4.2 ends its search with"
-        code = compare_trained(name, seed, cells, why, folder, engine, [data], options)
+        code = compare_trained(name, seed, cells, why, "make search", folder, engine, [data], options)
         print(f"{name}: {timedelta(seconds=round(time.monotonic() - begun))}")
         return code
     except KeyboardInterrupt:
@@ -226,14 +228,6 @@ class Told:
         return f"ETA {timedelta(seconds=round(todo * (time.monotonic() - self.begun) / done))}"
 
 
-def draw(folder: Path, name: str, seed: Trial, steps: Sequence[Step], cost: Cost) -> None:
-    unit = "million multiply-adds" if isinstance(cost, MAdds) else "ms"
-    path = folder / f"{name}-trace.png"
-    title = f"{name}: {cost}"
-    plot_trace(pd.read_csv(folder / TRACE), steps[0].network, steps[-1].network, unit, path, title)
-    print(f"  {folder / FOUND}\n  {folder / TRACE}\n  {path}")
-
-
 def matched(seed: Trial, steps: Sequence[Step], cost: MAdds | LatencyTable, folder: Path) -> list[dict[str, object]]:
     """The cells to be trained; by latency, the table's error is told too."""
     found = steps[-1].network
@@ -312,6 +306,7 @@ def compare_trained(
     seed: Trial,
     cells: Sequence[Mapping[str, object]],
     why: str,
+    command: str,
     folder: Path,
     engine: Engine,
     data: Sequence[ImageData],
@@ -319,7 +314,7 @@ def compare_trained(
 ) -> int:
     """Train the cells from scratch, as any study, from a sweep file that can be run again by itself."""
     path = folder / f"{name}.yaml"
-    write_yaml(path, sweep(name, seed, cells, why, options.seeds or SEEDS))
+    write_yaml(path, sweep(name, seed, cells, why, command, options.seeds or SEEDS))
     study = load_study(path)
     jobs = ablate.plan([study], Path(options.out), options, {})
     code = ablate.run([study], Path(options.out), engine, jobs, options.margin)
@@ -331,9 +326,11 @@ def compare_trained(
     return code
 
 
-def sweep(name: str, seed: Trial, cells: Sequence[Mapping[str, object]], why: str, seeds: int) -> dict[str, object]:
+def sweep(
+    name: str, seed: Trial, cells: Sequence[Mapping[str, object]], why: str, command: str, seeds: int
+) -> dict[str, object]:
     """A sweep file, as those of experiments/sweeps."""
-    own = (*Toggles.__dataclass_fields__, "model", "target_madds", "seed", "tested")
+    own, seed_name = (*Toggles.__dataclass_fields__, "model", "target_madds", "seed", "tested"), Path(seed.model).stem
     fixed = {
         field: value
         for field in PARAMETERS
@@ -346,8 +343,9 @@ def sweep(name: str, seed: Trial, cells: Sequence[Mapping[str, object]], why: st
         "program": "experiments/train.py",
         "method": "grid",
         "name": name,
-        "description": f"The network that a search found from {Path(seed.model).stem}, beside that one scaled by width "
-        f"to the same cost, and whole. The search: {why}; the paper gives no such comparison.",
+        "description": f"Is a network that a search found from {seed_name} better than {seed_name} scaled by width to "
+        f"the same cost? Beside both, {seed_name} itself. The search: {why}; the paper gives no such comparison.\n"
+        f"Command: {command}",
         "metric": {"name": f"val/{seed.task.headline.name}", "goal": "maximize"},
         "parameters": parameters,
         "command": ["${env}", "${interpreter}", "${program}", f"--study={name}", "${args}"],

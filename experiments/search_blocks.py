@@ -39,7 +39,6 @@ from mnet.cost import cost
 from mnet.errors import ConfigError, DataError
 from mnet.latency.runtimes import ExportError
 from mnet.search.blocks import (
-    CANDIDATES,
     PROXY,
     BlockSearch,
     best,
@@ -48,8 +47,9 @@ from mnet.search.blocks import (
     search_blocks,
 )
 from mnet.search.netadapt import FOUND
-from mnet.search.plots import plot_candidates
+from mnet.search.plots import plot_search
 from mnet.spec import Network
+from mnet.studies.archive import CANDIDATES
 from mnet.studies.run import load_data
 from mnet.studies.trial import Trial
 from mnet.tables import table, write_network
@@ -137,17 +137,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         proxy = check_proxy(seed, candidates, settings, folder, engine)
         said = str(rank_correlation(list(proxy["proxy"]), list(proxy["full"])))
         print(f"short against full training: {said}")
-        path = folder / f"{name}-candidates.png"
-        plot_candidates(candidates, chosen, proxy, said, path, f"{name}: {costs}")
-        for file in (FOUND, CANDIDATES, PROXY):
-            print(f"  {folder / file}")
-        print(f"  {path}")
+        figure = folder / f"{name}-candidates.png"
+        plot_search(Path(options.out), name, figure)
+        print("\n".join(f"  {path}" for path in (*(folder / file for file in (FOUND, CANDIDATES, PROXY)), figure)))
         if options.runtime == MADDS:
             cells = cells_at(seed, folder, {"target_madds": round(cost(found, seed.data().resolution).madds / 1e6, 4)})
         else:
             cells = cells_at(seed, folder, {"width": width_at(seed, found, {}, options.runtime, folder)})
         why = "MnasNet's reward, which V3 §4.1 searches by"
-        code = compare_trained(name, seed, cells, why, folder, engine, [data], options)
+        code = compare_trained(name, seed, cells, why, "make search-blocks", folder, engine, [data], options)
         print(f"{name}: {timedelta(seconds=round(time.monotonic() - begun))}")
         return code
     except KeyboardInterrupt:

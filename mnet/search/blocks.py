@@ -25,11 +25,12 @@ from mnet.files import write_csv
 from mnet.search.netadapt import NETWORKS, PROPOSALS, accuracy, at, forget, remember, run
 from mnet.settings import check_types
 from mnet.spec import Block, Network, round_channels
+from mnet.studies.archive import CANDIDATES
 from mnet.studies.engines import Engine, Event, Job
 from mnet.studies.trial import Trial
 from mnet.tables import write_network
 
-CANDIDATES, PROXY = "candidates.csv", "proxy.csv"
+PROXY = "proxy.csv"
 
 KNOBS: Mapping[str, tuple[object, ...]] = {
     "kernel": (None, 3, 5),

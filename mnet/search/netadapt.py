@@ -32,7 +32,7 @@ from mnet.studies.trial import Trial
 from mnet.tables import table, write_network
 from mnet.toggles import Toggles
 
-FOUND, NETWORKS, SETTINGS = "network.yaml", "networks", "search.yaml"
+SEED, FOUND, NETWORKS, SETTINGS = "seed.yaml", "network.yaml", "networks", "search.yaml"
 PROPOSALS = "proposals"
 """Below the folder of a search, the study that its runs are of: other searches do not share them, for most have lost
 their weights."""
@@ -95,7 +95,7 @@ def adapt(
         seed: The network to begin with, its data and recipe. Trained first.
         cost: Of a network.
         settings: How far, and how.
-        folder: Of the search: `TRACE`, `FOUND` and the runs.
+        folder: Of the search: `SEED`, `TRACE`, `FOUND` and the runs.
         engine: Who trains.
         tell: Told of every step.
         watch: Told of every event of a run.
@@ -113,6 +113,7 @@ def adapt(
     trace = Trace(folder)
     data = start.data()
     network = start.network(data.num_classes, data.in_channels)
+    write_network(network, folder / SEED)
     first = Job(start, folder, PROPOSALS)
     run(engine, [first], watch)
     steps = [Step(0, START, network, cost(network), accuracy(first), first.folder)]

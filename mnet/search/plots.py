@@ -6,12 +6,44 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from matplotlib.figure import Figure
 
+from mnet.errors import unknown
 from mnet.figures import finish
-from mnet.search.blocks import front
+from mnet.search.blocks import PROXY, best, front, rank_correlation
+from mnet.search.netadapt import FOUND, SEED, SETTINGS
 from mnet.spec import Network
+from mnet.studies.archive import CANDIDATES, TRACE, find_table, read_table, studies_with
+from mnet.tables import table as network_in
 from mnet.truncation import sizes
+
+
+def plot_search(root: Path, name: str, path: Path | None = None) -> Figure:
+    """The figure of a search.
+
+    Args:
+        root: The results folder.
+        name: Of the search, whose files are there or published.
+        path: Where to write it, as PNG; None = nowhere.
+
+    Raises:
+        ConfigError: There is no such search.
+    """
+    there = find_table(root, name, TRACE) or find_table(root, name, CANDIDATES)
+    if there is None:
+        raise unknown(f"search in {root}", name, [*studies_with(root, TRACE), *studies_with(root, CANDIDATES)])
+    folder, table = there.parent, read_table(there)
+    cost = str(yaml.safe_load((folder / SETTINGS).read_text())["cost"])
+    title = f"{name}: {cost}"
+    if there.name == CANDIDATES:
+        proxy = read_table(folder / PROXY)
+        said = str(rank_correlation(list(proxy["proxy"]), list(proxy["full"])))
+        return plot_candidates(table, best(table), proxy, said, path, title)
+    unit = "million multiply-adds" if cost.startswith("madds") else "ms"
+    seed, found = (network_in(str(folder / file)) for file in (SEED, FOUND))
+    return plot_trace(table, seed, found, unit, path, title)
+
 
 TAKEN, LEFT = "#D55E00", "#BBBBBB"
 

@@ -21,8 +21,8 @@ RESOLVED = ("epochs", "batch_size", "lr")
 
 RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
 LATENCY, FRONTIER = "latency.csv", "frontier.csv"
-TRACE = "trace.csv"
-"""Of a search, step by step, see `mnet.search`."""
+TRACE, CANDIDATES = "trace.csv", "candidates.csv"
+"""Of a search, step by step, or candidate by candidate; see `mnet.search`."""
 INSIDE = "inside.csv"
 """Layer by layer, see `mnet.studies.inside`."""
 CLAIMS = "claims.csv"

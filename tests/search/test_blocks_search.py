@@ -12,7 +12,6 @@ from taught_engine import TaughtEngine
 import mnet
 from mnet import ConfigError
 from mnet.search.blocks import (
-    CANDIDATES,
     KNOBS,
     PROXY,
     BlockSearch,
@@ -29,7 +28,7 @@ from mnet.search.blocks import (
 from mnet.search.blocks import search_blocks as run_search
 from mnet.search.netadapt import FOUND
 from mnet.search.proposals import MAdds, resized
-from mnet.studies.archive import study_table
+from mnet.studies.archive import CANDIDATES, study_table
 from mnet.studies.store import WEIGHTS
 from mnet.studies.trial import Trial
 

@@ -290,6 +290,42 @@ def scatter_chart(
     return Chart(title, finish(layers, height), legend)
 
 
+TAKEN, OTHERS = "#D55E00", "#999999"
+
+
+def trace_chart(trace: pd.DataFrame) -> Chart | None:
+    """Every proposal of a search by its cost and its accuracy on validation, and those that were taken."""
+    points = []
+    for row in records(trace.dropna(subset=["accuracy"]).sort_values("taken")):
+        taken = bool(row["taken"])
+        change = f"{row['before']:.0f} to {row['after']:.0f} channels" if is_number(row.get("before")) else "the seed"
+        said = f"step {row['step']:.0f}, {row['space']}, {change}: {row['accuracy']:.2f}% at {row['cost']:.4f}"
+        said += f"{', taken' if taken else ''}\nrun {row['run_id']}"
+        mark = {"ink": TAKEN, "shape": "diamond"} if taken else {"ink": OTHERS, "shape": "circle"}
+        points.append({"x": row["cost"], "y": row["accuracy"], **mark, "told": said})
+    legend = [(TAKEN, SHAPES["diamond"], "taken"), (OTHERS, SHAPES["circle"], "proposed")]
+    x_title = "cost, milliseconds or million multiply-adds (log scale)"
+    return scatter_chart("The search", points, x_title, legend, path=False, label="validation top-1")
+
+
+def candidates_chart(candidates: pd.DataFrame) -> Chart | None:
+    """Candidates of a search over blocks by cost and accuracy; the seed, and the one of the highest reward."""
+    points, best = [], candidates["reward"].idxmax()
+    for i, row in candidates.dropna(subset=["accuracy"]).iterrows():
+        own = "the seed" if i == 0 else "highest reward" if i == best else "candidates"
+        said = f"generation {row['generation']:.0f}: {row['accuracy']:.2f}% at {row['cost']:.3f} of the seed's cost, "
+        said += f"reward {row['reward']:.2f}\nrun {row['run_id']}"
+        ink, shape = CANDIDATES[own]
+        points.append({"x": row["cost"], "y": row["accuracy"], "ink": ink, "shape": shape, "told": said})
+    legend = [(ink, SHAPES[shape], name) for name, (ink, shape) in CANDIDATES.items()]
+    x_title = "cost over the seed's (log scale)"
+    return scatter_chart("The search", points, x_title, legend, through=1, label="validation top-1")
+
+
+CANDIDATES = {"candidates": (OTHERS, "circle"), "the seed": (INK, "square"), "highest reward": (TAKEN, "diamond")}
+"""Ink and shape of each."""
+
+
 def cells_scatter(cells: pd.DataFrame, title: str, x: str, x_title: str, through: float | None = None) -> Chart | None:
     """A study's cells: top-1, or what else the task compares, over multiply-adds in millions, or over a latency ratio;
     numbered, as a legend says."""

@@ -13,8 +13,21 @@ from mnet.cost import cost
 from mnet.errors import ConfigError
 from mnet.latency.blocks import counted_blocks
 from mnet.spec import Network
-from mnet.studies.archive import EFFECTS, FRONTIER, LATENCY, PUBLISHED, RUNS, SUMMARY, find_table, read_table
+from mnet.studies.archive import (
+    CANDIDATES,
+    EFFECTS,
+    FRONTIER,
+    INSIDE,
+    LATENCY,
+    PUBLISHED,
+    RUNS,
+    SUMMARY,
+    TRACE,
+    find_table,
+    read_table,
+)
 from mnet.studies.examples import FIGURE as EXAMPLES_FIGURE
+from mnet.studies.inside import inside_summary
 from mnet.studies.report import charts, tables
 from mnet.studies.report.charts import FAMILIES, Chart
 from mnet.studies.report.commands import Place, Row, latency_command, records, told
@@ -67,6 +80,11 @@ class Data:
     effects: pd.DataFrame | None
     latency: pd.DataFrame | None
     frontier: pd.DataFrame | None
+    trace: pd.DataFrame | None
+    """Of NetAdapt."""
+    candidates: pd.DataFrame | None
+    """Of a search over blocks."""
+    inside: pd.DataFrame | None
     blocks: Mapping[str, pd.DataFrame]
     """Runtime -> what each block of the baseline takes on it."""
     examples: Path | None
@@ -80,8 +98,9 @@ class Data:
 
 def read_study(root: Path, name: str) -> Data | None:
     """The tables of a study; None if it has none."""
-    paths = {one: find_table(root, name, one) for one in (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER)}
-    if not any(paths.values()):
+    measured, beside = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER), (TRACE, CANDIDATES, INSIDE)
+    paths = {one: find_table(root, name, one) for one in (*measured, *beside)}
+    if not any(paths[one] for one in measured):
         return None
     read = {one: read_table(path) if path else None for one, path in paths.items()}
     folders = (root / PUBLISHED / name, root / name)  # of a file in both, this machine's is the last
@@ -94,6 +113,9 @@ def read_study(root: Path, name: str) -> Data | None:
         effects=read[EFFECTS],
         latency=read[LATENCY],
         frontier=read[FRONTIER],
+        trace=read[TRACE],
+        candidates=read[CANDIDATES],
+        inside=read[INSIDE],
         blocks={path.stem.removeprefix("blocks-"): read_table(path) for path in files},
         examples=find_table(root, name, EXAMPLES_FIGURE),
     )
@@ -129,6 +151,9 @@ def section(data: Data, description: str, points: Sequence[Row], place: Place) -
         caption = "Latency over the first row’s on the same runtime, with 95% intervals; left of the line is faster. "
         caption += f"Threads: {tables.distinct(data.latency, 'threads')}; {tables.distinct(data.latency, 'device')}."
         figures.append(Figure(caption, [chart], "latency"))
+    figures += search_figures(data, kept)
+    if data.inside is not None:
+        kept["inside"] = tables.table("Inside the networks", tables.INSIDE, inside_summary(data.inside))
     figure, more = per_layer(data)
     figures += [figure] if figure else []
     return Section(
@@ -142,6 +167,17 @@ def section(data: Data, description: str, points: Sequence[Row], place: Place) -
         {**kept, **more},
         picture_address(data.examples),
     )
+
+
+def search_figures(data: Data, kept: dict[str, Table]) -> Iterator[Figure]:
+    """How the networks of a study were found; the tables are added to `kept`."""
+    if data.trace is not None and (chart := charts.trace_chart(data.trace)) is not None:
+        kept["steps"] = tables.table("The search, step by step", tables.STEPS, data.trace)
+        caption = "NetAdapt: every proposal after its tuning, and those that were taken, from the seed on the right."
+        yield Figure(caption, [chart], "steps")
+    if data.candidates is not None and (chart := charts.candidates_chart(data.candidates)) is not None:
+        kept["candidates"] = tables.table("The search, candidate by candidate", tables.CANDIDATES, data.candidates)
+        yield Figure("Candidates after a short training, judged on validation pictures.", [chart], "candidates")
 
 
 def picture_address(path: Path | None) -> str:

@@ -164,6 +164,21 @@ BLOCKS = (
     *(figure("out_channels", "out", 0), figure("params", "params", 0), figure("madds", "MAdds", 0)),
 )
 TIMED = (figure("ms", "ms", 3), interval("low", "high", digits=3))
+STEPS = (
+    *(figure("step", "step", 0), plain("space", "where"), figure("before", "channels", 0), figure("after", "then", 0)),
+    *(figure("cost", "cost", 4), figure("accuracy", "validation, %")),
+    Column("taken", lambda row: Cell("yes" if row["taken"] else "no"), numeric=False),
+    plain("run_id", "run"),
+)
+CANDIDATES = (
+    *(figure("generation", "generation", 0), figure("accuracy", "short training, validation, %")),
+    *(figure("cost", "cost", 3), figure("reward", "reward"), plain("run_id", "run")),
+)
+INSIDE = (
+    *(plain("cell"), figure("n", "seeds", 0), figure("dead", "dead depthwise kernels, %")),
+    *(figure("dead_half_width", "half width"), figure("silent", "silent channels, %")),
+    *(figure("silent_half_width", "half width of that"), figure("rank_kept", "effective rank, after over before", 3)),
+)
 LAYERS = (
     *(plain("layer"), plain("kind"), figure("in_channels", "in", 0), figure("out_channels", "out", 0)),
     *(figure("kernel", "kernel", 0), figure("stride", "stride", 0), figure("resolution", "pixels", 0)),
