@@ -20,8 +20,19 @@ from rich.console import Console
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
 from mnet.inside import DEAD, hard_swish_gap, through_relu
-from mnet.studies.archive import INSIDE
-from mnet.studies.inside import FIGURE, inside_summary, inside_table, plot_inside, shown_inside
+from mnet.studies.archive import DEATHS, INSIDE, study_table
+from mnet.studies.inside import (
+    DEATHS_FIGURE,
+    FIGURE,
+    SAID_OF_DEATHS,
+    deaths_summary,
+    deaths_table,
+    inside_summary,
+    inside_table,
+    plot_deaths,
+    plot_inside,
+    shown_inside,
+)
 from mnet.studies.store import WEIGHTS
 from mnet.studies.sweep import list_studies
 
@@ -78,10 +89,30 @@ def diagnose(root: Path, study: str, pictures: int) -> None:
     rows = [[str(cell), *map(str, row)] for cell, row in zip(shown.index, shown.to_numpy(), strict=True)]
     print(f"{title}; mean over seeds with 95% t intervals:")
     print(grid(("cell", *shown), rows))
+    files = [INSIDE, FIGURE]
+    if len(deaths := deaths_table(root, study)):
+        tell_deaths(root, study)
+        write_csv(root / study / DEATHS, deaths)
+        plot_deaths(deaths, root / study / DEATHS_FIGURE, f"Dead depthwise kernels of {study}, through training")
+        files += [DEATHS, DEATHS_FIGURE]
     least = table["least"].min()
     print(f"The least norm of a depthwise kernel is {least:.3f} of a new one's; dead is below {DEAD:g}.")
-    for name in (INSIDE, FIGURE):
+    for name in files:
         Console().print(f"  {root / study / name}", highlight=False, soft_wrap=True)
+
+
+def tell_deaths(root: Path, study: str) -> None:
+    """The share that died of each cell, and whether that differs from the first of its model."""
+    rows = []
+    for _, cell in deaths_summary(study_table(root, study).dropna(subset=["dead_kernels"])).iterrows():
+        told = [str(cell["cell"]), f"{cell['dead']:.2f} ± {cell['half_width']:.2f}"]
+        if pd.isna(cell.get("delta")):
+            rows.append([*told, "first", "", ""])
+            continue
+        limits = f"[{cell['low']:+.2f}, {cell['high']:+.2f}]"
+        rows.append([*told, f"{cell['delta']:+.2f}", limits, SAID_OF_DEATHS[cell["verdict"]]])
+    print("Dead depthwise kernels at the end, and the difference to the first cell of the model, paired by seed:")
+    print(grid(("cell", "dead %", "difference", "95% interval", "verdict"), rows))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from mnet.search.netadapt import FOUND, SEED, SETTINGS
 from mnet.studies.archive import (
     CANDIDATES,
     CLAIMS,
+    DEATHS,
     EFFECTS,
     FRONTIER,
     INSIDE,
@@ -41,8 +42,8 @@ from mnet.studies.archive import (
 from mnet.studies.archive import studies_with as with_table
 from mnet.studies.display import interval, number, shown_claims
 from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
+from mnet.studies.inside import SAID_OF_DEATHS, deaths_summary
 from mnet.studies.latency import CLAIMS_FILE
-from mnet.studies.statistics import half_width
 from mnet.studies.sweep import list_studies
 from mnet.tasks import TASKS, task_in
 
@@ -95,7 +96,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
     Raises:
         ConfigError: A file is too large to be published.
     """
-    tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE, INSIDE, *OF_SEARCHES)
+    tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE, INSIDE, DEATHS, *OF_SEARCHES)
     for study in [*list_studies(SWEEPS), *searches(root)]:
         more = [path for pattern in ("blocks-*.csv", "*.png") for path in sorted((root / study).glob(pattern))]
         for path in [*(root / study / name for name in (*tables, f"{study}.yaml")), *more]:
@@ -253,12 +254,13 @@ def found(root: Path) -> str:
 
 def dead(root: Path) -> str:
     """Depthwise kernels that died, by how they were trained."""
-    runs, rows = study_table(root, "dead-kernels"), []
-    for cell, own in runs.groupby("cell", sort=False):
-        share = own["dead_kernels"].to_numpy(float)
-        told = [str(cell).removeprefix("model=mobilenet_"), f"{len(own)}", f"{own['top1'].mean():.2f}"]
-        rows.append([*told, f"{share.mean():.2f}", f"± {half_width(share):.2f}"])
-    return grid(("cell", "n", "top-1 %", "dead %", "95% interval"), rows, right=("dead %",))
+    rows = []
+    for _, cell in deaths_summary(study_table(root, "dead-kernels")).iterrows():
+        told = [cell["cell"].removeprefix("model=mobilenet_"), f"{cell['n']}", f"{cell['top1']:.2f}"]
+        delta = "first" if pd.isna(cell["delta"]) else number(cell["delta"])
+        said = "" if pd.isna(cell["verdict"]) else SAID_OF_DEATHS[cell["verdict"]]
+        rows.append([*told, f"{cell['dead']:.2f}", delta, interval(cell["low"], cell["high"]), said])
+    return grid(("cell", "n", "top-1 %", "dead %", "difference", "95% interval", ""), rows, right=("dead %",))
 
 
 def cells(root: Path, study: str) -> str:

@@ -278,7 +278,10 @@ def measured_ratios(
 ) -> pd.DataFrame:
     """Latencies as `compare` has them, of new networks."""
     torch.set_num_threads(1)
-    built = {name: mnet.create_model(network).eval() for name, network in nets.items()}
+    built = {}
+    for name, network in nets.items():
+        torch.manual_seed(0)  # so that what was exported before is found
+        built[name] = mnet.create_model(network).eval()
     return compare(built, baseline, runtime=runtime, resolution=resolution, budget_s=budget_s, folder=folder)
 
 

@@ -21,6 +21,10 @@ DEAD = 0.01
 """Of the norm that a kernel of its layer starts with: below it a depthwise kernel is called dead."""
 
 
+LOGGED = "kernels/dead"
+"""Where the share of dead kernels is logged while a network trains; that of a layer as `kernels/dead/<layer>`."""
+
+
 @dataclass(frozen=True)
 class Kernels:
     """The depthwise kernels of a layer."""
@@ -52,14 +56,28 @@ def depthwise_kernels(net: nn.Module, replicas: int = 1) -> list[Kernels]:
     return found
 
 
-def dead_kernels(net: nn.Module, replicas: int = 1) -> list[tuple[float, float]]:
-    """Of each replica the share of its depthwise kernels that are dead, and the least norm as a share of a new one's.
-    Of a network without depthwise convolutions nothing."""
-    layers = [one.norms.view(replicas, -1) for one in depthwise_kernels(net, replicas)]
-    if not layers:
-        return []
-    norms = torch.cat(layers, 1)
-    return [(float((own < DEAD).float().mean()), float(own.min())) for own in norms]
+@dataclass(frozen=True)
+class Dead:
+    """What has died of a network's depthwise kernels."""
+
+    share: float
+    """Of all kernels."""
+    least: float
+    """The smallest norm, as a share of a new kernel's."""
+    layers: Mapping[str, float]
+    """Layer -> share of its kernels."""
+
+
+def dead_kernels(net: nn.Module, replicas: int = 1) -> list[Dead]:
+    """Of each replica; of a network without depthwise convolutions nothing."""
+    layers = {one.layer: one.norms.view(replicas, -1) for one in depthwise_kernels(net, replicas)}
+    found = []
+    for i in range(replicas if layers else 0):
+        own = {name: norms[i] for name, norms in layers.items()}
+        shares = {name: float((norms < DEAD).float().mean()) for name, norms in own.items()}
+        every = torch.cat(list(own.values()))
+        found.append(Dead(float((every < DEAD).float().mean()), float(every.min()), shares))
+    return found
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,9 @@ class Conv2d(nn.Conv2d):
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether it is a convolution with a kernel a channel, of one network or of several side by side."""
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+    """Whether it is a convolution with a kernel a channel, of one network or of several side by side: their stem too
+    has a group for each channel, of grey pictures."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 class SmallDepthwise(torch.autograd.Function):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import mnet
+from mnet.inside import dead_kernels
+from mnet.layers import is_depthwise
 from mnet.network import MobileNet
 from mnet.replicas import ReplicatedDropout, join, split, stack, take_apart
 from mnet.tasks.module import make_optimizer
@@ -129,3 +131,19 @@ def test_states_go_together_and_apart():
     assert joined["group"] == [{"lr": 0.1}]
     for state, own in zip(split(joined, K), states, strict=True):
         torch.testing.assert_close(state, own)
+
+
+def test_depthwise_kernels_are_the_same_layers_of_grey_pictures_too_and_decay_alike():
+    """K stems of one colour have K groups and K input channels, as a depthwise convolution has."""
+    net = mnet.create_model("mobilenet_v2", in_channels=1, **NARROW)
+    packed = stack([net] * K)
+    own, theirs = ([name for name, one in module.named_modules() if is_depthwise(one)] for module in (net, packed))
+    assert own == theirs
+    assert len(own) == 17
+    recipe = replace(RECIPES["quick"], decay_depthwise=False)
+    decayed = [len(make_optimizer(module, recipe).param_groups[0]["params"]) for module in (net, packed)]
+    assert decayed[0] == decayed[1]
+    assert [one.share for one in dead_kernels(packed, K)] == [dead_kernels(net)[0].share] * K
+    with torch.no_grad():
+        packed.blocks[3].depthwise.conv.weight[:5] = 0  # of the first one's channels
+    assert [one.share > 0 for one in dead_kernels(packed, K)] == [True, False, False]

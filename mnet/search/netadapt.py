@@ -218,7 +218,8 @@ def forget(folders: Sequence[Path]) -> None:
 
 
 class Trace:
-    """What has been decided, as a file: every proposal of every step, and which was taken."""
+    """What has been decided, as a file: every proposal of every step, and which was taken. It may be of a search that
+    went further."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TRACE

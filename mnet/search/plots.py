@@ -34,13 +34,17 @@ def plot_search(root: Path, name: str, path: Path | None = None) -> Figure:
     if there is None:
         raise unknown(f"search in {root}", name, [*studies_with(root, TRACE), *studies_with(root, CANDIDATES)])
     folder, table = there.parent, read_table(there)
-    cost = str(yaml.safe_load((folder / SETTINGS).read_text())["cost"])
+    settings = yaml.safe_load((folder / SETTINGS).read_text())
+    cost = str(settings["cost"])
     title = f"{name}: {cost}"
     if there.name == CANDIDATES:
         proxy = read_table(folder / PROXY)
         said = str(rank_correlation(list(proxy["proxy"]), list(proxy["full"])))
         return plot_candidates(table, best(table), proxy, said, path, title)
     unit = "million multiply-adds" if cost.startswith("madds") else "ms"
+    way = table[table["taken"]].set_index("step")["cost"]
+    reached = way.index[way <= settings["target"] * way.iloc[0]]
+    table = table[table["step"] <= min(reached, default=way.index[-1])]  # an earlier search may have gone further
     seed, found = (network_in(str(folder / file)) for file in (SEED, FOUND))
     return plot_trace(table, seed, found, unit, path, title)
 

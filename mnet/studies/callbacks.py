@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mnet.data.batches import Share, random_seed
 from mnet.files import write_atomic, write_torch
-from mnet.inside import dead_kernels
+from mnet.inside import LOGGED, dead_kernels
 from mnet.machine import seed_all
 from mnet.studies.store import METRICS, RESUME
 from mnet.tasks.module import LOG_STEPS
@@ -149,16 +149,19 @@ class Watch(Callback):
 
 
 class DeadKernels(Callback):
-    """Logs after every epoch `kernels/dead`, the share of depthwise kernels that have died, in percent, and
-    `kernels/least`, the smallest norm as a share of a new kernel's; of a `Pack`, each member's. See `mnet.inside`."""
+    """Logs after every epoch `kernels/dead`, the share of depthwise kernels that have died, in percent, the same of
+    every layer as `kernels/dead/<layer>`, and `kernels/least`, the smallest norm as a share of a new kernel's; of a
+    `Pack`, each member's. See `mnet.inside`."""
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
         count = len(pl_module.members) if isinstance(pl_module, Pack) else 1
-        for i, (dead, least) in enumerate(dead_kernels(cast(torch.nn.Module, pl_module.net), count)):
+        for i, found in enumerate(dead_kernels(cast(torch.nn.Module, pl_module.net), count)):
             member = f"{i}/" if isinstance(pl_module, Pack) else ""
-            pl_module.log_dict({f"{member}kernels/dead": 100 * dead, f"{member}kernels/least": least})
+            own = {LOGGED: 100 * found.share, "kernels/least": found.least}
+            own |= {f"{LOGGED}/{layer}": 100 * share for layer, share in found.layers.items()}
+            pl_module.log_dict({f"{member}{name}": value for name, value in own.items()})
 
 
 class Nameless(Logger):

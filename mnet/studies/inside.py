@@ -15,15 +15,19 @@ from torch import Tensor
 
 from mnet.errors import ConfigError
 from mnet.figures import finish
-from mnet.inside import activations, depthwise_kernels, spiral, through_relu
+from mnet.inside import LOGGED, activations, depthwise_kernels, spiral, through_relu
 from mnet.network import MobileNet
 from mnet.studies.archive import study_table
-from mnet.studies.plots import colour
-from mnet.studies.statistics import half_width
-from mnet.studies.store import WEIGHTS, run_folder
+from mnet.studies.plots import SPARE, colour
+from mnet.studies.statistics import half_width, paired_deltas, verdict
+from mnet.studies.store import METRICS, WEIGHTS, run_folder
 from mnet.studies.trial import Trial
 
-FIGURE = "inside.png"
+FIGURE, DEATHS_FIGURE = "inside.png", "deaths.png"
+EVERY = "all"
+"""Layers together."""
+SAID_OF_DEATHS = {"up": "more die", "down": "fewer die", "inconclusive": "inconclusive"}
+"""Of the verdicts of `deaths_summary`."""
 MEASURES = {
     "dead": "dead depthwise kernels %",
     "silent": "silent channels %",
@@ -161,3 +165,86 @@ def plot_inside(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
         axes.set_ylim(0, None if name == "rank_kept" else max(1.0, axes.get_ylim()[1]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return finish(figure, path, title, legend=True, grid="y")
+
+
+def deaths_table(root: Path, study: str) -> pd.DataFrame:
+    """Dead depthwise kernels through training: of every run and layer after every epoch.
+
+    Args:
+        root: The results folder.
+        study: With finished runs whose metrics.csv is there.
+
+    Returns:
+        `cell`, `seed`, `step`, `layer` (`all` = of the whole network), `dead` in percent of the layer's kernels. No row
+        where no run has counted them.
+    """
+    rows = []
+    for _, run in study_table(root, study).iterrows():
+        path = run_folder(root, study, str(run["run_id"])) / METRICS
+        if not path.is_file():
+            continue
+        metrics = pd.read_csv(path)
+        if LOGGED not in metrics:
+            continue
+        own = metrics.dropna(subset=[LOGGED])
+        names = [LOGGED, *(name for name in own if str(name).startswith(f"{LOGGED}/"))]
+        long = own.melt("step", names, "layer", "dead").assign(cell=run["cell"], seed=run["seed"])
+        rows.append(long.assign(layer=long["layer"].str.removeprefix(f"{LOGGED}/").replace(LOGGED, EVERY)))
+    columns = ["cell", "seed", "step", "layer", "dead"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
+def deaths_summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Which cells' depthwise kernels died, and how that differs from the first cell of the same model.
+
+    Args:
+        runs: Of a study, with `model` and `dead_kernels` in percent.
+
+    Returns:
+        One row a cell: `cell`, `n`, `dead` and its `half_width` (95% t interval over seeds), `top1`; `delta` to the
+        first cell of its model, paired by seed, with `low`, `high`, `p_holm` and a `verdict`: up = more die.
+    """
+    rows = []
+    for _, own in runs.groupby("model", sort=False):
+        first = str(own["cell"].iloc[0])
+        deltas = {row["cell"]: row for row in paired_deltas(own, first, "dead_kernels").to_dict("records")}
+        for cell, some in own.groupby("cell", sort=False):
+            shares = some["dead_kernels"].to_numpy(float)
+            row = {"cell": cell, "n": len(some), "dead": shares.mean(), "half_width": half_width(shares)}
+            row["top1"] = some["top1"].mean()
+            if cell != first:
+                found = deltas[cell]
+                row |= {name: found[name] for name in ("delta", "low", "high", "p_holm")}
+                row["verdict"] = verdict(found["low"], found["high"], found["p_holm"])
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def plot_deaths(deaths: pd.DataFrame, path: Path | None, title: str) -> Figure:
+    """Left: dead depthwise kernels through training, a line a cell. Right: layer by layer at the end, where any died.
+
+    Args:
+        deaths: Of `deaths_table`.
+        path: Where to write, as PNG; None = nowhere.
+        title: What was asked.
+    """
+    figure = Figure(figsize=(12, 4.4), dpi=150, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    whole, layers = deaths[deaths["layer"] == EVERY], deaths[deaths["layer"] != EVERY]
+    for i, (cell, own) in enumerate(whole.groupby("cell", sort=False)):
+        ink, dash = SPARE[i % len(SPARE)], "-" if i < len(SPARE) else "--"
+        line = own.groupby("step")["dead"].agg(["mean", "min", "max"])
+        left.plot(line.index, line["mean"], dash, marker="o", markersize=3, color=ink, label=str(cell))
+        left.fill_between(line.index, line["min"], line["max"], color=ink, alpha=0.15, linewidth=0)
+        last = layers[(layers["cell"] == cell) & (layers["step"] == own["step"].max())]
+        shares = last.groupby("layer", sort=False)["dead"].mean()
+        if shares.max() > 0:
+            right.plot(range(len(shares)), shares, dash, marker="o", markersize=3, color=ink)
+    left.set_ylabel("dead depthwise kernels (%), mean and range of seeds", fontsize=9)
+    left.set_xlabel("training step", fontsize=9)
+    right.set_ylabel("dead in the layer, at the end (%)", fontsize=9)
+    right.set_xlabel("depthwise layer, from the first to the last", fontsize=9)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    finish(figure, None, title, grid="y")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return finish(figure, path, title, grid="y")

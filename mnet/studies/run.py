@@ -293,7 +293,7 @@ def finish(
         "format": FORMAT,
     }
     if dead := dead_kernels(model.net):
-        result["dead_kernels"] = round(100 * dead[0][0], 4)
+        result["dead_kernels"] = round(100 * dead[0].share, 4)
     if model.start is not None:
         result |= {"pretrained_share": round(model.start.share, 4), "start": str(model.start)}
     metrics.save()

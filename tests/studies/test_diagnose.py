@@ -5,7 +5,7 @@ import diagnose
 import pandas as pd
 import pytest
 
-from mnet.studies.inside import inside_summary
+from mnet.studies.inside import deaths_summary, inside_summary
 
 SETTINGS = {"dataset": "imagefolder", "resolution": 28, "width": 0.25, "batch_size": 20, "epochs": 1, "seeds": 2}
 
@@ -28,6 +28,12 @@ def test_a_studys_networks_are_told_layer_by_layer(out, capsys):
     assert table.groupby(["cell", "seed"]).size().nunique() == 1
     assert (out / "activation/inside.png").stat().st_size > 10_000
     assert table["revision"].notna().all()
+    assert "Dead depthwise kernels at the end" in said
+    deaths = pd.read_csv(out / "activation/deaths.csv")
+    assert set(deaths["cell"]) == {"paper", "relu"}
+    kernels = table.dropna(subset=["dead"]).query("cell == 'relu' and seed == 0")
+    assert set(deaths["layer"]) == {*kernels["layer"], "all"}
+    assert (out / "activation/deaths.png").stat().st_size > 10_000
     relu = table[table["cell"] == "relu"]
     assert set(relu["activation"]) == {"relu"}
     assert (relu["low"] == 0).all()
@@ -35,6 +41,22 @@ def test_a_studys_networks_are_told_layer_by_layer(out, capsys):
     own = relu.dropna(subset=["dead"])
     by_seed = own.assign(dead=own["dead"] * own["channels"]).groupby("seed")[["dead", "channels"]].sum()
     assert summary.loc["relu", "dead"] == pytest.approx((100 * by_seed["dead"] / by_seed["channels"]).mean())
+
+
+def test_deaths_are_compared_with_the_first_cell_of_the_same_model():
+    shares = {"a": [0.0, 0.2, 0.1], "a decayed": [5.0, 6.0, 7.0], "b": [50.0, 50.0, 51.0], "b kept": [50.0, 50.1, 50.9]}
+    rows = [
+        {"cell": cell, "model": cell[0], "seed": seed, "dead_kernels": share, "top1": 80.0 + seed}
+        for cell, own in shares.items()
+        for seed, share in enumerate(own)
+    ]
+    found = deaths_summary(pd.DataFrame(rows)).set_index("cell")
+    assert list(found.index) == list(shares)
+    assert found.loc["a decayed", "delta"] == pytest.approx(5.9)
+    assert found.loc["a decayed", "verdict"] == "up"
+    assert found.loc["b kept", "verdict"] == "inconclusive"
+    assert pd.isna(found.loc["b", "delta"])
+    assert found.loc["a", ["n", "dead", "top1"]].tolist() == pytest.approx([3, 0.1, 81.0])
 
 
 def test_what_has_no_weights_is_an_error(tmp_path, capsys):
