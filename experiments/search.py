@@ -14,6 +14,7 @@ if __name__ == "__main__":  # as in ablate.py
     forkserver.ensure_running()
 
 import argparse
+import logging
 import math
 import signal
 import sys
@@ -97,6 +98,7 @@ Own = TypeVar("Own", bound=Common)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: as `ablate.main`."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     begun = time.monotonic()

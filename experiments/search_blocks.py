@@ -13,6 +13,7 @@ if __name__ == "__main__":  # as in ablate.py
     set_forkserver_preload(["mnet.studies.run"])
     forkserver.ensure_running()
 
+import logging
 import signal
 import sys
 import time
@@ -111,6 +112,7 @@ class Counts:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: as `ablate.main`."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     begun = time.monotonic()

@@ -7,6 +7,7 @@ import pandas as pd
 import publish
 import pytest
 
+import mnet
 from mnet import ConfigError
 from mnet.studies import archive, paired_deltas, study_table
 from mnet.studies.archive import SUMMARY, read_table
@@ -80,3 +81,23 @@ def test_the_readme_says_what_the_laboratorys_bench_found():
     same, slow = bench[bench["planted"] == 0], bench[bench["planted"] > 0]
     assert f"different in {((same['low'] > 1) | (same['high'] < 1)).sum()} of {len(same)} trials" in readme
     assert f"is found in {(slow['low'] > 1).sum()} of {len(slow)}" in readme
+
+
+def test_a_search_is_published_with_its_network_which_its_tables_name_by_where_it_is_then(tmp_path, monkeypatch):
+    name = "netadapt-mine"
+    before, network = f"results/{name}/network.yaml", mnet.describe("mobilenet_v3_small", num_classes=10)
+    folder = tmp_path / "results" / name
+    mnet.write_network(network, folder / "network.yaml")
+    runs = pd.DataFrame({"cell": [f"model={before}"], "model": [before], "run_id": ["a"]})
+    for table in ("runs.csv", "trace.csv"):
+        runs.to_csv(folder / table, index=False)
+    (folder / f"{name}.yaml").write_text(f"parameters: [model={before}]")
+    (folder / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / "results/published"
+    copied = {path.name for path in publish.copy(tmp_path / "results", target)}
+    assert copied == {"runs.csv", "trace.csv", "network.yaml", f"{name}.yaml"}
+    published = pd.read_csv(target / name / "runs.csv")["model"][0]
+    assert published == f"results/published/{name}/network.yaml"
+    assert mnet.describe(published) == network
+    assert published in (target / name / f"{name}.yaml").read_text()

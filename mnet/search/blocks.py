@@ -288,10 +288,12 @@ def rank_correlation(one: Sequence[float], other: Sequence[float], *, seed: int 
     """
     if len(one) < 3:
         raise ConfigError(f"a rank correlation needs three networks, not {len(one)}")
+    if len(set(one)) == 1 or len(set(other)) == 1:
+        return RankCorrelation(math.nan, math.nan, math.nan, math.nan, len(one))  # all alike
     pairs = np.stack([np.asarray(one, float), np.asarray(other, float)])
     random = np.random.default_rng(seed)
     drawn = (pairs[:, random.integers(0, len(one), len(one))] for _ in range(2000))
-    found = [stats.spearmanr(*some).statistic for some in drawn if len(set(some[0])) > 1 and len(set(some[1])) > 1]
-    low, high = np.quantile(found, [0.025, 0.975]) if found else (math.nan, math.nan)  # where all are alike
-    whole = float(stats.spearmanr(*pairs).statistic)
-    return RankCorrelation(whole, float(low), float(high), float(stats.kendalltau(*pairs).statistic), len(one))
+    again = [stats.spearmanr(*some).statistic for some in drawn if len(set(some[0])) > 1 and len(set(some[1])) > 1]
+    low, high = np.quantile(again, [0.025, 0.975])
+    spearman, kendall = stats.spearmanr(*pairs).statistic, stats.kendalltau(*pairs).statistic
+    return RankCorrelation(float(spearman), float(low), float(high), float(kendall), len(one))
