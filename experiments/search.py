@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar, cast
 
 import ablate
@@ -168,9 +169,7 @@ def build_cost(seed: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
 
     def told(done: int, of: int) -> None:
         if done % 20 == 0 or done == of:
-            console.print(
-                f"latency table: {done} of {of} parts ready on {runtime}", markup=False, highlight=False, soft_wrap=True
-            )
+            say(f"latency table: {done} of {of} parts ready on {runtime}", console)
 
     torch.set_num_threads(1)
     found = measure_table(network_of(seed), runtime=runtime, resolution=resolution, budget_s=BUDGET_S, told=told)
@@ -208,9 +207,7 @@ class Told:
 
     def event(self, event: Event) -> None:
         if event.kind == "failed":
-            self.console.print(
-                f"{event.job.run_id} failed: {event.content}", markup=False, highlight=False, soft_wrap=True
-            )
+            say(f"{event.job.run_id} failed: {event.content}", self.console)
         if event.kind == "finished":
             self.runs += 1
             self.status.update(f"tuning proposals: {self.runs} runs so far")
@@ -264,7 +261,7 @@ def width_at(seed: Trial, found: Network, beside: Mapping[str, Network], runtime
         if network.blocks not in [one.blocks for one in widths.values()]:
             widths[width] = network
     nets = {"found": found, **beside, **{f"width {width:g}": network for width, network in widths.items()}}
-    measured = measured_ratios(nets, "found", runtime, seed.data().resolution, folder / "exported", 2 * BUDGET_S)
+    measured = measured_ratios(nets, "found", runtime, seed.data().resolution, 2 * BUDGET_S)
     write_csv(folder / CHECK, measured.assign(runtime=runtime, **cast(dict[str, str], machine_facts())))
     ratios = measured.set_index("variant")["ratio"]
     slower = [width for width in widths if ratios[f"width {width:g}"] >= 1]
@@ -276,15 +273,13 @@ def width_at(seed: Trial, found: Network, beside: Mapping[str, Network], runtime
 
 
 def measured_ratios(
-    nets: Mapping[str, Network], baseline: str, runtime: str, resolution: int, folder: Path, budget_s: float
+    nets: Mapping[str, Network], baseline: str, runtime: str, resolution: int, budget_s: float
 ) -> pd.DataFrame:
-    """Latencies as `compare` has them, of new networks."""
+    """Latencies as `compare` has them, of new networks; what was exported for them does not stay."""
     torch.set_num_threads(1)
-    built = {}
-    for name, network in nets.items():
-        torch.manual_seed(0)  # so that what was exported before is found
-        built[name] = mnet.create_model(network).eval()
-    return compare(built, baseline, runtime=runtime, resolution=resolution, budget_s=budget_s, folder=folder)
+    built = {name: mnet.create_model(network).eval() for name, network in nets.items()}
+    with TemporaryDirectory() as folder:
+        return compare(built, baseline, runtime=runtime, resolution=resolution, budget_s=budget_s, folder=Path(folder))
 
 
 def show_check(measured: pd.DataFrame, predicted: Mapping[str, float], folder: Path) -> None:

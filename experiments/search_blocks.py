@@ -83,11 +83,10 @@ class Latencies:
 
     seed: Trial
     runtime: str
-    folder: Path
 
     def __call__(self, networks: Sequence[Network]) -> list[float]:
         nets = {"seed": network_of(self.seed), **{str(i): one for i, one in enumerate(networks)}}
-        found = measured_ratios(nets, "seed", self.runtime, self.seed.data().resolution, self.folder, BUDGET_S / 4)
+        found = measured_ratios(nets, "seed", self.runtime, self.seed.data().resolution, BUDGET_S / 4)
         ratios = found.set_index("variant")["ratio"]
         return [float(ratios[str(i)]) for i in range(len(networks))]
 
@@ -122,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(options.out) / name
         data = load_data(seed, seed.full_recipe())
         engine = ablate.build_engine(options, {}, [data])
-        costs = Counts(seed) if options.runtime == MADDS else Latencies(seed, options.runtime, folder / "exported")
+        costs = Counts(seed) if options.runtime == MADDS else Latencies(seed, options.runtime)
 
         def tell(generation: int, so_far: pd.DataFrame) -> None:
             spent, first, found = time.monotonic() - begun, so_far.iloc[0], best(so_far)
