@@ -116,7 +116,7 @@ def read_latency_table(path: Path) -> LatencyTable:
         ConfigError: There is no such table.
     """
     try:
-        return LatencyTable(pd.read_csv(path))
+        return LatencyTable(pd.read_csv(path, float_precision="round_trip"))  # a search that goes on decides alike
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a table of latencies: {error}") from None
 
