@@ -189,7 +189,7 @@ def remember(folder: Path, seed: Trial, cost: str, settings: object, further: Se
     Raises:
         ConfigError: The folder has a search of another kind.
     """
-    own = {"seed": seed.run_id, "cost": cost, **asdict(settings)}  # type: ignore[call-overload]
+    own = {"run_id": seed.run_id, "cost": cost, **asdict(settings)}  # type: ignore[call-overload]
     path = folder / SETTINGS
     if path.exists():
         before = yaml.safe_load(path.read_text())

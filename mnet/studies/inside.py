@@ -26,8 +26,10 @@ from mnet.studies.trial import Trial
 FIGURE, DEATHS_FIGURE = "inside.png", "deaths.png"
 EVERY = "all"
 """Layers together."""
-SAID_OF_DEATHS = {"up": "more die", "down": "fewer die", "inconclusive": "inconclusive"}
+SAID_OF_DEATHS = {"up": "more die", "down": "fewer die", "flat": "as many die", "inconclusive": "inconclusive"}
 """Of the verdicts of `deaths_summary`."""
+DEATHS_MARGIN = 0.5
+"""Percent of all kernels: within it as many die."""
 MEASURES = {
     "dead": "dead depthwise kernels %",
     "silent": "silent channels %",
@@ -202,7 +204,7 @@ def deaths_summary(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a cell: `cell`, `n`, `dead` and its `half_width` (95% t interval over seeds), `top1`; `delta` to the
-        first cell of its model, paired by seed, with `low`, `high`, `p_holm` and a `verdict`: up = more die.
+        first cell of its model, paired by seed, with `low`, `high`, `p_holm` and a `verdict`, up = more die.
     """
     rows = []
     for _, own in runs.groupby("model", sort=False):
@@ -215,7 +217,7 @@ def deaths_summary(runs: pd.DataFrame) -> pd.DataFrame:
             if cell != first:
                 found = deltas[cell]
                 row |= {name: found[name] for name in ("delta", "low", "high", "p_holm")}
-                row["verdict"] = verdict(found["low"], found["high"], found["p_holm"])
+                row["verdict"] = verdict(found["low"], found["high"], found["p_holm"], DEATHS_MARGIN)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -240,7 +242,7 @@ def plot_deaths(deaths: pd.DataFrame, path: Path | None, title: str) -> Figure:
         shares = last.groupby("layer", sort=False)["dead"].mean()
         if shares.max() > 0:
             right.plot(range(len(shares)), shares, dash, marker="o", markersize=3, color=ink)
-    left.set_ylabel("dead depthwise kernels (%), mean and range of seeds", fontsize=9)
+    left.set_ylabel("dead kernels (%): mean and range of seeds", fontsize=9)
     left.set_xlabel("training step", fontsize=9)
     right.set_ylabel("dead in the layer, at the end (%)", fontsize=9)
     right.set_xlabel("depthwise layer, from the first to the last", fontsize=9)

@@ -54,7 +54,7 @@ def test_deaths_are_compared_with_the_first_cell_of_the_same_model():
     assert list(found.index) == list(shares)
     assert found.loc["a decayed", "delta"] == pytest.approx(5.9)
     assert found.loc["a decayed", "verdict"] == "up"
-    assert found.loc["b kept", "verdict"] == "inconclusive"
+    assert found.loc["b kept", "verdict"] == "flat"
     assert pd.isna(found.loc["b", "delta"])
     assert found.loc["a", ["n", "dead", "top1"]].tolist() == pytest.approx([3, 0.1, 81.0])
 
