@@ -243,11 +243,10 @@ def make_trainer(
     callbacks = [*callbacks, DeadKernels()]
     return L.Trainer(
         max_epochs=recipe.epochs,
-        limit_train_batches=recipe.epoch_steps or 1.0,
         callbacks=[*callbacks, *averages],
         logger=loggers,
         plugins=[checkpoints],
-        **{**TRAINER_DEFAULTS, **(trainer or {})},  # type: ignore[arg-type]
+        **{**TRAINER_DEFAULTS, "limit_train_batches": recipe.epoch_steps or 1.0, **(trainer or {})},  # type: ignore[arg-type]
     )
 
 
@@ -276,7 +275,7 @@ def finish(
     tested: Result = test(trial, model, data, machine) if trial.tested else {}
     if not machine.is_global_zero:
         return {}
-    recipe, spent = model.recipe, cost(model.network, data.resolution)
+    recipe, spent, dead = model.recipe, cost(model.network, data.resolution), dead_kernels(model.net)
     result: Result = {
         **tested,
         f"val_{headline}": round(validated[0], 4),
@@ -287,13 +286,12 @@ def finish(
         "madds": spent.madds,
         "train_seconds": round(training.seconds, 2),
         "images_per_second": round(training.steps * recipe.batch_size / max(training.seconds, 1e-9), 1),
+        **({"dead_kernels": round(100 * dead[0].share, 4)} if dead else {}),
         **provenance(machine.strategy.root_device, machine.world_size),
         "replicas": training.replicas,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "format": FORMAT,
     }
-    if dead := dead_kernels(model.net):
-        result["dead_kernels"] = round(100 * dead[0].share, 4)
     if model.start is not None:
         result |= {"pretrained_share": round(model.start.share, 4), "start": str(model.start)}
     metrics.save()

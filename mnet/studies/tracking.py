@@ -44,7 +44,7 @@ def summary_names(task: Task) -> dict[str, str]:
         "test/loss": "test_loss",
         f"val/{headline}": f"val_{headline}",
         "val/loss": "val_loss",
-        **{name: name for name in ("params", "madds", "train_seconds", "images_per_second")},
+        **{name: name for name in ("params", "madds", "train_seconds", "images_per_second", "dead_kernels")},
     }
 
 

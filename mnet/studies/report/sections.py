@@ -276,7 +276,9 @@ def per_layer(data: Data) -> tuple[Figure | None, dict[str, Table]]:
         kept["layers"] = tables.table(f"Layers of {what}", tables.LAYERS, cost(network, size).layers)
     if not figures:
         return None, kept
-    caption = f"Where the cost is, by block of the baseline, {what}; make latency-{data.name} BLOCKS=true times them."
+    searched = data.trace is not None or data.candidates is not None  # no sweep file that could be timed by its name
+    how = "" if searched else f"; make latency-{data.name} BLOCKS=true times them"
+    caption = f"Where the cost is, by block of the baseline, {what}{how}."
     if data.blocks:
         variant = tables.distinct(next(iter(data.blocks.values())), "variant")
         caption = f"Where the cost is, by block of the baseline, {variant}: counted, and timed block by block."
