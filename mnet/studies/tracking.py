@@ -25,8 +25,8 @@ PROJECT = "mnet"
 STEP = "trainer/global_step"
 """The x-axis of every chart; Lightning's name."""
 
-PROVENANCE = ("device", "threads", "torch", "mnet", "revision", "replicas")
-"""Of result.json: where and by what a run was made. In the summary, since the run may have been trained elsewhere."""
+PROVENANCE = ("dead_kernels", "device", "threads", "torch", "mnet", "revision", "replicas")
+"""Of result.json, where it has them: what not every run counts, and where and by what it was made. In the summary, since the run may have been trained elsewhere."""
 
 TRAINED = "trained"
 """In `config`: epochs, batch size and learning rate as trained, beside those of the same names that a sweep set."""
@@ -44,7 +44,7 @@ def summary_names(task: Task) -> dict[str, str]:
         "test/loss": "test_loss",
         f"val/{headline}": f"val_{headline}",
         "val/loss": "val_loss",
-        **{name: name for name in ("params", "madds", "train_seconds", "images_per_second", "dead_kernels")},
+        **{name: name for name in ("params", "madds", "train_seconds", "images_per_second")},
     }
 
 
