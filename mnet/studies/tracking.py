@@ -26,7 +26,8 @@ STEP = "trainer/global_step"
 """The x-axis of every chart; Lightning's name."""
 
 PROVENANCE = ("dead_kernels", "device", "threads", "torch", "mnet", "revision", "replicas")
-"""Of result.json, where it has them: what not every run counts, and where and by what it was made. In the summary, since the run may have been trained elsewhere."""
+"""Of result.json, where it has them: what not every run counts, and where and by what it was made. In the summary,
+since the run may have been trained elsewhere."""
 
 TRAINED = "trained"
 """In `config`: epochs, batch size and learning rate as trained, beside those of the same names that a sweep set."""
