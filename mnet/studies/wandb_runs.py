@@ -97,7 +97,7 @@ def read_run(where: str, config: Mapping[str, object], summary: Mapping[str, obj
         raise ConfigError(f"W&B run {where}: {error}") from None
     made = {name: summary[name] for name in PROVENANCE if name in summary}
     if "dead_kernels" in made:
-        made["dead_kernels"] = float(made["dead_kernels"])  # W&B hands 0.0 back as 0
+        made["dead_kernels"] = number("dead_kernels", made["dead_kernels"])  # W&B hands 0.0 back as 0
     return Finished(str(config["study"]), trial, {"run_id": config["run_id"], **trained, **measured, **made})
 
 
