@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WarmEMA(WeightAveraging):
@@ -16,12 +19,40 @@ class WarmEMA(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-            warm = (1 + int(updates)) / (10 + int(updates))
-            get_ema_multi_avg_fn(min(decay, warm))(averaged, current, updates)
-
-        super().__init__(multi_avg_fn=average)
+        super().__init__()
         self.decay = decay
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Bring the average, which Lightning keeps on the CPU, to the weights: they would else come to it, each by
+        itself, at every step. The count of updates stays where reading it waits for no device."""
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
+    ) -> None:
+        """The update in as many calls as there are types, where Lightning's asks the device how often it has been."""
+        if trainer.global_step <= self._latest_update_step:
+            return
+        assert self._average_model is not None
+        average, done = self._average_model.module, int(self._average_model.n_averaged)
+        pairs = zip(
+            chain(average.parameters(), average.buffers()),
+            chain(pl_module.parameters(), pl_module.buffers()),
+            strict=True,
+        )
+        floats: list[tuple[Tensor, Tensor]] = []
+        counts: list[tuple[Tensor, Tensor]] = []
+        for pair in pairs:
+            (floats if done and pair[0].is_floating_point() else counts).append(pair)
+        if floats:
+            kept = min(self.decay, (1 + done) / (10 + done))
+            torch._foreach_lerp_([mean for mean, _ in floats], [now for _, now in floats], 1 - kept)
+        if counts:
+            torch._foreach_copy_([mean for mean, _ in counts], [now for _, now in counts])
+        self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Left to `on_fit_end`, which also comes where a run is resumed with nothing left to train."""
