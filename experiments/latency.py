@@ -329,7 +329,7 @@ def blocks(plan: Plan, root: Path, machines: Sequence[Runtime], options: Options
     from mnet.latency.blocks import block_latency, compare_blocks, plot_blocks
 
     name, first = next(iter(plan.subjects.items()))
-    floats = {one: subject for one, subject in plan.subjects.items() if subject.trial.precision == "fp32"}
+    floats = {one: subject for one, subject in plan.subjects.items() if not subject.trial.quantized}
     if name not in floats:
         raise ConfigError(f"the blocks of {name} cannot be timed one by one: it is an int8 graph")
     nets = {one: cast(MobileNet, build(subject)) for one, subject in floats.items()}

@@ -58,6 +58,7 @@ def run_job(
         RuntimeError: It failed; the message is the reason.
     """
     order: dict[str, object] = {"trial": job.trial.settings(), "root": str(job.root), "study": job.study}
+    order |= {"compile": job.compile}
     order |= {"trainer": dict(trainer), "checkpoint_s": checkpoint_s}
     command = [sys.executable, str(Path(__file__).resolve()), json.dumps(order)]
     kind, content = "died", cast(Any, None)
@@ -87,7 +88,7 @@ def run_job(
 def main(order: str) -> None:
     """Train what `run_job` has written down; every device's process comes here."""
     given = json.loads(order)
-    job = Job(parse(Trial, given["trial"]), Path(given["root"]), given["study"])
+    job = Job(parse(Trial, given["trial"]), Path(given["root"]), given["study"], compile=given["compile"])
     options = {"trainer": given["trainer"], "checkpoint_s": given["checkpoint_s"]}
     torch.set_num_threads(1)
     if not run.leads():

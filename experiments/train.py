@@ -32,11 +32,13 @@ from mnet.studies.run import TRAINER_DEFAULTS, leads, run_job
 from mnet.studies.store import Busy, Result, find_finished, results_root
 from mnet.studies.tracking import is_wanted, log_history, log_result, tracked
 from mnet.studies.trial import OPTIONS, PARAMETERS, VARIANT, Trial, expand, field_docs, read_option
+from mnet.training.compiling import Compile, check_compile
 
 OWN = {
     "study": "Name of the study that the run belongs to.",
     "out": "Folder for results; the run's own is OUT/STUDY/runs/<run_id>.",
     "wandb": "Log to W&B: auto = when a W&B agent called.",
+    "compile": "How training steps are compiled: off, or a mode of torch.compile, as reduce-overhead on a GPU.",
     "threads": "CPU threads; with 1 a run gives the same numbers as in a study.",
 }
 OWNED_BY_THE_TRIAL = ("max_epochs", "callbacks", "logger", "enable_checkpointing", "plugins")
@@ -64,6 +66,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--study", type=str, default="train", help=OWN["study"])
         parser.add_argument("--out", type=Path, default=Path("results"), help=OWN["out"])
         parser.add_argument("--wandb", type=Literal["auto", "on", "off"], default="auto", help=OWN["wandb"])
+        parser.add_argument("--compile", type=Compile, default="off", help=OWN["compile"])
         parser.add_argument("--threads", type=PositiveInt, default=1, help=OWN["threads"])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -91,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = cast(Mapping, cli.config)
         trial = Trial(**{name: config[name] for name in PARAMETERS})
         trainer = {name: value for name, value in config["trainer"].items() if value != TRAINER[name]}
-        job = Job(trial, results_root(str(config["out"]), trainer), study_name(config["study"]))
+        root, study = results_root(str(config["out"]), trainer), study_name(config["study"])
+        job = Job(trial, root, study, compile=config["compile"])
+        check_compile(job.compile)
         torch.set_num_threads(config["threads"])
         before = find_finished(job.root, job.run_id) is not None
         if is_wanted(config["wandb"]) and leads():

@@ -21,7 +21,7 @@ from mnet.studies.archive import study_table
 from mnet.studies.plots import SPARE, colour
 from mnet.studies.statistics import half_width, paired_deltas, verdict
 from mnet.studies.store import METRICS, WEIGHTS, run_folder
-from mnet.studies.trial import Trial
+from mnet.studies.trial import QUANTIZED, Trial
 
 FIGURE, DEATHS_FIGURE = "inside.png", "deaths.png"
 EVERY = "all"
@@ -64,7 +64,7 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
     seen: dict[tuple[object, ...], Tensor] = {}
     for _, run in study_table(root, study).iterrows():
         folder = run_folder(root, study, str(run["run_id"]))
-        if not (folder / WEIGHTS).is_file() or run.get("precision", "fp32") != "fp32":
+        if not (folder / WEIGHTS).is_file() or run.get("precision", "fp32") in QUANTIZED:
             continue
         predictor = load_predictor(folder)
         trial, net = predictor.trial, predictor.model.net

@@ -108,7 +108,7 @@ def subject_of(setup: Mapping[str, object], data: Trial) -> Subject:
 def identity(subject: Subject) -> tuple[object, ...]:
     """Equal for two spellings of one network at one resolution."""
     trial, data = subject.trial, subject.trial.data()
-    precision = "fp32" if trial.precision == "fp32" else "int8"
+    precision = "int8" if trial.quantized else "fp32"
     return trial.network(data.num_classes, data.in_channels), data.resolution, precision, subject.composed
 
 
@@ -130,7 +130,7 @@ def build(subject: Subject, seed: int = 0) -> nn.Module:
     settle(net, pictures(SETTLING * (8 if data.resolution < 96 or net.head is not None else 1)))
     if subject.composed:
         net = compose(net)
-    if trial.precision == "fp32":
+    if not trial.quantized:
         return net
     from mnet.quantization import quantize
 

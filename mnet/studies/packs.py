@@ -142,17 +142,18 @@ def train(
         prepared.append(prepare_run(job.trial, data))
         data = data or prepared[0][1]  # read once
     models, pictures = [model for model, _ in prepared], [own for _, own in prepared]
-    recipe, pack = models[0].recipe, Pack(models)
+    trial, recipe, pack = jobs[0].trial, models[0].recipe, Pack(models)
+    pack.compile_training(jobs[0].compile)
     watch, metrics = Watch(report), MetricsFiles(folders)
     seeds = SeedSteps(*(own.seed for own in pictures))
     callbacks = [watch, seeds, Keep(folders[0], checkpoint_s, watch, metrics)]
-    machine = make_trainer(recipe, callbacks, [metrics], PackedCheckpoints(folders), trainer)
+    machine = make_trainer(trial, recipe, callbacks, [metrics], PackedCheckpoints(folders), trainer)
     together = cast(L.LightningDataModule, SideBySide(pictures))
     machine.fit(pack, datamodule=together, ckpt_path=usable_checkpoint(folders[0]), weights_only=True)
     if machine.interrupted:
         raise KeyboardInterrupt
     pack.release()
-    training = Training(machine.global_step, watch.seconds / len(jobs), len(models))
+    training = Training(machine.global_step, watch.seconds / len(jobs), jobs[0].compile, len(models))
     for i, job in enumerate(jobs):
         try:
             if i in watch.lost:

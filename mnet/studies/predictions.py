@@ -54,7 +54,7 @@ def load_predictor(folder: Path) -> Predictor:
     if read_result(folder) is None or not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder} is no finished run with its {WEIGHTS}; train it here first")
     trial = trial_from(read_settings(folder)[0])
-    if trial.precision != "fp32":
+    if trial.quantized:
         raise ConfigError(f"{folder} is an {trial.precision} run; its fp32 run has the weights that are read here")
     state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     data = described(trial)

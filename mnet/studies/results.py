@@ -28,7 +28,7 @@ from mnet.tasks import Metric
 MARGIN = 0.5
 """Points: the smallest difference that is of interest, unless told otherwise."""
 
-TIMING = ("train_seconds", "images_per_second", "replicas")
+TIMING = ("train_seconds", "images_per_second", "replicas", "compile")
 """Columns of runs.csv that differ from one execution to the next."""
 
 UNTOLD = ("finished", "format", "data_dir", "start", "tested")

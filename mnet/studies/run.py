@@ -68,6 +68,7 @@ from mnet.studies.store import (
 from mnet.studies.trial import Trial
 from mnet.tables import FILES, table, write_network
 from mnet.tasks.module import LOG_STEPS, TaskModule
+from mnet.training.compiling import Compile, check_precision, set_tensor_cores
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
 
@@ -115,7 +116,7 @@ def run_job(
     Args, Returns and Raises as `run_trial`, and:
         Busy: Another process trains this run, or the one that it starts from.
     """
-    if job.trial.precision != "fp32" and find_finished(job.root, job.run_id) is None:
+    if job.trial.quantized and find_finished(job.root, job.run_id) is None:
         check_one_device(job.trial, trainer or {})
         require()
         before = replace(job, trial=job.trial.in_float())
@@ -135,6 +136,7 @@ def run_job(
             checkpoint_s=checkpoint_s,
             data=data,
             start=find_finished(job.root, job.trial.in_float().run_id),
+            compile=job.compile,
         )
 
 
@@ -158,6 +160,7 @@ def run_trial(
     checkpoint_s: float = CHECKPOINT_SECONDS,
     data: ImageData | None = None,
     start: Path | None = None,
+    compile: Compile = "off",
 ) -> Result:
     """Train and test once; a folder that holds a result already is not paid for again.
 
@@ -171,12 +174,13 @@ def run_trial(
         checkpoint_s: Seconds between checkpoints.
         data: The trial's data set, already read; None reads it.
         start: The folder of the finished fp32 run, for an int8 one.
+        compile: How training steps are compiled.
 
     Returns:
         The content of `result.json`; nothing where another process leads.
 
     Raises:
-        ConfigError: The devices cannot share a batch equally.
+        ConfigError: The devices cannot share a batch equally, or cannot compute in this precision.
         DataError: The data set cannot be had.
         NotFinite: The loss became NaN or infinite.
         Stopped: The report asked for it.
@@ -191,7 +195,9 @@ def run_trial(
     model, data = prepare_run(trial, data, start)
     watch, metrics = Watch(report), MetricsFile(folder)
     callbacks = [watch, SeedSteps(trial.seed), Keep(folder, checkpoint_s, watch, metrics)]
-    machine = make_trainer(model.recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
+    compile = "off" if trial.quantized else compile
+    model.compile_training(compile)
+    machine = make_trainer(trial, model.recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
     Share(machine.global_rank, machine.world_size).check(model.recipe.batch_size)  # before other processes are started
     if machine.strategy.launcher is not None:  # these wait for this one, however it ends
         atexit.register(machine.strategy.launcher.kill, signal.SIGKILL)
@@ -201,9 +207,9 @@ def run_trial(
         raise KeyboardInterrupt
     if trial.precision == "int8-qat":
         model.net = convert(cast(GraphModule, model.net))
-    if trial.precision != "fp32":
+    if trial.quantized:
         machine.validate(model, datamodule=data, verbose=False)
-    return finish(trial, folder, model, data, machine, metrics, Training(machine.global_step, watch.seconds))
+    return finish(trial, folder, model, data, machine, metrics, Training(machine.global_step, watch.seconds, compile))
 
 
 class Training(NamedTuple):
@@ -212,6 +218,7 @@ class Training(NamedTuple):
     steps: int
     seconds: float
     """This run's share."""
+    compile: Compile
     replicas: int = 1
     """Runs that were trained as one network, see `mnet.replicas`."""
 
@@ -224,6 +231,8 @@ def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | Non
 
 def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None) -> tuple[TaskModule, ImageData]:
     """What is trained, as the seed draws it, and its pictures, which are read where they are not given."""
+    check_precision(trial.precision)
+    set_tensor_cores(trial.precision == "tf32")
     recipe = trial.full_recipe()
     own = augmentation(trial, recipe)
     data = load_data(trial, recipe) if data is None else data.for_run(recipe.batch_size, trial.seed, own)
@@ -233,6 +242,7 @@ def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None)
 
 
 def make_trainer(
+    trial: Trial,
     recipe: Recipe,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
@@ -241,12 +251,16 @@ def make_trainer(
 ) -> L.Trainer:
     averages = [WarmEMA(recipe.ema)] if recipe.ema else []
     callbacks = [*callbacks, DeadKernels()]
+    by_trial = {
+        "limit_train_batches": recipe.epoch_steps or 1.0,
+        "precision": "bf16-mixed" if trial.precision == "bf16" else "32-true",
+    }
     return L.Trainer(
         max_epochs=recipe.epochs,
         callbacks=[*callbacks, *averages],
         logger=loggers,
         plugins=[checkpoints],
-        **{**TRAINER_DEFAULTS, "limit_train_batches": recipe.epoch_steps or 1.0, **(trainer or {})},  # type: ignore[arg-type]
+        **{**TRAINER_DEFAULTS, **by_trial, **(trainer or {})},  # type: ignore[arg-type]
     )
 
 
@@ -289,6 +303,7 @@ def finish(
         **({"dead_kernels": round(100 * dead[0].share, 4)} if dead else {}),
         **provenance(machine.strategy.root_device, machine.world_size),
         "replicas": training.replicas,
+        "compile": training.compile,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "format": FORMAT,
     }
@@ -299,7 +314,7 @@ def finish(
         keep_examples(model, data, folder)
         if (correct := model.test_correct) is not None:
             write_correct(folder, correct.numpy())
-    if trial.precision == "fp32":
+    if not trial.quantized:
         write_torch(folder / WEIGHTS, model.net.state_dict())
     else:
         save(model.net.cpu(), (data.in_channels, data.resolution, data.resolution), folder / WEIGHTS)
@@ -325,7 +340,7 @@ def test(trial: Trial, model: TaskModule, data: ImageData, machine: L.Trainer) -
 def build_model(trial: Trial, network: Network, recipe: Recipe, data: ImageData, start: Path | None) -> TaskModule:
     """What is trained and tested: a new network; or that of the fp32 run in `start`, in int8 or about to be."""
     model = trial.task.load()(network, recipe)
-    if trial.precision == "fp32":
+    if not trial.quantized:
         if trial.pretrained is not None:
             model.start = begin_from(trial.pretrained, cast(MobileNet, model.net))
         return model

@@ -39,8 +39,8 @@ def load_network(folder: Path) -> MobileNet:
     if read_result(folder) is None or not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder} is no finished run with its {WEIGHTS}; train it here first")
     trial = trial_from(read_settings(folder)[0])
-    if trial.precision != "fp32" or trial.head is not None:
-        raise ConfigError(f"{folder} has no classifier in fp32, and nothing else begins a run")
+    if trial.quantized or trial.head is not None:
+        raise ConfigError(f"{folder} has no classifier that is not int8, and nothing else begins a run")
     state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     net = MobileNet(trial.network(len(state["classifier.bias"]), state["stem.conv.weight"].shape[1]))
     net.load_state_dict(state)

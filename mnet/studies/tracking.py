@@ -25,7 +25,7 @@ PROJECT = "mnet"
 STEP = "trainer/global_step"
 """The x-axis of every chart; Lightning's name."""
 
-PROVENANCE = ("dead_kernels", "device", "threads", "torch", "mnet", "revision", "replicas")
+PROVENANCE = ("dead_kernels", "device", "threads", "torch", "mnet", "revision", "replicas", "compile")
 """Of result.json, where it has them: what not every run counts, and where and by what it was made. In the summary,
 since the run may have been trained elsewhere."""
 

@@ -25,7 +25,9 @@ from mnet.transfer import weights_key
 if TYPE_CHECKING:
     from mnet.data import ImageData
 
-Precision = Literal["fp32", "int8", "int8-qat"]
+Precision = Literal["fp32", "tf32", "bf16", "int8", "int8-qat"]
+QUANTIZED: tuple[Precision, ...] = ("int8", "int8-qat")
+"""Precisions of a network made from the fp32 run of the same seed; in the others a network is trained."""
 
 OF_RECIPES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise")
 """Settings that say otherwise than the recipe."""
@@ -75,8 +77,10 @@ class Trial(Toggles):
     decay_depthwise: bool | None = None
     """Whether weight decay reaches depthwise kernels; None = the recipe's. V1 leaves it out (§3.3)."""
     precision: Precision = "fp32"
-    """Of weights and activations. int8: the fp32 run with the same settings and seed, rounded after training, ranges
-    seen on training pictures; int8-qat: that run trained on with rounding simulated. Both need mnet[executorch]."""
+    """Of the arithmetic. tf32 (NVIDIA GPUs) and bf16 (autocast): of convolutions and products, in training and in
+    evaluation, while weights stay fp32. int8: the fp32 run with the same settings and seed, rounded after training,
+    ranges seen on training pictures; int8-qat: that run trained on with rounding simulated. Both need
+    mnet[executorch]."""
     pretrained: str | None = None
     """Weights to start from, whatever the toggles: a file in torchvision's layout (timm's for V1) of the paper's
     network at this width; imagenet, which fetches torchvision's; or the folder of a finished run. What of them is kept
@@ -100,12 +104,17 @@ class Trial(Toggles):
             raise ConfigError(f"seed must be in [0, 2**32), not {self.seed}")
         if self.head is not None:
             self.pictures()
-            if self.precision != "fp32":
-                raise ConfigError(f"precision={self.precision} is of classifiers; head={self.head} takes fp32")
+            if self.quantized:
+                raise ConfigError(f"precision={self.precision} is of classifiers; head={self.head} takes fp32 or bf16")
             if self.pretrained is not None:
                 raise ConfigError(f"pretrained={self.pretrained} is of classifiers; head={self.head} starts anew")
         self.network(num_classes=2, in_channels=1)
         self.full_recipe()
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its network is another run's, in 8 bits."""
+        return self.precision in QUANTIZED
 
     @property
     def task(self) -> Task:
@@ -178,7 +187,7 @@ class Trial(Toggles):
         named = recipe(self.recipe)
         own = {name: getattr(self, name) for name in OF_RECIPES}
         trained = replace(named, **{name: value for name, value in own.items() if value is not None})
-        if self.precision == "fp32":
+        if not self.quantized:
             return trained
         return replace(trained, epochs=0) if self.precision == "int8" else quantization_aware(trained)
 
@@ -204,7 +213,8 @@ class Trial(Toggles):
 
     @cached_property
     def computed(self) -> list[object]:
-        """What is computed with every seed: network, recipe and data; of int8 the precision, and what follows fp32."""
+        """What is computed with every seed: network, recipe and data; the precision, if it is not fp32, and of int8
+        what follows fp32."""
         network = self.network(num_classes=2, in_channels=1)
         data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
         if self.pictures().train_size is None:  # one's own; elsewhere the name says what they are
@@ -213,7 +223,7 @@ class Trial(Toggles):
             data["pretrained"] = weights_key(self.pretrained)
         content: list[object] = [changed(network), changed(self.in_float().full_recipe()), data]
         if self.precision != "fp32":
-            content += [self.precision, changed(self.full_recipe())]
+            content += [self.precision, *([changed(self.full_recipe())] if self.quantized else [])]
         return content if self.tested else [*content, "untested"]
 
     def foreign_resolution(self) -> int | None:

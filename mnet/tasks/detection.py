@@ -53,7 +53,7 @@ class SSDLite(TaskModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, target = batch
-        return {"loss": self.decoder(images).loss(self.net(images), target)}
+        return {"loss": self.decoder(images).loss(self.answers(images), target)}
 
     def predict(self, images: Tensor) -> list[Found]:
         found = self.decoder(images).find(self.net(images), MEASURED)

@@ -23,6 +23,7 @@ from mnet.layers import is_depthwise
 from mnet.network import create_model
 from mnet.spec import Network
 from mnet.tasks.drawing import Limit, legend, show_picture
+from mnet.training.compiling import Compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
 from mnet.transfer import Transferred
@@ -37,6 +38,20 @@ class Trained(L.LightningModule):
 
     net: nn.Module
     recipe: Recipe
+    _compiled: Callable[..., Any] | None = None
+
+    def compile_training(self, mode: Compile) -> None:
+        """Compile what the network does in training steps; evaluation, whose batches differ in size, is left as it is.
+
+        Raises:
+            ConfigError: As `mnet.training.compiling.check_compile`.
+        """
+        if mode != "off":
+            self._compiled = compiled(self.net.forward, mode)
+
+    def answers(self, images: Tensor) -> Any:
+        """What the network says of pictures (N, C, H, W)."""
+        return (self._compiled if self._compiled and self.training else self.net)(images)
 
     def on_fit_start(self) -> None:
         momentum = bn_momentum_for(self.recipe, int(self.trainer.estimated_stepping_batches))

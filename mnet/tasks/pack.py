@@ -68,8 +68,8 @@ class Pack(Trained):
 
     def ask(self, images: Tensor) -> None:
         """Let the members' networks say what the replicas say of these pictures, (N, K * C, H, W)."""
-        answers = self.net(images.contiguous(memory_format=torch.channels_last))
-        for said, own in zip(self.said, take_apart(answers, len(self.said)), strict=True):
+        told = self.answers(images.contiguous(memory_format=torch.channels_last))
+        for said, own in zip(self.said, take_apart(told, len(self.said)), strict=True):
             said.answer = own
 
     def release(self) -> None:

@@ -42,7 +42,7 @@ class LRASPP(TaskModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, masks = batch
-        return {"loss": loss_of(self.net(images), masks, self.recipe.label_smoothing)}
+        return {"loss": loss_of(self.answers(images), masks, self.recipe.label_smoothing)}
 
     def evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         images, masks = batch

@@ -240,3 +240,9 @@ def test_the_papers_costs_of_detectors_are_claims_that_counting_reproduces():
     counted = table[(table["study"] == "detection") & (table["kind"] == "arithmetic")].set_index("id")["verdict"]
     assert counted["v3-reduced-tail-cost"] == counted["v2-detection-cost"] == "reproduced"
     assert np.all(counted.drop("v2-ssdlite-cost") == "reproduced")
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_heads_train_in_16_bits(task, tmp_path):
+    result = run_trial(Trial(**TINY, head=HEADS[task], precision="bf16", epoch_steps=2), tmp_path)
+    assert np.isfinite(result["test_loss"])

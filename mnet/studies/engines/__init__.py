@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from mnet.errors import unknown
 from mnet.studies.store import run_folder
 from mnet.studies.trial import Trial
+from mnet.training.compiling import Compile
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Job:
     study: str
     together: int = 1
     """Seeds of its cell that are trained as one network, at most."""
+    compile: Compile = "off"
+    """How its training steps are compiled; int8 runs, which are graphs already, are not."""
 
     @property
     def run_id(self) -> str:

@@ -67,7 +67,7 @@ def can_be_packed(job: Job) -> bool:
     from mnet.data.module import InMemoryImages
 
     trial = job.trial
-    return trial.precision == "fp32" and issubclass(DATASETS[trial.dataset], InMemoryImages)
+    return not trial.quantized and issubclass(DATASETS[trial.dataset], InMemoryImages)
 
 
 def pays(jobs: Sequence[Job]) -> bool:
