@@ -28,6 +28,7 @@ from typing import Literal
 
 import bench_loops as loops
 import bench_processes as processes
+import bench_switches as switches
 import lightning
 import pandas as pd
 import timm
@@ -48,15 +49,17 @@ from mnet.studies.engines.local import default_workers
 from mnet.studies.sweep import load_profile, load_study
 
 HERE = Path(__file__).parent
-RESOLUTION, BATCH, STEPS = 32, 128, 4
-"""Of the training loops: pixels, pictures, and steps timed in a round."""
+RESOLUTION, BATCH = 32, 128
+"""Of the training loops: pixels, pictures."""
+STEPS, STEPS_ON_GPU = 4, 50
+"""That are timed in a round."""
 NEXT_TO = {
     "mobilenet_v1": ("timm:mobilenetv1_100",),
     "mobilenet_v2": ("torchvision:mobilenet_v2", "timm:mobilenetv2_100"),
     "mobilenet_v3_large": ("torchvision:mobilenet_v3_large", "timm:mobilenetv3_large_100"),
     "mobilenet_v3_small": ("torchvision:mobilenet_v3_small", "timm:mobilenetv3_small_100"),
 }
-PARTS = ("sweep", "training", "seeds", "reading", "latency", "start", "memory")
+PARTS = ("sweep", "training", "switches", "seeds", "reading", "latency", "start", "memory")
 SEEDS = 3
 SEEDS_OF = (
     ("mobilenet_v3_small", 1.0),
@@ -64,12 +67,17 @@ SEEDS_OF = (
     ("mobilenet_v3_large", 0.35),
 )
 """Networks of studies, from calls that take a third of a step to arithmetic that takes almost all."""
+SEEDS_ON_GPU = 8
+SWITCHES_OF = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35))
 SAME = "what it can save is reading, picture by picture; the rest of its step is the same network in the same kernels"
 REASONS = {
     "processes": "calls are a tenth to a third of a step, and strided products cost some of what joining them saves",
     "torchvision's loop": SAME,
     "timm's loop": SAME,
     "500 x 375": "both decode the whole of so small a photograph, which takes most of the time",
+    "compiled": "a study compiles where it is told to: COMPILE=reduce-overhead",
+    "in bf16": "another precision is another result: the study precision says what it costs; PRECISION=bf16",
+    "in tf32": "another precision is another result: the study precision says what it costs; PRECISION=tf32",
     "import": "Lightning is not imported; what is beyond torch is the family, its tables and its latency laboratory",
 }
 """Part of a row -> why its goal is missed where it is."""
@@ -102,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for bench.csv")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=40, help="budget of a training comparison")
+    parser.add_argument("--seconds", type=float, default=30, help="budget of a training comparison")
     parser.add_argument("--only", choices=PARTS, help="a part of the table")
     parser.add_argument("--sweep_seeds", type=int, default=1, help="of the activation study that is swept")
     options = parser.parse_args(arguments)
@@ -147,9 +155,11 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     if "training" in wanted and data is not None:
         for model in ("mobilenet_v3_small", "mobilenet_v2"):
             yield from training(model, data, options.device, options.seconds)
+    if "switches" in wanted:
+        yield from thrown(options.device)
     if "seeds" in wanted:
         for model, width in SEEDS_OF:
-            yield seeds(model, width, options.device)
+            yield from seeds(model, width, options.device)
     if "reading" in wanted:
         for size, count in (((500, 375), 96), ((2000, 1500), 32)):
             yield reading(size, count)
@@ -194,30 +204,51 @@ def sweep(data_dir: Path, seeds: int) -> Row:
 
 
 def training(model: str, data: loops.ColourGarments, device: str, budget_s: float) -> Iterator[Row]:
-    """Lightning beside the bare loop and the reference loop, in the same rounds."""
+    """Lightning beside the bare loop and the reference loop, in the same rounds; the first two compiled on a GPU."""
+    compile = loops.compile_on(device)
+    steps = STEPS if device == "cpu" else STEPS_ON_GPU
     with tempfile.TemporaryDirectory() as folder:
         samples = {
-            "lightning": loops.lightning_loop(model, data, STEPS, device, Path(folder)),
-            "bare": loops.bare_loop(model, data, STEPS, device),
-            "torchvision's": loops.reference_loop(model, data, STEPS, device),
-            "timm's": loops.timm_loop(model, data, STEPS, device),
+            "lightning": loops.lightning_loop(model, data, steps, device, Path(folder), compile),
+            "bare": loops.bare_loop(model, data, steps, device, compile),
+            "torchvision's": loops.reference_loop(model, data, steps, device),
+            "timm's": loops.timm_loop(model, data, steps, device),
         }
         found = paired_ratios(samples, "lightning", budget_s=budget_s, warmup=1)
-    for name, goal in (("bare", 0.95), ("torchvision's", 5), ("timm's", 1)):
+    for name, goal in (("bare", 0.95 if device == "cpu" else 0.9), ("torchvision's", 5), ("timm's", 1)):
         what, ours = f"throughput, {RESOLUTION} px, batch {BATCH}", f"{model}, Lightning"
         yield row(what, ours, f"{name} loop", found[name], at_least=goal, inverse=True)
 
 
-def seeds(model: str, width: float, device: str) -> Row:
-    """Seeds of a cell as replicas of one network beside one after another, in as many processes as a study has."""
+def thrown(device: str) -> Iterator[Row]:
+    """A training step beside the same with one switch thrown: what is faster should be what a study does."""
+    with switches.side_by_side(device) as samples:
+        for model, width in SWITCHES_OF:
+            found = paired_ratios(samples(model, width), switches.AS_IT_IS, budget_s=12, warmup=1)
+            for name, one in found.items():
+                what = f"throughput, {switches.RESOLUTION} px, batch {switches.BATCH}"
+                yield row(what, f"{model} x {width:g}, {switches.AS_IT_IS}", name, one, at_least=1, inverse=True)
+
+
+def seeds(model: str, width: float, device: str) -> Iterator[Row]:
+    """Seeds of a cell as replicas of one network beside one after another, in as many processes as a study has; on a
+    GPU in one process, and beside as many processes as share it else."""
     workers = default_workers()
-    goal = 4.0 if device != "cpu" else 1.3
-    case = (model, width, SEEDS, 28, 96, workers, device)
-    with processes.seeds_side_by_side(*case) as samples:
-        found = paired_ratios(samples, "together", budget_s=15, warmup=1)["apart"]
-    ours = f"{model} x {width:g}, {SEEDS} seeds as one"
-    what = f"throughput, 28 px, batch 96, {workers} processes"
-    return row(what, ours, "one after another", found, at_least=goal, inverse=True)
+    if device == "cpu":
+        count, batch, what = SEEDS, 96, f"throughput, 28 px, batch 96, {workers} processes"
+        with processes.seeds_side_by_side(model, width, count, 28, batch, workers, device) as samples:
+            found = paired_ratios(samples, "together", budget_s=12, warmup=1)
+        others = {"apart": ("one after another", 1.3)}
+    else:
+        count, batch, what = SEEDS_ON_GPU, 128, "throughput, 28 px, batch 128"
+        one = processes.seeds_side_by_side(model, width, count, 28, batch, 1, device)
+        several = processes.seeds_side_by_side(model, width, count, 28, batch, workers, device)
+        with one as samples, several as more:
+            found = paired_ratios({**samples, "processes": more["apart"]}, "together", budget_s=12, warmup=1)
+        others = {"apart": ("one after another", 4.0), "processes": (f"in {workers} processes", 1.0)}
+    for name, (theirs, goal) in others.items():
+        ours = f"{model} x {width:g}, {count} seeds as one"
+        yield row(what, ours, theirs, found[name], at_least=goal, inverse=True)
 
 
 def reading(size: tuple[int, int], count: int) -> Row:

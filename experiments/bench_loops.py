@@ -42,6 +42,7 @@ from mnet.studies.run import TRAINER_DEFAULTS, load_data
 from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier
 from mnet.tasks.module import make_optimizer
+from mnet.training.compiling import Compile, compiled
 from mnet.training.recipes import lr_factor, recipe
 
 PAD = 4
@@ -49,6 +50,13 @@ TIMM = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_small": "mobilenetv3_sm
 RECIPE = recipe("quick")
 PICTURES = 12_800
 """That all loops go through."""
+RECORDED = 5
+"""Steps in which what is compiled is compiled, and recorded as a CUDA graph."""
+
+
+def compile_on(device: str) -> Compile:
+    """How the fastest loop compiles."""
+    return "off" if device == "cpu" else "reduce-overhead"
 
 
 class ColourGarments(FashionMNIST):
@@ -78,57 +86,68 @@ def garments(data_dir: Path, resolution: int, batch_size: int) -> ColourGarments
 
 
 class Stamps(L.Callback):
-    """When each step ended."""
+    """When some of the steps ended; the others do not wait for the device."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, steps: Sequence[int]) -> None:
+        self.device, self.steps = device, steps
         self.times: list[float] = []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        synchronise(self.device)
-        self.times.append(time.perf_counter())
+        if batch_idx in self.steps:
+            synchronise(self.device)
+            self.times.append(time.perf_counter())
 
 
-def lightning_loop(model: str, data: ColourGarments, steps: int, device: str, folder: Path) -> Sample:
-    """Seconds a step of a trial as a study runs it; a sample is a short run without its first step."""
+def lightning_loop(
+    model: str, data: ColourGarments, steps: int, device: str, folder: Path, compile: Compile = "off"
+) -> Sample:
+    """Seconds a step of a trial as a study runs it; a sample is a short run without its first steps."""
     classifier = ImageClassifier(network(model, data), RECIPE)
+    classifier.compile_training(compile)
+    first = 0 if compile == "off" else RECORDED
 
     def sample() -> float:
-        stamps = Stamps(device)
+        stamps = Stamps(device, (first, first + steps))
         trainer = L.Trainer(
             max_epochs=1,
             enable_checkpointing=False,
             callbacks=[Watch(lambda progress: None), SeedSteps(0), stamps],
             logger=CSVLogger(folder, "bench", version=""),
-            limit_train_batches=steps + 1,
+            limit_train_batches=first + steps + 1,
             limit_val_batches=0,
             **{**TRAINER_DEFAULTS, "accelerator": device.partition(":")[0]},  # type: ignore[arg-type]
         )
         trainer.fit(classifier, datamodule=data)
-        return (stamps.times[steps] - stamps.times[0]) / steps
+        return (stamps.times[1] - stamps.times[0]) / steps
 
     return sample
 
 
-def bare_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
+def bare_loop(model: str, data: ColourGarments, steps: int, device: str, compile: Compile = "off") -> Sample:
     """Seconds a step of the same net, batches, optimiser and schedule without Lightning, logging and accuracy."""
     net = mnet.create_model(network(model, data)).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(net, RECIPE)
     schedule = LambdaLR(optimizer, lr_factor(RECIPE, len(data.train_dataloader()), RECIPE.epochs))
-    batches = forever(data.train_dataloader())
+    batches = forever(data.batches("train", train=True, device=torch.device(device)))
+    answer = compiled(net.forward, compile)
 
-    def sample() -> float:
-        synchronise(device)
-        start = time.perf_counter()
+    def take(steps: int) -> None:
         for _ in range(steps):
-            images, labels = (part.to(device) for part in next(batches))
-            loss = functional.cross_entropy(net(images), labels, label_smoothing=RECIPE.label_smoothing)
+            images, labels = next(batches)
+            loss = functional.cross_entropy(answer(images), labels, label_smoothing=RECIPE.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+
+    take(0 if compile == "off" else RECORDED)
+
+    def sample() -> float:
+        synchronise(device)
+        start = time.perf_counter()
+        take(steps)
         synchronise(device)
         return (time.perf_counter() - start) / steps
 

@@ -193,19 +193,21 @@ class InMemoryImages(ImageData):
     def test_dataloader(self) -> Batches:
         return self.batches("test")
 
-    def placed(self, split: str) -> Images:
-        """A split where it is trained on: on a GPU its bytes are there once, and no batch is sent to it."""
+    def placed(self, split: str, device: torch.device | None = None) -> Images:
+        """A split where it is trained on: on a GPU its bytes are there once, and no batch is sent to it. By default
+        that is where the Trainer trains."""
         found = self._splits[split]
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if device is None:
+            device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         if device.type != "cuda":
             return found
         if (split, device) not in self._there:
             self._there[split, device] = Images(found.images.to(device), found.labels.to(device))
         return self._there[split, device]
 
-    def batches(self, split: str, *, train: bool = False) -> Batches:
-        """A loader over 'train', 'val' or 'test'; `train` shuffles and augments."""
-        images, labels = self.placed(split)
+    def batches(self, split: str, *, train: bool = False, device: torch.device | None = None) -> Batches:
+        """A loader over 'train', 'val' or 'test'; `train` shuffles and augments. `device` as for `placed`."""
+        images, labels = self.placed(split, device)
         return self.loader(
             images,
             labels,
