@@ -10,7 +10,7 @@ SWEEPS := $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*
 # MODEL=mobilenet_v2 becomes --model=mobilenet_v2. Any other setting: ARGS='--width=0.5 --se=false'; arguments of
 # Lightning's Trainer: TRAINER='--trainer.precision=bf16-mixed'.
 options = $(foreach pair,MODEL:model DATA:dataset DATA_DIR:data_dir RESOLUTION:resolution EPOCHS:epochs \
-  BATCH_SIZE:batch_size RECIPE:recipe SEEDS:seeds PROFILE:profile OUT:out WORKERS:workers PACK:pack COMPILE:compile ENGINE:engine \
+  BATCH_SIZE:batch_size RECIPE:recipe SEEDS:seeds PROFILE:profile OUT:out WORKERS:workers PACK:pack COMPILE:compile PRECISION:precision ENGINE:engine \
   RAY_ADDRESS:ray_address GPUS:gpus PARTITION:partition MARGIN:margin RUNTIME:runtime THREADS:threads BATCH:batch \
   HALF_WIDTH:half_width BUDGET:budget BLOCKS:blocks,\
   $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(TRAINER) $(ARGS)

@@ -289,12 +289,20 @@ def segmentation(root: Path) -> str:
 
 def effects(root: Path) -> str:
     """What int8 does within every network."""
+    return within_networks(root, "quantization")
+
+
+def bf16(root: Path) -> str:
+    """What training in 16 bits does within every network."""
+    return within_networks(root, "precision")
+
+
+def within_networks(root: Path, study: str) -> str:
     rows = []
-    for study in with_table(root, EFFECTS):
-        for _, row in study_table(root, study, EFFECTS).iterrows():
-            beyond = [number(row["beyond"]), interval(row["beyond_low"], row["beyond_high"])]
-            told = [row["variant"], f"{row['value']} - {row['against']}", number(row["delta"])]
-            rows.append([*told, interval(row["low"], row["high"]), row["verdict"], *beyond])
+    for _, row in study_table(root, study, EFFECTS).iterrows():
+        beyond = [number(row["beyond"]), interval(row["beyond_low"], row["beyond_high"])]
+        told = [row["variant"], f"{row['value']} - {row['against']}", number(row["delta"])]
+        rows.append([*told, interval(row["low"], row["high"]), row["verdict"], *beyond])
     return grid(("network", "difference", "points", "95% interval", "verdict", "beyond", "95% interval"), rows)
 
 
@@ -360,6 +368,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
         comparisons,
         longer,
         effects,
+        bf16,
         detection,
         segmentation,
         found,

@@ -7,10 +7,13 @@ from pathlib import Path
 import ablate
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mnet
 from mnet import ConfigError
+from mnet.data.augment import Augment, normalise, scale_and_shift
 from mnet.machine import cpu_name
 from mnet.studies import Trial
 from mnet.studies.callbacks import DeadKernels, Stopped
@@ -19,7 +22,10 @@ from mnet.studies.packs import run_jobs
 from mnet.studies.run import run_job, run_trial
 from mnet.studies.store import WEIGHTS
 from mnet.studies.trial import trial_from
-from mnet.training import compiling
+from mnet.tasks.classification import ImageClassifier
+from mnet.tasks.module import make_optimizer
+from mnet.tasks.pack import Pack
+from mnet.training import compiling, recipe
 
 aten = torch.ops.aten
 READS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default}
@@ -56,16 +62,52 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("recipe", ["quick", "v3"])
-def test_no_step_reads_a_value_but_to_watch_the_loss(trial, recipe, tmp_path):
+@pytest.mark.parametrize("named", ["quick", "v3"])
+def test_no_step_reads_a_value_but_to_watch_the_loss(trial, named, tmp_path):
     """On a GPU each would wait for the device. `Watch` and `MetricsFile` do once a second and every fifty steps; the
     count of averages is on the CPU, whatever the device."""
     with Reads() as reads:
-        run_trial(replace(trial, recipe=recipe), tmp_path)
+        run_trial(replace(trial, recipe=named), tmp_path)
     steps = [stack for stack in reads.found if "training_epoch_loop.advance" in stack]
     assert steps  # `Watch`, on a CPU
     known = ("callbacks.on_train_batch_end", "ema.on_train_batch_end", "logger_connector.log_metrics")
     assert not [stack for stack in steps if not any(name in stack for name in known)]
+
+
+def on_fake_gpu(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A module whose parameters and buffers say that they are on a GPU, and have no values."""
+    for part in module.modules():
+        for own, kind in ((part._parameters, nn.Parameter), (part._buffers, torch.Tensor.detach)):
+            for name, value in own.items():
+                fake = value if value is None else mode.from_tensor(value.detach())
+                with mode:
+                    own[name] = fake if fake is None else kind(fake.to("cuda"))
+    return module
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
+def test_what_a_step_does_on_a_gpu_stays_there(name):
+    """By shapes and devices alone, without one: a tensor on another device, or a value that is read, would raise."""
+    network, plan = mnet.describe(name, num_classes=10, in_channels=1), recipe("v3")
+    mode = FakeTensorMode()
+    pack = on_fake_gpu(Pack([ImageClassifier(network, plan) for _ in range(2)]), mode).train()
+    pack.seed_step([1, 2])
+    with mode:
+        gpu = torch.device("cuda:0")
+        pixels = torch.randint(256, (64, 28, 28, 1), dtype=torch.uint8, device=gpu).permute(0, 3, 1, 2)
+        look = scale_and_shift((0.5,), (0.25,), gpu)
+        chosen = torch.randperm(64, device=gpu)[:16]
+        images = normalise(pixels[chosen], *look, Augment(flip=True, pad=4, erase=0.5))
+        assert images.device == gpu
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        told = pack.training_step([(images, chosen % 10)] * 2, 0)
+        optimizer = make_optimizer(pack.net, plan)
+        for param in pack.parameters():
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+        assert {value.device for value in (told["loss"], *pack.parameters(), *pack.buffers())} == {gpu}
+        with pytest.raises(DataDependentOutputException):
+            float(told["loss"].detach())
 
 
 def same(one: dict[str, object], other: dict[str, object], near: float) -> bool:
@@ -163,12 +205,12 @@ class Strict(DeadKernels):
 
 
 @GPU
-@pytest.mark.parametrize("recipe", ["quick", "v3"])
-def test_no_step_waits_for_the_gpu(trial, recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("named", ["quick", "v3"])
+def test_no_step_waits_for_the_gpu(trial, named, tmp_path, monkeypatch):
     monkeypatch.setattr("mnet.studies.run.DeadKernels", Strict)
     monkeypatch.setattr("mnet.studies.callbacks.REPORT_SECONDS", 1e9)
     try:
-        assert run_trial(replace(trial, recipe=recipe), tmp_path)["device"] != cpu_name()
+        assert run_trial(replace(trial, recipe=named), tmp_path)["device"] != cpu_name()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
