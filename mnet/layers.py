@@ -77,7 +77,7 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not in_float_on_cpu(x):  # first, since inference counts microseconds
+        if not self.training or not by_ourselves(x):  # first, since inference counts microseconds
             return self._conv_forward(x, self.weight, self.bias)
         size, kernel = max(x.shape[2:]), self.kernel_size[0]
         if size > SMALL:
@@ -95,10 +95,9 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(x, used, self.bias, self.stride, reach * self.dilation[0], self.dilation, self.groups)
 
 
-def in_float_on_cpu(x: Tensor) -> bool:
-    """Whether what is done to `x` is computed on the CPU as it is, not cast for bf16: only there do paths of our own
-    pay."""
-    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+def by_ourselves(x: Tensor) -> bool:
+    """Whether to do to `x` what is quicker than PyTorch: on the CPU, neither cast for bf16 nor compiled."""
+    return x.device.type == "cpu" and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
 
 
 def is_depthwise(layer: nn.Module) -> bool:

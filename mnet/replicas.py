@@ -20,7 +20,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from mnet.heads import Head
-from mnet.layers import Conv2d, in_float_on_cpu
+from mnet.layers import Conv2d, by_ourselves
 from mnet.machine import seed_all
 from mnet.network import MobileNet
 
@@ -139,14 +139,13 @@ class ReplicatedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:
             return x
-        if self.seeds is None:
-            return functional.dropout(x, self.p)
-        return self.drop(x, self.seeds)
+        return functional.dropout(x, self.p) if self.seeds is None else self.drop(x)
 
-    @torch.compiler.disable  # which takes the state of a generator as given
-    def drop(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
+    @torch.compiler.disable  # it would compile each step's seeds in
+    def drop(self, x: Tensor) -> Tensor:
+        assert self.seeds is not None
         parts = []
-        for own, seed in zip(x.chunk(self.replicas, 1), seeds, strict=True):
+        for own, seed in zip(x.chunk(self.replicas, 1), self.seeds, strict=True):
             seed_all(seed)
             parts.append(functional.dropout(own, self.p))
         return torch.cat(parts, 1)
@@ -155,7 +154,7 @@ class ReplicatedDropout(nn.Module):
 def products(rows: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
     """Each replica's rows times its own weights: (M, K * in), (K * out, in) -> (M, K * out)."""
     weights = weight.view(count, -1, rows.shape[1] // count)
-    if in_float_on_cpu(rows):
+    if by_ourselves(rows):
         out = InPlace.apply(rows, weights)
     else:
         apart = rows.view(len(rows), count, -1).transpose(0, 1)

@@ -54,8 +54,8 @@ def keep_examples(model: TaskModule, data: ImageData, folder: Path) -> None:
 def plain(seen: Any) -> Tensor | dict[str, Tensor]:
     """As tensors alone, which can be read without running anything."""
     if isinstance(seen, Tensor):
-        return seen.clone()
-    return {name: cast(Tensor, value).clone() for name, value in seen._asdict().items()}
+        return seen.to("cpu", copy=True)
+    return {name: cast(Tensor, value).to("cpu", copy=True) for name, value in seen._asdict().items()}
 
 
 def read_examples(study: Study, cell: Cell, root: Path) -> Examples | None:
