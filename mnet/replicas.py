@@ -159,7 +159,7 @@ def products(rows: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> T
     else:
         apart = rows.view(len(rows), count, -1).transpose(0, 1)
         out = torch.bmm(apart, weights.transpose(1, 2)).transpose(0, 1).reshape(len(rows), -1)
-    return out if bias is None else out + bias
+    return out if bias is None else out + bias.to(out.dtype)
 
 
 NARROW = 8

@@ -230,6 +230,7 @@ class Pool:
     """Runs, by what they computed."""
 
     def __init__(self, runs: pd.DataFrame) -> None:
+        runs = runs.drop_duplicates("run_id")  # one trained again elsewhere rounds otherwise, and is not paired there
         compared = [one.headline.name for one in TASKS.values() if one.headline.name in runs]
         values = runs[compared].astype(float).bfill(axis=1).iloc[:, 0]  # a run has that of its task alone
         self.values = dict(zip(runs["run_id"], values, strict=True))
