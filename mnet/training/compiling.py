@@ -19,6 +19,8 @@ Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
 """The last three are modes of torch.compile."""
 MODES: tuple[Compile, ...] = get_args(Compile)
 COMPILERS = ("g++", "clang++", "c++")
+NETWORKS = 64
+"""Side by side in one process, after which torch.compile would leave the others as they are, and say nothing."""
 
 Call = TypeVar("Call", bound=Callable[..., object])
 
@@ -32,9 +34,11 @@ def compiled(call: Call, mode: Compile) -> Call:
     check_compile(mode)
     if mode == "off":
         return call
+    import torch._dynamo.config
     import torch._inductor.config
 
-    torch.compiler.reset()  # it gives up after eight networks of one process
+    torch.compiler.reset()  # of earlier runs of this process
+    torch._dynamo.config.recompile_limit = NETWORKS
     torch._inductor.config.fallback_random = True  # dropout by PyTorch's own random numbers, as when it is not compiled
     return cast(Call, torch.compile(call, mode=mode, dynamic=False))
 

@@ -60,9 +60,9 @@ def test_every_claim_is_kept_and_says_whether_it_was_read():
     assert not [claim.id for claim in CLAIMS if claim.statement.startswith("...")]  # each is read alone
 
 
-def test_every_claim_names_a_study_and_every_study_has_a_claim():
+def test_every_claim_names_a_study_and_every_study_of_the_papers_has_a_claim():
     assert {claim.study for claim in CLAIMS} <= {*STUDIES, *PROGRAMS}
-    assert {claim.study for claim in CLAIMS} >= set(STUDIES)
+    assert {claim.study for claim in CLAIMS} >= set(STUDIES) - {"precision"}  # which asks about our own recipe
 
 
 ACCURACY = [claim for claim in CLAIMS if claim.kind == "accuracy" and claim.study in STUDIES]
