@@ -237,7 +237,7 @@ def run(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job
     todo = [job for job in jobs if read_result(job.folder) is None]
     users = {job.run_id: [study for study in studies if job.run_id in run_ids(study)] for job in jobs}
     failed: list[Event] = []
-    with Display(studies, jobs=len(jobs), done=len(jobs) - len(todo)) as display:
+    with Display(studies, jobs, todo) as display:
 
         def tell(event: Event) -> None:
             display.tell(event)

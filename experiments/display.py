@@ -19,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mnet.studies.callbacks import Progress
-from mnet.studies.engines import Event
+from mnet.studies.engines import Event, Job
+from mnet.studies.estimate import seconds
 from mnet.studies.examples import FIGURE as EXAMPLES_FIGURE
 from mnet.studies.results import Tables
 from mnet.studies.sweep import Study
@@ -29,13 +30,17 @@ from mnet.tasks import Metric
 class Display:
     """Runs done, what runs now, accuracy and time left: live on a terminal, one line an event elsewhere."""
 
-    def __init__(self, studies: Sequence[Study], *, jobs: int, done: int) -> None:
-        self.studies, self.jobs, self.done, self.failed = studies, jobs, done, 0
+    def __init__(self, studies: Sequence[Study], jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+        self.studies, self.jobs, self.done = studies, len(jobs), len(jobs) - len(todo)
         self.names = run_names(studies)
+        self.work = {job.run_id: seconds(job.trial) for job in todo}
+        """What each run that has not failed was estimated to take."""
+        self.worked = 0.0
+        """Of that, on runs that are finished."""
         self.running: dict[str, Progress] = {}
         self.elsewhere: set[str] = set()
         self.found: dict[str, list[float]] = {}
-        self.started, self.before = time.monotonic(), done
+        self.started = time.monotonic()
         self.console = Console()
         self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4)
 
@@ -74,9 +79,10 @@ class Display:
         elif event.kind == "again":
             self.say(f"{name}: {event.content}; tried once more, alone")
         elif event.kind == "failed":
-            self.failed += 1
+            self.work.pop(run_id, None)
             self.say(f"{name} failed: {event.content}")
         elif event.kind == "finished":
+            self.worked += self.work.get(run_id, 0.0)
             self.finish(name, event.job.trial.task.headline, cast(dict[str, float], event.content))
 
     def say(self, line: str) -> None:
@@ -91,10 +97,11 @@ class Display:
 
     def left(self) -> str:
         """Time to the end, from the work done in this session."""
-        worked = self.done - self.before + sum(progress.step / progress.steps for progress in self.running.values())
+        now = {run_id: progress.step / progress.steps for run_id, progress in self.running.items()}
+        worked = self.worked + sum(self.work.get(run_id, 0.0) * share for run_id, share in now.items())
         if worked <= 0:
             return "ETA unknown"
-        remaining = (self.jobs - self.failed - self.before - worked) * (time.monotonic() - self.started) / worked
+        remaining = (sum(self.work.values()) - worked) * (time.monotonic() - self.started) / worked
         return f"ETA {timedelta(seconds=round(max(0.0, remaining)))}"
 
     def draw(self) -> Group:

@@ -4,13 +4,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mnet.studies import Trial
 from mnet.studies.callbacks import Progress
-from mnet.studies.engines import Job
-from mnet.studies.engines.local import LocalEngine, default_workers
+from mnet.studies.engines import Event, Job
+from mnet.studies.engines.local import LocalEngine, Session, default_workers
 from mnet.studies.estimate import memory_bytes
 from mnet.studies.store import Busy, lock, read_failure
 
@@ -164,3 +165,15 @@ def test_ctrl_c_lets_running_trials_stop_where_they_can_go_on(tmp_path):
 
 def test_there_is_a_worker_for_every_core():
     assert default_workers() >= 1
+
+
+def test_what_is_told_of_a_pack_is_not_told_of_its_members_that_are_finished(tmp_path):
+    """Else they would be counted twice in the time left."""
+    jobs, told = jobs_in(tmp_path, 2), []
+    session, worker = (
+        SimpleNamespace(tell=told.append, single=False, team=[1, 2]),
+        SimpleNamespace(jobs=list(jobs), given=jobs),
+    )
+    for kind, job in (("progress", 0), ("finished", 0), ("progress", 0), ("progress", 1)):
+        Session.hear(session, worker, Event(kind, jobs[job]))
+    assert [(event.kind, event.job.trial.seed) for event in told] == [("progress", 0), ("finished", 0), ("progress", 1)]

@@ -155,7 +155,8 @@ class Session:
     def hear(self, worker: Worker, event: Event) -> None:
         job = event.job
         if event.kind in ON_THE_WAY:
-            self.tell(event)
+            if job in worker.jobs:  # of a pack, one is finished while others are tested
+                self.tell(event)
             return
         worker.jobs.remove(job)
         was_alone = (self.single or len(self.team) == 1) and len(worker.given) == 1
