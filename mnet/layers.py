@@ -71,8 +71,8 @@ class Activate(nn.Module):
 class Conv2d(nn.Conv2d):
     """nn.Conv2d that trains faster on the CPU where the map is small, as after five strides at 28 px.
 
-    There a pointwise convolution is a matrix product, the gradient of a depthwise kernel is a few products, and
-    the taps of any kernel that only ever meet padding need no arithmetic. The result is the same up to the order
+    There the gradient of a depthwise kernel is a few products, a pointwise convolution of one pixel is one, and the
+    taps of any kernel that only ever meet padding need no arithmetic. The result is the same up to the order
     of summation.
     """
 
@@ -82,7 +82,7 @@ class Conv2d(nn.Conv2d):
         size, kernel = max(x.shape[2:]), self.kernel_size[0]
         if size > SMALL:
             return super().forward(x)
-        if kernel == self.stride[0] == self.groups == 1:
+        if kernel == self.stride[0] == self.groups == size == 1:
             out = functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
             return out.permute(0, 3, 1, 2)
         depthwise = self.groups == self.in_channels == self.out_channels and self.bias is None
