@@ -43,7 +43,7 @@ from mnet.studies.start import begin_from
 from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.sweep import Study, list_studies, load_study
 from mnet.studies.trial import OPTIONS
-from mnet.training.compiling import MODES, Compile, check_compile, check_precision
+from mnet.training.arithmetic import MODES, Compile, check_compile, check_precision
 
 INTERRUPTED = 130
 

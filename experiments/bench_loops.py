@@ -42,7 +42,7 @@ from mnet.studies.run import TRAINER_DEFAULTS, load_data
 from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier
 from mnet.tasks.module import make_optimizer
-from mnet.training.compiling import Compile, compiled
+from mnet.training.arithmetic import Compile, compiled
 from mnet.training.recipes import lr_factor, recipe
 
 PAD = 4

@@ -24,7 +24,7 @@ from mnet.latency.paired import synchronise
 from mnet.machine import keep_freed_memory
 from mnet.replicas import stack, take_apart
 from mnet.tasks.module import make_optimizer
-from mnet.training.compiling import compiled
+from mnet.training.arithmetic import compiled
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from mnet.latency import Sample
 from mnet.latency.paired import synchronise
 from mnet.machine import keep_freed_memory
 from mnet.tasks.module import make_optimizer
-from mnet.training.compiling import Compile, compiled, set_tensor_cores
+from mnet.training.arithmetic import Compile, compiled, set_tensor_cores
 from mnet.training.recipes import recipe
 
 RECIPE = recipe("quick")

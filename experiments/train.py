@@ -32,7 +32,7 @@ from mnet.studies.run import TRAINER_DEFAULTS, leads, run_job
 from mnet.studies.store import Busy, Result, find_finished, results_root
 from mnet.studies.tracking import is_wanted, log_history, log_result, tracked
 from mnet.studies.trial import OPTIONS, PARAMETERS, VARIANT, Trial, expand, field_docs, read_option
-from mnet.training.compiling import Compile, check_compile
+from mnet.training.arithmetic import Compile, check_compile
 
 OWN = {
     "study": "Name of the study that the run belongs to.",

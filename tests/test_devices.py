@@ -123,7 +123,13 @@ def test_a_study_on_two_devices_and_a_run_stopped_and_gone_on_with_end_the_same(
 
     again, config = tmp_path / "again", yaml.safe_load((study / "config.yaml").read_text())
     trainer = config.pop("trainer")
-    order = {"trial": config, "root": str(again / study.parents[2].name), "study": "train", "trainer": trainer}
+    order = {
+        "trial": config,
+        "root": str(again / study.parents[2].name),
+        "study": "train",
+        "trainer": trainer,
+        "compile": "off",
+    }
     stopped = call("launch.py", json.dumps({**order, "checkpoint_s": 30.0}))  # nobody is at the other end
     assert json.loads(stopped.stdout.splitlines()[-1]) == ["failed", "Stopped: asked to stop"]
     (run,) = again.glob("trainer-*/train/runs/*")

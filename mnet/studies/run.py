@@ -68,7 +68,7 @@ from mnet.studies.store import (
 from mnet.studies.trial import Trial
 from mnet.tables import FILES, table, write_network
 from mnet.tasks.module import LOG_STEPS, TaskModule
-from mnet.training.compiling import Compile, check_precision, set_tensor_cores
+from mnet.training.arithmetic import Compile, check_precision, set_tensor_cores
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
 

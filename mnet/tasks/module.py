@@ -23,7 +23,7 @@ from mnet.layers import is_depthwise
 from mnet.network import create_model
 from mnet.spec import Network
 from mnet.tasks.drawing import Limit, legend, show_picture
-from mnet.training.compiling import Compile, compiled
+from mnet.training.arithmetic import Compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
 from mnet.transfer import Transferred
@@ -44,7 +44,7 @@ class Trained(L.LightningModule):
         """Compile what the network does in training steps; evaluation, whose batches differ in size, is left as it is.
 
         Raises:
-            ConfigError: As `mnet.training.compiling.check_compile`.
+            ConfigError: As `mnet.training.arithmetic.check_compile`.
         """
         if mode != "off":
             self._compiled = compiled(self.net.forward, mode)

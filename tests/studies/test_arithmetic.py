@@ -25,7 +25,7 @@ from mnet.studies.trial import trial_from
 from mnet.tasks.classification import ImageClassifier
 from mnet.tasks.module import make_optimizer
 from mnet.tasks.pack import Pack
-from mnet.training import compiling, recipe
+from mnet.training import arithmetic, recipe
 
 aten = torch.ops.aten
 READS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default}
@@ -154,7 +154,7 @@ def test_a_compiled_pack_stopped_in_the_middle_goes_on_to_what_each_run_is_alone
 
 
 def test_without_a_compiler_nothing_is_begun(trial, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compiling, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr(arithmetic, "COMPILERS", ("no-such-compiler",))
     monkeypatch.delenv("CXX", raising=False)
     arguments = ["activation", f"--out={tmp_path / 'results'}", "--dataset=imagefolder", f"--data_dir={trial.data_dir}"]
     assert ablate.main([*arguments, "--compile=default"]) == 2
@@ -162,7 +162,7 @@ def test_without_a_compiler_nothing_is_begun(trial, tmp_path, monkeypatch, capsy
     assert ablate.main([*arguments, "--compile=defalt"]) == 2
     assert "unknown compile 'defalt'; one of off, default" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="install one or give off"):
-        compiling.compiled(torch.add, "max-autotune")
+        arithmetic.compiled(torch.add, "max-autotune")
     assert not (tmp_path / "results").exists()
 
 

@@ -22,7 +22,7 @@ MEASURED = {
     **{"top1": 50.0, "top5": 100.0, "test_loss": 0.693169, "val_top1": 60.0, "val_loss": 0.691844},
     **{"params": 1527818, "madds": 2064144, "train_seconds": 3.0, "images_per_second": 657.3, "dead_kernels": 0.5},
     **{"device": "a processor", "threads": 1, "torch": "2.14.1", "mnet": "0.1.0", "revision": "0123456789ab"},
-    "replicas": 1,
+    **{"replicas": 1, "compile": "off"},
 }
 TRIALS = {
     "toggled": Trial(activation="relu", se=False, width=0.5, seed=3),

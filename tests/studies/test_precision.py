@@ -39,7 +39,9 @@ def test_precision_is_part_of_the_run_id_beside_the_fp32_runs_own_settings():
     assert len({trial.run_id for trial in (fp32, int8, qat)}) == 3
     for precision in PRECISIONS:  # both are trained on for one epoch, but from other networks
         assert Trial(precision=precision, epochs=2).run_id != Trial(precision=precision, epochs=3).run_id
-    with pytest.raises(ConfigError, match=r"unknown precision 'int4'; one of fp32, int8, int8-qat\. Did you mean int8"):
+    with pytest.raises(
+        ConfigError, match=r"unknown precision 'int4'; one of fp32, tf32, bf16, int8, int8-qat\. Did you mean int8"
+    ):
         trial_from({"precision": "int4"})
 
 

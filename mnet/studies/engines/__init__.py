@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from mnet.errors import unknown
 from mnet.studies.store import run_folder
 from mnet.studies.trial import Trial
-from mnet.training.compiling import Compile
+from mnet.training.arithmetic import Compile
 
 
 @dataclass(frozen=True)
