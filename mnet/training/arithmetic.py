@@ -39,6 +39,8 @@ def compiled(call: Call, mode: Compile) -> Call:
 
     torch.compiler.reset()  # of earlier runs of this process
     torch._dynamo.config.recompile_limit = NETWORKS
+    if not torch.cuda.is_available():
+        torch._inductor.config.compile_threads = 1  # trials side by side have no core to spare for it
     torch._inductor.config.fallback_random = True  # dropout by PyTorch's own random numbers, as when it is not compiled
     return cast(Call, torch.compile(call, mode=mode, dynamic=False))
 

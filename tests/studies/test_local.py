@@ -177,3 +177,14 @@ def test_what_is_told_of_a_pack_is_not_told_of_its_members_that_are_finished(tmp
     for kind, job in (("progress", 0), ("finished", 0), ("progress", 0), ("progress", 1)):
         Session.hear(session, worker, Event(kind, jobs[job]))
     assert [(event.kind, event.job.trial.seed) for event in told] == [("progress", 0), ("finished", 0), ("progress", 1)]
+
+
+def at_once(job, report, **_):
+    return {"top1": 1.0}
+
+
+def test_idle_workers_end_by_themselves(tmp_path):
+    """Whatever they hold is given back, as the semaphores of a compiler are."""
+    session = Session(LocalEngine(run_job=at_once, workers=2), jobs_in(tmp_path, 3), lambda event: None)
+    session.run()
+    assert [worker.process.exitcode for worker in session.team] == [0, 0]

@@ -38,6 +38,7 @@ PARENT_GONE = (BrokenPipeError, ConnectionResetError)
 POLL_SECONDS = 1.0
 ELSEWHERE_SECONDS = 2.0
 STOP_SECONDS = 20.0
+END_SECONDS = 2.0
 SILENT_SECONDS = 60.0
 MEMORY_SHARE = 0.85
 """Of the free memory, what trials may plan to use."""
@@ -191,6 +192,8 @@ class Session:
                         if event.kind not in ON_THE_WAY:
                             worker.jobs.remove(event.job)
             for worker in self.team:
+                worker.connection.close()  # an idle one ends by that, and leaves nothing behind
+            for worker in self.team:
                 worker.stop()
 
 
@@ -259,9 +262,9 @@ class Worker:
             self.jobs = []
 
     def stop(self) -> None:
+        self.process.join(0 if self.jobs else END_SECONDS)
         self.process.terminate()
         self.process.join()
-        self.connection.close()
 
 
 def work(
