@@ -75,6 +75,12 @@ def test_what_is_trained_on_in_int8_ends_above_what_is_rounded_after_training():
     assert gained.loc[ALL, "low"] > 0
 
 
+def test_the_readme_says_what_bf16_costs():
+    effects = pd.read_csv(PUBLISHED / "precision/effects.csv").set_index(["value", "variant"])
+    delta, low, high = effects.loc[("bf16", ALL), ["delta", "low", "high"]]
+    assert f"{delta:.2f} [{low:.2f}, {high:+.2f}] points below fp32" in (ROOT / "README.md").read_text()
+
+
 def test_the_readme_says_what_the_laboratorys_bench_found():
     readme = (ROOT / "README.md").read_text()
     bench = pd.read_csv(PUBLISHED / "bench-latency.csv")
