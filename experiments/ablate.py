@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import launch
 import torch
@@ -43,7 +42,7 @@ from mnet.studies.start import begin_from
 from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.sweep import Study, list_studies, load_study
 from mnet.studies.trial import OPTIONS
-from mnet.training.arithmetic import MODES, Compile, check_compile, check_precision
+from mnet.training.arithmetic import Compile, check_compile, check_precision
 
 INTERRUPTED = 130
 
@@ -66,7 +65,7 @@ class Options:
     pack: str = "auto"
     """Seeds of a cell that are trained as one network: a number, 1 = none, auto = as many as make the whole fastest. Of
     the local engine and one device a trial; results do not depend on it beyond rounding."""
-    compile: str = "off"
+    compile: Compile = "off"
     """How training steps are compiled: off, or a mode of torch.compile; on a GPU reduce-overhead replays CUDA graphs.
     Results do not depend on it beyond rounding."""
     margin: float = MARGIN
@@ -149,8 +148,6 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[str], Options, dict[s
         if not (name.startswith("--trainer.") and equals):
             refuse([argument], [*OPTIONS, *hints(Options), "trainer.NAME"])
         trainer[name.removeprefix("--trainer.")] = yaml.safe_load(value)
-    if options.compile not in MODES:
-        raise unknown("compile", options.compile, MODES)
     if options.engine not in ENGINES:
         raise unknown("engine", options.engine, ENGINES)
     if is_url(options.out) and options.engine != "ray":
@@ -178,13 +175,12 @@ def plan(studies: Sequence[Study], root: Path, options: Options, trainer: Mappin
     Raises:
         ConfigError: This machine cannot run them.
     """
-    how = cast(Compile, options.compile)
     jobs: dict[str, Job] = {}
     for study in studies:
         for _, trial in study.trials:
-            jobs.setdefault(trial.run_id, Job(trial, root, study.name, compile=how))
+            jobs.setdefault(trial.run_id, Job(trial, root, study.name, compile=options.compile))
     if options.engine == "local":  # others run elsewhere
-        check_compile(how)
+        check_compile(options.compile)
         for job in jobs.values():
             check_precision(job.trial.precision)
     if options.engine != "local" or launch.device_count(trainer) > 1:

@@ -70,14 +70,15 @@ SEEDS_OF = (
 SEEDS_ON_GPU = 8
 SWITCHES_OF = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35))
 SAME = "what it can save is reading, picture by picture; the rest of its step is the same network in the same kernels"
+ANOTHER = "another precision is another result: PRECISION=bf16 or tf32, and make ablate-precision says what it costs"
 REASONS = {
     "processes": "calls are a tenth to a third of a step, and strided products cost some of what joining them saves",
     "torchvision's loop": SAME,
     "timm's loop": SAME,
     "500 x 375": "both decode the whole of so small a photograph, which takes most of the time",
     "compiled": "a study compiles where it is told to: COMPILE=reduce-overhead",
-    "in bf16": "another precision is another result: the study precision says what it costs; PRECISION=bf16",
-    "in tf32": "another precision is another result: the study precision says what it costs; PRECISION=tf32",
+    "in bf16": ANOTHER,
+    "in tf32": ANOTHER,
     "import": "Lightning is not imported; what is beyond torch is the family, its tables and its latency laboratory",
 }
 """Part of a row -> why its goal is missed where it is."""
@@ -245,7 +246,7 @@ def seeds(model: str, width: float, device: str) -> Iterator[Row]:
         several = processes.seeds_side_by_side(model, width, count, 28, batch, workers, device)
         with one as samples, several as more:
             found = paired_ratios({**samples, "processes": more["apart"]}, "together", budget_s=12, warmup=1)
-        others = {"apart": ("one after another", 4.0), "processes": (f"in {workers} processes", 1.0)}
+        others = {"apart": ("one after another", 4.0), "processes": (f"{workers} at a time", 1.0)}
     for name, (theirs, goal) in others.items():
         ours = f"{model} x {width:g}, {count} seeds as one"
         yield row(what, ours, theirs, found[name], at_least=goal, inverse=True)

@@ -5,9 +5,8 @@ Every way has a process of its own, since some switches are a process's (memory,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,8 +19,7 @@ from torch.nn import functional
 import mnet
 from mnet import layers
 from mnet.data.batches import Batches
-from mnet.latency import Sample
-from mnet.latency.paired import synchronise
+from mnet.latency import Sample, timed
 from mnet.machine import keep_freed_memory
 from mnet.tasks.module import make_optimizer
 from mnet.training.arithmetic import Compile, compiled, set_tensor_cores
@@ -81,30 +79,18 @@ def side_by_side(device: str) -> Iterator[Callable[[str, float], dict[str, Sampl
         }
 
         def of(model: str, width: float) -> dict[str, Sample]:
-            def sample(way: Way, pool: ProcessPoolExecutor) -> Sample:
-                return lambda: pool.submit(seconds_a_step, model, width, device, way).result()
+            def begin(way: Way, pool: ProcessPoolExecutor) -> Future[float]:
+                return pool.submit(seconds_a_step, model, width, device, way)
 
-            samples = {name: sample(way, pool) for name, (way, pool) in team.items()}
-            first = [pool.submit(step_made, model, width, device, way) for way, pool in team.values()]
-            for made in first:  # while others are imported and compiled
-                made.result()
-            return samples
+            for first in [begin(*one) for one in team.values()]:  # all import and compile at the same time
+                first.result()
+            return {name: lambda one=one: begin(*one).result() for name, one in team.items()}  # type: ignore[misc]
 
         yield of
 
 
-def step_made(model: str, width: float, device: str, way: Way) -> None:
-    step_of(model, width, device, way)
-
-
 def seconds_a_step(model: str, width: float, device: str, way: Way) -> float:
-    step = step_of(model, width, device, way)
-    synchronise(device)
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        step()
-    synchronise(device)
-    return (time.perf_counter() - start) / STEPS
+    return timed(step_of(model, width, device, way), calls=STEPS, device=device)()
 
 
 @cache

@@ -58,8 +58,7 @@ def run_job(
         RuntimeError: It failed; the message is the reason.
     """
     order: dict[str, object] = {"trial": job.trial.settings(), "root": str(job.root), "study": job.study}
-    order |= {"compile": job.compile}
-    order |= {"trainer": dict(trainer), "checkpoint_s": checkpoint_s}
+    order |= {"compile": job.compile, "trainer": dict(trainer), "checkpoint_s": checkpoint_s}
     command = [sys.executable, str(Path(__file__).resolve()), json.dumps(order)]
     kind, content = "died", cast(Any, None)
     with (

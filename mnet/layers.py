@@ -77,11 +77,10 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not by_ourselves(x):  # first, since inference counts microseconds
+        # first whether it trains, since inference counts microseconds
+        if not self.training or (size := max(x.shape[2:])) > SMALL or not by_ourselves(x):
             return self._conv_forward(x, self.weight, self.bias)
-        size, kernel = max(x.shape[2:]), self.kernel_size[0]
-        if size > SMALL:
-            return super().forward(x)
+        kernel = self.kernel_size[0]
         if kernel == self.stride[0] == self.groups == size == 1:
             out = functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
             return out.permute(0, 3, 1, 2)

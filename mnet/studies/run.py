@@ -232,7 +232,6 @@ def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | Non
 def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None) -> tuple[TaskModule, ImageData]:
     """What is trained, as the seed draws it, and its pictures, which are read where they are not given."""
     check_precision(trial.precision)
-    set_tensor_cores(trial.precision == "tf32")
     recipe = trial.full_recipe()
     own = augmentation(trial, recipe)
     data = load_data(trial, recipe) if data is None else data.for_run(recipe.batch_size, trial.seed, own)
@@ -249,6 +248,7 @@ def make_trainer(
     checkpoints: CheckpointIO,
     trainer: Mapping[str, object] | None,
 ) -> L.Trainer:
+    set_tensor_cores(trial.precision == "tf32")
     averages = [WarmEMA(recipe.ema)] if recipe.ema else []
     callbacks = [*callbacks, DeadKernels()]
     by_trial = {

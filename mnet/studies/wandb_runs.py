@@ -95,9 +95,8 @@ def read_run(where: str, config: Mapping[str, object], summary: Mapping[str, obj
         trained = resolved(trial, config)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"W&B run {where}: {error}") from None
-    made = {name: summary[name] for name in PROVENANCE if name in summary}
-    if "dead_kernels" in made:
-        made["dead_kernels"] = number("dead_kernels", made["dead_kernels"])  # W&B hands 0.0 back as 0
+    told = {name: summary[name] for name in PROVENANCE if name in summary}
+    made = {name: number(name, value) if isinstance(value, int | float) else value for name, value in told.items()}
     return Finished(str(config["study"]), trial, {"run_id": config["run_id"], **trained, **measured, **made})
 
 

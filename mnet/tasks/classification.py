@@ -31,6 +31,7 @@ class ImageClassifier(TaskModule):
     shown = ("top1", "top5")
 
     def metrics(self) -> dict[str, Metric]:
+        # a look for NaN would wait for the device; where it is left out, torchmetrics takes no weights
         return {name: MeanMetric("disable", sync_on_compute=False) for name in self.shown}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -42,15 +42,15 @@ class WarmEMA(WeightAveraging):
             chain(pl_module.parameters(), pl_module.buffers()),
             strict=True,
         )
-        floats: list[tuple[Tensor, Tensor]] = []
-        counts: list[tuple[Tensor, Tensor]] = []
+        averaged: list[tuple[Tensor, Tensor]] = []
+        copied: list[tuple[Tensor, Tensor]] = []  # counts of batches; the first time, all
         for pair in pairs:
-            (floats if done and pair[0].is_floating_point() else counts).append(pair)
-        if floats:
+            (averaged if done and pair[0].is_floating_point() else copied).append(pair)
+        if averaged:
             kept = min(self.decay, (1 + done) / (10 + done))
-            torch._foreach_lerp_([mean for mean, _ in floats], [now for _, now in floats], 1 - kept)
-        if counts:
-            torch._foreach_copy_([mean for mean, _ in counts], [now for _, now in counts])
+            torch._foreach_lerp_([mean for mean, _ in averaged], [now for _, now in averaged], 1 - kept)
+        if copied:
+            torch._foreach_copy_([mean for mean, _ in copied], [now for _, now in copied])
         self._average_model.n_averaged += 1
         self._latest_update_step = trainer.global_step
 
