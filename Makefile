@@ -85,7 +85,7 @@ test: $(RUN) $(VENV)/.dev ## the test suite
 	@$(PY) -m pytest $(ARGS)
 
 test-kill: $(RUN) $(VENV)/.dev ## kill a sweep 20 times and compare its tables with an undisturbed one's
-	@$(PY) -m pytest tests/studies/test_kill.py --kills=$(or $(KILLS),20) $(ARGS)
+	@$(PY) -m pytest tests/studies/runs/test_kill.py --kills=$(or $(KILLS),20) $(ARGS)
 
 lint: $(RUN) $(VENV)/.dev ## ruff and mypy
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -8,7 +8,7 @@ from __future__ import annotations
 from multiprocessing import forkserver, set_forkserver_preload
 
 if __name__ == "__main__":  # the workers' server imports torch and Lightning while this process does the same
-    set_forkserver_preload(["mnet.studies.run"])
+    set_forkserver_preload(["mnet.studies.runs.run"])
     forkserver.ensure_running()
 
 import argparse
@@ -21,26 +21,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import launch
 import torch
 import yaml
-from display import Display, print_summary
-from options import SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
+from common.options import SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
+from common.terminal import Display, print_summary
 
 import mnet
 from mnet.data import ImageData
 from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import check_names, hints
-from mnet.studies.archive import SUMMARY
-from mnet.studies.engines import ENGINES, Engine, Event, Job, make_engine
+from mnet.studies.engines import ENGINES, Engine, Event, Job, devices, make_engine
 from mnet.studies.engines.local import default_workers
 from mnet.studies.engines.packing import plan_packs
 from mnet.studies.engines.remote import is_url
-from mnet.studies.results import MARGIN, write_tables
-from mnet.studies.run import load_data
-from mnet.studies.start import begin_from
-from mnet.studies.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
-from mnet.studies.sweep import Study, list_studies, load_study
+from mnet.studies.results.archive import SUMMARY
+from mnet.studies.results.tables import MARGIN, write_tables
+from mnet.studies.runs.run import load_data
+from mnet.studies.runs.start import begin_from
+from mnet.studies.runs.store import FAILURE, adopt, find_finished, read_result, results_root, run_folder
+from mnet.studies.study import Study, list_studies, load_study
 from mnet.studies.trial import OPTIONS
 from mnet.training.arithmetic import Compile, check_compile, check_precision
 
@@ -122,10 +121,10 @@ def build_engine(options: Options, trainer: Mapping[str, object], data: Sequence
         ConfigError: Unknown, not installed, or without the devices that the Trainer is to use.
     """
     common: dict[str, object] = {"trainer": trainer, "checkpoint_s": options.checkpoint_seconds}
-    if launch.device_count(trainer) > 1:
+    if devices.device_count(trainer) > 1:
         if options.engine != "local":
             raise ConfigError(f"the {options.engine} engine gives a trial one device; several need --engine=local")
-        return make_engine("local", workers=options.workers or 1, run_job=launch.run_job, **common)
+        return make_engine("local", workers=options.workers or 1, run_job=devices.run_job, **common)
     if options.engine == "local":
         return make_engine("local", workers=options.workers, data=data, **common)
     common["gpus"] = options.gpus or 0.0
@@ -183,7 +182,7 @@ def plan(studies: Sequence[Study], root: Path, options: Options, trainer: Mappin
         check_compile(options.compile)
         for job in jobs.values():
             check_precision(job.trial.precision)
-    if options.engine != "local" or launch.device_count(trainer) > 1:
+    if options.engine != "local" or devices.device_count(trainer) > 1:
         return list(jobs.values())
     workers = options.workers or default_workers()
     return plan_packs(list(jobs.values()), workers, pack_size(options.pack), gpu=torch.cuda.is_available())

@@ -26,14 +26,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-import bench_loops as loops
-import bench_processes as processes
-import bench_switches as switches
 import lightning
 import pandas as pd
 import timm
 import torch
 import torchvision
+from benchmarks import loops, processes, switches
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -44,9 +42,9 @@ import mnet
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
 from mnet.latency import Ratio, Sample, paired_ratios, timed
-from mnet.machine import keep_freed_memory, provenance
+from mnet.provenance import keep_freed_memory, provenance
 from mnet.studies.engines.local import default_workers
-from mnet.studies.sweep import load_profile, load_study
+from mnet.studies.study import load_profile, load_study
 
 HERE = Path(__file__).parent
 RESOLUTION, BATCH = 32, 128

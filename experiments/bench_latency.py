@@ -16,7 +16,7 @@ from statistics import median
 
 import pandas as pd
 import torch
-from options import read_own_options
+from common.options import read_own_options
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,8 +27,8 @@ from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.latency.comparison import Ready, measure, prepare
 from mnet.latency.runtimes import ExportError, make_runtime
-from mnet.machine import check_threads, machine_facts
-from mnet.studies.latency import Subject, build
+from mnet.provenance import check_threads, machine_facts
+from mnet.studies.latency.tables import Subject, build
 from mnet.studies.trial import Trial
 
 FALSE_CALLS, FOUND, WITHIN = 0.05, 0.95, 30.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from options import HERE, SWEEPS, overrides, read_own_options, sweep_file
+from common.options import HERE, SWEEPS, overrides, read_own_options, sweep_file
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -21,13 +21,13 @@ from rich.table import Table
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.studies.archive import CLAIMS, LATENCY, SUMMARY, TRACE, load, studies_with, study_table
-from mnet.studies.claims import load_claims
-from mnet.studies.display import shown_claims
-from mnet.studies.evidence import claims_table, count_verdicts, headlines
-from mnet.studies.latency import CLAIMS_FILE
-from mnet.studies.results import run_row
-from mnet.studies.sweep import list_studies, load_study
+from mnet.studies.claims.claims import load_claims
+from mnet.studies.claims.evidence import claims_table, count_verdicts, headlines
+from mnet.studies.latency.tables import CLAIMS_FILE
+from mnet.studies.results.archive import CLAIMS, LATENCY, SUMMARY, TRACE, load, studies_with, study_table
+from mnet.studies.results.tables import run_row
+from mnet.studies.results.views import shown_claims
+from mnet.studies.study import list_studies, load_study
 
 PROFILES = ("quick", "longer", "full")
 """Where a claim's networks are looked for, the cheapest first."""

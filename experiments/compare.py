@@ -14,16 +14,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from options import read_own_options
+from common.options import read_own_options
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mnet.errors import ConfigError
-from mnet.studies.compare import Change, Comparison, Difference, Pictures, compare, written
-from mnet.studies.lookup import Run, find_run
-from mnet.studies.revisions import History
+from mnet.studies.results.compare import Change, Comparison, Difference, Pictures, compare, written
+from mnet.studies.results.lookup import Run, find_run
+from mnet.studies.results.revisions import History
 
 DIGITS = {"points": 2, "s": 1, "1/s": 1, "": 4}
 """Unit -> digits after the point."""

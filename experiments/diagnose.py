@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from options import SWEEPS
+from common.options import SWEEPS
 from publish import grid
 from rich.console import Console
 
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
-from mnet.inside import DEAD, hard_swish_gap, through_relu
-from mnet.studies.archive import DEATHS, INSIDE, study_table
-from mnet.studies.inside import (
+from mnet.models.diagnostics import DEAD, hard_swish_gap, through_relu
+from mnet.studies.results.archive import DEATHS, INSIDE, study_table
+from mnet.studies.results.diagnosis import (
     DEATHS_FIGURE,
     FIGURE,
     SAID_OF_DEATHS,
@@ -33,8 +33,8 @@ from mnet.studies.inside import (
     plot_inside,
     shown_inside,
 )
-from mnet.studies.store import WEIGHTS
-from mnet.studies.sweep import list_studies
+from mnet.studies.runs.store import WEIGHTS
+from mnet.studies.study import list_studies
 
 DIMENSIONS = (2, 3, 5, 15, 30)
 """Those of V2's figure 1."""

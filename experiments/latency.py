@@ -23,7 +23,7 @@ from typing import Any, cast
 import pandas as pd
 import torch
 import yaml
-from options import HERE, SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
+from common.options import HERE, SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,13 +35,13 @@ from mnet.files import write_csv
 from mnet.latency.comparison import COLUMNS, Measurement, Ready, measure, prepare
 from mnet.latency.plots import plot_frontier, plot_latency
 from mnet.latency.runtimes import RUNTIMES, ExportError, Ran, Runtime, make_runtime
-from mnet.machine import check_threads, machine_facts, pinned
-from mnet.network import MobileNet
+from mnet.models.network import MobileNet
+from mnet.provenance import check_threads, machine_facts, pinned
 from mnet.settings import hints
-from mnet.studies.claims import load_claims
+from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.local import default_workers
-from mnet.studies.frontier import frontier_table
-from mnet.studies.latency import (
+from mnet.studies.latency.frontier import frontier_table
+from mnet.studies.latency.tables import (
     CLAIMS_FILE,
     FILE,
     KEY,
@@ -54,8 +54,8 @@ from mnet.studies.latency import (
     merge,
     subjects,
 )
-from mnet.studies.results import runs_table, summary_table
-from mnet.studies.sweep import Study, load_study
+from mnet.studies.results.tables import runs_table, summary_table
+from mnet.studies.study import Study, load_study
 from mnet.studies.trial import OPTIONS
 
 PROFILE = "latency"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from options import add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
+from common.options import add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
@@ -19,8 +19,8 @@ from mnet.latency.comparison import prepare
 from mnet.latency.phone import RUNNERS, import_results, write_kit
 from mnet.latency.runtimes import ExportError, Runtime, make_runtime
 from mnet.settings import hints
-from mnet.studies.latency import Subject, build
-from mnet.studies.sweep import Study, load_study
+from mnet.studies.latency.tables import Subject, build
+from mnet.studies.study import Study, load_study
 from mnet.studies.trial import OPTIONS
 
 

@@ -18,16 +18,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
+from common.options import HERE, read_own_options
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from options import HERE, read_own_options
 from PIL import Image
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_atomic
-from mnet.studies.archive import PUBLISHED
+from mnet.studies.results.archive import PUBLISHED
 
 NOTEBOOKS = HERE.parent / "notebooks"
 RESULTS = HERE.parent / "results"

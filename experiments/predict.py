@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from common.options import read_own_options
 from matplotlib.figure import Figure
-from options import read_own_options
 from rich.progress import track
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -22,9 +22,9 @@ from mnet.data.folders import open_picture
 from mnet.errors import ConfigError, DataError
 from mnet.figures import finish
 from mnet.files import write_json
-from mnet.studies.lookup import find_run
-from mnet.studies.predictions import Predictor, load_predictor
-from mnet.studies.store import CONFIG, run_folder
+from mnet.studies.results.lookup import find_run
+from mnet.studies.runs.predictions import Predictor, load_predictor
+from mnet.studies.runs.store import CONFIG, run_folder
 from mnet.tasks.drawing import Limit
 
 INCH = 6.0

@@ -17,14 +17,16 @@ from pathlib import Path
 
 import pandas as pd
 from claims import evaluate
-from options import HERE, SWEEPS, read_own_options
+from common.options import HERE, SWEEPS, read_own_options
 from search import CHECK
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
 from mnet.search.blocks import PROXY
 from mnet.search.netadapt import FOUND, SEED, SETTINGS
-from mnet.studies.archive import (
+from mnet.studies.claims.evidence import RUNTIMES, count_verdicts, headlines
+from mnet.studies.latency.tables import CLAIMS_FILE
+from mnet.studies.results.archive import (
     CANDIDATES,
     CLAIMS,
     DEATHS,
@@ -39,12 +41,10 @@ from mnet.studies.archive import (
     read_table,
     study_table,
 )
-from mnet.studies.archive import studies_with as with_table
-from mnet.studies.display import interval, number, shown_claims
-from mnet.studies.evidence import RUNTIMES, count_verdicts, headlines
-from mnet.studies.inside import SAID_OF_DEATHS, deaths_summary
-from mnet.studies.latency import CLAIMS_FILE
-from mnet.studies.sweep import list_studies
+from mnet.studies.results.archive import studies_with as with_table
+from mnet.studies.results.diagnosis import SAID_OF_DEATHS, deaths_summary
+from mnet.studies.results.views import interval, number, shown_claims
+from mnet.studies.study import list_studies
 from mnet.tasks import TASKS, task_in
 
 OF_SEARCHES = (TRACE, CANDIDATES, PROXY, CHECK, SEED, FOUND, SETTINGS)

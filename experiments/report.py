@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from options import HERE, SWEEPS, read_own_options, sweep_file
+from common.options import HERE, SWEEPS, read_own_options, sweep_file
 
 from mnet.errors import ConfigError, unknown
-from mnet.studies.archive import find_table, read_claims
-from mnet.studies.papers import published_detectors, published_points
+from mnet.studies.claims.papers import published_detectors, published_points
+from mnet.studies.claims.verdicts import RULE
 from mnet.studies.report import reported, write_report
-from mnet.studies.sweep import list_studies, load_study
-from mnet.studies.verdicts import RULE
+from mnet.studies.results.archive import find_table, read_claims
+from mnet.studies.study import list_studies, load_study
 
 PAGE = "report.html"
 

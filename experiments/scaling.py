@@ -15,19 +15,19 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
-from options import HERE, SWEEPS, overrides
+from common.options import HERE, SWEEPS, overrides
 from publish import between_marks, grid
 from torch.nn import functional
 
 import mnet
-from mnet.cost import cost
 from mnet.errors import ConfigError
 from mnet.files import write_atomic
 from mnet.latency.paired import synchronise
-from mnet.machine import keep_freed_memory, provenance
+from mnet.models.cost import cost
+from mnet.provenance import keep_freed_memory, provenance
 from mnet.studies import Trial
 from mnet.studies.engines.packing import hand_out
-from mnet.studies.sweep import list_studies, load_study
+from mnet.studies.study import list_studies, load_study
 from mnet.tasks.module import make_optimizer
 from mnet.training.recipes import recipe
 

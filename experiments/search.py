@@ -10,7 +10,7 @@ from __future__ import annotations
 from multiprocessing import forkserver, set_forkserver_preload
 
 if __name__ == "__main__":  # as in ablate.py
-    set_forkserver_preload(["mnet.studies.run"])
+    set_forkserver_preload(["mnet.studies.runs.run"])
     forkserver.ensure_running()
 
 import argparse
@@ -29,7 +29,7 @@ from typing import TypeVar, cast
 import ablate
 import pandas as pd
 import torch
-from options import add_trial_settings, read_own_options, trial_settings
+from common.options import add_trial_settings, read_own_options, trial_settings
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -41,19 +41,19 @@ from mnet.files import write_csv, write_yaml
 from mnet.latency.comparison import compare
 from mnet.latency.runtimes import RUNTIMES, ExportError
 from mnet.latency.table import LatencyTable, measure_table, read_latency_table
-from mnet.machine import machine_facts
+from mnet.models.spec import Network
+from mnet.models.toggles import Toggles
+from mnet.models.toggles import width as with_width
+from mnet.provenance import machine_facts
 from mnet.search.netadapt import FOUND, NetAdapt, Step, adapt
 from mnet.search.plots import plot_search
 from mnet.search.proposals import MAdds
-from mnet.spec import Network
-from mnet.studies.archive import TRACE
 from mnet.studies.engines import Engine, Event
 from mnet.studies.engines.remote import is_url
-from mnet.studies.run import load_data
-from mnet.studies.sweep import load_study
+from mnet.studies.results.archive import TRACE
+from mnet.studies.runs.run import load_data
+from mnet.studies.study import load_study
 from mnet.studies.trial import PARAMETERS, VARIANT, Trial, trial_from
-from mnet.toggles import Toggles
-from mnet.toggles import width as with_width
 
 MADDS = "madds"
 CHECK = "latency-check.csv"

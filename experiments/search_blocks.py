@@ -10,7 +10,7 @@ from __future__ import annotations
 from multiprocessing import forkserver, set_forkserver_preload
 
 if __name__ == "__main__":  # as in ablate.py
-    set_forkserver_preload(["mnet.studies.run"])
+    set_forkserver_preload(["mnet.studies.runs.run"])
     forkserver.ensure_running()
 
 import logging
@@ -36,9 +36,11 @@ from search import (
     width_at,
 )
 
-from mnet.cost import cost
 from mnet.errors import ConfigError, DataError
 from mnet.latency.runtimes import ExportError
+from mnet.models.cost import cost
+from mnet.models.spec import Network
+from mnet.models.tables import table, write_network
 from mnet.search.blocks import (
     PROXY,
     BlockSearch,
@@ -49,11 +51,9 @@ from mnet.search.blocks import (
 )
 from mnet.search.netadapt import FOUND
 from mnet.search.plots import plot_search
-from mnet.spec import Network
-from mnet.studies.archive import CANDIDATES
-from mnet.studies.run import load_data
+from mnet.studies.results.archive import CANDIDATES
+from mnet.studies.runs.run import load_data
 from mnet.studies.trial import Trial
-from mnet.tables import table, write_network
 
 
 @dataclass(frozen=True, kw_only=True)

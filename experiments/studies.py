@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from options import HERE, SWEEPS, overrides, read_own_options, sweep_file
+from common.options import HERE, SWEEPS, overrides, read_own_options, sweep_file
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mnet.errors import ConfigError
-from mnet.studies.claims import load_claims
+from mnet.studies.claims.claims import load_claims
+from mnet.studies.engines.estimate import Rates, fit_rates, seconds, timed_runs
 from mnet.studies.engines.local import default_workers
-from mnet.studies.estimate import Rates, fit_rates, seconds, timed_runs
-from mnet.studies.store import RESULT, read_failure, read_result, run_folder
-from mnet.studies.sweep import Study, list_studies, load_study
+from mnet.studies.runs.store import RESULT, read_failure, read_result, run_folder
+from mnet.studies.study import Study, list_studies, load_study
 from mnet.studies.trial import Trial
 
 PUBLISHED = HERE.parent / "results" / "published" / "activation" / "runs.csv"

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 import wandb
-from options import HERE, SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
+from common.options import HERE, SWEEPS, add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
 
 from mnet.errors import ConfigError, unknown
 from mnet.settings import hints
-from mnet.studies.sweep import check_sweep, lay_over, list_studies, load_study
-from mnet.studies.tracking import project, require_account
+from mnet.studies.runs.tracking import project, require_account
+from mnet.studies.study import check_sweep, lay_over, list_studies, load_study
 from mnet.studies.trial import OPTIONS
 
 ARGS = "${args}"

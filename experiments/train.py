@@ -26,11 +26,11 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import coerce, hints
-from mnet.studies.callbacks import NotFinite
 from mnet.studies.engines import Job
-from mnet.studies.run import TRAINER_DEFAULTS, leads, run_job
-from mnet.studies.store import Busy, Result, find_finished, results_root
-from mnet.studies.tracking import is_wanted, log_history, log_result, tracked
+from mnet.studies.runs.callbacks import NotFinite
+from mnet.studies.runs.run import TRAINER_DEFAULTS, leads, run_job
+from mnet.studies.runs.store import Busy, Result, find_finished, results_root
+from mnet.studies.runs.tracking import is_wanted, log_history, log_result, tracked
 from mnet.studies.trial import OPTIONS, PARAMETERS, VARIANT, Trial, expand, field_docs, read_option
 from mnet.training.arithmetic import Compile, check_compile
 

@@ -4,13 +4,13 @@ The family needs torch alone: `create_model`, `describe`, `cost`, `Toggles`, wei
 `mnet.tasks`, `mnet.training` and `mnet.studies` are imported when used.
 """
 
-from mnet.cost import Cost, cost
 from mnet.errors import ConfigError, DataError
-from mnet.interop import load_torchvision, to_torchvision
-from mnet.network import MobileNet, create_model
-from mnet.spec import Block, Conv, FeatureMap, Head, Hidden, Network, feature_maps
-from mnet.tables import list_models, write_network
-from mnet.toggles import Toggles, describe
+from mnet.models.cost import Cost, cost
+from mnet.models.network import MobileNet, create_model
+from mnet.models.spec import Block, Conv, FeatureMap, Head, Hidden, Network, feature_maps
+from mnet.models.tables import list_models, write_network
+from mnet.models.toggles import Toggles, describe
+from mnet.weights.formats import load_torchvision, to_torchvision
 
 __version__ = "0.1.0"
 

@@ -24,7 +24,7 @@ FIRST += ("test_slurm.py", "test_notebooks.py", "test_own_study.py", "test_repor
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--kills", type=int, default=2, help="how often tests/studies/test_kill.py kills a sweep")
+    parser.addoption("--kills", type=int, default=2, help="how often tests/studies/runs/test_kill.py kills a sweep")
     parser.addoption("--kill-seed", type=int, default=0, help="of the moments")
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import mnet
 from mnet import ConfigError
-from mnet.layers import ACTIVATIONS
+from mnet.models.layers import ACTIVATIONS
 from mnet.settings import coerce
 
 

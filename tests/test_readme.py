@@ -9,12 +9,13 @@ import pytest
 
 import mnet
 from mnet import ConfigError
-from mnet.studies import archive, paired_deltas, study_table
-from mnet.studies.archive import SUMMARY, read_table
-from mnet.studies.claims import load_claims
-from mnet.studies.effects import ALL
-from mnet.studies.statistics import half_width
-from mnet.studies.sweep import list_studies
+from mnet.studies import paired_deltas, study_table
+from mnet.studies.claims.claims import load_claims
+from mnet.studies.results import archive
+from mnet.studies.results.archive import SUMMARY, read_table
+from mnet.studies.results.effects import ALL
+from mnet.studies.results.statistics import half_width
+from mnet.studies.study import list_studies
 from mnet.tasks import metric_of
 
 ROOT = Path(__file__).parents[1]

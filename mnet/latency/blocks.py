@@ -19,16 +19,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mnet.cost import Cost, LayerCost, cost
 from mnet.errors import ConfigError, unknown
 from mnet.figures import finish
 from mnet.latency.comparison import disturbances, program_sample
 from mnet.latency.paired import Race, race
 from mnet.latency.runtimes import Program, make_runtime
-from mnet.machine import pinned
-from mnet.network import MobileNet
+from mnet.models.cost import Cost, LayerCost, cost
+from mnet.models.network import MobileNet
+from mnet.models.spec import Network, place
+from mnet.provenance import pinned
 from mnet.quantization import fuse
-from mnet.spec import Network, place
 
 WHOLE, HEAD = "whole", "head"
 UNFUSED = ("eager", "cuda-graphs")

@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mnet.cost import cost
 from mnet.errors import ConfigError, unknown
 from mnet.latency.paired import Race, Sample, calls_for, clock_of, race
 from mnet.latency.runtimes import ExportError, Precision, Program, Run, Runtime, make_runtime, one_line
 from mnet.latency.runtimes.torch_eager import settled
-from mnet.machine import busiest, check_threads, pinned
-from mnet.network import MobileNet
+from mnet.models.cost import cost
+from mnet.models.network import MobileNet
+from mnet.provenance import busiest, check_threads, pinned
 
 EXPORTED = Path("results/exported")
 COLUMNS = ("variant", "median_ms", "ratio", "low", "high", "rounds", "stopped")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mnet.errors import ConfigError, unknown
-from mnet.machine import Others
+from mnet.provenance import Others
 
 Sample = Callable[[], float]
 """Does the work once and says how many seconds it took."""

@@ -26,9 +26,9 @@ from mnet.latency.blocks import UNFUSED, WHOLE, Part, counted_blocks, cut, pictu
 from mnet.latency.comparison import disturbances, program_sample
 from mnet.latency.paired import Sample, race
 from mnet.latency.runtimes import Program, make_runtime
-from mnet.machine import machine_facts, pinned
-from mnet.network import MobileNet
-from mnet.spec import Network, place, round_channels
+from mnet.models.network import MobileNet
+from mnet.models.spec import Network, place, round_channels
+from mnet.provenance import machine_facts, pinned
 
 EXPANSIONS, BOTTLENECKS = (1.0, 0.75, 0.5, 0.25), (1.0, 0.5)
 """Shares of a network's channels that parts are timed with, every pair of them."""

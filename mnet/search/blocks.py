@@ -22,13 +22,13 @@ from scipy import stats
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
+from mnet.models.spec import Block, Network, round_channels
+from mnet.models.tables import write_network
 from mnet.search.netadapt import NETWORKS, PROPOSALS, accuracy, at, forget, remember, run
 from mnet.settings import check_types
-from mnet.spec import Block, Network, round_channels
-from mnet.studies.archive import CANDIDATES
 from mnet.studies.engines import Engine, Event, Job
+from mnet.studies.results.archive import CANDIDATES
 from mnet.studies.trial import Trial
-from mnet.tables import write_network
 
 PROXY = "proxy.csv"
 

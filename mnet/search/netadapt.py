@@ -22,15 +22,15 @@ import yaml
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv, write_yaml
+from mnet.models.spec import Network
+from mnet.models.tables import table, write_network
+from mnet.models.toggles import Toggles
 from mnet.search.proposals import Cost, Proposal, proposals
 from mnet.settings import check_types
-from mnet.spec import Network
-from mnet.studies.archive import TRACE
 from mnet.studies.engines import Engine, Event, Job
-from mnet.studies.store import WEIGHTS, read_failure, read_result
+from mnet.studies.results.archive import TRACE
+from mnet.studies.runs.store import WEIGHTS, read_failure, read_result
 from mnet.studies.trial import Trial
-from mnet.tables import table, write_network
-from mnet.toggles import Toggles
 
 SEED, FOUND, NETWORKS, SETTINGS = "seed.yaml", "network.yaml", "networks", "search.yaml"
 PROPOSALS = "proposals"

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from mnet.errors import unknown
 from mnet.figures import finish
+from mnet.models.spec import Network
+from mnet.models.tables import table as network_in
 from mnet.search.blocks import PROXY, best, front, rank_correlation
 from mnet.search.netadapt import FOUND, SEED, SETTINGS
-from mnet.spec import Network
-from mnet.studies.archive import CANDIDATES, TRACE, find_table, read_table, studies_with
-from mnet.tables import table as network_in
-from mnet.truncation import sizes
+from mnet.studies.results.archive import CANDIDATES, TRACE, find_table, read_table, studies_with
+from mnet.weights.truncation import sizes
 
 
 def plot_search(root: Path, name: str, path: Path | None = None) -> Figure:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from mnet.cost import cost as cost_of
-from mnet.spec import Network
-from mnet.truncation import Space, bottleneck_spaces, sizes
+from mnet.models.cost import cost as cost_of
+from mnet.models.spec import Network
+from mnet.weights.truncation import Space, bottleneck_spaces, sizes
 
 DIVISOR = 8
 """Channels stay multiples of it, as in the papers' tables."""

@@ -11,16 +11,16 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mnet.cost import cost
 from mnet.errors import ConfigError, text, unknown
+from mnet.models.cost import cost
+from mnet.models.spec import Network
+from mnet.models.tables import table
+from mnet.models.toggles import Toggles, toggled
+from mnet.models.toggles import width as with_width
 from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, parse
-from mnet.spec import Network
-from mnet.tables import table
 from mnet.tasks import Task, task_of
-from mnet.toggles import Toggles, toggled
-from mnet.toggles import width as with_width
 from mnet.training.recipes import Recipe, quantization_aware, recipe
-from mnet.transfer import weights_key
+from mnet.weights.transfer import weights_key
 
 if TYPE_CHECKING:
     from mnet.data import ImageData
@@ -84,7 +84,7 @@ class Trial(Toggles):
     pretrained: str | None = None
     """Weights to start from, whatever the toggles: a file in torchvision's layout (timm's for V1) of the paper's
     network at this width; imagenet, which fetches torchvision's; or the folder of a finished run. What of them is kept
-    is told; see mnet.transfer."""
+    is told; see mnet.weights.transfer."""
     tested: bool = True
     """False: judged on validation pictures alone, as a search does while it looks. No study compares such runs."""
     seed: int = 0

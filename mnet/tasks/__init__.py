@@ -1,7 +1,7 @@
 """Tasks: what a network is trained for, what is measured of it, and the LightningModule that does both.
 
 The head of a network decides its task. To add one: a module here, its entry in `TASKS`, and its heads in
-`mnet.tables.HEADS`. Studies, tables, claims and the report take names, metrics and labels from here. The modules
+`mnet.models.tables.HEADS`. Studies, tables, claims and the report take names, metrics and labels from here. The modules
 themselves are imported when used.
 """
 

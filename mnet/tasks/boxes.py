@@ -15,8 +15,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from mnet.data.targets import Boxes
-from mnet.heads import SSDLite
-from mnet.spec import Network
+from mnet.models.heads import SSDLite
+from mnet.models.spec import Network
 
 RATIOS = (2, 3)
 MIN_SCALE, MAX_SCALE, SMALLEST = 0.2, 0.95, 0.1

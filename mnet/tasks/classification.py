@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from mnet.models.spec import Network
 from mnet.quantization import observe
-from mnet.spec import Network
 from mnet.tasks.drawing import Limit, draw_bars, show_picture
 from mnet.tasks.module import TaskModule
 from mnet.training.recipes import QAT_SEEING, Recipe

@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.detection import MeanAveragePrecision
 
 from mnet.data.targets import Boxes
-from mnet.spec import Network
+from mnet.models.spec import Network
 from mnet.tasks.boxes import Decoder, DefaultBoxes, Found
 from mnet.tasks.drawing import Limit, colour, draw_boxes
 from mnet.tasks.module import TaskModule

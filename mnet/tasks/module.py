@@ -19,14 +19,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from mnet.layers import is_depthwise
-from mnet.network import create_model
-from mnet.spec import Network
+from mnet.models.layers import is_depthwise
+from mnet.models.network import create_model
+from mnet.models.spec import Network
 from mnet.tasks.drawing import Limit, legend, show_picture
 from mnet.training.arithmetic import Compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
-from mnet.transfer import Transferred
+from mnet.weights.transfer import Transferred
 
 LOG_STEPS = 50
 Batch = tuple[Tensor, Any]

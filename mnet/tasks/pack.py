@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
-from mnet.network import MobileNet, create_model
-from mnet.replicas import ReplicatedDropout, split, stack, take_apart
+from mnet.models.network import MobileNet, create_model
+from mnet.models.replicas import ReplicatedDropout, split, stack, take_apart
 from mnet.tasks.module import LOG_STEPS, Batch, TaskModule, Trained
 
 

@@ -69,6 +69,6 @@ def check_precision(precision: str) -> None:
 
 def set_tensor_cores(on: bool) -> None:
     """Whether a GPU may round factors in fp32 to TF32's ten bits. PyTorch would by itself do so in convolutions alone,
-    and a 1x1 convolution is a product here and there (`mnet.replicas`)."""
+    and a 1x1 convolution is a product here and there (`mnet.models.replicas`)."""
     torch.set_float32_matmul_precision("high" if on else "highest")
     torch.backends.cudnn.allow_tf32 = on

@@ -12,7 +12,7 @@ from mnet.errors import ConfigError
 from mnet.latency.comparison import COLUMNS, check, disturbances, measure, prepare
 from mnet.latency.paired import race
 from mnet.latency.runtimes import ExportError, make_runtime
-from mnet.machine import pinned
+from mnet.provenance import pinned
 
 
 class Work(nn.Module):

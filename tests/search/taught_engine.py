@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mnet.files import write_json, write_torch
-from mnet.spec import Network
+from mnet.models.spec import Network
 from mnet.studies.engines import Event, Job, Tell
-from mnet.studies.run import write_config
-from mnet.studies.store import RESULT, WEIGHTS
+from mnet.studies.runs.run import write_config
+from mnet.studies.runs.store import RESULT, WEIGHTS
 
 
 @dataclass

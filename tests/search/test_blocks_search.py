@@ -28,8 +28,8 @@ from mnet.search.blocks import (
 from mnet.search.blocks import search_blocks as run_search
 from mnet.search.netadapt import FOUND
 from mnet.search.proposals import MAdds, resized
-from mnet.studies.archive import CANDIDATES, study_table
-from mnet.studies.store import WEIGHTS
+from mnet.studies.results.archive import CANDIDATES, study_table
+from mnet.studies.runs.store import WEIGHTS
 from mnet.studies.trial import Trial
 
 SEED = Trial(width=0.5)
@@ -71,7 +71,7 @@ def taught(network: mnet.Network) -> float:
     """5x5 kernels late are worth two points each, h-swish one; SE nothing; some accuracy for size."""
     rows = network.blocks
     good = sum(2 * (row.kernel == 5) for row in rows[8:]) + sum(row.activation == "hswish" for row in rows)
-    return 60 + good + 3 * np.log10(mnet.cost(network, 28).madds)
+    return 60 + good + 3 * np.log10(mnet.models.cost(network, 28).madds)
 
 
 def costs(networks) -> list[float]:

@@ -13,10 +13,10 @@ import mnet
 from mnet import ConfigError
 from mnet.search.netadapt import FOUND, NETWORKS, NetAdapt, adapt
 from mnet.search.proposals import MAdds
-from mnet.studies.archive import TRACE, load, study_table
-from mnet.studies.store import RESULT, WEIGHTS
+from mnet.studies.results.archive import TRACE, load, study_table
+from mnet.studies.runs.store import RESULT, WEIGHTS
 from mnet.studies.trial import Trial
-from mnet.truncation import sizes
+from mnet.weights.truncation import sizes
 
 SEED = Trial(width=0.5)
 COST = MAdds(28)

@@ -4,7 +4,7 @@ import pytest
 
 import mnet
 from mnet.search.proposals import DIVISOR, MAdds, proposals, resized
-from mnet.truncation import bottleneck_spaces, sizes
+from mnet.weights.truncation import bottleneck_spaces, sizes
 
 MODELS = [(model, {}) for model in mnet.list_models()] + [("mobilenet_v2", {"shortcut": "none"})]
 

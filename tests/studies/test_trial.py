@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from mnet import ConfigError, cost, describe
+from mnet.models.toggles import width
 from mnet.studies import Trial
 from mnet.studies.trial import WIDTHS, expand, read_option, solve_width, trial_from
-from mnet.toggles import width
 
 
 def test_run_ids_follow_from_what_is_computed_not_from_how_it_is_written():

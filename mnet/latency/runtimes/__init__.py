@@ -33,7 +33,7 @@ from torch.fx import GraphModule
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_atomic, write_json
-from mnet.network import MobileNet
+from mnet.models.network import MobileNet
 
 Precision = Literal["fp32", "int8"]
 Run = Callable[[], object]
@@ -236,7 +236,7 @@ def fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) 
 @cache
 def sources(runtime: str) -> bytes:
     """The code that an exported file depends on beside the network's own description, as bytes."""
-    from mnet import heads, layers, network
+    from mnet.models import heads, layers, network
     from mnet.quantization import fuse
 
     here = Path(__file__)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mnet.latency.runtimes import Program, Ran, Run, Runtime
-from mnet.network import MobileNet
+from mnet.models.network import MobileNet
 
 
 class TorchProgram(Program):

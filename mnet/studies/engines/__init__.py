@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from mnet.errors import unknown
-from mnet.studies.store import run_folder
+from mnet.studies.runs.store import run_folder
 from mnet.studies.trial import Trial
 from mnet.training.arithmetic import Compile
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnet.studies.engines import EventKind, Job
-from mnet.studies.store import Busy
+from mnet.studies.runs.store import Busy
 
 if TYPE_CHECKING:
-    from mnet.studies.callbacks import Report
+    from mnet.studies.runs.callbacks import Report
 
 RunJob = Callable[..., dict[str, object]]
 """`run.run_job`, or what a test puts in its place."""
@@ -63,7 +63,7 @@ def or_default(run_job: RunJob | None) -> RunJob:
     """`run.run_job` for None: imported where it runs, since torch and Lightning take seconds."""
     if run_job is not None:
         return run_job
-    from mnet.studies import run
+    from mnet.studies.runs import run
 
     return run.run_job
 

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, cast
 
 from mnet.studies.engines import Event, Job, Tell
 from mnet.studies.engines.attempt import Outcome, RunJob, attempt
+from mnet.studies.engines.estimate import pack_bytes
 from mnet.studies.engines.packing import packs
-from mnet.studies.estimate import pack_bytes
-from mnet.studies.store import write_failure
+from mnet.studies.runs.store import write_failure
 
 if TYPE_CHECKING:
     from mnet.data import ImageData
-    from mnet.studies.callbacks import Report
+    from mnet.studies.runs.callbacks import Report
 
 DataKey = tuple[str, Path, int]
 
@@ -100,7 +100,7 @@ class Session:
         """Whether a job that has to be alone is running."""
         count = min(engine.workers or default_workers(), len(self.waiting))
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["mnet.studies.run"])
+        context.set_forkserver_preload(["mnet.studies.runs.run"])
         data = shared(engine.data)
         with interrupts_held():  # Ctrl-C is for this process to handle, not for the workers
             self.team = [Worker(context, number, engine, data) for number in range(count)]
@@ -308,7 +308,7 @@ def outcomes(
     if len(jobs) == 1:
         yield jobs[0], attempt(run_job, jobs[0], report, options, through=PARENT_GONE)
         return
-    from mnet.studies.packs import run_jobs
+    from mnet.studies.runs.packs import run_jobs
 
     yield from run_jobs(jobs, report, **options)  # type: ignore[arg-type]
 

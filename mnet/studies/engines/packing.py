@@ -1,4 +1,4 @@
-"""Which seeds of a cell are trained as one network, see `mnet.studies.packs`."""
+"""Which seeds of a cell are trained as one network, see `mnet.studies.runs.packs`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mnet.studies.engines import Job
-from mnet.studies.estimate import pack_seconds, seconds
+from mnet.studies.engines.estimate import pack_seconds, seconds
 
 GAIN = 0.03
 """Of the time, below which nothing is packed."""

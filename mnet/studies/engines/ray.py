@@ -29,10 +29,10 @@ from mnet.errors import ConfigError
 from mnet.studies.engines import Event, Job, Tell
 from mnet.studies.engines.attempt import Outcome, RunJob, attempt, describe
 from mnet.studies.engines.remote import Storage, Synced
-from mnet.studies.store import read_result, write_failure
+from mnet.studies.runs.store import read_result, write_failure
 
 if TYPE_CHECKING:
-    from mnet.studies.callbacks import Progress
+    from mnet.studies.runs.callbacks import Progress
 
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 30.0

@@ -23,7 +23,7 @@ from mnet.errors import ConfigError
 from mnet.files import write_atomic
 from mnet.studies.engines import Job
 from mnet.studies.engines.attempt import RunJob, or_default
-from mnet.studies.store import (
+from mnet.studies.runs.store import (
     CONFIG,
     CORRECT,
     EXAMPLES,
@@ -40,7 +40,7 @@ from mnet.studies.store import (
 )
 
 if TYPE_CHECKING:
-    from mnet.studies.callbacks import Progress, Report
+    from mnet.studies.runs.callbacks import Progress, Report
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from mnet.errors import ConfigError
 from mnet.files import write_atomic
 from mnet.studies.engines import Event, Job, Tell
 from mnet.studies.engines.attempt import Outcome, RunJob, attempt
-from mnet.studies.store import write_failure
+from mnet.studies.runs.store import write_failure
 
 if TYPE_CHECKING:
-    from mnet.studies.callbacks import Progress
+    from mnet.studies.runs.callbacks import Progress
 
 LOGS = ".slurm"
 ARRAY = 1000

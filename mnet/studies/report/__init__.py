@@ -18,13 +18,13 @@ from markupsafe import Markup
 
 from mnet.errors import unknown
 from mnet.files import write_atomic
-from mnet.studies.archive import LATENCY, SUMMARY, studies_with
-from mnet.studies.evidence import count_verdicts
+from mnet.studies.claims.evidence import count_verdicts
 from mnet.studies.report import charts, tables
 from mnet.studies.report.commands import Place
 from mnet.studies.report.marks import Spec
 from mnet.studies.report.sections import Figure, overview_of, read_study, section
 from mnet.studies.report.words import facts, limits
+from mnet.studies.results.archive import LATENCY, SUMMARY, studies_with
 
 HERE = Path(__file__).parent
 

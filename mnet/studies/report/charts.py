@@ -15,9 +15,7 @@ import altair as alt
 import pandas as pd
 
 from mnet.latency.plots import COLOURS as RUNTIME_INKS
-from mnet.studies.archive import known
-from mnet.studies.papers import COLOURS as NETWORK_INKS
-from mnet.studies.plots import SPARE, colour
+from mnet.studies.claims.papers import COLOURS as NETWORK_INKS
 from mnet.studies.report.commands import Row, records, told
 from mnet.studies.report.marks import (
     INK,
@@ -39,6 +37,8 @@ from mnet.studies.report.marks import (
     vertical,
 )
 from mnet.studies.report.tables import WORDS, is_number, span, written
+from mnet.studies.results.archive import known
+from mnet.studies.results.plots import SPARE, colour
 from mnet.tasks import metric_of
 
 SOURCES = {

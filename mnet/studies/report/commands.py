@@ -13,8 +13,8 @@ from typing import Any, cast
 import pandas as pd
 
 from mnet.errors import ConfigError, text
-from mnet.studies.archive import OWN_PICTURES, RESOLVED, known
-from mnet.studies.store import CONFIG, run_folder
+from mnet.studies.results.archive import OWN_PICTURES, RESOLVED, known
+from mnet.studies.runs.store import CONFIG, run_folder
 from mnet.studies.trial import PARAMETERS, Trial, changed, trial_from
 
 TRAIN = ".venv/bin/python experiments/train.py"

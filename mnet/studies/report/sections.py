@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnet.cost import cost
 from mnet.errors import ConfigError
 from mnet.latency.blocks import counted_blocks
-from mnet.spec import Network
-from mnet.studies.archive import (
+from mnet.models.cost import cost
+from mnet.models.spec import Network
+from mnet.models.toggles import Toggles
+from mnet.studies.report import charts, tables
+from mnet.studies.report.charts import FAMILIES, Chart
+from mnet.studies.report.commands import Place, Row, latency_command, records, told
+from mnet.studies.report.tables import Table
+from mnet.studies.report.words import answer, parts_of, sources
+from mnet.studies.results.archive import (
     CANDIDATES,
     EFFECTS,
     FRONTIER,
@@ -26,16 +32,10 @@ from mnet.studies.archive import (
     find_table,
     read_table,
 )
-from mnet.studies.examples import FIGURE as EXAMPLES_FIGURE
-from mnet.studies.inside import inside_summary
-from mnet.studies.report import charts, tables
-from mnet.studies.report.charts import FAMILIES, Chart
-from mnet.studies.report.commands import Place, Row, latency_command, records, told
-from mnet.studies.report.tables import Table
-from mnet.studies.report.words import answer, parts_of, sources
+from mnet.studies.results.diagnosis import inside_summary
+from mnet.studies.results.examples import FIGURE as EXAMPLES_FIGURE
 from mnet.studies.trial import PARAMETERS, trial_from
 from mnet.tasks import metric_of
-from mnet.toggles import Toggles
 
 PAPERS_TITLES = {"top1": "The papers, ImageNet", "map": "V3’s table 6, COCO"}
 BESIDE = ", beside what the papers publish of the same networks. That is another task: compare shapes, not numbers."

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from mnet.studies.archive import known
 from mnet.studies.report.commands import Place, Row, latency_command, records, run_command, told
+from mnet.studies.results.archive import known
 from mnet.tasks import Metric, Task, metric_of, task_in
 
 MILLION = 1e6

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mnet.studies.archive import known
 from mnet.studies.report.commands import Row, records
 from mnet.studies.report.tables import WORDS, distinct, span, written
+from mnet.studies.results.archive import known
 
 if TYPE_CHECKING:
     from mnet.studies.report.sections import Data

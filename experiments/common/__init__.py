@@ -1,0 +1,1 @@
+"""What several programs share: options, terminal output, the driver of a study."""

@@ -1,0 +1,201 @@
+"""What the terminal shows while a study runs, and the table at its end."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import pandas as pd
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mnet.studies.engines import Event, Job
+from mnet.studies.engines.estimate import seconds
+from mnet.studies.results.examples import FIGURE as EXAMPLES_FIGURE
+from mnet.studies.results.tables import Tables
+from mnet.studies.runs.callbacks import Progress
+from mnet.studies.study import Study
+from mnet.tasks import Metric
+
+
+class Display:
+    """Runs done, what runs now, accuracy and time left: live on a terminal, one line an event elsewhere."""
+
+    def __init__(self, studies: Sequence[Study], jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+        self.studies, self.jobs, self.done = studies, len(jobs), len(jobs) - len(todo)
+        self.names = run_names(studies)
+        self.work = {job.run_id: seconds(job.trial) for job in todo}
+        """What each run that has not failed was estimated to take."""
+        self.worked = 0.0
+        """Of that, on runs that are finished."""
+        self.running: dict[str, Progress] = {}
+        self.elsewhere: set[str] = set()
+        self.found: dict[str, list[float]] = {}
+        self.started = time.monotonic()
+        self.console = Console()
+        self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4)
+
+    def __enter__(self) -> Display:
+        title = self.studies[0].name if len(self.studies) == 1 else f"{len(self.studies)} studies"
+        cells = sum(len(study.cells) for study in self.studies)
+        first = f"{title}: {cells} cells, {self.jobs} runs"
+        self.console.print(f"{first}, {self.done} finished before" if self.done else first)
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def tell(self, event: Event) -> None:
+        """Take in what the engine said."""
+        run_id = event.job.run_id
+        name = self.names[run_id]
+        if event.kind == "started":
+            self.running.setdefault(run_id, Progress(0, 1, 0.0))
+        elif event.kind == "progress":
+            self.running[run_id] = cast(Progress, event.content)
+        elif event.kind == "silent":
+            step = self.running.get(run_id, Progress(0, 1, 0.0)).step
+            self.say(f"{name}: no sign of life for {cast(float, event.content):.0f} s, last at step {step}")
+        else:
+            self.running.pop(run_id, None)
+        if event.kind == "elsewhere":
+            if run_id not in self.elsewhere:
+                self.say(f"{name}: another process trains it; its result is waited for")
+            self.elsewhere.add(run_id)
+        elif event.kind == "again":
+            self.say(f"{name}: {event.content}; tried once more, alone")
+        elif event.kind == "failed":
+            self.work.pop(run_id, None)
+            self.say(f"{name} failed: {event.content}")
+        elif event.kind == "finished":
+            self.worked += self.work.get(run_id, 0.0)
+            self.finish(name, event.job.trial.task.headline, cast(dict[str, float], event.content))
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False)
+
+    def finish(self, name: str, metric: Metric, result: dict[str, float]) -> None:
+        self.done += 1
+        self.found.setdefault(name.rpartition(" seed ")[0], []).append(result[metric.name])
+        if not self.console.is_terminal:
+            line = f"[{self.done}/{self.jobs}] {name}: {metric.label} {result[metric.name]:.2f}%"
+            self.say(f"{line}, {result['train_seconds']:.0f} s; {self.left()}")
+
+    def left(self) -> str:
+        """Time to the end, from the work done in this session."""
+        now = {run_id: progress.step / progress.steps for run_id, progress in self.running.items()}
+        worked = self.worked + sum(self.work.get(run_id, 0.0) * share for run_id, share in now.items())
+        if worked <= 0:
+            return "ETA unknown"
+        remaining = (sum(self.work.values()) - worked) * (time.monotonic() - self.started) / worked
+        return f"ETA {timedelta(seconds=round(max(0.0, remaining)))}"
+
+    def draw(self) -> Group:
+        table = Table(box=None, show_header=False, padding=(0, 1))
+        table.add_row(f"{self.done}/{self.jobs} runs", ProgressBar(self.jobs, self.done, width=30), self.left())
+        for run_id, progress in self.running.items():
+            now = f"training {progress.what} {progress.seen:.3g}" if progress.step else "starting"
+            table.add_row(f"  {self.names[run_id]}", ProgressBar(progress.steps, progress.step, width=30), now)
+        means = "   ".join(
+            f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in list(self.found.items())[-6:]
+        )
+        return Group(table, Text(f"on test so far: {means}" if means else ""))
+
+
+def run_names(studies: Sequence[Study]) -> dict[str, str]:
+    """Run id -> what the run is called: its first study, cell and seed."""
+    names: dict[str, str] = {}
+    for study in studies:
+        for cell, trial in study.trials:
+            prefix = f"{study.name}: " if len(studies) > 1 else ""
+            names.setdefault(trial.run_id, f"{prefix}{cell.name} seed {trial.seed}")
+    return names
+
+
+def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> None:
+    """The closing table, what it says, and where the files are."""
+    runs, summary = tables.runs, tables.summary
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    if summary.empty:
+        console.print(f"{study.name}: no finished run")
+        return
+    trials = [trial for _, trial in study.trials]
+    models, data = (
+        ", ".join(dict.fromkeys(names)) for names in zip(*((t.model, t.dataset) for t in trials), strict=True)
+    )
+    table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {models} on {data}")
+    table.add_column("cell", overflow="fold")
+    metric = study.task.headline
+    for column in ("n", f"{metric.label} %", "sd", "delta", "95% interval", "verdict", "params", "MAdds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    networks = runs.groupby("cell")["run_id"].agg(set)
+    for row, (_, cell) in enumerate(summary.iterrows()):
+        delta = number(cell["delta"], "+.2f"), bounds(cell["low"], cell["high"]), str(cell["verdict"])
+        if row == 0:
+            delta = "baseline", "", ""
+        elif cell["cell"] in networks and networks[cell["cell"]] == networks.get(study.baseline):
+            delta = "0", "same network", ""
+        elif not cell["n"]:
+            delta = "", "", "failed"
+        sizes = number(cell["params"] / 1e6, ".3f", " M"), number(cell["madds"] / 1e6, ".2f", " M")
+        means = number(cell[metric.mean], ".2f"), number(cell[metric.sd], ".2f")
+        table.add_row(Text(str(cell["cell"])), str(cell["n"]), *means, *delta, *sizes)
+    console.print(table)
+    if not tables.effects.empty:
+        console.print(effects_listing(tables.effects))
+    against = f"deltas to {study.baseline} in points, paired by seed, with 95% t intervals"
+    lines = [f"Test {metric.label}; {against}; verdicts after Holm; flat: within {margin:g} points."]
+    open_cells = summary[summary["verdict"] == "inconclusive"]
+    if not open_cells.empty:
+        needed = ", ".join(f"{cell['cell']} {cell['seeds_needed']:.0f}" for _, cell in open_cells.iterrows())
+        lines.append(f"Seeds for an interval of +-{margin:g} points, by the spread seen so far: {needed}.")
+    for _, cell in summary[summary["failed"] > 0].iterrows():
+        lines.append(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    figures = f"{study.name}.png", f"{study.name}-effects.png", EXAMPLES_FIGURE
+    for file in (folder / part for part in ("runs.csv", "summary.csv", "effects.csv", *figures)):
+        if file.exists():
+            console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def effects_listing(effects: pd.DataFrame) -> Table:
+    """What each value of an option does within each variant, and how far that is from what it does in the first."""
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"within each variant; beyond: the difference to {effects['variant'].iloc[0]}"
+    )
+    table.add_column("variant", overflow="fold")
+    for column in ("difference", "n", "delta", "95% interval", "verdict", "beyond", "95% interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for (value, against), rows in effects.groupby(["value", "against"], sort=False):
+        for _, row in rows.iterrows():
+            said = number(row["delta"], "+.2f"), bounds(row["low"], row["high"]), str(row["verdict"])
+            further = number(row["beyond"], "+.2f"), bounds(row["beyond_low"], row["beyond_high"])
+            beyond = further if not pd.isna(row["beyond"]) else ("", "")
+            table.add_row(Text(str(row["variant"])), f"{value} - {against}", str(row["n"]), *said, *beyond)
+        table.add_section()
+    return table
+
+
+def number(value: float, form: str, unit: str = "") -> str:
+    return "" if pd.isna(value) else f"{value:{form}}{unit}"
+
+
+def bounds(low: float, high: float) -> str:
+    return "needs 2 seeds" if pd.isna(low) else f"[{low:+.2f}, {high:+.2f}]"

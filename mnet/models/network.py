@@ -1,0 +1,121 @@
+"""One builder: a `Network` in, an `nn.Module` out. It knows nothing of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from mnet.models.heads import Head, make_head, uses_tail
+from mnet.models.layers import Activate, ConvNormAct, InvertedResidual
+from mnet.models.spec import FeatureMap, Network, feature_map, place
+from mnet.models.toggles import describe
+
+
+class MobileNet(nn.Module):
+    """The module of a `Network`, which it keeps as `.network`.
+
+    Shape:
+        (N, in_channels, H, W) -> (N, num_classes); with a head what that one gives, see `mnet.models.heads`.
+    """
+
+    head: Head | None
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        stem, tail, hidden = network.stem, network.tail, network.hidden
+        self.stem = ConvNormAct(
+            network.in_channels, stem.out_channels, stem.kernel, stem.activation, stride=stem.stride, network=network
+        )
+        self.blocks = nn.Sequential(*(InvertedResidual(placed, network) for placed in place(network)))
+        channels = network.blocks[-1].out_channels
+        self.tail: nn.Module = nn.Identity()
+        if tail is not None and uses_tail(network):
+            self.tail = ConvNormAct(channels, tail.out_channels, tail.kernel, tail.activation, network=network)
+            channels = tail.out_channels
+        self.head = None
+        if network.head is not None:
+            initialise(self)
+            self.head = make_head(network)
+            return
+        self.hidden: nn.Module = nn.Identity()
+        if hidden is not None:
+            self.hidden = nn.Sequential(nn.Linear(channels, hidden.out_features), Activate(hidden.activation))
+            channels = hidden.out_features
+        self.dropout = nn.Dropout(network.dropout)
+        self.classifier = nn.Linear(channels, network.num_classes)
+        initialise(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map: (N, in_channels, H, W) -> (N, C, ceil(H / 32), ceil(W / 32)) at stride 32."""
+        return self.tail(self.blocks(self.stem(x)))
+
+    def feature_maps(self, x: Tensor, maps: Sequence[FeatureMap | str]) -> list[Tensor]:
+        """Several feature maps of the same pictures.
+
+        Args:
+            x: (N, in_channels, H, W).
+            maps: Of `mnet.feature_maps(net.network)`, or their names: C2, C3, C4, last, C5.
+
+        Returns:
+            In the order of `maps`, each (N, channels, ceil(H / stride), ceil(W / stride)).
+
+        Raises:
+            ConfigError: The network has no such map.
+        """
+        wanted = [feature_map(self.network, one) if isinstance(one, str) else one for one in maps]
+        kept = {(one.block, one.inside) for one in wanted}  # the others are not held in memory
+        found: dict[tuple[int, bool], Tensor] = {}
+        x = self.stem(x)
+        for i, block in enumerate(cast(Iterable[InvertedResidual], self.blocks)):
+            wide = block.widen(x)
+            if (i, True) in kept:
+                found[i, True] = wide
+            x = block.narrow(x, wide)
+            if (i, False) in kept:
+                found[i, False] = x
+        if (last := (len(self.blocks), False)) in kept:
+            found[last] = self.tail(x)
+        return [found[one.block, one.inside] for one in wanted]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores before softmax, or the head's."""
+        if self.head is not None:
+            return self.head(self.feature_maps(x, self.head.maps), x.shape[2:])
+        pooled = self.forward_features(x).mean((2, 3), keepdim=True).flatten(1)  # what runtimes know as one operator
+        return self.classifier(self.dropout(self.hidden(pooled)))
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming-normal convolutions (fan out), unit batch norms, N(0, 0.01) linear layers, zero biases.
+
+    Source: torchvision's MobileNets; the papers do not say.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0, 0.01)
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def create_model(
+    model: str | Network, *, num_classes: int | None = None, in_channels: int | None = None, **toggles: object
+) -> MobileNet:
+    """A MobileNet with toggles as keyword arguments, e.g. `create_model('mobilenet_v2', activation='hswish')`.
+
+    Args:
+        model: One of `list_models()`, or a file of `write_network`; or a `Network`, built as it is.
+        num_classes: Outputs of the classifier; None = the table's own, of the papers' 1000.
+        in_channels: Channels of the pictures; None = the table's own, of the papers' 3.
+        toggles: Fields of `mnet.Toggles`; None = as in the paper.
+
+    Raises:
+        ConfigError: Unknown model, toggle or value, or an impossible combination; nothing is built.
+    """
+    if isinstance(model, Network):
+        return MobileNet(model)
+    return MobileNet(describe(model, num_classes=num_classes, in_channels=in_channels, **toggles))

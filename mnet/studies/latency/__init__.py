@@ -1,0 +1,1 @@
+"""The latency of a study's networks, and the frontier of accuracy over latency."""

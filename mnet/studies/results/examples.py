@@ -1,0 +1,107 @@
+"""What the networks of a study see in the same test pictures, beside what these show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mnet.figures import finish
+from mnet.files import write_torch
+from mnet.studies.runs.store import EXAMPLES, read_result, run_folder
+from mnet.studies.study import Cell, Study
+from mnet.tasks.drawing import Limit, handles_of, show_picture
+
+if TYPE_CHECKING:  # Lightning is heavy, and tables do not need it
+    from mnet.data import ImageData
+    from mnet.tasks.module import TaskModule
+
+FIGURE = "predictions.png"
+COUNT = 4
+"""Test pictures of a run that are kept."""
+INCH = 1.7
+"""Side of a picture in the figure."""
+TRUTH = "what is there"
+SHOWN = Limit(score=0.3)
+"""Networks that were trained for minutes are seldom surer."""
+
+Examples = Mapping[str, Any]
+"""`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: a tensor a picture, or several by name."""
+
+
+def keep_examples(model: TaskModule, data: ImageData, folder: Path) -> None:
+    """Write what a tested network sees in the first test pictures, where its task has something to draw."""
+    if not model.drawn:
+        return
+    images, target = next(iter(data.test_dataloader()))
+    images = images[:COUNT]
+    truth = [model.truth(target, i) for i in range(len(images))]
+    training, device = model.training, next(model.parameters()).device
+    with torch.no_grad():
+        seen = model.eval().predict(images.to(device))
+    model.train(training)
+    mean, std = data.normalisation
+    pixels = (255 * (images.cpu() * std + mean)).round().clamp(0, 255).to(torch.uint8).contiguous()
+    content = {"images": pixels, "names": list(data.label_names)}
+    content |= {"truth": [plain(one) for one in truth], "seen": [plain(one) for one in seen]}
+    write_torch(folder / EXAMPLES, content)
+
+
+def plain(seen: Any) -> Tensor | dict[str, Tensor]:
+    """As tensors alone, which can be read without running anything."""
+    if isinstance(seen, Tensor):
+        return seen.to("cpu", copy=True)
+    return {name: cast(Tensor, value).to("cpu", copy=True) for name, value in seen._asdict().items()}
+
+
+def read_examples(study: Study, cell: Cell, root: Path) -> Examples | None:
+    """Of the first finished run of a cell that kept them."""
+    for trial in cell.trials:
+        folder = run_folder(root, study.name, trial.run_id)
+        if read_result(folder) is not None and (folder / EXAMPLES).is_file():
+            return torch.load(folder / EXAMPLES, map_location="cpu", weights_only=True)
+    return None
+
+
+def plot_examples(study: Study, root: Path, path: Path, title: str) -> Figure | None:
+    """A row a picture: what it shows, then what the network of each cell sees. Written as PNG to `path`.
+
+    Returns:
+        None, and nothing is written, where no run has kept examples.
+    """
+    found = {cell.name: own for cell in study.cells if (own := read_examples(study, cell, root)) is not None}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    module, names, rows = study.task.load(), first["names"], len(first["images"])
+    columns = {TRUTH: first["truth"], **{name: own["seen"] for name, own in found.items()}}
+    size = (INCH * len(columns), INCH * rows + 1.2)
+    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, len(columns), squeeze=False)
+    used: set[int] = set()
+    for column, (name, shown) in enumerate(columns.items()):
+        for row, one in enumerate(shown):
+            axes, seen = grid[row][column], restored(one, module)
+            show_picture(axes, first["images"][row].permute(1, 2, 0).squeeze(2).numpy())
+            module.draw_on(axes, seen, names, SHOWN, size=5)
+            used |= set(module.key(seen, SHOWN))
+            if not row:
+                axes.set_title("\n".join(words(name)), fontsize=7)
+    if handles := handles_of(sorted(used), names):
+        look = {"ncols": min(len(handles), 10), "frameon": False, "fontsize": 8}
+        figure.legend(handles=handles, loc="outside lower center", **look)
+    return finish(figure, path, title)
+
+
+def restored(one: Any, module: type[TaskModule]) -> Any:
+    """What `plain` took apart."""
+    return module.seen_from(**one) if isinstance(one, dict) else one
+
+
+def words(cell: str) -> Sequence[str]:
+    """A cell's name, a setting a line."""
+    return cell.replace(", ", " ").replace("model=mobilenet_", "").split() if "=" in cell else [cell]

@@ -1,0 +1,177 @@
+"""The two tables of a study: one row a run, one row a cell. Written again from the results at any time, to the same
+bytes but for `TIMING`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mnet.errors import text
+from mnet.files import write_csv
+from mnet.studies.results.bootstrap import nested_bootstrap
+from mnet.studies.results.effects import effects_table
+from mnet.studies.results.examples import FIGURE as EXAMPLES_FIGURE
+from mnet.studies.results.examples import plot_examples
+from mnet.studies.results.plots import plot_effects, plot_study
+from mnet.studies.results.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
+from mnet.studies.runs.store import read_correct, read_failure, read_result, run_folder
+from mnet.studies.study import Cell, Study
+from mnet.studies.trial import Trial
+from mnet.tasks import Metric
+
+MARGIN = 0.5
+"""Points: the smallest difference that is of interest, unless told otherwise."""
+
+TIMING = ("train_seconds", "images_per_second", "replicas", "compile")
+"""Columns of runs.csv that differ from one execution to the next."""
+
+UNTOLD = ("finished", "format", "data_dir", "start", "tested")
+"""Of result.json and the settings: what no table needs."""
+
+RUN_COLUMNS = ("study", "run_id", "cell", "model")
+
+
+def summary_columns(metric: Metric) -> tuple[str, ...]:
+    return (
+        *("study", "cell", "n", metric.mean, metric.sd, metric.half_width, "params", "madds"),
+        *("pairs", "delta", "low", "high", "p", "p_holm", "verdict", "at_most", "seeds_needed"),
+        *("boot_low", "boot_high", "failed", "reason"),
+    )
+
+
+WITHIN = "precision"
+"""The option whose effect within every variant has a table and a figure of its own, in a study that varies it."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is known of a study so far."""
+
+    runs: pd.DataFrame
+    """One row a finished run."""
+    summary: pd.DataFrame
+    """One row a cell with a finished or failed run, the baseline first."""
+    effects: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Of `effects_table`, in a study that varies `WITHIN`."""
+
+
+def runs_table(study: Study, root: Path) -> pd.DataFrame:
+    """One row a finished run: study, run_id, cell, the trial's settings, and what was measured.
+
+    A toggle at None reads `paper`.
+    """
+    rows = [
+        run_row(study.name, cell.name, trial, result)
+        for cell, trial in study.trials
+        if (result := read_result(run_folder(root, study.name, trial.run_id))) is not None
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=RUN_COLUMNS)
+
+
+def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -> dict[str, object]:
+    """What a table says of a finished run."""
+    settings = {name: text(value) for name, value in trial.settings().items()}
+    identity = {"study": study, "run_id": trial.run_id, "cell": cell, "model": trial.model}
+    recipe = trial.full_recipe()
+    trained = {"batch_size": recipe.batch_size, "lr": recipe.lr, "seed": trial.seed}
+    row = {**identity, **settings, **trained, **result}
+    return {name: value for name, value in row.items() if name not in UNTOLD}
+
+
+def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN) -> pd.DataFrame:
+    """One row a cell, the baseline first: n, mean, sd and 95% interval of what the task compares (`top1_mean`,
+    `map_mean`); the difference to the baseline, paired by seed, with what is to be said of it; cost; and the seeds that
+    failed, with the first reason.
+
+    Args:
+        study: The study.
+        runs: Of `runs_table`.
+        root: The results folder.
+        margin: Points below which a difference is of no interest: of `verdict`, and the half width of the interval
+            that `seeds_needed` is counted for.
+    """
+    metric = study.task.headline
+    rows: list[dict[str, object]] = []
+    correct = {cell.name: correct_by_seed(study, cell, root) for cell in study.cells}
+    for cell in study.cells:
+        own = runs[runs["cell"] == cell.name]
+        failures = [read_failure(run_folder(root, study.name, trial.run_id)) for trial in cell.trials]
+        reasons = [reason for reason in failures if reason]
+        if own.empty and not reasons:
+            continue
+        row: dict[str, object] = {"study": study.name, "cell": cell.name, "n": len(own)}
+        if not own.empty:
+            values = own[metric.name].to_numpy(float)
+            row |= {
+                metric.mean: values.mean(),
+                metric.sd: values.std(ddof=1) if len(values) > 1 else math.nan,
+                metric.half_width: half_width(values),
+                "params": own["params"].iloc[0],
+                "madds": own["madds"].iloc[0],
+            }
+        rows.append({**row, "failed": len(reasons), "reason": reasons[0] if reasons else ""})
+    summary = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "cell", "n"])
+    if study.baseline in set(runs["cell"]) and len(set(runs["cell"])) > 1:
+        deltas = paired_deltas(runs, study.baseline, metric.name).rename(columns={"n": "pairs"})
+        said = [conclusions(study, runs, correct, row, margin) for row in deltas.to_dict("records")]
+        summary = summary.merge(pd.concat([deltas, pd.DataFrame(said)], axis=1), on="cell", how="left")
+    return summary.reindex(columns=list(summary_columns(metric)))
+
+
+def conclusions(
+    study: Study,
+    runs: pd.DataFrame,
+    correct: dict[str, dict[int, np.ndarray]],
+    row: Mapping[Hashable, Any],
+    margin: float,
+) -> dict[str, object]:
+    """What follows from a row of `paired_deltas`."""
+    low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))
+    said: dict[str, object] = {"verdict": "", "at_most": math.nan, "seeds_needed": math.nan}
+    if not math.isnan(low):
+        pairs = runs.pivot(index="seed", columns="cell", values=study.task.headline.name)
+        sd = float((pairs[row["cell"]] - pairs[study.baseline]).std(ddof=1))
+        said["verdict"] = verdict(low, high, p_holm, margin)
+        said |= {"at_most": at_most(low, high), "seeds_needed": seeds_needed(sd, margin)}
+    said["boot_low"], said["boot_high"] = nested_bootstrap(correct[str(row["cell"])], correct[study.baseline])
+    return said
+
+
+def correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarray]:
+    """Seed -> which test pictures were right, of the finished runs that kept it."""
+    found = {}
+    for trial in cell.trials:
+        folder = run_folder(root, study.name, trial.run_id)
+        if read_result(folder) is not None and (right := read_correct(folder)) is not None:
+            found[trial.seed] = right
+    return found
+
+
+def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bool = True) -> Tables:
+    """Write `runs.csv`, `summary.csv`, `effects.csv` and the figures of what is finished so far."""
+    folder = root / study.name
+    runs = runs_table(study, root)
+    summary = summary_table(study, runs, root, margin)
+    if not runs.empty:
+        write_csv(folder / "runs.csv", runs)
+    if not summary.empty:
+        write_csv(folder / "summary.csv", summary)
+    asked = WITHIN in study.varied and not runs.empty
+    effects = effects_table(study, runs, WITHIN, margin) if asked else pd.DataFrame()
+    if not effects.empty:
+        write_csv(folder / "effects.csv", effects)
+    if figure and not runs.empty:
+        names, data = (", ".join(dict.fromkeys(runs[column])) for column in ("model", "dataset"))
+        title = f"{study.name}: {names} on {data}"
+        if summary["delta"].notna().any():
+            plot_study(summary, runs, folder / f"{study.name}.png", title)
+        if not effects.empty:
+            plot_effects(effects, folder / f"{study.name}-effects.png", title)
+        plot_examples(study, root, folder / EXAMPLES_FIGURE, title)
+    return Tables(runs, summary, effects)

@@ -1,0 +1,1 @@
+"""One run: its job, its files, its training, its checkpoints."""

@@ -1,0 +1,254 @@
+"""Runs of one cell that differ in their seed alone, trained as replicas of one network.
+
+Each run keeps its own folder, the same files as if it had been trained alone, checkpoints too: a pack that was killed
+goes on as one, to the same bits, or alone; runs that were stopped at the same step go on as a pack. How runs were
+packed is not in their results, up to the order of summation, except as `replicas` and as time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from mnet.data import ImageData
+from mnet.data.batches import Batches, Resumable
+from mnet.files import TEMPORARY, remove_temporary
+from mnet.models.replicas import join, split
+from mnet.provenance import keep_freed_memory
+from mnet.studies.engines import Job
+from mnet.studies.engines.attempt import Outcome, failure
+from mnet.studies.runs.callbacks import (
+    Keep,
+    MetricsFiles,
+    NotFinite,
+    Report,
+    SeedSteps,
+    Watch,
+    WholeCheckpoints,
+    usable_checkpoint,
+)
+from mnet.studies.runs.run import (
+    CHECKPOINT_SECONDS,
+    Training,
+    finish,
+    make_trainer,
+    prepare_run,
+    quieten,
+    write_config,
+)
+from mnet.studies.runs.store import RESUME, Busy, adopt, find_finished, lock
+from mnet.tasks.pack import Pack
+
+NEXT = f"{TEMPORARY}{RESUME}"
+"""A checkpoint that is whole, but not all of its pack's are."""
+STACKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
+"""Of a checkpoint, what has every replica's tensors; `averaging_state` is of `WarmEMA`."""
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    report: Report,
+    *,
+    trainer: Mapping[str, object] | None = None,
+    checkpoint_s: float = CHECKPOINT_SECONDS,
+    data: ImageData | None = None,
+) -> Iterator[tuple[Job, Outcome]]:
+    """Run jobs that differ in their seed alone, each once, whoever else is about to: as `run.run_job` for each.
+
+    Returns:
+        Each job's outcome, as soon as it has one. What goes wrong for all of them together is each one's.
+    """
+    with ExitStack() as locks:
+        mine: list[Job] = []
+        for i, job in enumerate(jobs):
+            try:
+                locks.enter_context(lock(job.root, job.run_id))
+            except Busy as error:  # who has one of them may be about to take the others: all are left together
+                locks.close()
+                for other in (*mine, *jobs[i:]):
+                    yield other, Outcome("elsewhere", str(error))
+                return
+            if (finished := find_finished(job.root, job.run_id)) is not None:
+                yield job, Outcome("finished", adopt(finished, job.folder))
+            else:
+                mine.append(job)
+        for together in at_one_step(mine):
+            left = {job.run_id: job for job in together}
+            try:
+                for job, outcome in train(together, report, trainer, checkpoint_s, data):
+                    del left[job.run_id]
+                    yield job, outcome
+            except Exception as error:
+                for job in left.values():
+                    yield job, failure(error)
+
+
+def at_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs whose checkpoints, or whose lack of one, are at one step."""
+    roll_forward([job.folder for job in jobs])
+    found: dict[int, list[Job]] = {}
+    for job in jobs:
+        remove_temporary(job.folder)
+        usable_checkpoint(job.folder)  # removes one that is not
+        found.setdefault(step_of(job.folder / RESUME), []).append(job)
+    return list(found.values())
+
+
+def roll_forward(folders: Sequence[Path]) -> None:
+    """Where a pack was killed while its checkpoints took the place of the last ones, let the others follow."""
+    if not any((folder / NEXT).exists() for folder in folders):
+        return
+    steps = [{step_of(folder / name): name for name in (NEXT, RESUME)} for folder in folders]
+    latest = max(set.intersection(*map(set, steps)), default=0)
+    for folder, names in zip(folders, steps, strict=True):
+        if latest and names[latest] == NEXT:
+            os.replace(folder / NEXT, folder / RESUME)
+
+
+def step_of(checkpoint: Path) -> int:
+    """0 = there is none."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    except Exception:  # whatever torch raises for half a file
+        return 0
+
+
+def train(
+    jobs: Sequence[Job],
+    report: Report,
+    trainer: Mapping[str, object] | None,
+    checkpoint_s: float,
+    data: ImageData | None,
+) -> Iterator[tuple[Job, Outcome]]:
+    """Train the jobs as one network, then test each.
+
+    Raises:
+        NotFinite: No loss is a number.
+        Stopped: The report asked for it.
+    """
+    quieten()
+    keep_freed_memory()
+    folders = [job.folder for job in jobs]
+    prepared = []
+    for job in jobs:
+        write_config(job.trial, job.folder, trainer)
+        prepared.append(prepare_run(job.trial, data))
+        data = data or prepared[0][1]  # read once
+    models, pictures = [model for model, _ in prepared], [own for _, own in prepared]
+    trial, recipe, pack = jobs[0].trial, models[0].recipe, Pack(models)
+    pack.compile_training(jobs[0].compile)
+    watch, metrics = Watch(report), MetricsFiles(folders)
+    seeds = SeedSteps(*(own.seed for own in pictures))
+    callbacks = [watch, seeds, Keep(folders[0], checkpoint_s, watch, metrics)]
+    machine = make_trainer(trial, recipe, callbacks, [metrics], PackedCheckpoints(folders), trainer)
+    together = cast(L.LightningDataModule, SideBySide(pictures))
+    machine.fit(pack, datamodule=together, ckpt_path=usable_checkpoint(folders[0]), weights_only=True)
+    if machine.interrupted:
+        raise KeyboardInterrupt
+    pack.release()
+    training = Training(machine.global_step, watch.seconds / len(jobs), jobs[0].compile, len(models))
+    for i, job in enumerate(jobs):
+        try:
+            if i in watch.lost:
+                raise NotFinite("the loss is nan")
+            machine.loggers = [metrics.files[i]]
+            result = finish(job.trial, job.folder, models[i], pictures[i], machine, metrics.files[i], training)
+        except NotFinite as error:
+            yield job, failure(error)
+        else:
+            yield job, Outcome("finished", result)
+
+
+class SideBySide(L.LightningDataModule):
+    """The pictures of several runs: each one's own order and augmentation for training, the same for validation."""
+
+    def __init__(self, pictures: Sequence[ImageData]) -> None:
+        super().__init__()
+        self.pictures = pictures
+
+    def train_dataloader(self) -> Abreast:
+        for own in self.pictures:
+            own.trainer = self.trainer  # they are asked, not this
+        return Abreast([cast(Batches, own.train_dataloader()) for own in self.pictures])
+
+    def val_dataloader(self) -> object:
+        return self.pictures[0].val_dataloader()
+
+
+class Abreast(Resumable):
+    """Loaders in step: a batch is a list of one from each."""
+
+    def __init__(self, loaders: Sequence[Batches]) -> None:
+        super().__init__()
+        self.loaders = loaders
+
+    def __len__(self) -> int:
+        return len(self.loaders[0])
+
+    def __iter__(self) -> Iterator[list[object]]:
+        for batch in zip(*self.loaders, strict=True):
+            yield list(batch)
+
+    def set_epoch(self, epoch: int) -> None:
+        for loader in self.loaders:
+            loader.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        return self.loaders[0].state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        for loader in self.loaders:
+            loader.load_state_dict(state)
+
+
+class PackedCheckpoints(TorchCheckpointIO):
+    """The checkpoint of a pack as one a run, such as that run alone would write."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        super().__init__()
+        self.folders = folders
+        self.file = WholeCheckpoints()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
+        count = len(self.folders)
+        parts = {name: split(checkpoint[name], count) for name in STACKED if name in checkpoint}
+        for i, folder in enumerate(self.folders):
+            own = {name: part[i] for name, part in parts.items()}
+            callbacks = {name: member_state(state, i, count) for name, state in checkpoint["callbacks"].items()}
+            self.file.save_checkpoint({**checkpoint, **own, "callbacks": callbacks}, folder / NEXT)
+        for folder in self.folders:  # when all are written: see `roll_forward`
+            if (folder / NEXT).exists():
+                os.replace(folder / NEXT, folder / RESUME)
+
+    def load_checkpoint(self, path: Any, *_: object, **__: object) -> dict[str, Any]:
+        every = [torch.load(folder / RESUME, map_location="cpu", weights_only=True) for folder in self.folders]
+        stacked = {name: join([one[name] for one in every]) for name in STACKED if name in every[0]}
+        callbacks = {name: common_state([one["callbacks"][name] for one in every]) for name in every[0]["callbacks"]}
+        return {**every[0], **stacked, "callbacks": callbacks}
+
+
+def member_state(state: Mapping[str, Any], member: int, count: int) -> dict[str, Any]:
+    """Of a callback: the rows of a member (`Keep`), its share of the seconds (`Watch`)."""
+    own = dict(state)
+    if "rows" in own:
+        own["rows"] = own["rows"][member]
+    if "seconds" in own:
+        own["seconds"] /= count
+    return own
+
+
+def common_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The inverse of `member_state`."""
+    common = dict(states[0])
+    if "rows" in common:
+        common["rows"] = [state["rows"] for state in states]
+    if "seconds" in common:
+        common["seconds"] = sum(state["seconds"] for state in states)
+    return common

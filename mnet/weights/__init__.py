@@ -1,0 +1,1 @@
+"""Weights: other libraries' layouts, transfer between networks, truncation to fewer channels."""

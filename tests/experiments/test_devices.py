@@ -1,0 +1,148 @@
+"""One trial on several devices: here two processes on the CPU, which Lightning starts and gloo connects."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import ablate
+import pytest
+import torch
+import train
+import yaml
+
+from mnet.data.augment import Augment, normalise
+from mnet.data.batches import ALL, Batches, Share, random_seed, shuffled
+from mnet.data.streams import Keys
+from mnet.errors import ConfigError
+from mnet.studies import Trial
+from mnet.studies.runs.run import load_data
+from mnet.studies.runs.store import CORRECT, METRICS, WEIGHTS, read_correct, read_result
+
+ROOT = Path(__file__).parents[2]
+COUNT, SIZE, WORLD = 22, 6, 2
+TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2")
+
+
+def loader(share: Share = ALL, *, train: bool = True, augment: Augment | None = None) -> Batches:
+    images = torch.randint(256, (COUNT, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return Batches(
+        images, torch.arange(COUNT), batch_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1),
+        train=train, augment=augment, seed=3, share=share,
+    )  # fmt: skip
+
+
+def epoch(batches: Batches, number: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    batches.set_epoch(number)
+    return list(batches)
+
+
+def test_the_shares_of_all_devices_are_the_batch_at_every_step_and_none_is_seen_twice():
+    shares = [epoch(loader(Share(rank, WORLD))) for rank in range(WORLD)]
+    whole = epoch(loader())
+    assert [len(share) for share in shares] == [len(whole)] * WORLD
+    for (images, labels), *parts in zip(whole, *shares, strict=True):
+        assert not set(parts[0][1].tolist()) & set(parts[1][1].tolist())
+        for rank, (own, shown) in enumerate(parts):
+            assert shown.equal(labels[rank::WORLD])
+            assert own.equal(images[rank::WORLD])
+
+
+def test_streamed_pictures_are_shared_in_the_same_way():
+    whole = list(Keys(COUNT, SIZE, 3, train=True))
+    shares = [list(Keys(COUNT, SIZE, 3, train=True, share=Share(rank, WORLD))) for rank in range(WORLD)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert [batch[rank::WORLD] for rank in range(WORLD)] == parts
+    assert list(Keys(COUNT, SIZE, 3, train=False, share=Share(1, WORLD))) == list(Keys(COUNT, SIZE, 3, train=False))
+
+
+def test_devices_augment_differently_and_a_single_one_as_ever():
+    augment = Augment(flip=True, pad=2, erase=0.5)
+    single, order = loader(augment=augment), shuffled(COUNT, 3, 1)
+    for index, (images, _) in enumerate(epoch(single)):
+        pixels = single._pixels[order[index * SIZE : (index + 1) * SIZE]].permute(0, 3, 1, 2)
+        generator = torch.Generator().manual_seed(random_seed("augment", 3, 1, index))
+        assert images.equal(normalise(pixels, torch.full((3,), 1 / 255), torch.zeros(3), augment, generator))
+    assert Share(0, 1).keys == ()
+    assert Share(0, 2).keys != Share(1, 2).keys
+
+
+def test_every_device_evaluates_every_picture_in_order():
+    seen = torch.cat([labels for _, labels in loader(Share(1, WORLD), train=False)])
+    assert seen.equal(torch.arange(COUNT))
+
+
+@pytest.fixture
+def settings(pictures) -> dict[str, object]:
+    return {"dataset": "imagefolder", "data_dir": str(pictures), "resolution": 28, "width": 0.25, "batch_size": 10}
+
+
+def test_the_data_asks_lightning_which_share_is_its_own(settings):
+    trial = Trial(**{**settings, "data_dir": Path(settings["data_dir"])})
+    data = load_data(trial, trial.full_recipe())
+    alone = data.train_dataloader()
+    data.trainer = SimpleNamespace(
+        global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    assert (alone.share, data.train_dataloader().share) == (ALL, Share(1, 2))
+
+
+def test_a_batch_that_devices_cannot_share_equally_is_refused(settings, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="batch_size is 6, of all devices together, and there are 4 devices"):
+        loader(Share(3, 4))
+    options = [f"--{name}={value}" for name, value in {**settings, "batch_size": 15}.items()]
+    assert train.main([*options, *TWO, f"--out={tmp_path}"]) == 2
+    assert "batch_size is 15, of all devices together, and there are 2 devices" in capsys.readouterr().err
+
+
+def test_a_cluster_gives_a_trial_one_device(settings, tmp_path, capsys):
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    assert ablate.main(["activation", *options, *TWO, "--engine=ray", f"--out={tmp_path}"]) == 2
+    assert "several need --engine=local" in capsys.readouterr().err
+
+
+def test_a_study_on_two_devices_and_a_run_stopped_and_gone_on_with_end_the_same(settings, tmp_path, capsys):
+    options = [f"--{name}={value}" for name, value in (settings | {"epochs": 2, "activation": "relu"}).items()]
+
+    def call(program, *arguments):
+        return run([str(ROOT / "experiments" / program), *arguments])
+
+    def devices(order):
+        return run(["-m", "mnet.studies.engines.devices", order])
+
+    def run(arguments):
+        command = [sys.executable, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, timeout=300
+        )
+
+    assert ablate.main(["activation", *options, *TWO, "--seeds=1", f"--out={tmp_path}"]) == 0
+    assert "95% interval" in capsys.readouterr().out
+    (study,) = tmp_path.glob("trainer-*/activation/runs/*")
+    result, correct = read_result(study), read_correct(study)
+    assert len(correct) == 20
+    assert result["top1"] == pytest.approx(100 * correct.mean())
+    assert result["device"].startswith("2 x ")
+
+    again, config = tmp_path / "again", yaml.safe_load((study / "config.yaml").read_text())
+    trainer = config.pop("trainer")
+    order = {
+        "trial": config,
+        "root": str(again / study.parents[2].name),
+        "study": "train",
+        "trainer": trainer,
+        "compile": "off",
+    }
+    stopped = devices(json.dumps({**order, "checkpoint_s": 30.0}))  # nobody is at the other end
+    assert json.loads(stopped.stdout.splitlines()[-1]) == ["failed", "Stopped: asked to stop"]
+    (folder,) = again.glob("trainer-*/train/runs/*")
+    assert torch.load(folder / "resume.ckpt", weights_only=True)["global_step"] == 1
+    done = call("train.py", f"--config={study / 'config.yaml'}", f"--out={again}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished: ") == 1
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in study.iterdir())
+    for name in (METRICS, CORRECT, WEIGHTS):
+        assert (folder / name).read_bytes() == (study / name).read_bytes(), name

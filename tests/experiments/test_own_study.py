@@ -1,0 +1,58 @@
+"""Notebook 07 does what it says: pictures, a toggle and a study from scratch, in a copy beside the checkout."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import notebooks
+
+ROOT = Path(__file__).parents[2]
+SHORT = '"--width=0.25 --resolution=32 --total_stride=8 --batch_size=40 --epochs=1"'
+
+
+def sources() -> dict[str, str]:
+    """File -> hash, of what the notebook copies."""
+    files = [*ROOT.glob("mnet/**/*.py"), *ROOT.glob("experiments/**/*.yaml")]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def done() -> nbformat.NotebookNode:
+    path = ROOT / "notebooks/07_your_own_study.ipynb"
+    before = sources()
+    run = notebooks.execute(path, {"SETTINGS": SHORT})
+    after = sources()
+    assert {name for name in before if before[name] != after.get(name)} == set()
+    assert not [name for name in after if name.endswith("expansion.yaml")]
+    return run
+
+
+def output(notebook: nbformat.NotebookNode, part: str) -> nbformat.NotebookNode:
+    """The last output of the cell that has `part` in its source."""
+    (cell,) = (cell for cell in notebook.cells if cell.cell_type == "code" and part in cell.source)
+    return cell.outputs[-1]
+
+
+def test_the_toggle_changes_v2_and_is_refused_where_there_is_no_expansion(done):
+    said = output(done, "ASK").text
+    assert "params=2,601,416" in said
+    assert "ConfigError: expansion=3" in said
+    assert "mobilenet_v1 must have blocks that expand" in said
+
+
+def test_the_study_trains_every_cell_with_every_seed(done):
+    said = output(done, "subprocess.run(command").text
+    assert "3 cells, 6 runs" in said
+    assert "[6/6]" in said
+    assert "\x1b" not in said  # colours of a terminal
+
+
+def test_its_table_has_the_cells_in_order_and_its_figure_is_drawn(done):
+    table = output(done, "summary_of(").data["text/html"]
+    assert table.index("<th>paper</th>") < table.index("<th>3</th>") < table.index("<th>1</th>")
+    assert len(re.findall(r"<th>(paper|3|1)</th>\s*<td>2</td>", table)) == 3  # with two seeds each
+    assert "<td>own</td>" in output(done, "reading(").data["text/html"]
+    assert "image/png" in output(done, "plot_study(").data

@@ -1,0 +1,156 @@
+"""The programs as a user calls them, on a small folder of pictures.
+
+Each is called in a process of its own where it succeeds and where it fails. Other calls are of its `main`, in this
+process: a new one imports torch and Lightning for longer than it trains.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ablate
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def begin(*arguments: object, **settings) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    command = [sys.executable, str(ROOT / "experiments" / arguments[0]), *map(str, arguments[1:])]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **pipes, **settings)
+
+
+def call(*arguments: object, **settings) -> subprocess.CompletedProcess:
+    process = begin(*arguments, **settings)
+    out, error = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+
+@pytest.fixture(scope="module")
+def study(pictures, tmp_path_factory):
+    """The arguments of a small activation study, and the folder that a first call has filled."""
+    out = tmp_path_factory.mktemp("results")
+    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28", "--width=0.25")
+    arguments += ("--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
+    arguments += ("--pack=1",)  # train.py trains alone, and is to give the same bits
+    return arguments, out / "activation", call("ablate.py", *arguments)
+
+
+def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
+    _, folder, done = study
+    assert done.returncode == 0, done.stderr
+    assert "[4/4]" in done.stdout
+    runs, summary = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "summary.csv")
+    assert sorted(zip(runs["cell"], runs["seed"], strict=True)) == [
+        ("paper", 0),
+        ("paper", 1),
+        ("relu", 0),
+        ("relu", 1),
+    ]
+    assert set(runs["activation"]) == {"paper", "relu"}
+    assert list(summary["cell"]) == ["paper", "relu"]
+    means = runs.groupby("cell")["top1"].mean()
+    assert summary.set_index("cell").loc["relu", "delta"] == pytest.approx(means["relu"] - means["paper"])
+    assert (folder / "activation.png").read_bytes().startswith(b"\x89PNG")
+    assert "</html>" in (folder / "report.html").read_text()
+    for part in ("runs.csv", "summary.csv", "report.html", "95% interval", "paper", "relu"):
+        assert part in done.stdout
+
+
+def test_run_again_nothing_is_paid_twice(study, capsys):
+    arguments, folder, _ = study
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    assert ablate.main(arguments) == 0
+    assert "4 finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")} == before
+
+
+def test_a_run_that_two_studies_share_is_paid_once(study, tmp_path, capsys):
+    arguments, folder, _ = study
+    others = tmp_path / "mine.yaml"
+    others.write_text((ROOT / "experiments/sweeps/activation.yaml").read_text())
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    settings = [argument for argument in arguments[1:] if not argument.startswith("--activation")]
+    settings += ["--activation=paper,relu,relu6", "--model=mobilenet_v3_small"]
+    assert ablate.main([str(others), "activation", *settings]) == 0
+    assert "6 cells, 6 runs, 4 finished before" in capsys.readouterr().out
+    mine, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("mine", "activation"))
+    timing = ["study", "train_seconds", "images_per_second"]
+    pd.testing.assert_frame_equal(mine.drop(columns=timing), activation.drop(columns=timing))
+    assert len(mine) == 6
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_trainer_is_another_run(study):
+    arguments, folder, _ = study
+    assert ablate.main([*arguments, "--trainer.limit_train_batches=1"]) == 0
+    (other,) = folder.parent.glob("trainer-*/activation/runs.csv")
+    assert set(pd.read_csv(other)["test_loss"]).isdisjoint(pd.read_csv(folder / "runs.csv")["test_loss"])
+
+
+def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, tmp_path):
+    _, folder, _ = study
+    run = next(folder.glob("runs/*"))
+    done = call("train.py", f"--config={run / 'config.yaml'}", f"--out={tmp_path}", "--wandb=on")
+    assert done.returncode == 0, done.stderr
+    ours = yaml.safe_load((tmp_path / "train/runs" / run.name / "result.json").read_text())
+    theirs = yaml.safe_load((run / "result.json").read_text())
+    for name in ("top1", "test_loss", "val_loss", "params"):
+        assert ours[name] == theirs[name]
+    assert list(tmp_path.glob(f"train/runs/{run.name}/wandb/offline-run-*/*.wandb"))
+
+
+def test_a_trial_that_fails_is_named_and_the_others_go_on(pictures, tmp_path, capsys):
+    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28", "--width=0.25")
+    arguments += ("--batch_size=16", "--activation=paper", "--lr=0.1,1e30", "--seeds=1", f"--out={tmp_path}")
+    assert ablate.main(arguments) == 1
+    assert "NotFinite" in capsys.readouterr().err
+    assert list(pd.read_csv(tmp_path / "activation" / "runs.csv")["cell"]) == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ablate.py", "activaton"), "unknown study 'activaton'; one of activation, bottleneck,"),
+        (("ablate.py", "activaton"), "Did you mean activation?"),
+        (("ablate.py", "activation", "--variant=se=flase"), "in variant 'se=flase'"),
+        (("ablate.py", "hswish-placement", "--activation=relu"), "cannot be set beside it"),
+        (("ablate.py", "activation", "--engine=rya"), "Did you mean ray?"),
+        (("ablate.py", "activation", "--seeds=0"), "seeds must be above 0"),
+        (("ablate.py", "activation", "--trainer.devics=2"), "Did you mean devices?"),
+        (("ablate.py", "activation", "--modle=mobilenet_v2"), "Did you mean model?"),
+        (("ablate.py", "activation", "--model=mobilenet_v4"), "unknown model 'mobilenet_v4'"),
+        (("ablate.py", "activation", "--activation=rleu"), "Did you mean relu?"),
+        (("ablate.py", "activation", "--epochs=none"), "epochs must be a whole number, not 'none'"),
+        (("ablate.py", "activation", "--profile=ful"), "Did you mean full?"),
+        (("ablate.py", "activation", "--dataset=cifar"), "Did you mean cifar10"),
+        (("ablate.py", "activation", "--dataset=cifar10", "--data_dir=nowhere"), "nowhere"),
+        (("ablate.py", "activation", "--dataset=imagefolder", "--data_dir=nowhere"), "nowhere"),
+        (("train.py", "--activation=h-swsh"), "Did you mean hswish?"),
+        (("train.py", "--sead=1"), "Did you mean se"),
+        (("train.py", "--shallow=true"), "five 14x14x512 blocks"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_gets_one_clear_error_before_anything_is_written(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    program = importlib.import_module(arguments[0].removesuffix(".py"))
+    assert program.main(arguments[1:]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_bad_option_ends_the_process_with_a_non_zero_code(tmp_path):
+    both = [begin(program, "activation", "--activaton=relu", cwd=tmp_path) for program in ("ablate.py", "train.py")]
+    for process in both:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 2
+        assert error.startswith("error: ")
+        assert "Traceback" not in error

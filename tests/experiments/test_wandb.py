@@ -1,0 +1,334 @@
+"""Weights & Biases: its real client, core, agent and reader, against a server on the loopback interface."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import psutil
+import pytest
+import train
+import yaml
+from wandb_server import API_KEY, Run, is_dead, serving
+
+from mnet.studies import load
+from mnet.studies.runs.store import adopt, lock
+
+ROOT = Path(__file__).parents[2]
+SWEEP_FILE = ROOT / "experiments" / "sweeps" / "activation.yaml"
+METRIC = yaml.safe_load(SWEEP_FILE.read_text())["metric"]["name"]
+SAID_IN_RESULT = {"test/top1": "top1", "test/top5": "top5", "test/loss": "test_loss", METRIC: "val_top1"}
+MEASURED = ("top1", "top5", "test_loss", "val_top1", "val_loss", "params", "madds")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as server:
+        yield server
+        assert not server.unanswered
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> dict[str, str]:
+    """The environment of a user who has no W&B account."""
+    folder = tmp_path_factory.mktemp("home")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    own = {f"WANDB_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "CACHE", "DATA")}
+    quick = {"WANDB_CONSOLE": "off", "WANDB_DISABLE_GIT": "true", "WANDB_DIR": str(folder)}
+    return {**kept, **own, **quick, "HOME": str(folder), "NETRC": str(folder / "netrc"), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def account(home, server) -> dict[str, str]:
+    """The same with an account on the server."""
+    return {**home, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
+
+
+@pytest.fixture(scope="module")
+def tiny(pictures) -> dict[str, object]:
+    """Settings that make a trial take a second."""
+    return {
+        "dataset": "imagefolder",
+        "data_dir": str(pictures),
+        "resolution": 28,
+        "model": "mobilenet_v3_small",
+        "width": 0.25,
+        "batch_size": 16,
+    }
+
+
+def options(settings: dict[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def begin(environment: dict[str, str], program: str, *arguments: str, **settings) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "experiments" / program), *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(command, env=environment, **pipes, **settings)
+
+
+def end(process: subprocess.Popen, code: int = 0) -> str:
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == code, said
+    return said
+
+
+def register(account: dict[str, str], settings: dict[str, object], out: Path) -> str:
+    """The full id of a sweep over the activation study, as it was printed."""
+    said = end(begin(account, "sweep.py", "activation", *options(settings), f"--out={out}"))
+    return said.split("make agent SWEEP=")[1].split()[0]
+
+
+def train_here(tiny: dict[str, object], out: Path, **settings: object) -> Path:
+    """The folder of a run of the activation study, trained in this process without W&B."""
+    arguments = [*options({**tiny, **settings}), f"--out={out}", "--study=activation", "--wandb=off"]
+    assert train.main(arguments) == 0
+    (folder,) = (out / "activation" / "runs").iterdir()
+    return folder
+
+
+def wait_for(condition, timeout_s: float = 200) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
+
+
+def kill(agent: subprocess.Popen) -> list[int]:
+    """SIGKILL an agent and the process group of its training, if they live; returns all that were below it, W&B's
+    core among them, which has to notice by itself."""
+    if agent.poll() is not None:
+        return []
+    below = psutil.Process(agent.pid).children(recursive=True)
+    training = [process.pid for process in below if any("train.py" in part for part in process.cmdline())]
+    for process in (agent.pid, *training):
+        os.killpg(os.getpgid(process), signal.SIGKILL)
+    agent.wait()
+    return [process.pid for process in below]
+
+
+def measured(result: dict[str, object]) -> dict[str, object]:
+    return {name: result[name] for name in MEASURED}
+
+
+@pytest.fixture(scope="module")
+def working(tiny, account, tmp_path_factory):
+    """A grid of two activations and two seeds, one of its runs finished before, and two agents that have just begun
+    to work on it. They wait for W&B most of the time, so that other tests can run meanwhile."""
+    out = tmp_path_factory.mktemp("results")
+    before = train_here(tiny, out, activation="relu", seed=1) / "result.json"
+    written = before.stat().st_mtime_ns
+    sweep = register(account, {**tiny, "activation": "paper,relu", "seeds": 2}, out)
+    agents = [begin(account, "sweep.py", f"--agent={sweep}") for _ in range(2)]
+    yield sweep, agents, out, (before, written)
+    for agent in agents:
+        kill(agent)
+
+
+@pytest.fixture(scope="module")
+def swept(working, server):
+    """The same when it is done: the sweep and its runs as the server knows them, and the results folder."""
+    sweep, agents, out, before = working
+    for agent in agents:
+        end(agent)
+    found = server.sweeps[sweep.rpartition("/")[2]]
+    return found, [server.runs[name] for name in found.taken], out, before
+
+
+def test_a_run_whose_agent_was_killed_is_taken_by_the_next_one_and_ends_the_same(
+    working, tiny, account, server, tmp_path
+):
+    settings = {**tiny, "activation": "paper", "seed": 7, "epochs": 12}
+    sweep = server.sweeps[(name := register(account, settings, tmp_path / "results")).rpartition("/")[2]]
+    first = begin(account, "sweep.py", f"--agent={name}")
+    wait_for(lambda: list(tmp_path.glob("results/activation/runs/*/resume.ckpt")))
+    died = kill(first)
+    wait_for(lambda: not any(map(psutil.pid_exists, died)))
+    (run,) = (server.runs[taken] for taken in sweep.taken)
+    assert (run.exit_code, run.preempting, run.starts) == (None, True, 1)
+    assert not list(tmp_path.rglob("result.json"))
+
+    sweep.patience_s = 0.0
+    second = begin(account, "sweep.py", f"--agent={name}")
+    undisturbed = train_here(settings, tmp_path / "undisturbed")
+    end(second)
+    assert (run.exit_code, run.starts) == (0, 2)
+    result = json.loads((tmp_path / "results" / "activation" / "runs" / undisturbed.name / "result.json").read_text())
+    assert measured(result) == measured(json.loads((undisturbed / "result.json").read_text()))
+    assert run.summary["test/top1"] == result["top1"]
+
+
+def test_a_registered_sweep_is_the_file_with_the_overrides_laid_over_its_parameters(swept, tiny):
+    sweep, _, out, _ = swept
+    file = yaml.safe_load(SWEEP_FILE.read_text())
+    own = {name: {"value": value} for name, value in tiny.items()}
+    varied = {"activation": {"values": ["paper", "relu"]}, "seed": {"values": [0, 1]}}
+    assert sweep.config["parameters"] == file["parameters"] | own | varied
+    assert sweep.config["command"] == [*file["command"][:-1], f"--out={out}", "${args}"]
+    for key in ("program", "method", "name", "description", "metric"):
+        assert sweep.config[key] == file[key]
+
+
+def test_agents_work_off_the_grid_and_every_result_is_here_and_on_the_server(swept):
+    _, runs, out, _ = swept
+    folders = {folder.name: folder for folder in (out / "activation" / "runs").iterdir()}
+    assert {run.config["run_id"] for run in runs} == set(folders)
+    assert len(folders) == 4
+    for run in runs:
+        result = json.loads((folders[run.config["run_id"]] / "result.json").read_text())
+        for shown, name in SAID_IN_RESULT.items():
+            assert run.summary[shown] == result[name]
+        assert {name: run.summary[name] for name in ("params", "madds")} == {n: result[n] for n in ("params", "madds")}
+        assert any(METRIC in row and "trainer/global_step" in row for row in run.history)
+        assert run.exit_code == 0
+
+
+def test_runs_can_be_grouped_by_any_toggle(swept):
+    _, runs, _, _ = swept
+    for run in runs:
+        assert (run.group, run.job_type) == ("activation/mobilenet_v3_small", "trial")
+        assert run.tags == ["activation", "mobilenet_v3_small", "imagefolder"]
+    assert sorted((run.config["activation"], run.config["seed"]) for run in runs) == [
+        ("paper", 0),
+        ("paper", 1),
+        ("relu", 0),
+        ("relu", 1),
+    ]
+    assert {(run.config["width"], run.config["se"], run.config["epochs"]) for run in runs} == {(0.25, "paper", 2)}
+    assert {run.display_name for run in runs} >= {"width=0.25 seed=0", "activation=relu width=0.25 seed=1"}
+
+
+def test_a_cell_finished_before_is_not_trained_again_but_its_result_and_charts_are_logged(swept):
+    _, runs, _, (before, written) = swept
+    assert before.stat().st_mtime_ns == written
+    (run,) = (run for run in runs if run.config["run_id"] == before.parent.name)
+    assert run.summary["test/top1"] == json.loads(before.read_text())["top1"]
+    assert [row["trainer/global_step"] for row in run.history if METRIC in row]
+
+
+def test_an_api_key_is_written_nowhere(swept, home):
+    _, _, out, _ = swept
+    files = [path for folder in (out, Path(home["HOME"])) for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert not [path for path in files if API_KEY.encode() in path.read_bytes()]
+
+
+def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swept, account, server, tmp_path):
+    sweep, runs, out, _ = swept
+    addresses = [f"me/mnet/sweeps/{sweep.name}", f"https://wandb.ai/me/mnet/runs/{runs[0].name}?nw=x", "wandb:me/mnet"]
+    script = (
+        "import sys; from mnet.studies import load; [load(a).to_pickle(f'{i}.pkl') for i, a in enumerate(sys.argv[1:])]"
+    )
+    server.runs["theirs"] = Run("theirs", config={"lr": 0.1}, summary={"test/top1": 99.0}, exit_code=0)
+    server.runs["unfinished"] = replace(runs[0], name="unfinished", exit_code=1)
+    command = [sys.executable, "-c", script, *addresses]
+    subprocess.run(command, env=account, cwd=tmp_path, timeout=100, check=True)
+    swept_rows, one, project = (pd.read_pickle(tmp_path / f"{i}.pkl") for i in range(3))
+    here = load(out).sort_values("run_id", ignore_index=True)
+    pd.testing.assert_frame_equal(swept_rows.sort_values("run_id", ignore_index=True), here)
+    assert list(one["run_id"]) == [runs[0].config["run_id"]]
+    assert set(here["run_id"]) <= set(project["run_id"])
+
+
+def test_without_an_account_or_a_network_one_line_says_what_is_missing(home, account, tmp_path):
+    nowhere = {**account, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "1"}
+    arguments = ("me/mnet/one", "me/mnet/two")
+    processes = [begin(environment, "compare.py", *arguments, cwd=tmp_path) for environment in (home, nowhere)]
+    without, unreachable = (end(process, code=2).splitlines()[-1] for process in processes)
+    asked = "error: no such folder, and W&B cannot be asked for me/mnet/one: "
+    assert without == f"{asked}no W&B account; log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
+    assert unreachable.startswith(f"{asked}Failed to verify credentials with http://127.0.0.1:9")
+
+
+@pytest.fixture(scope="module")
+def offline(swept, tiny, home, tmp_path_factory):
+    """What two runs said that cannot reach W&B, for want of an account and by the user's wish; and their files."""
+    out = tmp_path_factory.mktemp("offline")
+    arguments = [*options(tiny), "--wandb=on", "--variant=se=false kernel=3"]
+    without = begin(home, "train.py", *arguments, "--study=without", f"--out={out / 'a'}")
+    wished = begin({**home, "WANDB_MODE": "offline"}, "train.py", *arguments, "--study=wished", f"--out={out / 'b'}")
+    said = end(without), end(wished)
+    return said, [next(out.glob(f"{name}/*/runs/*/wandb/offline-run-*/*.wandb")) for name in "ab"]
+
+
+def test_without_an_account_a_run_trains_and_one_line_says_how_to_upload_it(offline):
+    (said, wished), (file, _) = offline
+    first, last = said.splitlines()
+    assert first.startswith("no W&B account: logging offline; ")
+    assert f"wandb sync {file.parents[1]}/offline-*`" in first
+    assert last.startswith("finished: test top-1")
+    assert "logging offline" not in wished
+
+
+@pytest.mark.parametrize("which", (0, 1), ids=("without", "wished"))
+def test_wandb_sync_reads_config_history_and_summary_of_an_offline_run(which, offline, account, server):
+    file, known = offline[1][which], set(server.runs)
+    command = [sys.executable, "-m", "wandb", "sync", str(file.parent)]
+    subprocess.run(command, capture_output=True, text=True, env=account, timeout=60, check=True)
+    (run,) = (run for name, run in server.runs.items() if name not in known)
+    result = json.loads((file.parents[2] / "result.json").read_text())
+    assert run.config["variant"] == "se=false kernel=3"
+    assert (run.config["se"], run.config["kernel"]) == (False, 3)
+    assert run.config["study"] == ("without", "wished")[which]
+    history = [row[METRIC] for row in run.history if METRIC in row]
+    assert len(history) >= 2
+    assert history[-1] == pytest.approx(result["val_top1"])
+    assert {name: run.summary[name] for name in SAID_IN_RESULT} == {n: result[k] for n, k in SAID_IN_RESULT.items()}
+
+
+def test_load_gives_the_same_row_from_an_offline_file_and_never_counts_a_run_twice(offline, tmp_path):
+    folder = offline[1][0].parents[2]
+    here = load(folder)
+    shutil.copytree(folder / "wandb", tmp_path / "wandb")
+    pd.testing.assert_frame_equal(load(tmp_path), here)
+    assert len(here) == 1
+
+
+def test_a_run_whose_loss_is_no_number_is_not_handed_out_again(tiny, account, server, tmp_path):
+    under_an_agent = {**account, "WANDB_SWEEP_ID": "sweep0", "WANDB_RUN_ID": "diverges"}
+    said = end(begin(under_an_agent, "train.py", *options({**tiny, "lr": 1e30}), f"--out={tmp_path}"), code=1)
+    run = server.runs["diverges"]
+    assert run.summary["failed"] in said
+    assert run.preempting
+    assert not is_dead(run, patience_s=0.0)
+
+
+def test_a_run_that_another_process_trains_is_waited_for(tiny, tmp_path, monkeypatch, capsys):
+    theirs = train_here(tiny, tmp_path / "theirs")
+    ours = tmp_path / "ours" / "activation" / "runs" / theirs.name
+    held = ExitStack()
+    held.enter_context(lock(tmp_path / "ours", theirs.name))
+
+    def finish(seconds: float) -> None:
+        adopt(theirs, ours)
+        held.close()
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(sleep=finish))
+    assert train_here(tiny, tmp_path / "ours") == ours
+    assert f"another process works on run {ours.name}; waiting for it" in capsys.readouterr().out
+
+
+def test_without_an_account_a_sweep_says_in_one_line_what_works_and_how_to_log_in(home, tmp_path):
+    processes = [
+        begin(home, "sweep.py", "activation", cwd=tmp_path),
+        begin(home, "sweep.py", "--agent=me/mnet/sweep0", cwd=tmp_path),
+        begin({**home, "WANDB_MODE": "offline"}, "sweep.py", "activation", cwd=tmp_path),
+    ]
+    registering, working, switched_off = (end(process, code=2).splitlines() for process in processes)
+    assert registering == [
+        "error: no W&B account; make ablate-activation works without one. For W&B log in with `.venv/bin/wandb login`, "
+        "or set WANDB_API_KEY"
+    ]
+    assert working[0].startswith("error: no W&B account; make ablate-<study> works without one.")
+    assert switched_off == [
+        "error: a sweep needs W&B online, and WANDB_MODE is 'offline'; make ablate-activation works without"
+    ]
+    assert not list(tmp_path.rglob("*"))

@@ -1,0 +1,78 @@
+"""Inside a network: planted faults are found, and known cases come out as they must."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import mnet
+from mnet.models.diagnostics import activations, depthwise_kernels, effective_rank, hard_swish_gap, spiral, through_relu
+
+
+def test_new_kernels_have_norm_one_and_those_that_were_planted_are_dead():
+    net = mnet.create_model("mobilenet_v2", width=0.5)
+    layers = depthwise_kernels(net)
+    assert len(layers) == 17
+    assert layers[0].layer == "blocks.0.depthwise"
+    norms = torch.cat([one.norms for one in layers])
+    assert float(norms.square().mean()) == pytest.approx(1, rel=0.05)
+    assert all(one.dead == 0 for one in layers)
+    with torch.no_grad():
+        net.blocks[3].depthwise.conv.weight[:12] = 0
+    assert depthwise_kernels(net)[3].dead == pytest.approx(12 / len(net.blocks[3].depthwise.conv.weight))
+
+
+@pytest.mark.parametrize("model", mnet.list_models())
+def test_every_non_linearity_is_seen_in_order_and_the_network_is_left_as_it_was(model):
+    net = mnet.create_model(model, width=0.25).train()
+    images = torch.randn(4, 3, 64, 64)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    found = activations(net, images)
+    rows = {row.layer.removesuffix(".conv"): row for row in mnet.models.cost(net, 64).rows}
+    names = [one.layer for one in found]
+    assert names == [name for name in rows if name in names]
+    assert all(one.channels == rows[one.layer].out_channels for one in found)
+    assert all(1 <= one.rank_after <= one.channels + 1e-6 for one in found if one.silent < 1)
+    assert net.training
+    assert all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_silent_channels_and_lost_rank_are_those_that_were_planted():
+    net = mnet.create_model("mobilenet_v1", width=0.25).eval()
+    norm = net.blocks[2].depthwise.norm
+    with torch.no_grad():
+        norm.bias[:8] = -100.0  # below zero whatever comes
+    one = next(one for one in activations(net, torch.randn(4, 3, 64, 64)) if one.layer == "blocks.2.depthwise")
+    assert one.activation == "relu"
+    assert one.silent == pytest.approx(8 / one.channels)
+    assert one.low == 0
+    assert one.rank_after <= one.channels - 8 + 1e-6
+
+
+def test_effective_rank_of_known_spectra():
+    assert effective_rank(torch.eye(7)) == pytest.approx(7)
+    assert effective_rank(torch.ones(9, 4)) == pytest.approx(1)
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(
+        math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    )
+    assert effective_rank(torch.zeros(3, 3)) == 0
+
+
+def test_more_dimensions_bring_more_of_a_curve_back_through_relu():
+    lost = torch.tensor([[one.lost for one in through_relu((2, 5, 30), seed)] for seed in range(50)])
+    median = lost.median(0).values
+    assert median[0] > median[1] > median[2]
+    assert median[0] > 0.2 > median[2]
+    assert spiral().mean(0).abs().max() < 1e-9
+    assert through_relu((15,), 3)[0].back.equal(through_relu((15,), 3)[0].back)
+
+
+def test_h_swish_is_nearest_to_swish_in_the_middle_and_far_out():
+    gap = hard_swish_gap()
+    at = torch.tensor(gap["at"], dtype=torch.float64)
+    assert gap["largest"] == pytest.approx(float(functional.hardswish(at) - nn.functional.silu(at)))
+    assert 0.1 < abs(gap["largest"]) < 0.2
+    assert abs(gap["at"]) == pytest.approx(3, abs=0.2)

@@ -1,0 +1,289 @@
+"""The toggles: what each means, and what holds for all of them, drawn from the fields of `Toggles`."""
+
+import types
+import typing
+from collections import Counter
+from dataclasses import fields, replace
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import mnet
+from mnet import ConfigError, Network, Toggles, toggles
+from mnet.models.cost import LayerCost
+from mnet.models.layers import Activate, SqueezeExcite
+from mnet.models.spec import place
+from mnet.settings import hints
+
+SAMPLES = {  # of the fields that are free numbers; the others name their values themselves
+    "stem_channels": [8, 16, 24, 32],
+    "hswish_from": [1, 16, 40, 80, 112, 10_000],
+    "se_ratio": [0.05, 0.25, 1.0],
+    "width": [0.25, 0.35, 0.5, 1.0, 1.4],
+    "head_filters": [64, 256],
+}
+
+
+def values(name: str) -> list:
+    """Valid values of a toggle, None left out."""
+    (hint,) = (option for option in typing.get_args(hints(Toggles)[name]) if option is not types.NoneType)
+    if hint is bool:
+        return [True, False]
+    if typing.get_origin(hint) is typing.Literal:
+        return list(typing.get_args(hint))
+    assert name in SAMPLES, f"give SAMPLES some values of the new toggle {name}"
+    return SAMPLES[name]
+
+
+NAMES = [field.name for field in fields(Toggles)]
+SINGLE = [(model, name, value) for model in mnet.list_models() for name in NAMES for value in values(name)]
+models = st.sampled_from(mnet.list_models())
+chosen = st.dictionaries(st.sampled_from(NAMES), st.none(), max_size=5).flatmap(
+    lambda names: st.fixed_dictionaries({name: st.sampled_from(values(name)) for name in names})
+)
+drawn = settings(deadline=None, derandomize=True, max_examples=80)
+
+
+def attempt(model: str, **chosen) -> Network | None:
+    """The network, or None where the combination is refused with a reason."""
+    try:
+        return mnet.describe(model, num_classes=5, **chosen)
+    except ConfigError as error:
+        assert len(str(error)) > 20
+        return None
+
+
+def counted(network: Network, resolution: int) -> dict[str, tuple]:
+    """Layer -> (params with its batch norm, multiply-adds, output size), by running the module."""
+    with torch.device("meta"):
+        net = mnet.create_model(network).eval()
+        found: dict[str, tuple] = {}
+
+        def record(name: str):
+            def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+                params = sum(param.numel() for param in module.parameters())
+                size = output.shape[2] if output.ndim == 4 else 1
+                found[name] = params, module.weight.numel() * size**2, size
+
+            return hook
+
+        for name, module in net.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(record(name))
+        net(torch.empty(1, network.in_channels, resolution, resolution))
+        norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, norm in norms.items():
+        conv = name.removesuffix("norm") + "conv"
+        params, madds, size = found[conv]
+        found[conv] = params + sum(param.numel() for param in norm.parameters()), madds, size
+    return found
+
+
+def as_counted(row: LayerCost) -> tuple:
+    return row.params, row.madds, row.resolution
+
+
+@drawn
+@given(models, chosen, st.sampled_from([28, 32, 65, 96, 224]))
+def test_cost_from_the_table_is_what_the_module_does(model, chosen, resolution):
+    network = attempt(model, **chosen)
+    if network is not None:
+        expected = counted(network, resolution)
+        rows = mnet.models.cost(network, resolution).rows
+        assert {row.layer: as_counted(row) for row in rows} == expected
+        assert [row.layer for row in rows] == list(expected)
+
+
+def test_few_combinations_are_refused():
+    """So that the properties above and below are not empty."""
+    accepted = Counter(attempt(model, **{name: value}) is not None for model, name, value in SINGLE)
+    assert accepted[True] > 0.85 * len(SINGLE)
+
+
+@pytest.mark.parametrize("model", mnet.list_models())
+def test_every_toggle_alone_builds_and_learns(model):
+    for name in NAMES:
+        for value in values(name):
+            network = attempt(model, **{name: value, "width": 0.25} if name != "width" else {name: value})
+            if network is not None:
+                runs_forward_and_backward(network, 32)
+
+
+def runs_forward_and_backward(network: Network, resolution: int) -> None:
+    net = mnet.create_model(network).train()
+    images = torch.randn(2, network.in_channels, resolution, resolution)
+    before = images.clone()
+    net(images).sum().backward()
+    for name, param in net.named_parameters():
+        assert param.grad is not None, name
+        assert torch.isfinite(param.grad).all(), name
+    with torch.no_grad():
+        assert torch.isfinite(net.eval()(images)).all()
+    assert torch.equal(images, before)  # what is in place never reaches the caller
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(models, chosen)
+def test_every_accepted_combination_runs_forward_and_backward_at_every_size(model, chosen):
+    network = attempt(model, **{"width": 0.25, **chosen})
+    if network is not None:
+        for resolution in (28, 32, 96):
+            runs_forward_and_backward(network, resolution)
+
+
+@pytest.mark.parametrize("model", mnet.list_models())
+def test_the_papers_own_size_runs(model):
+    runs_forward_and_backward(mnet.describe(model), 224)
+
+
+@drawn
+@given(models, chosen, st.randoms(use_true_random=False))
+def test_the_order_in_which_toggles_are_named_does_not_matter(model, chosen, random):
+    names = list(chosen)
+    random.shuffle(names)
+    assert attempt(model, **chosen) == attempt(model, **{name: chosen[name] for name in names})
+
+
+@drawn
+@given(models, chosen)
+def test_every_toggle_is_idempotent_and_none_is_the_identity(model, chosen):
+    network = attempt(model, **chosen)
+    if network is None:
+        return
+    assert Toggles().apply(network) is network
+    assert attempt(model, **dict.fromkeys(NAMES) | chosen) == network
+    for name, value in chosen.items():
+        alone = attempt(model, **{name: value})
+        if alone is not None:
+            assert toggles.FUNCTIONS[name](alone, value) == alone, name
+
+
+@drawn
+@given(models, chosen)
+def test_a_network_survives_yaml_and_hashes(model, chosen):
+    network = attempt(model, **chosen)
+    if network is not None:
+        read = Network.from_dict(yaml.safe_load(yaml.safe_dump(network.to_dict())))
+        assert read == network
+        assert hash(read) == hash(network)
+
+
+def test_activation_reaches_every_non_linearity_but_ses_own():
+    """timm's act_layer='swish' reaches 21 of the 40 of its V3-Large; torchvision ignores the argument."""
+    net = mnet.create_model("mobilenet_v3_large", activation="swish", bottleneck="relu")
+    inside = {act for module in net.modules() if isinstance(module, SqueezeExcite) for act in module.modules()}
+    acts = [module for module in net.modules() if isinstance(module, Activate)]
+    projections = {block.project.act for block in net.blocks}
+    names = Counter(act.name for act in acts if act not in inside and act not in projections)
+    assert names == {"swish": 1 + 14 + 15 + 1 + 1}  # stem, expansions, depthwise, tail, hidden
+    assert {act.name for act in projections} == {"relu"}
+
+
+def test_hswish_from_80_is_the_published_v3_large_but_for_its_stem():
+    """V3, table 5 and section 5.2."""
+    published = mnet.describe("mobilenet_v3_large")
+    assert mnet.describe("mobilenet_v3_large", hswish_from=80, stem_activation="hswish") == published
+    assert mnet.describe("mobilenet_v3_large", hswish_from=80).stem.activation == "relu"
+    everywhere = mnet.describe("mobilenet_v3_large", activation="hswish")
+    assert mnet.describe("mobilenet_v3_large", hswish_from=16) == everywhere
+    assert mnet.describe("mobilenet_v3_large", hswish_from=10_000) == mnet.describe(
+        "mobilenet_v3_large", activation="relu"
+    )
+
+
+def test_streamlined_and_full_undo_each_other():
+    v2 = mnet.describe("mobilenet_v2")
+    streamlined = mnet.describe("mobilenet_v2", last_stage="streamlined")
+    assert (streamlined.tail.out_channels, streamlined.hidden.out_features) == (960, 1280)
+    assert toggles.last_stage(streamlined, "full") == v2
+    full = mnet.describe("mobilenet_v3_small", last_stage="full")
+    assert (full.blocks[-1].expansion, full.blocks[-1].out_channels, full.tail.out_channels) == (576, 192, 1024)
+    assert toggles.last_stage(full, "streamlined") == mnet.describe("mobilenet_v3_small")
+
+
+def test_shortcuts_join_the_same_blocks_at_other_ends():
+    def joined(**chosen) -> list[int]:
+        return [i for i, at in enumerate(place(mnet.describe("mobilenet_v2", **chosen))) if at.shortcut]
+
+    assert joined() == joined(shortcut="expansion") == [2, 4, 5, 7, 8, 9, 11, 12, 14, 15]
+    assert joined(shortcut="none") == []
+    torch.manual_seed(1)
+    between = mnet.create_model("mobilenet_v2", shortcut="expansion").eval().blocks[2]
+    x = torch.randn(1, 24, 8, 8)
+    wide = between.expand(x)
+    torch.testing.assert_close(between(x), between.project(wide + between.depthwise(wide)))
+
+
+def test_a_block_that_is_dilated_instead_of_strided_has_no_shortcut():
+    """V3-Small with a reduced tail has 48 channels on both sides of that block; torchvision has none either."""
+    at = place(mnet.describe("mobilenet_v3_small", reduced_tail=True, output_stride=16))[8]
+    assert (at.in_channels, at.row.out_channels, at.stride, at.dilation, at.shortcut) == (48, 48, 1, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "resolution", "size"),
+    [
+        ({}, 224, 7),
+        ({"output_stride": 16}, 224, 14),
+        ({"output_stride": 8}, 224, 28),
+        ({}, 28, 1),
+        ({"total_stride": 8}, 28, 4),
+        ({"stem_stride": 1}, 32, 2),
+        ({"total_stride": 16}, 32, 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("model", mnet.list_models())
+def test_strides_end_at_the_size_they_promise(model, chosen, resolution, size):
+    net = mnet.create_model(model, width=0.25, **chosen).eval()
+    with torch.no_grad():
+        assert net.forward_features(torch.randn(1, 3, resolution, resolution)).shape[2:] == (size, size)
+
+
+def test_width_rounds_to_multiples_of_eight_and_keeps_the_last_features_below_one():
+    for model in mnet.list_models():
+        thin = mnet.describe(model, width=0.35)
+        channels = [count for row in thin.blocks for count in (row.expansion or 8, row.out_channels)]
+        assert all(count % 8 == 0 for count in [thin.stem.out_channels, *channels])
+    assert mnet.describe("mobilenet_v2", width=0.35).tail.out_channels == 1280
+    assert mnet.describe("mobilenet_v2", width=1.4).tail.out_channels == 1792
+    assert mnet.describe("mobilenet_v3_large", width=0.5).hidden.out_features == 1280
+    halved = mnet.describe("mobilenet_v3_large", width=0.5, width_rule="torchvision")
+    assert halved.hidden.out_features == 640
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen", "said"),
+    [
+        ("mobilenet_v2", {"activaton": "relu"}, "unknown toggle 'activaton'.*Did you mean activation"),
+        ("mobilenet_v2", {"activation": "h-swsh"}, "unknown activation 'h-swsh'; one of relu, .*Did you mean hswish"),
+        ("mobilnet_v2", {}, "unknown model 'mobilnet_v2'.*Did you mean mobilenet_v2"),
+        ("mobilenet_v2", {"width": 0}, "must be positive"),
+        ("mobilenet_v2", {"width": "wide"}, "width must be a finite number, not 'wide'"),
+        ("mobilenet_v2", {"se": "maybe"}, "se must be true or false, not 'maybe'"),
+        ("mobilenet_v2", {"stem_channels": 20}, "multiple of 8, not 20; the nearest is 24"),
+        ("mobilenet_v2", {"se_ratio": 0.5}, "has no squeeze-and-excite here; add se=True"),
+        ("mobilenet_v2", {"se": True, "se_ratio": 1.5}, r"in \(0, 1\], not 1.5"),
+        ("mobilenet_v2", {"shallow": True}, "mobilenet_v2 has none"),
+        ("mobilenet_v1", {"last_stage": "full"}, "no 1x1 convolution after its last block"),
+        ("mobilenet_v2", {"shortcut": "expansion", "separable": False}, "separable=False has none"),
+        ("mobilenet_v2", {"activation": "relu", "hswish_from": 16}, "give one of them"),
+        ("mobilenet_v2", {"stem_stride": 1, "total_stride": 32}, "has only 16 here"),
+        ("mobilenet_v2", {"num_classes": 0}, "num_classes must be at least 1"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_with_the_reason_and_the_nearest(model, chosen, said):
+    with pytest.raises(ConfigError, match=said):
+        mnet.create_model(model, **chosen)
+
+
+def test_a_network_given_as_data_is_built_as_it_is():
+    network = replace(mnet.describe("mobilenet_v2", width=0.25), num_classes=3)
+    assert mnet.create_model(network).network is network
+    with pytest.raises(ConfigError, match="must be odd"):
+        replace(network, stem=replace(network.stem, kernel=4))

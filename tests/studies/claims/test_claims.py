@@ -1,0 +1,121 @@
+"""The claims: each names a study that exists, and the cells that test it are in that study."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mnet import ConfigError, describe
+from mnet.studies import load_study
+from mnet.studies.claims.claims import Claim, load_claims
+from mnet.studies.study import list_studies, load_profile
+
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+CLAIMS = load_claims(EXPERIMENTS / "claims.yaml")
+STUDIES = list_studies(EXPERIMENTS / "sweeps")
+PROGRAMS = {"search"}
+
+ELSEWHERE = {
+    "v1-near-vgg16": "VGG16 is not of the family",
+    "v1-small-beats-squeezenet": "SqueezeNet is not of the family",
+    "v1-dead-depthwise-kernels": "is of one network, of which a share is told",
+    "v3-hswish-like-swish": "both halves are tested, apart: swish in `activation`, the sigmoid gate in `se`",
+}
+"""Claims of accuracy for which no study has both cells, and why."""
+
+NATIVE, PAPERS = 28, 224  # a study's resolutions are an eighth of the paper's
+
+
+def cells(study: str) -> set[tuple[object, int]]:
+    """Network and resolution of every cell under the profile `full`, at the paper's strides."""
+    overrides = load_profile(EXPERIMENTS / "profiles.yaml", "full", study)
+    overrides["total_stride"] = [None]
+    return {
+        (cell.trials[0].network(1000, 3), cell.trials[0].resolution or NATIVE)
+        for cell in load_study(EXPERIMENTS / f"sweeps/{study}.yaml", overrides).cells
+        if cell.trials[0].target_madds is None
+    }
+
+
+def wanted(setup: dict) -> tuple[object, int]:
+    toggles = {name: value for name, value in setup.items() if name not in ("model", "resolution")}
+    return describe(setup["model"], **toggles), setup.get("resolution", PAPERS) * NATIVE // PAPERS
+
+
+def pairs(claim: Claim) -> list[dict]:
+    """The networks that a claim compares."""
+    if claim.baseline is not None and claim.variant is not None:
+        return [dict(claim.baseline), dict(claim.variant)]
+    series = claim.more.get("series")
+    return [{"model": claim.model, series["toggle"]: value} for value in series["values"]] if series else []
+
+
+def test_every_claim_is_kept_and_says_whether_it_was_read():
+    assert len(CLAIMS) == 80
+    assert [claim.id for claim in CLAIMS if not claim.verified] == ["v3-netadapt"]
+    relu = next(claim for claim in CLAIMS if claim.id == "v3-relu-accuracy")
+    assert (relu.study, relu.paper_value, relu.variant["activation"]) == ("activation", -0.7, "relu")
+    assert relu.more == {"paper_absolute": [75.2, 74.5]}
+    assert not [claim.id for claim in CLAIMS if claim.statement.startswith("...")]  # each is read alone
+
+
+def test_every_claim_names_a_study_and_every_study_of_the_papers_has_a_claim():
+    assert {claim.study for claim in CLAIMS} <= {*STUDIES, *PROGRAMS}
+    assert {claim.study for claim in CLAIMS} >= set(STUDIES) - {"precision"}  # which asks about our own recipe
+
+
+ACCURACY = [claim for claim in CLAIMS if claim.kind == "accuracy" and claim.study in STUDIES]
+
+
+@pytest.mark.parametrize("claim", ACCURACY, ids=lambda claim: claim.id)
+def test_the_cells_that_test_a_claim_of_accuracy_are_in_its_study(claim):
+    needed = pairs(claim)
+    found = cells(claim.study)
+    assert (bool(needed) and all(wanted(setup) in found for setup in needed)) == (claim.id not in ELSEWHERE)
+
+
+def test_the_numbers_of_a_description_are_those_of_verified_claims():
+    """Widths apart, every number with one decimal."""
+    known = yaml.safe_load((EXPERIMENTS / "claims.yaml").read_text())["claims"]
+    for study in STUDIES:
+        text = load_study(EXPERIMENTS / f"sweeps/{study}.yaml").description.partition("Cost:")[0]
+        said = set(re.findall(r"\b\d+\.\d\b", text))
+        facts = " ".join(str(claim) for claim in known if claim["verified"])
+        for number in said - {"0.5"}:
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", facts), (study, number)
+
+
+ENTRY = {
+    **{"id": "a", "study": "se", "paper": "v3", "source": "table 5", "statement": "s", "metric": "top1_points"},
+    **{"kind": "accuracy", "verified": True, "seen_in": "v3"},
+}
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([ENTRY, dict(ENTRY)], "line 11: claim a is there twice"),
+        ([{**ENTRY, "kind": "acuracy"}], "Did you mean accuracy"),
+        ([{**ENTRY, "direction": "upp"}], "Did you mean up"),
+        ([{**ENTRY, "verified": "perhaps"}], "verified must be true or false"),
+        ([{**ENTRY, "baseline": {"se": True}}], "a mapping with a model"),
+        ([{**ENTRY, "beyond": "int8"}], "a mapping of settings"),
+        ([{**ENTRY, "margin": "small"}], "margin must be"),
+        ([{name: value for name, value in ENTRY.items() if name != "study"}], "claim a has no study"),
+        (["se"], "a claim is a mapping"),
+        ({}, "a mapping with a list `claims`"),
+    ],
+)
+def test_a_wrong_claim_is_answered_with_its_line(tmp_path, entries, said):
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({"claims": entries}, sort_keys=False))
+    with pytest.raises(ConfigError, match=re.escape(said)) as error:
+        load_claims(path)
+    assert str(error.value).startswith(f"{path}, line ")
+
+
+def test_what_a_later_version_adds_to_a_claim_is_kept(tmp_path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({"claims": [{**ENTRY, "margin": 0.2, "seen_by": "us"}], "published": {}}))
+    assert (load_claims(path)[0].margin, load_claims(path)[0].more) == (0.2, {"seen_by": "us"})

@@ -1,0 +1,254 @@
+"""Which runs test a claim, and what is said of it."""
+
+import math
+import shutil
+from pathlib import Path
+
+import claims as program
+import pandas as pd
+import pytest
+
+from mnet.studies import Trial
+from mnet.studies.claims.claims import Claim, load_claims
+from mnet.studies.claims.evidence import COLUMNS, claims_table, count_verdicts, headlines
+from mnet.studies.results.archive import read_table
+from mnet.studies.results.tables import run_row
+
+ROOT = Path(__file__).parents[3]
+PUBLISHED = ROOT / "results/published"
+CLAIMS = {claim.id: claim for claim in load_claims(ROOT / "experiments/claims.yaml")}
+V3L, V3S, V1 = {"model": "mobilenet_v3_large"}, {"model": "mobilenet_v3_small"}, {"model": "mobilenet_v1"}
+NO_LATENCY: dict[str, pd.DataFrame] = {}
+
+
+def run(study: str, top1: float, **settings) -> dict[str, object]:
+    trial = Trial(**settings)
+    known = {"epochs": trial.full_recipe().epochs, "resolution": trial.data().resolution, "top1": top1}
+    return run_row(study, "a cell", trial, known)
+
+
+def runs(study: str, tops: list[float], **settings) -> list[dict[str, object]]:
+    """One run a seed."""
+    return [run(study, top1, seed=seed, **settings) for seed, top1 in enumerate(tops)]
+
+
+def planned(*rows: dict[str, object]) -> pd.DataFrame:
+    own = [{**row, "command": f"make ablate-{row['study']}"} for row in rows]
+    studies = [
+        {**run(study, 0), "command": f"make ablate-{study}"} for study in ("se", "width", "last-stage", "versions")
+    ]
+    return pd.DataFrame([*own, *studies])
+
+
+def ask(
+    name: str | Claim, rows: list[dict[str, object]], plan: pd.DataFrame | None = None, **latencies
+) -> pd.DataFrame:
+    claim = CLAIMS[name] if isinstance(name, str) else name
+    plan = planned(run(claim.study, 0)) if plan is None else plan
+    frame = pd.DataFrame(rows or [run("se", 0, **V1)])
+    return claims_table([claim], runs=frame, planned=plan, latencies=latencies)
+
+
+def test_a_claim_is_answered_by_its_own_networks_paired_by_seed_whatever_they_are_called():
+    rows = [
+        *runs("se", [90.0, 91.0, 92.0], **V3L),
+        *runs("se", [89.0, 90.1, 90.9], **V3L, se=False),
+        *runs("se", [50.0, 50.0, 50.0], **V3L, se=False, lr=0.05),  # of other rates, which no pair is made of
+        run("width", 0.0, **V3L, seed=7),  # a seed that the other has not
+    ]
+    plan = planned(run("se", 0, **V3L), run("se", 0, **V3L, se=False))
+    (row,) = ask("v3-se-accuracy", rows, plan).to_dict("records")
+    assert list(row) == list(COLUMNS)
+    assert row["ours"] == pytest.approx(1.0)
+    assert (row["n"], row["verdict"], row["command"]) == (3, "reproduced", "make ablate-se")
+    assert math.isnan(row["paper_value"])  # the paper prints none
+    assert row["why"].startswith(
+        "the whole interval is above 0; in direction, at small scale: fashion_mnist at 28 px, 2 "
+    )
+    half = [{**one, "top1": 100.0} if one["seed"] == 1 and one["se"] == "paper" else one for one in rows]
+    assert ask("v3-se-accuracy", half, plan)["verdict"].tolist() == ["inconclusive"]
+
+
+def test_the_same_network_in_another_spelling_is_the_same_network():
+    """V3's paper has 16 filters with h-swish in its stem."""
+    rows = runs("stem", [90.0, 90.1], **V3L, stem_channels=16, stem_activation="hswish")
+    rows += runs("stem", [90.0, 90.1], **V3L, stem_channels=32, stem_activation="relu")
+    assert ask("v3-stem-accuracy", rows)["n"].tolist() == [2]
+
+
+def test_one_seed_has_no_interval_and_no_verdict():
+    rows = [*runs("se", [90.0], **V3L), *runs("se", [80.0], **V3L, se=False)]
+    (row,) = ask("v3-se-accuracy", rows).to_dict("records")
+    assert (row["ours"], row["verdict"]) == (10.0, "inconclusive")
+    assert math.isnan(row["low"])
+    assert "one seed has no interval" in row["why"]
+
+
+def test_its_own_model_comes_before_one_that_stands_in_and_each_says_so():
+    small = [*runs("se", [90.0, 91.0], **V3S), *runs("se", [91.0, 92.1], **V3S, se=False)]
+    narrow = [*runs("se", [90.0, 91.0], **V3L, width=0.35), *runs("se", [88.0, 89.1], **V3L, width=0.35, se=False)]
+    table = ask("v3-se-accuracy", [*small, *narrow])
+    assert table["verdict"].tolist() == ["reproduced", "contradicted"]
+    assert "0.35 of the width" in table["on"].iloc[0]
+    assert "mobilenet_v3_small for mobilenet_v3_large" in table["on"].iloc[1]
+    assert headlines(table)["verdict"].tolist() == ["reproduced"]
+    assert count_verdicts(table)["contradicted"] == 0
+    longer = [*runs("se", [90.0, 91.0], **V3L, width=0.35, epochs=9)]
+    longer += runs("se", [90.0, 91.0], **V3L, width=0.35, epochs=9, se=False)
+    assert "9 epochs" in ask("v3-se-accuracy", [*small, *narrow, *longer])["on"].iloc[0]
+
+
+def test_no_model_stands_in_for_one_of_another_paper():
+    rows = [*runs("width", [90.0, 91.0], **V3S), *runs("width", [89.0, 90.1], **V3S, width=0.75)]
+    assert ask("v1-width-075", rows)["verdict"].tolist() == ["not tested here"]
+    assert ask("v3-width-075", rows)["verdict"].tolist() == ["reproduced"]
+
+
+def test_width_and_resolution_are_relative():
+    """V1 table 5 at half the width; V3 table 9's 192 of 224 pixels are 24 of 28."""
+    rows = runs("shallow", [90.0, 90.1, 90.0], **V1, shallow=True, width=0.5)
+    rows += runs("shallow", [91.0, 91.2, 91.0], **V1, width=0.375)
+    (row,) = ask("v1-thin-beats-shallow", rows).to_dict("records")
+    assert (row["verdict"], "0.5 of the width" in row["why"]) == ("reproduced", True)
+    rows = [*runs("width", [90.0, 91.0], **V3L, width=0.75), *runs("resolution", [91.0, 92.1], **V3L, resolution=24)]
+    plan = planned(run("width", 0, **V3L, width=0.75), run("resolution", 0, **V3L, resolution=24))
+    (row,) = ask("v3-resolution-beats-width", rows, plan).to_dict("records")
+    assert (row["verdict"], row["command"]) == ("reproduced", "make ablate-width && make ablate-resolution")
+
+
+def test_pictures_of_ones_own_are_told_apart_by_their_folder(tmp_path):
+    def own(folder: str, tops: list[float], **settings) -> list[dict[str, object]]:
+        where = {"dataset": "imagefolder", "data_dir": tmp_path / folder, "resolution": 28}
+        return [{**row, "data_dir": str(where["data_dir"])} for row in runs("se", tops, **V3L, **where, **settings)]
+
+    rows = [*own("cats", [90.0, 91.0]), *own("cats", [80.0, 81.1], se=False), *own("dogs", [99.0, 99.0], se=False)]
+    (row,) = ask("v3-se-accuracy", rows).to_dict("records")
+    assert (row["verdict"], row["ours"]) == ("reproduced", pytest.approx(9.95))
+    assert "imagefolder at 28 px" in row["why"]
+
+
+def test_what_int8_alone_does_is_beyond_the_same_difference_in_float():
+    hard, soft = {**V3L, "activation": "hswish"}, {**V3L, "activation": "swish", "se_gate": "sigmoid"}
+    rows = [*runs("quantization", [90.0, 91.0], **hard), *runs("quantization", [91.0, 92.1], **soft)]
+    rows += [*runs("quantization", [89.9, 90.9], **hard, precision="int8")]
+    rows += [*runs("quantization", [89.0, 90.0], **soft, precision="int8")]
+    (row,) = ask("v3-quantization-friendly", rows).to_dict("records")
+    assert row["ours"] == pytest.approx((0.9 - -1.0 + 0.9 - -1.1) / 2)
+
+
+def test_what_is_not_trained_says_what_trains_it_and_what_is_out_of_reach_says_why():
+    plan = planned(run("se", 0, **V3L), {**run("se", 0, **V3L, se=False)})
+    (row,) = ask("v3-se-accuracy", [], plan).to_dict("records")
+    assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; make ablate-se does")
+    assert ask("v1-detection", [], planned())["why"].tolist() == ["there is no study detection yet"]
+    assert ask("v1-near-vgg16", [], planned())["why"].tolist() == ["VGG16 is not of the family"]
+    assert ask("v3-se-latency", [])["command"].tolist() == ["make latency-se"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "verdict", "how"),
+    [
+        ("v1-width-madds", -527.7, "reproduced", "exact to the printed digits"),
+        ("v1-separable-madds", -4298.6, "reproduced", "counted 4867.3 and 568.74: at most 0.046% off"),
+        ("v1-pointwise-share", 94.857, "reproduced", "0.16% off"),
+        ("v3-last-stage-madds", -34.318, "contradicted", "counted -34.318: 14% off"),
+        ("v3-large-madds", 216.59, "reproduced", "1.1% off"),
+        ("v3-se-params", 1.5123, "reproduced", "the paper prints no number"),
+    ],
+)
+def test_what_can_be_counted_is_counted_and_says_how_far_it_is(name, ours, verdict, how):
+    (row,) = ask(name, [], planned(run("separable", 0))).to_dict("records")
+    assert row["ours"] == pytest.approx(ours, rel=1e-4)
+    assert (row["verdict"], how in row["why"]) == (verdict, True)
+
+
+def test_a_latency_claim_has_a_row_a_runtime_the_papers_own_first():
+    measured = {"threads": 1, "precision": "fp32", "n": 30, "device": "a server", "fell_back": "", "why": ""}
+    rows = [
+        {"id": "v3-se-latency", "runtime": "onnxruntime", "ours": 1.15, "low": 1.14, "high": 1.16, **measured},
+        {"id": "v3-se-latency", "runtime": "litert", "ours": 1.01, "low": 1.0, "high": 1.02, **measured},
+        {"id": "v3-se-latency", "runtime": "eager", **measured, "ours": math.nan, "why": "simulated"},
+    ]
+    rows[1]["fell_back"] = "HARD_SWISH:21"
+    table = ask("v3-se-latency", [], se=pd.DataFrame(rows))
+    assert table["verdict"].tolist() == ["reproduced", "contradicted", "not tested here"]
+    assert table["on"].iloc[0] == "litert fp32, 1 thread, a server"
+    assert table["command"].iloc[0] == "make latency-se RUNTIME=litert THREADS=1"
+    assert "HARD_SWISH:21" in table["why"].iloc[0]
+    assert table["why"].iloc[2] == "simulated"
+
+
+def test_a_number_from_memory_is_never_printed_as_the_papers():
+    claim = Claim(**{**vars(CLAIMS["v3-relu-accuracy"]), "verified": False})
+    assert ask(claim, [])["paper_value"].isna().all()
+    assert ask("v3-relu-accuracy", [])["paper_value"].tolist() == [-0.7]
+    assert ask("v3-stem-latency", [])["paper_value"].isna().all()  # milliseconds of a phone, beside a ratio
+    assert ask("v1-resolution", [])["paper_value"].tolist() == [-6.2]
+
+
+def test_what_the_program_cannot_read_is_one_error(tmp_path, capsys):
+    assert program.main([f"--out={tmp_path / 'nowhere'}"]) == 2
+    assert "error: no folder" in capsys.readouterr().err
+    (tmp_path / "se").mkdir()
+    shutil.copy(PUBLISHED / "se/runs.csv", tmp_path / "se/runs.csv")  # claims can be judged, no page can be written
+    assert program.main([f"--out={tmp_path}"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: unknown study with results")
+    assert "v3-se-accuracy" in said.out
+    assert len(read_table(tmp_path / "claims.csv")) >= 80
+
+
+def test_runs_from_pretrained_weights_are_evidence_of_their_own_and_never_paired_with_others(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"of which only the hash counts here")
+    start = {"pretrained": str(tmp_path / "weights.pth")}
+    without = runs("se", [90.0, 91.0, 92.0], **V3L)
+    started = runs("se", [70.0, 71.0, 72.0], **V3L, **start)
+    lost = runs("se", [69.0, 70.1, 70.9], **V3L, se=False, **start)
+    plan = planned(run("se", 0, **V3L), run("se", 0, **V3L, se=False))
+    (row,) = ask("v3-se-accuracy", [*without, *started, *lost], plan).to_dict("records")
+    assert row["n"] == 3
+    assert row["ours"] == pytest.approx((1.0 + 0.9 + 1.1) / 3)
+    assert f"from {start['pretrained']}" in row["on"]
+    (row,) = ask("v3-se-accuracy", [*without, *lost], plan).to_dict("records")
+    assert row["verdict"] == "not tested here"
+
+
+def test_dead_kernels_are_judged_by_whether_most_have_died_wherever_the_model_was_trained_as_published():
+    name = "v1-dead-depthwise-kernels"
+
+    def died(shares, **settings) -> list[dict[str, object]]:
+        return [
+            {**run("dead-kernels", 80, seed=i, **V1, **settings), "dead_kernels": one} for i, one in enumerate(shares)
+        ]
+
+    (row,) = ask(name, died([0.0, 0.1, 0.2])).to_dict("records")
+    assert (row["verdict"], row["n"], row["ours"]) == ("contradicted", 3, pytest.approx(0.1))
+    assert row["high"] < 50
+    strong = died([90.0, 92.0, 94.0], weight_decay=0.5)
+    other = died([99.0, 99.0, 99.0], activation="hswish")  # is no V1 as published
+    first, second = ask(name, [*strong, *other, *died([0.0, 0.1, 0.2])]).to_dict("records")
+    assert (first["verdict"], second["verdict"]) == ("contradicted", "reproduced")  # the recipe's own decay first
+    assert "weight_decay=0.5" in second["on"]
+    (row,) = ask(name, died([20.0, 60.0, 80.0])).to_dict("records")
+    assert row["verdict"] == "inconclusive"
+    (row,) = ask(name, runs("width", [80.0, 81.0], **V1)).to_dict("records")  # from before they were counted
+    assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; make ablate-dead-kernels does")
+
+
+def test_what_netadapt_found_is_judged_beside_the_network_of_the_same_cost():
+    claim = CLAIMS["v3-netadapt"]
+
+    def judge(low: float, high: float) -> dict[str, object]:
+        cells = {"cell": ["width=0.5", "model=network.yaml"], "pairs": [None, 5], "delta": [None, (low + high) / 2]}
+        table = pd.DataFrame({**cells, "low": [None, low], "high": [None, high]})
+        plan, frame = planned(run("se", 0)), pd.DataFrame([run("se", 0, **V1)])
+        found = claims_table([claim], runs=frame, planned=plan, latencies={}, searches={"netadapt-x": table})
+        return found.iloc[0].to_dict()
+
+    row = judge(0.2, 0.6)
+    assert (row["verdict"], row["n"], row["ours"], row["command"]) == ("reproduced", 5, 0.4, "make search")
+    assert (row["baseline"], row["variant"]) == ("width=0.5", "model=network.yaml")
+    assert judge(-0.6, -0.2)["verdict"] == "contradicted"
+    assert judge(-0.1, 0.6)["verdict"] == "inconclusive"
+    (row,) = ask(claim, []).to_dict("records")
+    assert (row["verdict"], row["why"]) == ("not tested here", "not searched; make search does")

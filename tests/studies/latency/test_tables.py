@@ -1,0 +1,200 @@
+"""Studies of latency: which networks are timed, which claims are judged, what is kept, what is joined."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import bench_latency
+import latency
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from common.options import HERE, SWEEPS, overrides
+
+from mnet.files import write_json
+from mnet.latency.comparison import Measurement, prepare
+from mnet.latency.paired import Race, ratio
+from mnet.latency.runtimes import make_runtime
+from mnet.models.network import MobileNet
+from mnet.studies.claims.claims import load_claims
+from mnet.studies.latency.frontier import frontier_table
+from mnet.studies.latency.tables import Subject, build, claims_table, compose, identity, latency_table, subjects
+from mnet.studies.runs.store import FORMAT, RESULT, run_folder
+from mnet.studies.study import list_studies, load_study
+from mnet.studies.trial import trial_from
+
+CLAIMS = load_claims(HERE / "claims.yaml")
+
+
+def study(name: str):
+    return load_study(SWEEPS / f"{name}.yaml", overrides(name, "latency", None, {}))
+
+
+@pytest.mark.parametrize("name", [name for name in latency.latency_studies() if (SWEEPS / f"{name}.yaml").exists()])
+def test_the_networks_of_every_study_are_the_papers_at_224_px_and_detectors_and_segmenters_at_320(name):
+    found, _ = subjects(study(name), CLAIMS)
+    classes, pixels = {"detection": (80, 320), "segmentation": (19, 320)}.get(name, (1000, 224))
+    for subject in found.values():
+        network, resolution, *_ = identity(subject)
+        assert (network.num_classes, network.in_channels) == (classes, 3)
+        assert resolution == pixels or name == "resolution"
+    assert len(found) >= 2
+
+
+def test_every_latency_claim_is_judged_in_a_study_of_make_latency():
+    wanted = {c.id for c in CLAIMS if c.kind == "latency" and c.study in list_studies(SWEEPS)}
+    judged = {pair.claim.id for name in latency.latency_studies() for pair in subjects(study(name), CLAIMS)[1]}
+    assert judged == wanted
+    assert len(judged) >= 13
+
+
+def test_a_claim_joins_the_networks_that_it_names():
+    found, pairs = subjects(study("stem"), CLAIMS)
+    (stem,) = pairs
+    assert found[stem.baseline].trial.stem_channels == 32
+    assert identity(found[stem.variant]) == identity(Subject(trial_from({"model": "mobilenet_v3_large",
+                                                                         "dataset": "imagenet"})))  # fmt: skip
+    fused = next(pair for pair in subjects(study("activation"), CLAIMS)[1] if pair.claim.id == "v3-hswish-fused")
+    assert fused.variant == "paper"  # a cell of the study, not a network beside it
+
+
+def small(**settings):
+    return Subject(trial_from({"model": "mobilenet_v3_small", "dataset": "fashion_mnist", "width": 0.25, **settings}))
+
+
+def test_composed_h_swish_is_the_same_function_of_more_operators(tmp_path):
+    one, several = build(small()), compose(build(small()))
+    picture = torch.randn(2, 1, 28, 28)
+    assert torch.allclose(one(picture), several(picture), atol=1e-5)
+    onnx = make_runtime("onnxruntime", folder=tmp_path)
+    ran = [prepare(onnx, net, 28).program.ran for net in (one, several)]
+    assert sum(ran[1].delegated.values()) > sum(ran[0].delegated.values())
+    assert ran[0].file != ran[1].file
+
+
+def test_a_network_is_built_alike_in_every_process_and_its_activations_neither_vanish_nor_explode():
+    first, again = (build(small(se=True)) for _ in range(2))
+    assert isinstance(first, MobileNet)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    features = first.forward_features(torch.randn(4, 1, 28, 28))
+    assert 0.05 < features.std() < 20
+
+
+def measurement(times: dict[str, float], found) -> Measurement:
+    noise = np.random.default_rng(0).lognormal(0, 0.01, (len(times), 40))
+    raced = {name: value * noise[i] for i, (name, value) in enumerate(times.items())}
+    one = prepare(make_runtime("eager"), build(small()), 28)
+    ready = dict.fromkeys(times, one)
+    return Measurement(tuple(found), ready, next(iter(found)), {"composed": "no"}, Race(raced, 0.01, {}, True, 0), ())
+
+
+def test_claims_get_the_ratio_of_their_own_pair_and_what_was_not_timed_says_why():
+    plan = study("hswish-placement")
+    found, pairs = subjects(plan, CLAIMS)
+    names = list(found)
+    times = dict.fromkeys(names, 0.01) | {"activation=hswish": 0.012, "hswish_from=16": 0.012}
+    del times["hswish_from=112"]
+    told = claims_table(pairs, measurement(times, found), "eager", 1).set_index("id")
+    slower = told.loc["v3-hswish16-latency"]
+    assert slower["ours"] == pytest.approx(1.2, rel=0.02)
+    assert (slower["verdict"], slower["paper_value"], slower["n"]) == ("reproduced", 1.041, 40)
+    missing = told.loc["v3-hswish112-latency"]
+    assert missing["verdict"] == "not tested here"
+    assert missing["why"].startswith("hswish_from=112")
+
+
+def test_a_claim_about_int8_is_not_judged_where_int8_is_simulated():
+    found, pairs = subjects(study("quantization"), CLAIMS)
+    one = next(pair for pair in pairs if pair.claim.id == "v3-int8-large-latency")
+    eager = make_runtime("eager")
+    times = {one.baseline: 2.0, one.variant: 1.0}
+    said = measurement(times, found)
+    simulated = prepare(eager, build(small(precision="int8")), 28)
+    said = replace(said, ready={one.baseline: said.ready[one.baseline], one.variant: simulated})
+    row = claims_table([one], said, "eager", 1).iloc[0]
+    assert row["verdict"] == "not tested here"
+    assert "simulated in float" in row["why"]
+
+
+def test_int8_is_also_compared_with_its_own_network_in_fp32():
+    networks = {"float": small(), "other": small(width=0.5), "int8": small(precision="int8")}
+    table = latency_table(study("stem"), measurement({"float": 2.0, "other": 9.0, "int8": 1.0}, networks), networks)
+    rows = table.set_index("variant")
+    assert rows.loc["int8", "to_fp32"] == pytest.approx(0.5, rel=0.02)
+    assert rows.loc[["float", "other"], "to_fp32"].isna().all()
+    assert {"revision", "device", "governor", "load", "sha256", "undelegated_ops", "kernels"} <= set(table.columns)
+
+
+TINY = ["--model=mobilenet_v2", "--width=0.1", "--resolution=32", "--runtime=eager", "--half_width=0.5", "--budget=2"]
+
+
+def test_make_latency_keeps_what_other_runtimes_measured(tmp_path, capsys):
+    call = ["shortcut", *TINY, f"--out={tmp_path}"]
+    assert latency.main(call) == 0
+    assert latency.main([*call, "--runtime=onnxruntime", "--shortcut=bottleneck,none", "--workers=1"]) == 0
+    table = pd.read_csv(tmp_path / "shortcut/latency.csv")
+    assert table.groupby("runtime").size().to_dict() == {"eager": 3, "onnxruntime": 2}
+    assert latency.main([*call, "--batch=2"]) == 0
+    assert len(pd.read_csv(tmp_path / "shortcut/latency.csv")) == 8
+    assert (tmp_path / "shortcut/latency.png").stat().st_size > 10_000
+    assert len(list((tmp_path / "exported").glob("*.onnx"))) == 2
+    assert "onnxruntime" in capsys.readouterr().out
+    rounds = pd.read_csv(tmp_path / "shortcut/latency-rounds/onnxruntime-batch1-threads1.csv")
+    row = table[(table["runtime"] == "onnxruntime") & (table["variant"] == "none")].iloc[0]
+    assert row["ratio"] == pytest.approx(ratio(rounds["none"].to_numpy(), rounds["bottleneck"].to_numpy(), 0.5).value)
+    assert (tmp_path / "exported" / row["file"]).stat().st_size == row["file_bytes"]
+
+
+def test_accuracy_of_trained_runs_is_joined_to_latency_at_the_same_settings(tmp_path, capsys):
+    call = ["shortcut", "--profile=quick", "--width=0.1", "--runtime=eager", "--half_width=0.5", "--budget=2",
+            f"--out={tmp_path}"]  # fmt: skip
+    assert latency.main(call) == 2  # nothing was trained
+    assert "make ablate-shortcut first" in capsys.readouterr().err
+    plan = load_study(SWEEPS / "shortcut.yaml", overrides("shortcut", "quick", None, {"width": "0.1"}))
+    for i, (_, trial) in enumerate(plan.trials):
+        result = {"top1": 80.0 + i % 3 + trial.seed / 10, "params": 1, "madds": 1, "format": FORMAT}
+        write_json(run_folder(tmp_path, "shortcut", trial.run_id) / RESULT, result)
+    assert latency.main(call) == 0
+    table = pd.read_csv(tmp_path / "shortcut/frontier.csv")
+    assert list(table["cell"]) == ["bottleneck", "expansion", "none"]
+    assert list(table["top1_mean"]) == pytest.approx([80.1, 81.1, 82.1])
+    assert (table["resolution"] == 28).all()
+    assert (table["median_ms"] > 0).all()
+    assert (tmp_path / "shortcut/frontier.png").exists()
+
+
+def test_the_frontier_is_of_cells_that_no_other_beats():
+    summary = pd.DataFrame({"cell": list("abc"), "n": 3, "top1_mean": [90.0, 91.0, 89.0]})
+    times = pd.DataFrame({"study": "s", "variant": list("abc"), "runtime": "eager", "median_ms": [1.0, 2.0, 1.5]})
+    assert list(frontier_table(summary, times)["best"]) == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["activaton"], "unknown study 'activaton'.*Did you mean activation"),
+        (["stem", "--runtime=eager,tflight"], "unknown runtime 'tflight'"),
+        (["stem", "--threads=999"], "threads must be 1 to"),
+        (["stem", "--batch=0"], "batch must be whole numbers above 0"),
+        (["stem", "--budgte=3"], "Did you mean budget"),
+    ],
+)
+def test_bad_input_exits_with_2_and_one_line(arguments, message, capsys, tmp_path):
+    assert latency.main([*arguments, f"--out={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_the_bench_tells_both_rates_and_plants_a_slowdown_that_is_there(tmp_path, capsys):
+    call = ["--runtime=eager", "--trials=1", "--slow_trials=2", "--slowdown=0.5", "--half_width=0.5", "--budget=1"]
+    assert bench_latency.main([*call, f"--out={tmp_path}"]) == 0
+    table = pd.read_csv(tmp_path / "bench-latency.csv")
+    assert list(table["planted"]) == [0, 0.5, 0.5]
+    assert (table["ratio"][1:] > 1.2).all()
+    assert abs(table["ratio"][0] - 1) < 0.2
+    assert "called different" in capsys.readouterr().out
+    assert bench_latency.main(["--trials=0", f"--out={tmp_path}"]) == 2

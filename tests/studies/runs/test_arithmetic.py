@@ -1,0 +1,237 @@
+"""How a step is computed: what reads a value in it, compiled or not, in 16 bits; and on a GPU, where there is one."""
+
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import ablate
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mnet
+from mnet import ConfigError
+from mnet.data.augment import Augment, normalise, scale_and_shift
+from mnet.provenance import cpu_name
+from mnet.studies import Trial
+from mnet.studies.engines import Job
+from mnet.studies.runs.callbacks import DeadKernels, Stopped
+from mnet.studies.runs.packs import run_jobs
+from mnet.studies.runs.run import run_job, run_trial
+from mnet.studies.runs.store import WEIGHTS
+from mnet.studies.trial import trial_from
+from mnet.tasks.classification import ImageClassifier
+from mnet.tasks.module import make_optimizer
+from mnet.tasks.pack import Pack
+from mnet.training import arithmetic, recipe
+
+aten = torch.ops.aten
+READS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default}
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def trial(pictures) -> Trial:
+    """Two epochs of seven batches, with dropout."""
+    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "lr": 0.01}
+    return Trial(**settings, batch_size=10, epochs=2)
+
+
+@pytest.fixture
+def small(trial, tmp_path) -> Trial:
+    """The same of one block, with SE and a shortcut, which compiles in seconds, on maps narrower than its kernel."""
+    table = mnet.describe("mobilenet_v3_small")
+    path = tmp_path / "small.yaml"
+    mnet.write_network(replace(table, blocks=table.blocks[4:5]), path)
+    return replace(trial, model=str(path), resolution=8)
+
+
+class Reads(TorchDispatchMode):
+    """The functions below which a value of a tensor was read while this was on, each from the innermost outwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[tuple[str, ...]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in READS:
+            stack = reversed(traceback.extract_stack())
+            self.found.add(tuple(f"{Path(frame.filename).stem}.{frame.name}" for frame in stack))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("named", ["quick", "v3"])
+def test_no_step_reads_a_value_but_to_watch_the_loss(trial, named, tmp_path):
+    """On a GPU each would wait for the device. `Watch` and `MetricsFile` do once a second and every fifty steps; the
+    count of averages is on the CPU, whatever the device."""
+    with Reads() as reads:
+        run_trial(replace(trial, recipe=named), tmp_path)
+    steps = [stack for stack in reads.found if "training_epoch_loop.advance" in stack]
+    assert steps  # `Watch`, on a CPU
+    known = ("callbacks.on_train_batch_end", "ema.on_train_batch_end", "logger_connector.log_metrics")
+    assert not [stack for stack in steps if not any(name in stack for name in known)]
+
+
+def on_fake_gpu(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A module whose parameters and buffers say that they are on a GPU, and have no values."""
+    for part in module.modules():
+        for own, kind in ((part._parameters, nn.Parameter), (part._buffers, torch.Tensor.detach)):
+            for name, value in own.items():
+                fake = value if value is None else mode.from_tensor(value.detach())
+                with mode:
+                    own[name] = fake if fake is None else kind(fake.to("cuda"))
+    return module
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
+def test_what_a_step_does_on_a_gpu_stays_there(name):
+    """By shapes and devices alone, without one: a tensor on another device, or a value that is read, would raise."""
+    network, plan = mnet.describe(name, num_classes=10, in_channels=1), recipe("v3")
+    mode = FakeTensorMode()
+    pack = on_fake_gpu(Pack([ImageClassifier(network, plan) for _ in range(2)]), mode).train()
+    pack.seed_step([1, 2])
+    with mode:
+        gpu = torch.device("cuda:0")
+        pixels = torch.randint(256, (64, 28, 28, 1), dtype=torch.uint8, device=gpu).permute(0, 3, 1, 2)
+        look = scale_and_shift((0.5,), (0.25,), gpu)
+        chosen = torch.randperm(64, device=gpu)[:16]
+        images = normalise(pixels[chosen], *look, Augment(flip=True, pad=4, erase=0.5))
+        assert images.device == gpu
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        told = pack.training_step([(images, chosen % 10)] * 2, 0)
+        optimizer = make_optimizer(pack.net, plan)
+        for param in pack.parameters():
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+        assert {value.device for value in (told["loss"], *pack.parameters(), *pack.buffers())} == {gpu}
+        with pytest.raises(DataDependentOutputException):
+            float(told["loss"].detach())
+
+
+def same(one: dict[str, object], other: dict[str, object], near: float) -> bool:
+    names = ("test_loss", "val_loss")
+    return {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, abs=near)
+
+
+def test_a_compiled_run_is_the_run_that_it_would_have_been(small, tmp_path):
+    plain, fast = (Job(small, tmp_path / mode, "study", compile=mode) for mode in ("off", "default"))
+    torch._dynamo.utils.counters.clear()
+    expected, found = run_job(plain), run_job(fast)
+    assert (expected["compile"], found["compile"]) == ("off", "default")
+    assert same(found, expected, 1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # evaluation is not compiled
+    assert not torch._dynamo.utils.counters["graph_break"]
+    weights, known = (torch.load(job.folder / WEIGHTS, weights_only=True) for job in (fast, plain))
+    assert list(weights) == list(known)
+    for name in known:
+        torch.testing.assert_close(weights[name], known[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile without the compiler, which takes most of the time: it traces, forward and backward."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, mode, **how: compile_(call, backend="aot_eager", **how))
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_compiled_pack_stopped_in_the_middle_goes_on_to_what_each_run_is_alone(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
+    trials = [replace(small, seed=seed) for seed in range(2)]
+    jobs = [Job(one, tmp_path / "packed", "study", compile="default") for one in trials]
+    torch._dynamo.utils.counters.clear()
+    stopped = [outcome for _, outcome in run_jobs(jobs, lambda progress: progress.step >= 4)]
+    assert all(isinstance(outcome.content, str) and Stopped.__name__ in outcome.content for outcome in stopped)
+    found = {job: outcome.content for job, outcome in run_jobs(jobs, lambda progress: None)}
+    for job in jobs:
+        expected = run_job(replace(job, root=tmp_path / "alone", compile="off"))
+        assert found[job]["compile"] == "default"
+        assert same(found[job], expected, 1e-4)
+    # what is before each member's dropout and what is after it, in each of the two calls; not at every step anew
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
+
+
+def test_without_a_compiler_nothing_is_begun(trial, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(arithmetic, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.delenv("CXX", raising=False)
+    arguments = ["activation", f"--out={tmp_path / 'results'}", "--dataset=imagefolder", f"--data_dir={trial.data_dir}"]
+    assert ablate.main([*arguments, "--compile=default"]) == 2
+    assert "compile=default needs a C++ compiler, and there is no no-such-compiler" in capsys.readouterr().err
+    assert ablate.main([*arguments, "--compile=defalt"]) == 2
+    assert "unknown compile 'defalt'; one of off, default" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="install one or give off"):
+        arithmetic.compiled(torch.add, "max-autotune")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_in_16_bits_is_another_run_that_keeps_its_weights_in_32(trial, tmp_path):
+    half = replace(trial, precision="bf16")
+    jobs = [Job(one, tmp_path, "study") for one in (trial, half)]
+    assert jobs[0].run_id != jobs[1].run_id
+    plain, rounded = map(run_job, jobs)
+    assert not same(rounded, plain, 1e-7)
+    assert same(rounded, plain, 0.1)
+    weights = torch.load(jobs[1].folder / WEIGHTS, weights_only=True)
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v1", "mobilenet_v3_small"])  # V1 at 28 px ends in maps of one pixel
+def test_seeds_in_16_bits_are_packed_like_others(model, trial, tmp_path):
+    trials = [replace(trial, model=model, precision="bf16", seed=seed, epochs=1) for seed in range(2)]
+    packed = [outcome.content for _, outcome in run_jobs([Job(one, tmp_path / "p", "study") for one in trials], print)]
+    for one, found in zip(trials, packed, strict=True):
+        expected = run_job(Job(one, tmp_path / "alone", "study"))
+        assert same(found, expected, 0.05)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may have it")
+def test_what_the_machine_cannot_compute_in_is_refused_before_anything_is_trained(trial, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="precision=tf32 needs an NVIDIA GPU of the Ampere generation or later"):
+        run_job(Job(replace(trial, precision="tf32"), tmp_path / "results", "study"))
+    assert ablate.main(["activation", f"--out={tmp_path / 'swept'}", "--precision=tf32"]) == 2
+    assert "give fp32 or bf16" in capsys.readouterr().err
+    assert not (tmp_path / "swept").exists()
+    with pytest.raises(ConfigError, match=r"unknown precision 'fp16'; one of fp32, tf32, bf16, int8, int8-qat"):
+        trial_from({"precision": "fp16"})
+
+
+class Strict(DeadKernels):
+    """Lets no step wait for the GPU, the first ones apart, which `Watch` reports."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 2:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_validation_start(self, trainer, pl_module):
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@GPU
+@pytest.mark.parametrize("named", ["quick", "v3"])
+def test_no_step_waits_for_the_gpu(trial, named, tmp_path, monkeypatch):
+    monkeypatch.setattr("mnet.studies.runs.run.DeadKernels", Strict)
+    monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 1e9)
+    try:
+        assert run_trial(replace(trial, recipe=named), tmp_path)["device"] != cpu_name()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@GPU
+def test_cuda_graphs_replay_what_the_gpu_computes_without_and_the_cpu_too(trial, tmp_path):
+    jobs = {mode: Job(trial, tmp_path / mode, "study", compile=mode) for mode in ("off", "reduce-overhead")}
+    found = {mode: run_job(job) for mode, job in jobs.items()}
+    assert same(found["reduce-overhead"], found["off"], 1e-3)
+    assert same(found["off"], run_trial(trial, tmp_path / "cpu", trainer={"accelerator": "cpu"}), 1e-2)
+
+
+@GPU
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_pack_on_the_gpu_leaves_what_each_run_leaves_alone(precision, trial, tmp_path):
+    jobs = [Job(replace(trial, precision=precision, seed=seed), tmp_path / "packed", "study", compile="reduce-overhead")
+            for seed in range(3)]  # fmt: skip
+    for job, outcome in run_jobs(jobs, lambda progress: None):
+        alone = run_job(replace(job, root=tmp_path / "alone", compile="off"))
+        assert same(outcome.content, alone, 1e-3 if precision == "fp32" else 5e-2)

@@ -1,0 +1,143 @@
+"""A sweep that is killed, again and again, ends with the tables of one that was left alone.
+
+The suite kills twice; `make test-kill` twenty times. Half of the kills strike at a random moment, half as soon as a
+file is being written.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ablate
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mnet.files import TEMPORARY
+from mnet.studies.results.tables import TIMING
+
+ROOT = Path(__file__).parents[3]
+READY_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def command(pictures) -> list[str]:
+    """Two packs of two runs, of seconds, with dropout, an average of the weights, and checkpoints all the time."""
+    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "batch_size": 16}
+    settings |= {"recipe": "v3", "lr": 0.05, "epochs": 8, "activation": "paper,relu", "seeds": 2}
+    settings |= {"checkpoint_seconds": 0.05, "report": "false", "pack": 2}
+    return [
+        sys.executable,
+        str(ROOT / "experiments/ablate.py"),
+        "activation",
+        *(f"--{k}={v}" for k, v in settings.items()),
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command, tmp_path_factory) -> dict[str, object]:
+    """What one that is left alone ends with; in this process, which has imported all that it needs."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert ablate.main([*command[2:], f"--out={out}"]) == 0
+    return tables(out)
+
+
+def tables(out: Path) -> dict[str, object]:
+    """All that a sweep leaves and that time, or a commit meanwhile, has no part in."""
+    folder = out / "activation"
+    runs = pd.read_csv(folder / "runs.csv", dtype=str)
+    files = sorted(
+        path for pattern in ("metrics.csv", "correct.npz", "weights.pt") for path in folder.glob(f"runs/*/{pattern}")
+    )
+    whole = {str(path.relative_to(folder)): path.read_bytes() for path in (*files, folder / "summary.csv")}
+    return {"runs.csv": runs.drop(columns=[*TIMING, "revision"]).to_csv(), **whole}
+
+
+def check_whole(out: Path) -> None:
+    """Every file that has its name is complete."""
+    for path in out.rglob("*.json"):
+        json.loads(path.read_text())
+    for path in out.rglob("*.csv"):
+        if not path.name.startswith(TEMPORARY):
+            pd.read_csv(path)
+    for path in out.rglob("resume.ckpt"):
+        torch.load(path, weights_only=True)
+    for path in out.rglob("correct.npz"):
+        np.load(path)["bits"]
+
+
+def start(command: list[str], out: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*command, f"--out={out}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def run_to_the_end(command: list[str], out: Path) -> None:
+    process = start(command, out)
+    _, error = process.communicate(timeout=600)
+    assert process.returncode == 0, error
+
+
+def moment(out: Path, process: subprocess.Popen, choose: random.Random) -> str:
+    """Wait for a moment to kill at, once training goes on; says which."""
+    started, end = time.time(), time.monotonic() + READY_SECONDS
+
+    def trains() -> bool:
+        return any(path.stat().st_mtime > started for path in out.glob("activation/runs/*/resume.ckpt"))
+
+    while not trains() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(choose.uniform(0, 2))
+    if choose.random() < 0.5:
+        return "anywhere"
+    while not any(out.glob(f"activation/**/{TEMPORARY}*")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.0005)
+    return "while a file was written"
+
+
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(command, undisturbed, tmp_path, request, capsys):
+    kills = request.config.getoption("--kills")
+    choose, sweep, killed = random.Random(request.config.getoption("--kill-seed")), 0, []
+    while len(killed) < kills:
+        out = tmp_path / f"sweep{sweep}"
+        process = start(command, out)
+        when = moment(out, process, choose)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            finished = len(list(out.glob("activation/runs/*/result.json")))
+            killed.append(f"sweep {sweep}, {when}, {finished} of 4 runs finished")
+            with capsys.disabled():
+                print(f"\n  kill {len(killed)}/{kills}: {killed[-1]}", end="", flush=True)
+            process.stderr.close()
+            check_whole(out)
+        else:  # it had finished before: the next kills strike another
+            assert process.returncode == 0, process.communicate()[1]
+            process.stderr.close()
+            assert tables(out) == undisturbed
+            sweep += 1
+    run_to_the_end(command, tmp_path / f"sweep{sweep}")
+    assert tables(tmp_path / f"sweep{sweep}") == undisturbed
+    assert not list(tmp_path.glob(f"sweep{sweep}/activation/runs/*/{TEMPORARY}*"))
+
+
+def test_two_processes_on_the_same_study_pay_each_run_once_and_tear_nothing(command, undisturbed, tmp_path):
+    both = [start(command, tmp_path) for _ in range(2)]
+    written: dict[Path, set[int]] = {}
+    while any(process.poll() is None for process in both):
+        for path in tmp_path.glob("activation/runs/*/result.json"):
+            written.setdefault(path, set()).add(path.stat().st_ino)  # another one where it was written again
+        time.sleep(0.005)
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    check_whole(tmp_path)
+    assert len(pd.read_csv(tmp_path / "activation/runs.csv")) == 4
+    assert tables(tmp_path) == undisturbed
+    assert len(written) == 4
+    assert all(len(files) == 1 for files in written.values())

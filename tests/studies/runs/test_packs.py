@@ -1,0 +1,176 @@
+"""Seeds trained as one network leave what each would alone, up to the order of summation, however they are stopped."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mnet.studies import Trial
+from mnet.studies.engines import Job
+from mnet.studies.runs.packs import NEXT, run_jobs, step_of
+from mnet.studies.runs.run import TRAINER_DEFAULTS, run_job
+from mnet.studies.runs.store import METRICS, RESULT, RESUME, WEIGHTS, lock, read_correct, read_result
+
+SEEDS = 3
+TIMED = {"train_seconds", "images_per_second", "finished", "replicas"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _told_and_logged_often():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
+        for module in ("mnet.studies.runs.callbacks", "mnet.tasks.module", "mnet.tasks.pack"):
+            patch.setattr(f"{module}.LOG_STEPS", 3)
+        patch.setattr("mnet.studies.runs.run.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 3})
+        yield
+
+
+@pytest.fixture(scope="module", params=["quick", "v3"])  # v3: dropout, an average of the weights, RMSprop
+def trial(request, pictures) -> Trial:
+    """Four epochs of seven batches."""
+    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "lr": 0.01}
+    return Trial(**settings, recipe=request.param, batch_size=10, epochs=4)
+
+
+@pytest.fixture(scope="module")
+def trainer(trial) -> dict[str, object]:
+    """Lightning averages no weights of 64 bits."""
+    return {"precision": "64-true"} if trial.recipe == "quick" else {}
+
+
+def jobs_in(root, trial, seeds=range(SEEDS)) -> list[Job]:
+    return [Job(replace(trial, seed=seed), root, "study") for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def alone(trial, trainer, tmp_path_factory) -> list[Job]:
+    jobs = jobs_in(tmp_path_factory.mktemp("alone"), trial)
+    for job in jobs:
+        run_job(job, trainer=trainer)
+    return jobs
+
+
+def check_same(jobs, expected, *, replicas: int | None = SEEDS) -> None:
+    near = 1e-6 if jobs[0].trial.recipe == "quick" else 2e-3
+    for job, other in zip(jobs, expected, strict=True):
+        mine, its = read_result(job.folder), read_result(other.folder)
+        assert set(mine) == set(its)
+        assert replicas is None or mine["replicas"] == replicas
+        numbers = {name: value for name, value in its.items() if isinstance(value, float) and name not in TIMED}
+        assert {name: mine[name] for name in numbers} == pytest.approx(numbers, abs=2 * near)
+        assert {k for k in mine if mine[k] != its[k]} <= TIMED | set(numbers)
+        np.testing.assert_array_equal(read_correct(job.folder), read_correct(other.folder))
+        pd.testing.assert_frame_equal(
+            pd.read_csv(job.folder / METRICS), pd.read_csv(other.folder / METRICS), rtol=10 * near, atol=near
+        )
+        weights, known = (torch.load(one.folder / WEIGHTS, weights_only=True) for one in (job, other))
+        assert list(weights) == list(known)
+        for name in known:
+            torch.testing.assert_close(weights[name], known[name], rtol=10 * near, atol=near)
+        assert sorted(p.name for p in job.folder.iterdir()) == sorted(p.name for p in other.folder.iterdir())
+
+
+def test_a_pack_leaves_what_each_run_leaves_alone(trial, trainer, alone, tmp_path):
+    jobs = jobs_in(tmp_path, trial)
+    told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
+    assert [outcome.kind for outcome in told.values()] == ["finished"] * SEEDS
+    assert told[jobs[1]].content == read_result(jobs[1].folder)
+    check_same(jobs, alone)
+
+
+def test_a_pack_killed_between_its_checkpoints_ends_with_the_same_bits(trial, tmp_path, monkeypatch):
+    whole, jobs = jobs_in(tmp_path / "whole", trial), jobs_in(tmp_path / "killed", trial)
+    list(run_jobs(whole, lambda progress: None))
+    replace_file, moved = os.replace, []
+
+    def die(source, target):
+        if Path(source).name == NEXT:
+            moved.append(source)
+            if len(moved) == 4 * SEEDS + 2:
+                raise Died
+        replace_file(source, target)
+
+    monkeypatch.setattr("os.replace", die)
+    with pytest.raises(Died):
+        list(run_jobs(jobs, lambda progress: None, checkpoint_s=0))
+    monkeypatch.undo()
+    assert len({step_of(job.folder / RESUME) for job in jobs}) == 2  # torn
+    list(run_jobs(jobs, lambda progress: None))
+    for job, other in zip(jobs, whole, strict=True):
+        assert read_result(job.folder)["replicas"] == SEEDS
+        for name in (WEIGHTS, METRICS):
+            assert (job.folder / name).read_bytes() == (other.folder / name).read_bytes()
+
+
+class Died(BaseException):
+    """As sudden as a kill, for the code it strikes."""
+
+
+def die_at(step: int):
+    def report(progress):
+        if progress.step >= step:
+            raise Died
+
+    return report
+
+
+def test_a_pack_that_was_killed_goes_on_as_a_pack_or_alone(trial, trainer, alone, tmp_path):
+    for step in (3, 12):
+        jobs = jobs_in(tmp_path / "together", trial)
+        with pytest.raises(Died):
+            list(run_jobs(jobs, die_at(step), trainer=trainer, checkpoint_s=0))
+        assert all((job.folder / RESUME).exists() for job in jobs)
+    run_job(jobs[1], trainer=trainer)
+    check_same([jobs[1]], [alone[1]], replicas=1)
+    told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
+    assert [told[job].kind for job in jobs] == ["finished"] * SEEDS
+    check_same(jobs, alone, replicas=None)
+    assert read_result(jobs[0].folder)["replicas"] == 2
+
+
+def test_runs_that_were_killed_alone_go_on_as_a_pack_where_they_are_at_one_step(trial, trainer, alone, tmp_path):
+    if trial.recipe == "quick":
+        pytest.skip("less to restore than with v3")
+    jobs = jobs_in(tmp_path, trial)
+    for job, step in zip(jobs, (9, 9, 20), strict=True):
+        with pytest.raises(Died):
+            run_job(job, die_at(step), trainer=trainer, checkpoint_s=0)
+    list(run_jobs(jobs, lambda progress: None, trainer=trainer))
+    check_same(jobs, alone, replicas=None)
+    assert [read_result(job.folder)["replicas"] for job in jobs] == [2, 2, 1]
+
+
+def test_a_replica_that_diverges_does_not_hurt_the_others(trial, trainer, alone, tmp_path, monkeypatch):
+    if trial.recipe == "v3":
+        pytest.skip("the same there")
+    from mnet.tasks.pack import Pack
+
+    whole, jobs = Pack.__init__, jobs_in(tmp_path, trial)
+
+    def spoilt(self, members):
+        with torch.no_grad():
+            next(members[1].net.parameters()).fill_(float("nan"))
+        whole(self, members)
+
+    monkeypatch.setattr(Pack, "__init__", spoilt)
+    told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
+    assert [told[job].kind for job in jobs] == ["finished", "failed", "finished"]
+    assert "NotFinite" in told[jobs[1]].content
+    check_same([jobs[0], jobs[2]], [alone[0], alone[2]])
+    assert not (jobs[1].folder / RESULT).exists()
+
+
+def test_what_others_hold_or_have_finished_is_left_to_them(trial, trainer, alone, tmp_path):
+    jobs = jobs_in(alone[0].root, trial, range(SEEDS + 1))
+    with lock(jobs[SEEDS].root, jobs[SEEDS].run_id):
+        told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
+        assert [told[job].kind for job in jobs] == ["finished"] * SEEDS + ["elsewhere"]
+        assert json.loads((jobs[0].folder / RESULT).read_text()) == told[jobs[0]].content
+        fresh = jobs_in(alone[0].root, trial, (SEEDS, SEEDS + 1))
+        told = dict(run_jobs(fresh, lambda progress: None, trainer=trainer))
+    assert [told[job].kind for job in fresh] == ["elsewhere"] * 2  # together, so that they are not torn apart

@@ -1,0 +1,88 @@
+"""A run stopped anywhere goes on to the same bits: weights, metrics, which pictures were right."""
+
+import json
+
+import pytest
+import torch
+
+from mnet.studies import Trial
+from mnet.studies.runs.callbacks import Stopped
+from mnet.studies.runs.run import TRAINER_DEFAULTS, run_trial
+from mnet.studies.runs.store import CORRECT, METRICS, RESULT, RESUME, WEIGHTS
+
+TIMING = ("train_seconds", "images_per_second", "finished")
+WHOLE = (METRICS, CORRECT, WEIGHTS)
+
+
+def left(folder):
+    """What a run leaves, byte by byte, without what time makes of it."""
+    result = json.loads((folder / RESULT).read_text())
+    return {name: (folder / name).read_bytes() for name in WHOLE}, {k: v for k, v in result.items() if k not in TIMING}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _told_and_logged_often():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
+        patch.setattr("mnet.studies.runs.callbacks.LOG_STEPS", 3)
+        patch.setattr("mnet.tasks.module.LOG_STEPS", 3)
+        patch.setattr("mnet.studies.runs.run.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 3})
+        yield
+
+
+@pytest.fixture(scope="module", params=["quick", "v3"])  # v3: dropout, an average of the weights, RMSprop
+def trial(request, pictures) -> Trial:
+    """Four epochs of seven batches."""
+    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "lr": 0.05}
+    return Trial(**settings, recipe=request.param, batch_size=10, epochs=4, seed=5)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trial, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run_trial(trial, folder)
+    return left(folder)
+
+
+class Died(BaseException):
+    """As sudden as a kill, for the code it strikes."""
+
+
+@pytest.mark.parametrize("steps", [(1,), (5, 9), (2, 7, 8, 15, 16, 27), (28,), tuple(range(1, 28, 2))], ids=str)
+def test_a_run_killed_in_the_middle_of_epochs_ends_as_if_it_had_not_been(trial, undisturbed, tmp_path, steps):
+    for step in steps:
+
+        def die(progress, step=step):
+            if progress.step >= step:
+                raise Died
+
+        with pytest.raises(Died):
+            run_trial(trial, tmp_path, die, checkpoint_s=0)
+        assert not (tmp_path / RESULT).exists()
+    run_trial(trial, tmp_path, checkpoint_s=0)
+    assert left(tmp_path) == undisturbed
+    assert not (tmp_path / RESUME).exists()
+
+
+def test_a_run_killed_in_its_test_is_not_trained_again(trial, undisturbed, tmp_path):
+    told = []
+
+    def die(progress):
+        told.append(progress.step)
+        if told.count(28) == 3:  # the last step, its validation, the test
+            raise Died
+
+    with pytest.raises(Died):
+        run_trial(trial, tmp_path, die)
+    told.clear()
+    run_trial(trial, tmp_path, lambda progress: told.append(progress.step))
+    assert not any(0 < step < 28 for step in told)
+    assert left(tmp_path) == undisturbed
+
+
+def test_a_run_that_is_asked_to_stop_writes_its_checkpoint_first(trial, undisturbed, tmp_path):
+    with pytest.raises(Stopped):
+        run_trial(trial, tmp_path, lambda progress: progress.step == 11)
+    assert torch.load(tmp_path / RESUME, weights_only=True)["global_step"] in (11, 12)  # 12 where 11 logs
+    run_trial(trial, tmp_path)
+    assert left(tmp_path) == undisturbed

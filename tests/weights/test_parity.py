@@ -1,0 +1,168 @@
+"""Against torchvision (V2, V3) and timm (V1, minimalistic V3), with copied weights."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision import models
+
+import mnet
+from mnet import ConfigError
+from mnet.models.layers import Conv2d
+
+TORCHVISION: list[tuple[str, dict, dict]] = [
+    *((model, {}, {}) for model in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")),
+    *(
+        (model, {"width": width, "width_rule": "torchvision"}, {"width_mult": width})
+        for model in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
+        for width in (0.5, 0.75, 1.4)
+    ),
+    *(
+        (model, ours, theirs)
+        for model in ("mobilenet_v3_large", "mobilenet_v3_small")
+        for ours, theirs in (
+            ({"reduced_tail": True}, {"reduced_tail": True}),
+            ({"output_stride": 16}, {"dilated": True}),
+            ({"output_stride": 16, "reduced_tail": True}, {"dilated": True, "reduced_tail": True}),
+        )
+    ),
+]
+
+
+def lively(net: nn.Module) -> nn.Module:
+    """Weights and statistics under which outputs are of order one (freshly initialised they are 1e-9)."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, 0, (1.6 / module.weight[0].numel()) ** 0.5)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, module.in_features**-0.5)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return net
+
+
+def same_outputs_and_gradients(ours: nn.Module, theirs: nn.Module, resolution: int) -> None:
+    """`ours` holds the weights of `theirs`. Gradients are compared in the order of the state dicts."""
+    for net in (ours, theirs):
+        for module in net.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    images = torch.randn(4, 3, resolution, resolution)
+    with torch.no_grad():
+        mine, other = ours.eval()(images), theirs.eval()(images)
+    largest = other.abs().max()
+    assert 0.05 < largest < 1e3
+    torch.testing.assert_close(mine / largest, other / largest, rtol=0, atol=1e-5)
+
+    ours.double().train()
+    theirs.double().train()
+    target = torch.randn(4, 1000, dtype=torch.float64)
+    for net in (ours, theirs):
+        (net(images.double()) * target).sum().backward()
+    pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
+    for mine, other in pairs:
+        scale = other.grad.abs().max().clamp_min(1e-3)
+        torch.testing.assert_close(mine.grad / scale, other.grad.view_as(mine) / scale, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "toggles", "settings"), TORCHVISION, ids=str)
+def test_outputs_names_and_gradients_are_torchvisions(model, toggles, settings):
+    theirs = lively(getattr(models, model)(**settings))
+    ours = mnet.load_torchvision(mnet.create_model(model, **toggles), theirs.state_dict())
+    assert list(mnet.to_torchvision(ours)) == list(theirs.state_dict())
+    same_outputs_and_gradients(ours, theirs, resolution=64)
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v2", "mobilenet_v3_small"])
+def test_gradients_are_torchvisions_where_maps_shrink_to_one_pixel(model):
+    theirs = lively(getattr(models, model)())
+    ours = mnet.load_torchvision(mnet.create_model(model), theirs.state_dict())
+    same_outputs_and_gradients(ours, theirs, resolution=28)
+
+
+def test_v1_is_timms():
+    theirs = lively(timm.create_model("mobilenetv1_100"))
+    ours = mnet.load_torchvision(mnet.create_model("mobilenet_v1", activation="relu6"), theirs.state_dict())
+    assert list(mnet.to_torchvision(ours)) == list(theirs.state_dict())
+    same_outputs_and_gradients(ours, theirs, resolution=64)
+
+
+@pytest.mark.parametrize("size", ["large", "small"])
+def test_minimalistic_v3_is_timms_but_for_its_padding(size):
+    theirs = lively(timm.create_model(f"tf_mobilenetv3_{size}_minimal_100", pad_type=""))
+    ours = mnet.create_model(f"mobilenet_v3_{size}", se=False, activation="relu", kernel=3)
+    state = theirs.state_dict()
+    assert [value.numel() for value in ours.state_dict().values()] == [value.numel() for value in state.values()]
+    renamed = zip(ours.state_dict().items(), state.values(), strict=True)
+    ours.load_state_dict({name: value.view_as(own) for (name, own), value in renamed})
+    same_outputs_and_gradients(ours, theirs, resolution=64)
+
+
+@pytest.mark.parametrize("model", mnet.list_models())
+def test_weights_go_out_and_come_back_unchanged(model):
+    net = lively(mnet.create_model(model, num_classes=7, in_channels=1))
+    twin = mnet.load_torchvision(mnet.create_model(model, num_classes=7, in_channels=1), mnet.to_torchvision(net))
+    for name, value in net.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], value), name
+
+
+def refused(load: Callable[[mnet.MobileNet], object], net: mnet.MobileNet) -> str:
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ConfigError) as error:
+        load(net)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    return str(error.value)
+
+
+def test_weights_that_do_not_fit_are_refused_and_the_network_is_left_as_it_was():
+    thin = models.mobilenet_v3_large(width_mult=0.75).state_dict()
+    net = mnet.create_model("mobilenet_v3_large", width=0.75)
+    assert "They follow width_rule='torchvision'" in refused(lambda net: mnet.load_torchvision(net, thin), net)
+    ten = models.mobilenet_v2(num_classes=10).state_dict()
+    said = refused(lambda net: mnet.load_torchvision(net, ten), mnet.create_model("mobilenet_v2"))
+    assert "classifier.1" in said
+    assert "width_rule" not in said
+    assert "missing" in refused(lambda net: mnet.load_torchvision(net, thin), mnet.create_model("mobilenet_v2"))
+
+
+@pytest.mark.parametrize(
+    ("model", "toggles"),
+    [
+        ("mobilenet_v1", {"separable": False}),
+        ("mobilenet_v1", {"se": True}),
+        ("mobilenet_v2", {"se": True}),
+        ("mobilenet_v2", {"last_stage": "streamlined"}),
+        ("mobilenet_v3_large", {"last_stage": "full"}),
+    ],
+)
+def test_a_network_that_a_layout_cannot_hold_is_refused(model, toggles):
+    with pytest.raises(ConfigError, match="layout"):
+        mnet.to_torchvision(mnet.create_model(model, **toggles))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_the_short_ways_of_a_small_map_are_exact(size, kernel, depthwise):
+    for bias, stride in itertools.product((True, False), (1, 2)):
+        for dilation in (1, 2):
+            groups, padding = 6 if depthwise else 1, (kernel - 1) // 2 * dilation
+            settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+            conv = Conv2d(6, 6, kernel, bias=bias, **settings).double().train()
+            images = torch.randn(2, 6, size, size, dtype=torch.float64, requires_grad=True)
+            plain = functional.conv2d(images, conv.weight, conv.bias, stride, padding, dilation, groups)
+            short = conv(images)
+            weight = torch.randn_like(plain)
+            expected = torch.autograd.grad((plain * weight).sum(), (images, conv.weight))
+            found = torch.autograd.grad((short * weight).sum(), (images, conv.weight))
+            for mine, other in zip((short, *found), (plain, *expected), strict=True):
+                torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,145 @@
+"""Weights of a paper's network in one with toggles: what is kept computes the same, and what is not is told."""
+
+from dataclasses import replace
+
+import ablate
+import pytest
+import torch
+from hypothesis import given, settings
+from test_parity import lively
+from test_toggles import attempt, chosen, drawn, models
+from torch import Tensor
+
+import mnet
+from mnet import ConfigError
+from mnet.studies import Trial
+from mnet.studies.engines import Job
+from mnet.studies.runs.run import run_job
+from mnet.studies.runs.store import read_result
+from mnet.weights.transfer import read_weights, transfer
+
+WIDTH = 0.25
+
+
+def published(model: str, classes: int = 1000, width: float = WIDTH) -> dict[str, Tensor]:
+    """Weights in torchvision's layout, none of them as a new network has them."""
+    net = lively(mnet.create_model(model, num_classes=classes, width=width))
+    return {name: tensor.clone() for name, tensor in mnet.to_torchvision(net).items()}
+
+
+def build(model: str, **toggles) -> mnet.MobileNet:
+    return mnet.create_model(model, num_classes=toggles.pop("num_classes", 1000), **{"width": WIDTH, **toggles}).eval()
+
+
+@pytest.mark.parametrize("model", mnet.list_models())
+def test_the_papers_own_network_keeps_all(model):
+    weights, net = published(model), build(model)
+    found = transfer(net, weights)
+    assert found.share == 1
+    assert not found.new
+    assert not found.adapted
+    images = torch.randn(2, 3, 64, 64)
+    expected = mnet.load_torchvision(build(model), weights)
+    assert net(images).equal(expected(images))
+
+
+def test_another_number_of_classes_starts_its_classifier_anew():
+    weights, net = published("mobilenet_v3_small"), build("mobilenet_v3_small", num_classes=10)
+    found = transfer(net, weights)
+    assert dict(found.new) == {"classifier": 2}
+    assert f"{found.share:.1%} of {found.params:,} parameters" in str(found)
+    assert "new: classifier (2)" in str(found)
+    images = torch.randn(2, 3, 64, 64)
+    whole = mnet.load_torchvision(build("mobilenet_v3_small"), weights)
+    torch.testing.assert_close(net.forward_features(images), whole.forward_features(images))
+
+
+def test_a_larger_kernel_computes_the_same_and_a_smaller_one_keeps_the_centre():
+    weights, images = published("mobilenet_v2"), torch.randn(2, 3, 64, 64)
+    larger, smaller = build("mobilenet_v2", kernel=5), build("mobilenet_v3_large", kernel=3)
+    assert dict(transfer(larger, weights).adapted) == {"surrounded by zeros": 17}
+    torch.testing.assert_close(larger(images), mnet.load_torchvision(build("mobilenet_v2"), weights)(images))
+    large = published("mobilenet_v3_large")
+    assert dict(transfer(smaller, large).adapted) == {"cut to the centre of their kernel": 6}
+    own = mnet.load_torchvision(build("mobilenet_v3_large"), large).blocks[4].depthwise.conv.weight
+    assert smaller.blocks[4].depthwise.conv.weight.equal(own[..., 1:4, 1:4])
+
+
+def test_a_grey_picture_is_seen_as_it_was_in_colour():
+    weights, net = published("mobilenet_v1"), build("mobilenet_v1", in_channels=1)
+    assert dict(transfer(net, weights).adapted) == {"summed over colours": 1}
+    grey = torch.randn(2, 1, 64, 64)
+    whole = mnet.load_torchvision(build("mobilenet_v1"), weights)
+    torch.testing.assert_close(net(grey), whole(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_toggle_adds_is_new_and_what_it_takes_away_is_left():
+    found = transfer(build("mobilenet_v2", se=True), published("mobilenet_v2"))
+    assert dict(found.new) == {"blocks.se.fc1": 34, "blocks.se.fc2": 34}
+    net = build("mobilenet_v3_small", se=False)
+    assert transfer(net, published("mobilenet_v3_small")).share == 1
+    net = build("mobilenet_v1", shallow=True)
+    weights = published("mobilenet_v1")
+    assert transfer(net, weights).share == 1  # the others are found where they are now
+    whole = mnet.load_torchvision(build("mobilenet_v1"), weights)
+    assert net.blocks[-1].project.conv.weight.equal(whole.blocks[-1].project.conv.weight)
+
+
+@settings(drawn, max_examples=25)
+@given(models, chosen)
+def test_every_network_either_takes_weights_or_says_why_not(model, chosen):
+    network = attempt(model, **{"width": WIDTH, **chosen})
+    if network is None:
+        return
+    net = mnet.create_model(network)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    try:
+        found = transfer(net, published(model, width=WIDTH))
+    except ConfigError as error:
+        assert chosen.get("head") or chosen.get("width") not in (None, WIDTH)
+        assert len(str(error)) > 20
+        assert all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
+        return
+    assert 0 < found.share <= 1
+    weights = {name: tensor for name, tensor in net.state_dict().items() if name.endswith("weight")}
+    changed = sum(not tensor.equal(before[name]) for name, tensor in weights.items())
+    assert len(weights) - sum(found.new.values()) <= changed <= len(weights)
+
+
+def test_weights_of_another_network_are_refused_by_name():
+    for weights in (published("mobilenet_v2"), published("mobilenet_v3_small", width=0.5)):
+        with pytest.raises(ConfigError, match=r"do not start mobilenet_v3_small at width 0.25"):
+            transfer(build("mobilenet_v3_small"), weights)
+
+
+def test_a_run_that_starts_from_weights_says_what_it_kept_and_is_another_run(pictures, tmp_path):
+    torch.save({"model": published("mobilenet_v3_small")}, tmp_path / "weights.pth")
+    trial = Trial(dataset="imagefolder", data_dir=pictures, resolution=28, width=WIDTH, epochs=1, batch_size=10)
+    started = replace(trial, pretrained=str(tmp_path / "weights.pth"))
+    (tmp_path / "copy.pth").write_bytes((tmp_path / "weights.pth").read_bytes())
+    assert started.run_id != trial.run_id
+    assert replace(started, pretrained=str(tmp_path / "copy.pth")).run_id == started.run_id
+    job = Job(started, tmp_path, "study")
+    run_job(job)
+    result = read_result(job.folder)
+    assert 0.5 < result["pretrained_share"] < 1
+    assert "new: classifier" in result["start"]
+
+
+def test_bad_weights_are_an_error_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("no weights")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save(published("mobilenet_v2"), tmp_path / "v2.pth")
+    for source, said in (
+        (tmp_path / "none.pth", "neither a file of weights nor imagenet"),
+        (tmp_path / "notes.txt", "cannot be read as weights"),
+        (tmp_path / "list.pth", "holds no weights by name"),
+        (tmp_path / "v2.pth", "do not start mobilenet_v3_small"),
+    ):
+        assert ablate.main(["activation", f"--pretrained={source}", f"--out={tmp_path / 'results'}"]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+    with pytest.raises(ConfigError, match="torchvision has no weights of mobilenet_v1"):
+        read_weights("imagenet", "mobilenet_v1")
+    with pytest.raises(ConfigError, match="head=ssdlite starts anew"):
+        Trial(dataset="scenes", head="ssdlite", pretrained="imagenet")
