@@ -197,7 +197,7 @@ def tell_starts(study: Study) -> Iterator[str]:
     for cell in study.cells:
         trial = cell.trials[0]
         if trial.pretrained is not None:
-            data = trial.data()
+            data = trial.input_spec()
             net = mnet.create_model(trial.network(data.num_classes, data.in_channels))
             yield f"{cell.name}: {begin_from(trial.pretrained, net)}"
 

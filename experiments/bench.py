@@ -48,7 +48,7 @@ from mnet.studies.study import load_profile, load_study
 
 HERE = Path(__file__).parent
 RESOLUTION, BATCH = 32, 128
-"""Of the training loops: pixels, pictures."""
+"""Of the training loops: pixels, images."""
 STEPS, STEPS_ON_GPU = 4, 50
 """That are timed in a round."""
 NEXT_TO = {
@@ -67,7 +67,7 @@ SEEDS_OF = (
 """Networks of studies, from calls that take a third of a step to arithmetic that takes almost all."""
 SEEDS_ON_GPU = 8
 SWITCHES_OF = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35))
-SAME = "what it can save is reading, picture by picture; the rest of its step is the same network in the same kernels"
+SAME = "what it can save is reading, image by image; the rest of its step is the same network in the same kernels"
 ANOTHER = "another precision is another result: PRECISION=bf16 or tf32, and make ablate-precision says what it costs"
 REASONS = {
     "processes": "calls are a tenth to a third of a step, and strided products cost some of what joining them saves",
@@ -311,7 +311,7 @@ def one_sample(
 
 
 def forward(model: str, other: str, device: str) -> Row:
-    """Inference of one picture, NCHW on both sides."""
+    """Inference of one image, NCHW on both sides."""
     image = torch.randn(1, 3, 224, 224, device=device)
 
     @torch.inference_mode()

@@ -81,7 +81,7 @@ def planned() -> Iterator[dict[str, object]]:
         for name in list_studies(SWEEPS):
             command = f"make ablate-{name}" + ("" if profile == PROFILES[0] else f" PROFILE={profile}")
             for cell, trial in load_study(sweep_file(name), overrides(name, profile, 1, {})).trials:
-                known = {"epochs": trial.full_recipe().epochs, "resolution": trial.data().resolution}
+                known = {"epochs": trial.full_recipe().epochs, "resolution": trial.input_spec().resolution}
                 yield {**run_row(name, cell.name, trial, known), "command": command}
 
 

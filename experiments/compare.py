@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mnet.errors import ConfigError
-from mnet.studies.results.compare import Change, Comparison, Difference, Pictures, compare, written
+from mnet.studies.results.compare import Change, Comparison, Difference, PairedImages, compare, written
 from mnet.studies.results.lookup import Run, find_run
 from mnet.studies.results.revisions import History
 
@@ -78,7 +78,7 @@ def show_all(console: Console, found: Comparison) -> None:
     show_history(console, found.history)
     show_differences(console, "versions and hardware", found.machine)
     show_results(console, found.results)
-    show_pictures(console, found.pictures)
+    show_images(console, found.images)
 
 
 def place(run: Run) -> str:
@@ -112,15 +112,15 @@ def show_results(console: Console, results: Sequence[Change]) -> None:
     show_table(console, ("results", "A", "B", "B - A"), rows, justify="right")
 
 
-def show_pictures(console: Console, pictures: Pictures | None) -> None:
-    if pictures is None:
-        said = "the same test pictures: not compared, which ones were right is not known of both"
+def show_images(console: Console, images: PairedImages | None) -> None:
+    if images is None:
+        said = "the same test images: not compared, which ones were right is not known of both"
     else:
         said = (
-            f"the same {pictures.count:,} test pictures: only A right {pictures.only_a}, only B {pictures.only_b}; "
-            f"B - A {pictures.delta:+.2f} points [{pictures.low:+.2f}, {pictures.high:+.2f}] (95%, Wald with "
-            f"Bonett-Price adjustment), p {pictures.p:.2g} (McNemar, exact). About these two trained networks on other "
-            "such pictures, not about other seeds."
+            f"the same {images.count:,} test images: only A right {images.only_a}, only B {images.only_b}; "
+            f"B - A {images.delta:+.2f} points [{images.low:+.2f}, {images.high:+.2f}] (95%, Wald with "
+            f"Bonett-Price adjustment), p {images.p:.2g} (McNemar, exact). About these two trained networks on other "
+            "such images, not about other seeds."
         )
     console.print(f" {said}\n", markup=False, highlight=False)
 

@@ -1,7 +1,7 @@
 """What is inside trained networks: `python experiments/diagnose.py activation`, or without a name of every study.
 
 Dead depthwise kernels, silent channels, the rank that a non-linearity leaves, and ranges of values, layer by layer, on
-test pictures; and what V2 and V3 say of a single non-linearity, recomputed: how much of a curve comes back through
+test images; and what V2 and V3 say of a single non-linearity, recomputed: how much of a curve comes back through
 ReLU, and how far h-swish is from swish.
 """
 
@@ -79,11 +79,11 @@ def tell_theory() -> None:
     print(f"h-swish less swish: at most {gap['largest']:+.3f}, at {gap['at']:+.2f}; {gap['mean']:.3f} on average\n")
 
 
-def diagnose(root: Path, study: str, pictures: int) -> None:
-    table = inside_table(root, study, pictures)
+def diagnose(root: Path, study: str, images: int) -> None:
+    table = inside_table(root, study, images)
     summary = inside_summary(table)
     write_csv(root / study / INSIDE, table)
-    title = f"Inside the networks of {study}, on {pictures} test pictures"
+    title = f"Inside the networks of {study}, on {images} test images"
     plot_inside(table, root / study / FIGURE, title)
     shown = shown_inside(summary)
     rows = [[str(cell), *map(str, row)] for cell, row in zip(shown.index, shown.to_numpy(), strict=True)]

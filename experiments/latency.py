@@ -74,7 +74,7 @@ class Options:
     threads: int = 1
     """Pinned cores a network may use."""
     batch: str = "1"
-    """Pictures at a time; several with commas."""
+    """Images at a time; several with commas."""
     half_width: float = 0.01
     """Stop once no interval reaches further than this share from its ratio,"""
     budget: float = 15.0

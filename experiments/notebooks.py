@@ -152,9 +152,9 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> None:
 
 def smaller(png: str) -> str:
     """A figure, PNG in base64, in so many colours as figures have: a third of the bytes."""
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(COLOURS)
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(COLOURS)
     found = io.BytesIO()
-    picture.save(found, format="png", optimize=True)
+    image.save(found, format="png", optimize=True)
     return base64.b64encode(found.getvalue()).decode()
 
 

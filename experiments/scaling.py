@@ -35,7 +35,7 @@ ROOT = HERE.parent
 DOCUMENT = ROOT / "docs/scaling.md"
 PAPERS = {"mobilenet_v1": "v1", "mobilenet_v2": "v2", "mobilenet_v3_large": "v3", "mobilenet_v3_small": "v3"}
 """Recipes in which the networks were published."""
-SIDE, PICTURES = 224, 1_281_167
+SIDE, IMAGES = 224, 1_281_167
 SEEDS = 3
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SECONDS = 12.0
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def images_per_second(model: str, device: str, batch_size: int) -> float:
-    """Of training steps at 224 px on one device, on a CPU on one thread; pictures already there."""
+    """Of training steps at 224 px on one device, on a CPU on one thread; images already there."""
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -114,7 +114,7 @@ def at_scale(trial: Trial) -> Trial:
     """The same question on ImageNet, with the paper's own strides and recipe: a width that was solved for stays, a
     resolution that a study varies is the same part of 224."""
     width = trial.width if trial.target_madds is None else trial.solved_width()
-    part = None if trial.resolution is None else trial.resolution / trial.pictures().native_resolution
+    part = None if trial.resolution is None else trial.resolution / trial.dataset_class().native_resolution
     return replace(
         replace(trial, total_stride=None, epochs=None, batch_size=None, lr=None, target_madds=None, resolution=None),
         dataset="imagenet",
@@ -126,7 +126,7 @@ def at_scale(trial: Trial) -> Trial:
 
 def hours_of(trial: Trial, speeds: Mapping[str, float]) -> float:
     """On one device: as its paper's own network, in proportion to the activations that are written and read."""
-    seen = trial.data()
+    seen = trial.input_spec()
     mine, paper = (
         sum(row.out_channels * row.resolution**2 for row in cost(network, side).rows)
         for network, side in (
@@ -134,7 +134,7 @@ def hours_of(trial: Trial, speeds: Mapping[str, float]) -> float:
             (mnet.describe(trial.model), SIDE),
         )
     )
-    return trial.full_recipe().epochs * PICTURES * mine / paper / speeds[trial.model] / 3600
+    return trial.full_recipe().epochs * IMAGES * mine / paper / speeds[trial.model] / 3600
 
 
 def published_seconds() -> list[float]:
@@ -145,7 +145,7 @@ def published_seconds() -> list[float]:
 
 
 def speed_table(speeds: Mapping[str, float], machine: Mapping[str, object], batch_size: int) -> str:
-    rows = [[model, f"{speed:.1f}", f"{PICTURES / speed / 3600:.1f}"] for model, speed in speeds.items()]
+    rows = [[model, f"{speed:.1f}", f"{IMAGES / speed / 3600:.1f}"] for model, speed in speeds.items()]
     told = f"{machine['device']}, torch {machine['torch']}, batch {batch_size}, revision {machine['revision']}"
     return grid(("network", "images a second", "hours an epoch of ImageNet"), rows) + f"\n\nMeasured on: {told}."
 

@@ -149,13 +149,13 @@ def read_arguments(kind: type[Own], doc: str, arguments: Sequence[str] | None) -
 
 
 def network_of(trial: Trial) -> Network:
-    data = trial.data()
+    data = trial.input_spec()
     return trial.network(data.num_classes, data.in_channels)
 
 
 def build_cost(seed: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
     """Multiply-adds; or the table of latencies, which is measured once."""
-    resolution = seed.data().resolution
+    resolution = seed.input_spec().resolution
     if runtime == MADDS:
         return MAdds(resolution)
     path = folder / f"latency-table-{runtime}.csv"
@@ -261,7 +261,7 @@ def width_at(seed: Trial, found: Network, beside: Mapping[str, Network], runtime
         if network.blocks not in [one.blocks for one in widths.values()]:
             widths[width] = network
     nets = {"found": found, **beside, **{f"width {width:g}": network for width, network in widths.items()}}
-    measured = measured_ratios(nets, "found", runtime, seed.data().resolution, 2 * BUDGET_S)
+    measured = measured_ratios(nets, "found", runtime, seed.input_spec().resolution, 2 * BUDGET_S)
     write_csv(folder / CHECK, measured.assign(runtime=runtime, **cast(dict[str, str], machine_facts())))
     ratios = measured.set_index("variant")["ratio"]
     slower = [width for width in widths if ratios[f"width {width:g}"] >= 1]

@@ -86,12 +86,12 @@ class Latencies:
 
     def __call__(self, networks: Sequence[Network]) -> list[float]:
         nets = {"seed": network_of(self.seed), **{str(i): one for i, one in enumerate(networks)}}
-        found = measured_ratios(nets, "seed", self.runtime, self.seed.data().resolution, BUDGET_S / 4)
+        found = measured_ratios(nets, "seed", self.runtime, self.seed.input_spec().resolution, BUDGET_S / 4)
         ratios = found.set_index("variant")["ratio"]
         return [float(ratios[str(i)]) for i in range(len(networks))]
 
     def __str__(self) -> str:
-        return f"latency on {self.runtime}, at {self.seed.data().resolution} px"
+        return f"latency on {self.runtime}, at {self.seed.input_spec().resolution} px"
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ class Counts:
     seed: Trial
 
     def __call__(self, networks: Sequence[Network]) -> list[float]:
-        resolution = self.seed.data().resolution
+        resolution = self.seed.input_spec().resolution
         whole = cost(network_of(self.seed), resolution).madds
         return [cost(one, resolution).madds / whole for one in networks]
 
     def __str__(self) -> str:
-        return f"multiply-adds at {self.seed.data().resolution} px"
+        return f"multiply-adds at {self.seed.input_spec().resolution} px"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,7 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plot_search(Path(options.out), name, figure)
         print("\n".join(f"  {path}" for path in (*(folder / file for file in (FOUND, CANDIDATES, PROXY)), figure)))
         if options.runtime == MADDS:
-            cells = cells_at(seed, folder, {"target_madds": round(cost(found, seed.data().resolution).madds / 1e6, 4)})
+            cells = cells_at(
+                seed, folder, {"target_madds": round(cost(found, seed.input_spec().resolution).madds / 1e6, 4)}
+            )
         else:
             cells = cells_at(seed, folder, {"width": width_at(seed, found, {}, options.runtime, folder)})
         why = "MnasNet's reward, which V3 §4.1 searches by"

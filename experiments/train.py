@@ -28,7 +28,7 @@ from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import coerce, hints
 from mnet.studies.engines import Job
 from mnet.studies.runs.callbacks import NotFinite
-from mnet.studies.runs.run import TRAINER_DEFAULTS, leads, run_job
+from mnet.studies.runs.run import TRAINER_DEFAULTS, is_rank_zero, run_job
 from mnet.studies.runs.store import Busy, Result, find_finished, results_root
 from mnet.studies.runs.tracking import is_wanted, log_history, log_result, tracked
 from mnet.studies.trial import OPTIONS, PARAMETERS, VARIANT, Trial, expand, field_docs, read_option
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_compile(job.compile)
         torch.set_num_threads(config["threads"])
         before = find_finished(job.root, job.run_id) is not None
-        if is_wanted(config["wandb"]) and leads():
+        if is_wanted(config["wandb"]) and is_rank_zero():
             with tracked(job, variant, print) as run:
                 result = train(job, trainer, (WandbLogger(experiment=run),))
                 if before:
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NotFinite as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    if leads():
+    if is_rank_zero():
         metric = trial.task.headline
         said = "finished before" if before else "finished"
         on, name = ("test", metric.name) if trial.tested else ("validation", f"val_{metric.name}")

@@ -23,7 +23,7 @@ def finish(
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     if path is not None:
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
-        write_atomic(path, lambda stream: stream.write(picture.getvalue()))
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+        write_atomic(path, lambda stream: stream.write(image.getvalue()))
     return figure

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, a fixed seed, a small folder of pictures, and who runs which file.
+"""Shared by all tests: one thread, a fixed seed, a small folder of images, and who runs which file.
 
 pytest-xdist runs the files of the suite side by side, each in one process, so that what a file's tests share is made
 once. A single file is run in this process: no other has to start, and what its tests print is seen.
@@ -47,9 +47,9 @@ def _seed() -> None:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """Two classes of grey 28x28 pictures, bright above or below: train 40 a class, test 10."""
-    folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+def images(tmp_path_factory) -> Path:
+    """Two classes of grey 28x28 images, bright above or below: train 40 a class, test 10."""
+    folder, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 10)):
         for label, rows in (("above", slice(0, 14)), ("below", slice(14, 28))):
             (folder / split / label).mkdir(parents=True)

@@ -2,7 +2,7 @@
 the two ways of reading photographs.
 
 All train on the same coloured garments with crop and flip, SGD with momentum, and cross entropy with the same
-label smoothing. What differs in the reference loop: torchvision's own net, NCHW; pictures decoded, augmented and
+label smoothing. What differs in the reference loop: torchvision's own net, NCHW; images decoded, augmented and
 normalised one by one with PIL and torchvision's transforms; top-1, top-5 and loss read at every step. It loads
 in the main process, for everything runs on one core.
 """
@@ -37,7 +37,7 @@ from mnet.data.module import Images, resize
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
 from mnet.provenance import keep_freed_memory
-from mnet.studies.runs.callbacks import SeedSteps, Watch
+from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.run import TRAINER_DEFAULTS, load_data
 from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier
@@ -48,7 +48,7 @@ from mnet.training.recipes import lr_factor, recipe
 PAD = 4
 TIMM = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_small": "mobilenetv3_small_100"}
 RECIPE = recipe("quick")
-PICTURES = 12_800
+IMAGES = 12_800
 """That all loops go through."""
 RECORDED = 5
 """Steps in which what is compiled is compiled, and recorded as a CUDA graph."""
@@ -68,7 +68,7 @@ class ColourGarments(FashionMNIST):
     default_augment: ClassVar[Augment] = Augment(flip=True, pad=PAD)
 
     def read(self) -> tuple[Images, Images]:
-        size = PICTURES + self.val_size
+        size = IMAGES + self.val_size
         train, test = (Images(part.images[:size].expand(-1, 3, -1, -1), part.labels[:size]) for part in super().read())
         return train, test
 
@@ -113,7 +113,7 @@ def lightning_loop(
         trainer = L.Trainer(
             max_epochs=1,
             enable_checkpointing=False,
-            callbacks=[Watch(lambda progress: None), SeedSteps(0), stamps],
+            callbacks=[ProgressMonitor(lambda progress: None), SeedSteps(0), stamps],
             logger=CSVLogger(folder, "bench", version=""),
             limit_train_batches=first + steps + 1,
             limit_val_batches=0,
@@ -154,14 +154,14 @@ def bare_loop(model: str, data: ColourGarments, steps: int, device: str, compile
     return sample
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """One picture at a time, as torchvision's own data sets give them."""
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """One image at a time, as torchvision's own data sets give them."""
 
     def __init__(self, data: ColourGarments) -> None:
         train, _ = data.read()
-        resized = resize(train.images[:PICTURES], data.resolution)  # beforehand, as ours are
+        resized = resize(train.images[:IMAGES], data.resolution)  # beforehand, as ours are
         self.pixels = resized.permute(0, 2, 3, 1).contiguous().numpy()
-        self.labels = train.labels[:PICTURES].tolist()
+        self.labels = train.labels[:IMAGES].tolist()
         self.transform = transforms.Compose(
             [
                 transforms.RandomCrop(data.resolution, padding=PAD),
@@ -184,7 +184,7 @@ def reference_loop(model: str, data: ColourGarments, steps: int, device: str) ->
     net = models.get_model(model, num_classes=data.num_classes).to(device).train()
     criterion = nn.CrossEntropyLoss(label_smoothing=RECIPE.label_smoothing)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, RECIPE.momentum, weight_decay=RECIPE.weight_decay)
-    batches = forever(DataLoader(Pictures(data), data.batch_size, shuffle=True, num_workers=0, drop_last=True))
+    batches = forever(DataLoader(ImageFiles(data), data.batch_size, shuffle=True, num_workers=0, drop_last=True))
 
     def sample() -> float:
         synchronise(device)
@@ -206,7 +206,7 @@ def reference_loop(model: str, data: ColourGarments, steps: int, device: str) ->
 
 def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
     """Seconds a step in the style of timm's train.py: its net, transforms, loader, loss, optimiser and schedule."""
-    pictures = Pictures(data)
+    files = ImageFiles(data)
     net = timm.create_model(TIMM[model], num_classes=data.num_classes)
     net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     criterion = timm.loss.LabelSmoothingCrossEntropy(RECIPE.label_smoothing)
@@ -214,7 +214,7 @@ def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Samp
     shape = (3, data.resolution, data.resolution)
     look: dict[str, Any] = {"mean": data.mean, "std": data.std, "color_jitter": None, "num_workers": 0}
     train: dict[str, Any] = {"is_training": True, "use_prefetcher": False, "batch_size": data.batch_size}
-    loader = timm.data.create_loader(cast(Any, pictures), shape, **train, **look)
+    loader = timm.data.create_loader(cast(Any, files), shape, **train, **look)
     schedule, _ = timm.scheduler.create_scheduler_v2(
         optimizer, "cosine", num_epochs=1, step_on_epochs=False, updates_per_epoch=len(loader)
     )

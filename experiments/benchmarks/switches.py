@@ -26,7 +26,7 @@ from mnet.training.arithmetic import Compile, compiled, set_tensor_cores
 from mnet.training.recipes import recipe
 
 RECIPE = recipe("quick")
-PICTURES, RESOLUTION, BATCH, STEPS = 12_800, 28, 96, 2
+IMAGES, RESOLUTION, BATCH, STEPS = 12_800, 28, 96, 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Way:
     """`mnet.models.layers` where they differ from PyTorch's: small maps, ReLU6."""
     memory_kept: bool = True
     on_device: bool = True
-    """Pictures."""
+    """Images."""
     precision: str = "fp32"
     compile: Compile = "off"
 
@@ -56,7 +56,7 @@ ON_CPU: Mapping[str, Way] = {
     "freed memory given back": Way(memory_kept=False),
 }
 ON_GPU: Mapping[str, Way] = {
-    "pictures on the CPU": Way(on_device=False),
+    "images on the CPU": Way(on_device=False),
     "in tf32": Way(precision="tf32"),
     "compiled": Way(compile="default"),
     "compiled, as CUDA graphs": Way(compile="reduce-overhead"),
@@ -103,8 +103,8 @@ def step_of(model: str, width: float, device: str, way: Way) -> Callable[[], Non
         layers.LeanReLU6.apply = functional.relu6
     set_tensor_cores(way.precision == "tf32")
     random = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (PICTURES, 1, RESOLUTION, RESOLUTION), dtype=torch.uint8, generator=random)
-    labels = torch.randint(10, (PICTURES,), generator=random)
+    images = torch.randint(256, (IMAGES, 1, RESOLUTION, RESOLUTION), dtype=torch.uint8, generator=random)
+    labels = torch.randint(10, (IMAGES,), generator=random)
     place = device if way.on_device else "cpu"
     loader = Batches(images.to(place), labels.to(place), batch_size=BATCH, mean=(0.5,), std=(0.25,), train=True)
     batches = chain.from_iterable(repeat(loader))

@@ -38,7 +38,7 @@ class Display:
         self.worked = 0.0
         """Of that, on runs that are finished."""
         self.running: dict[str, Progress] = {}
-        self.elsewhere: set[str] = set()
+        self.locked: set[str] = set()
         self.found: dict[str, list[float]] = {}
         self.started = time.monotonic()
         self.console = Console()
@@ -67,16 +67,16 @@ class Display:
             self.running.setdefault(run_id, Progress(0, 1, 0.0))
         elif event.kind == "progress":
             self.running[run_id] = cast(Progress, event.content)
-        elif event.kind == "silent":
+        elif event.kind == "stalled":
             step = self.running.get(run_id, Progress(0, 1, 0.0)).step
             self.say(f"{name}: no sign of life for {cast(float, event.content):.0f} s, last at step {step}")
         else:
             self.running.pop(run_id, None)
-        if event.kind == "elsewhere":
-            if run_id not in self.elsewhere:
+        if event.kind == "locked":
+            if run_id not in self.locked:
                 self.say(f"{name}: another process trains it; its result is waited for")
-            self.elsewhere.add(run_id)
-        elif event.kind == "again":
+            self.locked.add(run_id)
+        elif event.kind == "retrying":
             self.say(f"{name}: {event.content}; tried once more, alone")
         elif event.kind == "failed":
             self.work.pop(run_id, None)

@@ -1,5 +1,5 @@
 """Data sets by name. All give a model `num_classes`, `in_channels`, `resolution` and three loaders; `tasks` says what
-their pictures can be learned for, and those of several tasks take `task`."""
+their images can be learned for, and those of several tasks take `task`."""
 
 from __future__ import annotations
 

@@ -24,21 +24,21 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from mnet.data.module import stratified_split
-from mnet.data.streams import Pictures, Stream, Streamed
+from mnet.data.streams import Stream, Streamed, StreamedDataset
 from mnet.data.targets import IGNORED, Boxes, Masks, pad_boxes
 from mnet.errors import DataError, unknown
 
 THINNEST = 1.0
-"""Pixels of the picture: a box that is thinner, once it is clipped to the picture, is left out."""
+"""Pixels of the image: a box that is thinner, once it is clipped to the image, is left out."""
 SCALES = (0.5, 2.0)
-"""Of training pictures in segmentation, before they are cropped."""
+"""Of training images in segmentation, before they are cropped."""
 Split = Literal["train", "val"]
 
 
 class Sample(NamedTuple):
-    """A picture and what it shows."""
+    """An image and what it shows."""
 
-    picture: Image.Image
+    image: Image.Image
     target: Any
     """Boxes (n, 4) in pixels and labels (n,) from 1 on; or a mask (H, W) uint8."""
 
@@ -56,11 +56,11 @@ class Source(ABC):
     def read(self, index: int) -> Sample:
         """
         Raises:
-            DataError: A picture or its annotation cannot be read, or they do not belong together.
+            DataError: An image or its annotation cannot be read, or they do not belong together.
         """
 
     def opened(self, index: int, *files: Path) -> tuple[Image.Image, Any]:
-        """A picture and its annotation, which are in `files`.
+        """An image and its annotation, which are in `files`.
 
         Raises:
             DataError: One of them cannot be read.
@@ -71,8 +71,8 @@ class Source(ABC):
             raise DataError(f"{' or '.join(map(str, files))} cannot be read ({error}). Repair or delete it.") from error
 
 
-class AnnotatedPictures(Pictures):
-    """Part of a `Source`, with boxes or masks that are transformed with their pictures."""
+class AnnotatedImages(StreamedDataset):
+    """Part of a `Source`, with boxes or masks that are transformed with their images."""
 
     def sample(self, index: int) -> tuple[Tensor, Any]:
         found: tuple[Tensor, Any] = self.transform(self.source.read(index))
@@ -144,9 +144,9 @@ class Annotated(Streamed):
         chosen, held_out = stratified_split(torch.zeros(len(train), dtype=torch.int64), self.val_size)
         augment, plain = self.transforms()
         self._splits = {
-            "train": AnnotatedPictures(train, chosen, augment, self.seed),
-            "val": AnnotatedPictures(train, held_out, plain, self.seed),
-            "test": AnnotatedPictures(test, torch.arange(len(test)), plain, self.seed),
+            "train": AnnotatedImages(train, chosen, augment, self.seed),
+            "val": AnnotatedImages(train, held_out, plain, self.seed),
+            "test": AnnotatedImages(test, torch.arange(len(test)), plain, self.seed),
         }
 
     def transforms(self) -> tuple[Callable[[Sample], Any], Callable[[Sample], Any]]:
@@ -163,18 +163,18 @@ class Annotated(Streamed):
         augment = v2.Compose([jitter, crop, v2.RandomHorizontalFlip()])
         return Segmenting(augment, finish), Segmenting(Fitted((side, side * self.wide)), finish)
 
-    def loader(self, pictures: Sized, **settings: Any) -> Stream:
-        return Stream(pictures, collate=collate_boxes if self.task == "detection" else collate_masks, **settings)
+    def loader(self, images: Sized, **settings: Any) -> Stream:
+        return Stream(images, collate=collate_boxes if self.task == "detection" else collate_masks, **settings)
 
 
 class Detecting:
-    """A picture and its boxes -> (3, H, W) and boxes and labels."""
+    """An image and its boxes -> (3, H, W) and boxes and labels."""
 
     def __init__(self, transform: v2.Transform, finish: v2.Transform) -> None:
         self.transform, self.finish = transform, finish
 
     def __call__(self, sample: Sample) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        image = TF.pil_to_tensor(sample.picture)
+        image = TF.pil_to_tensor(sample.image)
         boxes, labels = sample.target
         shown = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
         told = self.transform({"image": tv_tensors.Image(image), "boxes": shown, "labels": labels})
@@ -182,14 +182,14 @@ class Detecting:
 
 
 class Segmenting:
-    """A picture and its mask -> (3, H, W) and (H, W)."""
+    """An image and its mask -> (3, H, W) and (H, W)."""
 
     def __init__(self, transform: Callable[..., Any], finish: v2.Transform) -> None:
         self.transform, self.finish = transform, finish
 
     def __call__(self, sample: Sample) -> tuple[Tensor, Tensor]:
         image, mask = (
-            tv_tensors.Image(TF.pil_to_tensor(sample.picture)),
+            tv_tensors.Image(TF.pil_to_tensor(sample.image)),
             tv_tensors.Mask(torch.from_numpy(sample.target)),
         )
         image, mask = self.transform(image, mask)
@@ -197,7 +197,7 @@ class Segmenting:
 
 
 class Fitted:
-    """The whole picture within a canvas (H, W), its aspect kept; what is left is `IGNORED`."""
+    """The whole image within a canvas (H, W), its aspect kept; what is left is `IGNORED`."""
 
     def __init__(self, canvas: tuple[int, int]) -> None:
         self.canvas = canvas
@@ -232,37 +232,37 @@ class COCO(Annotated):
 
     def source(self, split: Split) -> Source:
         folder = self.data_dir / "coco"
-        pictures, file = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
-        for path in (pictures, file):
+        images, file = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
+        for path in (images, file):
             if not path.exists():
                 raise DataError(f"{path} is missing. Unpack {split}2017.zip and annotations_trainval2017.zip, from "
                                 f"https://cocodataset.org, in {folder}.")  # fmt: skip
         try:
-            data = torchvision.datasets.CocoDetection(str(pictures), str(file))
+            data = torchvision.datasets.CocoDetection(str(images), str(file))
             kinds = data.coco.loadCats(sorted(data.coco.getCatIds()))
         except (json.JSONDecodeError, KeyError, TypeError, AssertionError) as error:
             raise DataError(f"{file} cannot be read as COCO's annotations ({error!r}). Unpack it again.") from error
         if len(kinds) != len(self.class_names):
             raise DataError(f"{file} has {len(kinds)} categories, COCO has {len(self.class_names)}.")
         self.class_names = tuple(kind["name"] for kind in kinds)
-        return CocoSource(data, pictures, {kind["id"]: i for i, kind in enumerate(kinds, 1)})
+        return CocoSource(data, images, {kind["id"]: i for i, kind in enumerate(kinds, 1)})
 
 
 class CocoSource(Source):
     """Boxes that are no crowd's, with classes from 1 on."""
 
-    def __init__(self, data: torchvision.datasets.CocoDetection, pictures: Path, label_of: Mapping[int, int]) -> None:
+    def __init__(self, data: torchvision.datasets.CocoDetection, images: Path, label_of: Mapping[int, int]) -> None:
         super().__init__(data)
-        self.pictures, self.label_of = pictures, label_of
+        self.images, self.label_of = images, label_of
 
     def read(self, index: int) -> Sample:
         named = self.data.coco.loadImgs(self.data.ids[index])[0]["file_name"]
-        picture, objects = self.opened(index, self.pictures / named)
+        image, objects = self.opened(index, self.images / named)
         real = [one for one in objects if not one.get("iscrowd")]
         boxes = torch.tensor([one["bbox"] for one in real], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = torch.tensor([self.label_of[one["category_id"]] for one in real], dtype=torch.int64)
-        return Sample(picture, usable(boxes, labels, picture))
+        return Sample(image, usable(boxes, labels, image))
 
 
 class VOC(Annotated):
@@ -296,14 +296,14 @@ class VocBoxes(Source):
 
     def read(self, index: int) -> Sample:
         file = self.data.annotations[index]
-        picture, target = self.opened(index, Path(self.data.images[index]), Path(file))
+        image, target = self.opened(index, Path(self.data.images[index]), Path(file))
         objects = target["annotation"].get("object", [])
         real = [one for one in objects if one.get("difficult") != "1"]
         places = [[float(one["bndbox"][end]) for end in ("xmin", "ymin", "xmax", "ymax")] for one in real]
         boxes = torch.tensor(places, dtype=torch.float32).reshape(-1, 4)
         boxes[:, :2] -= 1  # VOC counts pixels from 1, and the last one in
         labels = torch.tensor([self.label(one["name"], file) for one in real], dtype=torch.int64)
-        return Sample(picture, usable(boxes, labels, picture))
+        return Sample(image, usable(boxes, labels, image))
 
     def label(self, name: str, file: str) -> int:
         if name not in VOC.class_names:
@@ -316,8 +316,8 @@ class VocMasks(Source):
 
     def read(self, index: int) -> Sample:
         file = Path(self.data.masks[index])
-        picture, mask = self.opened(index, Path(self.data.images[index]), file)
-        return Sample(picture, checked_mask(np.array(mask), picture, file, VOC.classes("segmentation")))
+        image, mask = self.opened(index, Path(self.data.images[index]), file)
+        return Sample(image, checked_mask(np.array(mask), image, file, VOC.classes("segmentation")))
 
 
 class Cityscapes(Annotated):
@@ -354,27 +354,27 @@ class CityscapesSource(Source):
 
     def read(self, index: int) -> Sample:
         file = Path(self.data.targets[index][0])
-        picture, mask = self.opened(index, Path(self.data.images[index]), file)
+        image, mask = self.opened(index, Path(self.data.images[index]), file)
         classes = Cityscapes.classes("segmentation")
-        return Sample(picture, checked_mask(Cityscapes.train_id[np.array(mask)], picture, file, classes))
+        return Sample(image, checked_mask(Cityscapes.train_id[np.array(mask)], image, file, classes))
 
 
-def usable(boxes: Tensor, labels: Tensor, picture: Image.Image) -> tuple[Tensor, Tensor]:
-    """Boxes clipped to the picture, without those that are then thinner than `THINNEST`, or no numbers."""
+def usable(boxes: Tensor, labels: Tensor, image: Image.Image) -> tuple[Tensor, Tensor]:
+    """Boxes clipped to the image, without those that are then thinner than `THINNEST`, or no numbers."""
     boxes = boxes.clone()
-    boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(0, picture.width), boxes[:, 1::2].clamp(0, picture.height)
+    boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(0, image.width), boxes[:, 1::2].clamp(0, image.height)
     real = ((boxes[:, 2:] - boxes[:, :2]) >= THINNEST).all(1) & boxes.isfinite().all(1)
     return boxes[real], labels[real]
 
 
-def checked_mask(mask: np.ndarray, picture: Image.Image, file: Path, classes: int) -> np.ndarray:
+def checked_mask(mask: np.ndarray, image: Image.Image, file: Path, classes: int) -> np.ndarray:
     """
     Raises:
-        DataError: The mask is of another picture, or of other classes.
+        DataError: The mask is of another image, or of other classes.
     """
-    if mask.shape != (picture.height, picture.width):
-        sizes = f"{mask.shape[1]}x{mask.shape[0]} pixels, its picture {picture.width}x{picture.height}"
-        raise DataError(f"{file} is {sizes}. A mask has its picture's size.")
+    if mask.shape != (image.height, image.width):
+        sizes = f"{mask.shape[1]}x{mask.shape[0]} pixels, its image {image.width}x{image.height}"
+        raise DataError(f"{file} is {sizes}. A mask has its image's size.")
     wrong = mask[(mask >= classes) & (mask != IGNORED)]
     if wrong.size:
         raise DataError(f"{file} has class {wrong[0]}; classes are 0 to {classes - 1}, {IGNORED} is not labelled.")

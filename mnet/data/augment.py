@@ -21,7 +21,7 @@ class Augment:
     pad: int = 0
     """Pad with this many black pixels on each side, then crop back to size at a random place."""
     erase: float = 0.0
-    """Share of the images, in [0, 1], that lose a square of half their side (cutout).
+    """Shard of the images, in [0, 1], that lose a square of half their side (cutout).
 
     Source: DeVries & Taylor 2017, section 3 (16 of 32 pixels on CIFAR-10)."""
 

@@ -30,7 +30,7 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=Generator().manual_seed(random_seed("order", seed, epoch)))
 
 
-class Share(NamedTuple):
+class Shard(NamedTuple):
     """Which part of every training batch this process trains on; there is one process a device."""
 
     rank: int = 0
@@ -56,7 +56,7 @@ class Share(NamedTuple):
             )
 
 
-ALL = Share()
+ALL = Shard()
 
 
 class Resumable:
@@ -114,7 +114,7 @@ class Batches(Resumable):
         train: bool = False,
         augment: Augment | None = None,
         seed: int = 0,
-        share: Share = ALL,
+        share: Shard = ALL,
     ) -> None:
         """
         Args:
@@ -178,7 +178,7 @@ class Batches(Resumable):
 
 
 class TargetBatches(Batches):
-    """The same with boxes or masks, which are mirrored with their pictures; a crop or cutout is not done to them."""
+    """The same with boxes or masks, which are mirrored with their images; a crop or cutout is not done to them."""
 
     labels: Targets
 

@@ -1,4 +1,4 @@
-"""Your own pictures: a folder per class, decoded once into memory."""
+"""Your own images: a folder per class, decoded once into memory."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ MEMORY_LIMIT_BYTES = 8 * 2**30
 TEST_SHARE = 0.2
 """Of a folder that has no train and test of its own."""
 VAL_SHARE = 0.1
-"""Of the training pictures, at most."""
+"""Of the training images, at most."""
 
 Sample = tuple[Path, int]
-"""A picture and its class."""
+"""An image and its class."""
 
 
 class ImageFolder(InMemoryImages):
     """`data_dir/train/<class>/…` with `data_dir/test/<class>/…`, or one `data_dir/<class>/…` that is split.
 
-    Splits are by a hash of each picture's class and name: adding a picture moves no other (except in a class
-    so small that it had to be given its only test or validation picture). `num_classes` and `class_names`
+    Splits are by a hash of each image's class and name: adding an image moves no other (except in a class
+    so small that it had to be given its only test or validation image). `num_classes` and `class_names`
     are known after `prepare_data()`, `in_channels`, `mean` and `std` after `setup()`: 1 channel if every
-    picture is grey, else 3. Pictures are scaled on the shorter side, then cropped to the middle.
+    image is grey, else 3. Images are scaled on the shorter side, then cropped to the middle.
     """
 
     name = "imagefolder"
@@ -54,7 +54,7 @@ class ImageFolder(InMemoryImages):
     def setup(self, stage: str | None = None) -> None:
         """
         Raises:
-            DataError: As `prepare_data`, an unreadable picture, or more pixels than `MEMORY_LIMIT_BYTES`.
+            DataError: As `prepare_data`, an unreadable image, or more pixels than `MEMORY_LIMIT_BYTES`.
         """
         if not self._splits:
             self._list()
@@ -73,7 +73,7 @@ class ImageFolder(InMemoryImages):
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """
         Raises:
-            DataError: No class has two training pictures.
+            DataError: No class has two training images.
         """
         return hold_out(self._train, self.val_size, self.data_dir)
 
@@ -84,7 +84,7 @@ class ImageFolder(InMemoryImages):
 
 
 def list_splits(folder: Path) -> tuple[list[str], list[Sample], list[Sample]]:
-    """Class names, and the pictures of train and test.
+    """Class names, and the images of train and test.
 
     Raises:
         DataError: Missing or empty folders, fewer than 2 classes, a class in train or in test only.
@@ -94,59 +94,59 @@ def list_splits(folder: Path) -> tuple[list[str], list[Sample], list[Sample]]:
         for part in parts:
             if not part.is_dir():
                 raise DataError(f"{part} is missing, its counterpart is there. Both, or neither.")
-        (names, train), (test_names, test) = (list_pictures(part) for part in parts)
+        (names, train), (test_names, test) = (list_images(part) for part in parts)
         for name in sorted(set(names) ^ set(test_names)):
             here, there = parts if name in names else reversed(parts)
             raise DataError(f"class {name!r} is in {here} only; add {there / name} or remove it.")
         return names, train, test
-    names, samples = list_pictures(folder)
+    names, samples = list_images(folder)
     tested = split_by_name(samples, TEST_SHARE, "test")
     train = [sample for sample, out in zip(samples, tested, strict=True) if not out]
     test = [sample for sample, out in zip(samples, tested, strict=True) if out]
     for label, name in enumerate(names):
         if all(other != label for _, other in test):
-            raise DataError(f"{folder / name} has one picture; train and test need one each.")
+            raise DataError(f"{folder / name} has one image; train and test need one each.")
     return names, train, test
 
 
 def hold_out(train: Sequence[Sample], val_size: int, folder: Path) -> tuple[Tensor, Tensor]:
-    """Indices of what is trained and validated on, of pictures in `folder`.
+    """Indices of what is trained and validated on, of images in `folder`.
 
     Raises:
-        DataError: No class has two training pictures.
+        DataError: No class has two training images.
     """
     held_out = torch.tensor(split_by_name(train, min(VAL_SHARE, val_size / len(train)), "validation"))
     if not held_out.any():
-        raise DataError(f"{folder}: with one training picture a class, none is left to validate on.")
+        raise DataError(f"{folder}: with one training image a class, none is left to validate on.")
     return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
 
-def list_pictures(folder: Path) -> tuple[list[str], list[Sample]]:
-    """Class names in alphabetical order, and the pictures below their folders.
+def list_images(folder: Path) -> tuple[list[str], list[Sample]]:
+    """Class names in alphabetical order, and the images below their folders.
 
     Raises:
-        DataError: No such folder, fewer than 2 classes, or a class without a picture.
+        DataError: No such folder, fewer than 2 classes, or a class without an image.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected one with a folder of pictures for each class.")
+        raise DataError(f"{folder} is not a folder; expected one with a folder of images for each class.")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} folders; expected one for each of at least 2 classes.")
     samples: list[Sample] = []
     for label, name in enumerate(names):
-        pictures = [
+        images = [
             (path, label)
             for path in sorted((folder / name).rglob("*"))
             if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
         ]
-        if not pictures:
-            raise DataError(f"{folder / name} has no picture ({', '.join(IMG_EXTENSIONS)}).")
-        samples += pictures
+        if not images:
+            raise DataError(f"{folder / name} has no image ({', '.join(IMG_EXTENSIONS)}).")
+        samples += images
     return names, samples
 
 
 def split_by_name(samples: Sequence[Sample], share: float, purpose: str) -> list[bool]:
-    """Which pictures are held out: about `share` of each class, but from 2 pictures on, one and not all."""
+    """Which images are held out: about `share` of each class, but from 2 images on, one and not all."""
     ranks = np.array([_rank(path, purpose) for path, _ in samples])
     labels = np.array([label for _, label in samples])
     held_out = ranks < share
@@ -159,31 +159,31 @@ def split_by_name(samples: Sequence[Sample], share: float, purpose: str) -> list
 
 
 def _rank(path: Path, purpose: str) -> float:
-    """In [0, 1), from the picture's class and name alone."""
+    """In [0, 1), from the image's class and name alone."""
     digest = hashlib.sha256(f"{purpose}/{path.parent.name}/{path.name}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def decode_all(paths: Sequence[Path], resolution: int) -> Tensor:
-    """uint8 (N, C, resolution, resolution); C is 1 if every picture is grey, else 3.
+    """uint8 (N, C, resolution, resolution); C is 1 if every image is grey, else 3.
 
     Raises:
-        DataError: An unreadable picture, or more than `MEMORY_LIMIT_BYTES`.
+        DataError: An unreadable image, or more than `MEMORY_LIMIT_BYTES`.
     """
     needed = 3 * resolution**2 * len(paths)
     if needed > MEMORY_LIMIT_BYTES:
         fits = int((MEMORY_LIMIT_BYTES / 3 / len(paths)) ** 0.5)
         raise DataError(
-            f"{len(paths):,} pictures at resolution {resolution} need {needed / 2**30:.1f} GiB, "
+            f"{len(paths):,} images at resolution {resolution} need {needed / 2**30:.1f} GiB, "
             f"the limit is {MEMORY_LIMIT_BYTES / 2**30:.1f} GiB; resolution {fits} would fit, "
             "or dataset=photographs, which decodes them as they are needed."
         )
     pixels = np.empty((len(paths), resolution, resolution, 3), dtype=np.uint8)
     grey = True
     with ThreadPoolExecutor() as pool:
-        for index, picture in enumerate(pool.map(lambda path: decode(path, resolution), paths)):
-            pixels[index] = picture
-            grey = grey and bool((picture == picture[..., :1]).all())
+        for index, image in enumerate(pool.map(lambda path: decode(path, resolution), paths)):
+            pixels[index] = image
+            grey = grey and bool((image == image[..., :1]).all())
     if grey:
         pixels = pixels[..., :1].copy()
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -193,22 +193,22 @@ def decode(path: Path, resolution: int) -> np.ndarray:
     """uint8 (resolution, resolution, 3): upright, shorter side scaled, middle cropped.
 
     Raises:
-        DataError: Not a readable picture.
+        DataError: Not a readable image.
     """
-    return np.asarray(ImageOps.fit(open_picture(path), (resolution, resolution), Image.Resampling.BILINEAR))
+    return np.asarray(ImageOps.fit(open_image(path), (resolution, resolution), Image.Resampling.BILINEAR))
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """Upright, in colour, 8 bits.
 
     Raises:
-        DataError: Not a readable picture.
+        DataError: Not a readable image.
     """
     try:
         with Image.open(path) as file:
             return in_colour(ImageOps.exif_transpose(file))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture ({error}). Repair or delete it.") from error
+        raise DataError(f"{path} cannot be read as an image ({error}). Repair or delete it.") from error
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

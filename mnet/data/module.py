@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from mnet.data.augment import Augment
-from mnet.data.batches import ALL, Batches, Share
+from mnet.data.batches import ALL, Batches, Shard
 from mnet.data.targets import Targets
 from mnet.errors import ConfigError
 
@@ -33,7 +33,7 @@ class ImageData(L.LightningDataModule):
     name: str
     """As in `DATASETS`."""
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    """Of `mnet.tasks.TASKS`: what its pictures can be learned for."""
+    """Of `mnet.tasks.TASKS`: what its images can be learned for."""
     native_resolution: ClassVar[int]
     """Side in pixels when `resolution` is None."""
     train_size: ClassVar[int | None] = None
@@ -69,7 +69,7 @@ class ImageData(L.LightningDataModule):
 
     @classmethod
     def classes(cls, task: str) -> int | None:
-        """Classes of the data set for a task; None = only the pictures tell."""
+        """Classes of the data set for a task; None = only the images tell."""
         return getattr(cls, "num_classes", None)
 
     named_by_files: ClassVar[bool] = False
@@ -77,7 +77,7 @@ class ImageData(L.LightningDataModule):
 
     @property
     def normalisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation as pictures (C, H, W) take them: (C, 1, 1)."""
+        """Mean and standard deviation as images (C, H, W) take them: (C, 1, 1)."""
         mean, std = (torch.tensor(one).view(-1, 1, 1) for one in (self.mean, self.std))
         return mean, std
 
@@ -87,7 +87,7 @@ class ImageData(L.LightningDataModule):
         return self.class_names
 
     def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
-        """The same pictures, not read again, for another run.
+        """The same images, not read again, for another run.
 
         Args:
             batch_size: images per batch.
@@ -99,9 +99,9 @@ class ImageData(L.LightningDataModule):
         return data
 
     @property
-    def device_share(self) -> Share:
+    def device_share(self) -> Shard:
         """This device's part of every training batch."""
-        return ALL if self.trainer is None else Share(self.trainer.global_rank, self.trainer.world_size)
+        return ALL if self.trainer is None else Shard(self.trainer.global_rank, self.trainer.world_size)
 
 
 class Images(NamedTuple):
@@ -174,14 +174,14 @@ class InMemoryImages(ImageData):
         return data
 
     def share(self) -> None:
-        """Move the pictures to memory that processes this data set is sent to use without a copy."""
+        """Move the images to memory that processes this data set is sent to use without a copy."""
         for part in self._splits.values():
             part.images.share_memory_()
             part.labels.share_memory_()
 
     @property
     def nbytes(self) -> int:
-        """Size of the pictures in memory."""
+        """Size of the images in memory."""
         return sum(part.images.nbytes + part.labels.nbytes for part in self._splits.values())
 
     def train_dataloader(self) -> Batches:

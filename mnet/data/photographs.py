@@ -24,10 +24,10 @@ Box = tuple[float, float, float, float]
 
 
 def open_photograph(path: str | Path) -> Image.Image:
-    """A picture whose size is known, and whose pixels are not yet decoded.
+    """An image whose size is known, and whose pixels are not yet decoded.
 
     Raises:
-        OSError: It is no picture.
+        OSError: It is no image.
     """
     return Image.open(path)
 
@@ -39,10 +39,10 @@ class RandomCrop:
 
     side: int
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        drawn = RandomResizedCrop(self.side).make_params([picture])
+    def __call__(self, image: Image.Image) -> Tensor:
+        drawn = RandomResizedCrop(self.side).make_params([image])
         left, top, width, height = (drawn[name] for name in ("left", "top", "width", "height"))
-        seen = scaled(picture, (left, top, left + width, top + height), self.side)
+        seen = scaled(image, (left, top, left + width, top + height), self.side)
         return seen.flip(1) if torch.rand(1) < 0.5 else seen
 
 
@@ -52,30 +52,30 @@ class CentreCrop:
 
     side: int
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        width, height = picture.size
+    def __call__(self, image: Image.Image) -> Tensor:
+        width, height = image.size
         across = CROP_SHARE * min(width, height)
         left, top = (width - across) / 2, (height - across) / 2
-        return scaled(picture, (left, top, left + across, top + across), self.side)
+        return scaled(image, (left, top, left + across, top + across), self.side)
 
 
-def scaled(picture: Image.Image, box: Box, side: int) -> Tensor:
-    """A part of a picture in a square of `side` pixels, antialiased: (side, side, 3) uint8.
+def scaled(image: Image.Image, box: Box, side: int) -> Tensor:
+    """A part of an image in a square of `side` pixels, antialiased: (side, side, 3) uint8.
 
     Raises:
         OSError: The file is damaged.
     """
-    width, height = picture.size
+    width, height = image.size
     shrink = max(1.0, min(box[2] - box[0], box[3] - box[1]) / side)
-    picture.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))  # no smaller; of JPEGs alone
-    across, down = picture.size[0] / width, picture.size[1] / height
+    image.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))  # no smaller; of JPEGs alone
+    across, down = image.size[0] / width, image.size[1] / height
     part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    small = in_colour(picture).resize((side, side), Image.Resampling.BILINEAR, part)
+    small = in_colour(image).resize((side, side), Image.Resampling.BILINEAR, part)
     return torch.from_numpy(np.array(ImageOps.exif_transpose(small)))  # of a square, as well after as before
 
 
-def in_colour(picture: Image.Image) -> Image.Image:
+def in_colour(image: Image.Image) -> Image.Image:
     """Three channels of 8 bits."""
-    if picture.mode.startswith("I"):  # 16 bits, which convert() would clip
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits, which convert() would clip
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")

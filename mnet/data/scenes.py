@@ -30,7 +30,7 @@ EMPTY = 32
 SMALLEST, LARGEST = 0.3, 0.5
 """Width and height of a garment's square, as shares of the canvas."""
 OUTSIDE = 0.05
-"""Share of a garment's square that may lie beyond the edge."""
+"""Shard of a garment's square that may lie beyond the edge."""
 HIDDEN = 0.25
 """A garment less visible than this is not asked for; its pixels are still of its class."""
 THINNEST = 3

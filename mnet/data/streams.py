@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mnet.data.augment import normalise, scale_and_shift
-from mnet.data.batches import ALL, Batch, Resumable, Share, random_seed, shuffled
+from mnet.data.batches import ALL, Batch, Resumable, Shard, random_seed, shuffled
 from mnet.data.folders import Sample, hold_out, list_splits
 from mnet.data.module import ImageData, stratified_split
 from mnet.data.photographs import CentreCrop, RandomCrop, open_photograph
@@ -23,11 +23,11 @@ from mnet.errors import ConfigError, DataError, unknown
 
 Folder = TypeVar("Folder", bound=torchvision.datasets.DatasetFolder)
 Key = tuple[int, int]
-"""Epoch and index of a picture: all that its augmentation depends on."""
+"""Epoch and index of an image: all that its augmentation depends on."""
 
 
-class Pictures(Dataset[tuple[Tensor, Any]]):
-    """Part of a data set of pictures, transformed. Each picture's augmentation is a function of its key.
+class StreamedDataset(Dataset[tuple[Tensor, Any]]):
+    """Part of a data set of images, transformed. Each image's augmentation is a function of its key.
 
     It is sent to worker processes, so all of it can be pickled.
     """
@@ -45,23 +45,23 @@ class Pictures(Dataset[tuple[Tensor, Any]]):
             return self.sample(int(self.indices[index]))
 
     def sample(self, index: int) -> tuple[Tensor, Any]:
-        """A picture of the source as the network sees it, and its class.
+        """An image of the source as the network sees it, and its class.
 
         Raises:
             DataError: It cannot be read.
         """
         try:
-            picture, label = self.source[index]
-            return self.transform(picture), label
+            image, label = self.source[index]
+            return self.transform(image), label
         except OSError as error:
             path = self.source.samples[index][0]
-            raise DataError(f"{path} cannot be read as a picture ({error}). Repair or delete it.") from error
+            raise DataError(f"{path} cannot be read as an image ({error}). Repair or delete it.") from error
 
 
 class Keys(Sampler[list[Key]]):
-    """The batches of an epoch, as keys of pictures, from batch `start` on."""
+    """The batches of an epoch, as keys of images, from batch `start` on."""
 
-    def __init__(self, count: int, batch_size: int, seed: int, *, train: bool, share: Share = ALL) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, *, train: bool, share: Shard = ALL) -> None:
         self.count, self.seed, self.train = count, seed, train
         self.batch_size = min(batch_size, count) if train else batch_size
         self.share = share if train else ALL
@@ -75,7 +75,7 @@ class Keys(Sampler[list[Key]]):
         order = shuffled(self.count, self.seed, self.epoch) if self.train else torch.arange(self.count)
         for index in range(self.start, len(self)):
             part = order[index * self.batch_size : (index + 1) * self.batch_size]
-            yield [(self.epoch, picture) for picture in self.share.take(part).tolist()]
+            yield [(self.epoch, image) for image in self.share.take(part).tolist()]
 
 
 class Stream(Resumable):
@@ -83,19 +83,19 @@ class Stream(Resumable):
 
     def __init__(
         self,
-        pictures: Sized,
+        images: Sized,
         *,
         batch_size: int,
         seed: int,
         train: bool,
         workers: int,
-        share: Share = ALL,
+        share: Shard = ALL,
         collate: Callable[[Any], tuple[Tensor, Any]],
     ) -> None:
         super().__init__()
-        self._keys = Keys(len(pictures), batch_size, seed, train=train, share=share)
+        self._keys = Keys(len(images), batch_size, seed, train=train, share=share)
         self._loader = DataLoader(
-            cast(Dataset[Any], pictures),
+            cast(Dataset[Any], images),
             batch_sampler=self._keys,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -117,8 +117,8 @@ class Stream(Resumable):
 class PhotographStream(Stream):
     """A stream whose workers hand out bytes, a quarter of what floats take to send; a batch is normalised at once."""
 
-    def __init__(self, pictures: Sized, *, mean: Sequence[float], std: Sequence[float], **settings: Any) -> None:
-        super().__init__(pictures, collate=default_collate, **settings)
+    def __init__(self, images: Sized, *, mean: Sequence[float], std: Sequence[float], **settings: Any) -> None:
+        super().__init__(images, collate=default_collate, **settings)
         self._scale, self._shift = scale_and_shift(mean, std)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -166,12 +166,12 @@ class Streamed(ImageData):
         return self.loader(self._splits[split], train=train, share=self.device_share, **settings)
 
     @abstractmethod
-    def loader(self, pictures: Sized, **settings: Any) -> Stream:
-        """The loader of such pictures."""
+    def loader(self, images: Sized, **settings: Any) -> Stream:
+        """The loader of such images."""
 
 
 class StreamedImages(Streamed):
-    """Pictures on disk. Validation is a fixed part of train; the published validation set is the test."""
+    """StreamedDataset on disk. Validation is a fixed part of train; the published validation set is the test."""
 
     native_resolution = 224
 
@@ -197,7 +197,7 @@ class StreamedImages(Streamed):
 
     @abstractmethod
     def source(self, split: Literal["train", "val"]) -> Any:
-        """The published split: pictures and classes by index, their `samples`, and what `split` takes.
+        """The published split: images and classes by index, their `samples`, and what `split` takes.
 
         Raises:
             DataError: Missing folders.
@@ -218,9 +218,9 @@ class StreamedImages(Streamed):
         chosen, held_out = self.split(train)
         augment, plain = RandomCrop(self.resolution), CentreCrop(self.resolution)
         self._splits = {
-            "train": Pictures(train, chosen, augment, self.seed),
-            "val": Pictures(train, held_out, plain, self.seed),
-            "test": Pictures(test, torch.arange(len(test)), plain, self.seed),
+            "train": StreamedDataset(train, chosen, augment, self.seed),
+            "val": StreamedDataset(train, held_out, plain, self.seed),
+            "test": StreamedDataset(test, torch.arange(len(test)), plain, self.seed),
         }
 
     def checked(self, source: Folder) -> Folder:
@@ -235,12 +235,12 @@ class StreamedImages(Streamed):
             )
         return source
 
-    def loader(self, pictures: Sized, **settings: Any) -> Stream:
-        return PhotographStream(pictures, mean=self.mean, std=self.std, **settings)
+    def loader(self, images: Sized, **settings: Any) -> Stream:
+        return PhotographStream(images, mean=self.mean, std=self.std, **settings)
 
 
 class Photographs(StreamedImages):
-    """Your own pictures, as `ImageFolder` finds and splits them, decoded anew in every epoch: for more of them than
+    """Your own images, as `ImageFolder` finds and splits them, decoded anew in every epoch: for more of them than
     memory holds. Normalised as ImageNet is.
 
     `num_classes` and `class_names` are known after `prepare_data()`.
@@ -254,17 +254,17 @@ class Photographs(StreamedImages):
         """As `list_splits`: walked through once, for both splits."""
         return list_splits(self.data_dir)
 
-    def source(self, split: Literal["train", "val"]) -> PictureList:
+    def source(self, split: Literal["train", "val"]) -> ImageList:
         names, train, test = self.listed
         self.class_names, self.num_classes = tuple(names), len(names)
-        return PictureList(train if split == "train" else test)
+        return ImageList(train if split == "train" else test)
 
     def split(self, train: Any) -> tuple[Tensor, Tensor]:
         return hold_out(train.samples, self.val_size, self.data_dir)
 
 
-class PictureList:
-    """Pictures and their classes, opened when they are asked for."""
+class ImageList:
+    """StreamedDataset and their classes, opened when they are asked for."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = samples
@@ -278,7 +278,7 @@ class PictureList:
 
 
 class Imagenette(StreamedImages):
-    """Ten easy classes of ImageNet, 9,469 + 3,925 pictures.
+    """Ten easy classes of ImageNet, 9,469 + 3,925 images.
 
     Source: Howard 2019, https://github.com/fastai/imagenette
     """
@@ -305,7 +305,7 @@ class Imagenette(StreamedImages):
         """As `StreamedImages`.
 
         Args:
-            size: which of the published archives; the shorter side of its pictures.
+            size: which of the published archives; the shorter side of its images.
         """
         super().__init__(
             data_dir=data_dir,
@@ -331,7 +331,7 @@ class Imagenette(StreamedImages):
 
 
 class ImageNet(StreamedImages):
-    """ILSVRC 2012, 1,281,167 + 50,000 pictures. `class_names` are known after `prepare_data()`."""
+    """ILSVRC 2012, 1,281,167 + 50,000 images. `class_names` are known after `prepare_data()`."""
 
     name = "imagenet"
     named_by_files = True
@@ -355,7 +355,7 @@ class ImageNet(StreamedImages):
 def read_folder(folder: Path) -> torchvision.datasets.ImageFolder:
     """
     Raises:
-        DataError: A class without a picture.
+        DataError: A class without an image.
     """
     try:
         return torchvision.datasets.ImageFolder(str(folder), loader=open_photograph)

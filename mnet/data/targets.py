@@ -1,4 +1,4 @@
-"""What pictures show beside a class: boxes and masks, in tensors that a batch is cut from."""
+"""What images show beside a class: boxes and masks, in tensors that a batch is cut from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IGNORED = 255
 
 
 class Boxes(NamedTuple):
-    """Objects of every picture, padded to as many as any of them has; a picture may have none."""
+    """Objects of every image, padded to as many as any of them has; an image may have none."""
 
     boxes: Tensor
     """(N, objects, 4) float32: left, top, right, bottom in pixels; zeros where there is no object."""
@@ -23,15 +23,15 @@ class Boxes(NamedTuple):
         return Boxes(self.boxes[chosen], self.labels[chosen])
 
     def mirrored(self, which: Tensor, width: int) -> Boxes:
-        """Left and right exchanged in the pictures of `which`, (N,) bool, each `width` pixels wide."""
+        """Left and right exchanged in the images of `which`, (N,) bool, each `width` pixels wide."""
         left, top, right, bottom = self.boxes.unbind(2)
         flipped = torch.stack([width - right, top, width - left, bottom], 2) * (self.labels > 0).unsqueeze(2)
         return Boxes(torch.where(which.view(-1, 1, 1), flipped, self.boxes), self.labels)
 
-    def of(self, picture: int) -> tuple[Tensor, Tensor]:
-        """(objects, 4) and (objects,) of one picture, without the padding."""
-        real = self.labels[picture] > 0
-        return self.boxes[picture][real], self.labels[picture][real]
+    def of(self, image: int) -> tuple[Tensor, Tensor]:
+        """(objects, 4) and (objects,) of one image, without the padding."""
+        real = self.labels[image] > 0
+        return self.boxes[image][real], self.labels[image][real]
 
     def to(self, device: torch.device) -> Boxes:
         return Boxes(self.boxes.to(device), self.labels.to(device))
@@ -56,7 +56,7 @@ class Masks(NamedTuple):
         return Masks(self.classes[chosen])
 
     def mirrored(self, which: Tensor, width: int) -> Masks:
-        """Left and right exchanged in the pictures of `which`, (N,) bool."""
+        """Left and right exchanged in the images of `which`, (N,) bool."""
         return Masks(torch.where(which.view(-1, 1, 1), self.classes.flip(2), self.classes))
 
     def to(self, device: torch.device) -> Masks:
@@ -75,7 +75,7 @@ Targets = Boxes | Masks
 
 
 def pad_boxes(objects: list[tuple[Tensor, Tensor]]) -> Boxes:
-    """One `Boxes` of pictures' boxes (objects, 4) and labels (objects,)."""
+    """One `Boxes` of images' boxes (objects, 4) and labels (objects,)."""
     most = max((len(labels) for _, labels in objects), default=0)
     boxes, labels = torch.zeros(len(objects), most, 4), torch.zeros(len(objects), most, dtype=torch.int64)
     for i, (own_boxes, own_labels) in enumerate(objects):

@@ -26,7 +26,7 @@ from mnet.latency.paired import Race, race
 from mnet.latency.runtimes import Program, make_runtime
 from mnet.models.cost import Cost, LayerCost, cost
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, place
+from mnet.models.spec import Network, resolve_blocks
 from mnet.provenance import pinned
 from mnet.quantization import fuse
 
@@ -93,11 +93,11 @@ def block_latency(
     Args:
         net: In float, its batch norms settled.
         runtime: One of `mnet.latency.RUNTIMES`; the parts are exported to a folder that does not stay.
-        resolution: Height and width of the pictures.
+        resolution: Height and width of the images.
         threads: That a part may use.
         budget_s: Seconds of rounds; at least `MIN_ROUNDS` rounds are run.
-        batch: Pictures at a time.
-        seed: Of the pictures and the order within rounds.
+        batch: Images at a time.
+        seed: Of the images and the order within rounds.
 
     Returns:
         One row a part, in the order of execution: `block, kind, resolution` (height of its output), `in_channels,
@@ -243,7 +243,7 @@ def time_parts(
             parts[name] = tuple(cut(net, resolution, batch=batch, seed=seed, fused=runtime not in UNFUSED))
             if (count := len(parts[name])) != (wanted := len(next(iter(parts.values())))):
                 raise ConfigError(f"{name} has {count} parts and {next(iter(nets))} {wanted}: no part is another's")
-            whole = Part(block=WHOLE, kind="", module=net, example=picture(net, resolution, batch, seed), layers=())
+            whole = Part(block=WHOLE, kind="", module=net, example=image(net, resolution, batch, seed), layers=())
             for part in (whole, *parts[name]):
                 key = Timed.key(name, part.block)
                 programs[key] = machine.prepare(part.module, part.example)
@@ -252,7 +252,7 @@ def time_parts(
     return Timed(parts, programs, found, refused)
 
 
-def picture(net: MobileNet, resolution: int, batch: int, seed: int) -> Tensor:
+def image(net: MobileNet, resolution: int, batch: int, seed: int) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.randn(batch, net.network.in_channels, resolution, resolution, generator=random)
 
@@ -262,7 +262,7 @@ def cut(net: MobileNet, resolution: int, *, batch: int = 1, seed: int = 0, fused
 
     Args:
         net: Put in eval mode.
-        resolution, batch, seed: Of the pictures.
+        resolution, batch, seed: Of the images.
         fused: Whether batch norms are folded first.
 
     Raises:
@@ -278,7 +278,7 @@ def cut(net: MobileNet, resolution: int, *, batch: int = 1, seed: int = 0, fused
         modules["tail"] = source.tail
     modules[HEAD] = Head(source)
     layers, kinds = layers_by_part(cost(net, resolution)), dict(named_kinds(net.network))
-    x = picture(net, resolution, batch, seed)
+    x = image(net, resolution, batch, seed)
     for name, module in modules.items():
         yield Part(block=name, kind=kinds[name], module=module.eval(), example=x, layers=tuple(layers[name]))
         with torch.no_grad():
@@ -308,7 +308,7 @@ def part_of(layer: str) -> str:
 def named_kinds(network: Network) -> Iterator[tuple[str, str]]:
     """Part -> what it is made of, in a few words."""
     yield "stem", f"{network.stem.kernel}x{network.stem.kernel} {network.stem.activation}"
-    for i, at in enumerate(place(network)):
+    for i, at in enumerate(resolve_blocks(network)):
         words = [f"{at.row.kernel}x{at.row.kernel}", at.row.activation, "se" if at.squeeze else ""]
         yield f"blocks.{i}", " ".join(filter(None, words))
     if network.tail is not None:

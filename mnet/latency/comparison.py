@@ -35,13 +35,13 @@ ROUNDS = 15
 """At least."""
 
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "int8": 0.5}
-"""fp32: largest error over the largest score. int8: share of pictures whose best class must agree; a wrong scale
+"""fp32: largest error over the largest score. int8: share of images whose best class must agree; a wrong scale
 changes nearly all of a thousand classes."""
 TIE = 2
 """Steps of 8 bits: classes that eager puts no further from the best are as good. Untrained networks have many, and
 kernels that round halves differently choose among them."""
 CHECKED: Mapping[Precision, int] = {"fp32": 2, "int8": 16}
-"""Pictures that outputs are compared on."""
+"""Images that outputs are compared on."""
 
 BUSY, DRIFT, STRAYS = 0.25, 0.05, 0.1
 """What is worth a word: cores kept busy by others, change of the baseline, share of outliers."""
@@ -65,16 +65,16 @@ def compare(
     """Latencies of networks as ratios to one of them, measured in paired rounds on this machine.
 
     Args:
-        nets: Variants by name: modules that take pictures (N, C, H, W), also what `mnet.quantization.quantize` makes.
+        nets: Variants by name: modules that take images (N, C, H, W), also what `mnet.quantization.quantize` makes.
         baseline: One of them.
         runtime: One of `mnet.latency.RUNTIMES`.
-        resolution: Height and width of the pictures; of all, or by variant.
+        resolution: Height and width of the images; of all, or by variant.
         threads: That a network may use, each on a core of its own.
         half_width: Stop once no 95% interval reaches further than this share from its ratio.
         budget_s: Or after so many seconds of rounds.
-        batch: Pictures at a time.
+        batch: Images at a time.
         folder: Where exported programs are kept.
-        seed: Of the pictures and the order within rounds.
+        seed: Of the images and the order within rounds.
 
     Returns:
         One row a variant: `variant, median_ms, ratio, low, high, rounds, stopped`. `stopped` is precise, budget, or
@@ -120,7 +120,7 @@ class Ready:
     program: Program
     example: Tensor
     agreement: float
-    """With eager: of fp32 the largest error over the largest score, of int8 the share of pictures with the same
+    """With eager: of fp32 the largest error over the largest score, of int8 the share of images with the same
     best class, ties apart."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """More columns of its row."""
@@ -138,11 +138,11 @@ def prepare(runtime: Runtime, net: nn.Module, resolution: int, *, batch: int = 1
     program = runtime.prepare(net, example)
     precision = program.ran.precision
     count = max(1, CHECKED[precision] // batch)
-    pictures = torch.randn(count, batch, channels, resolution, resolution, generator=random)
+    images = torch.randn(count, batch, channels, resolution, resolution, generator=random)
     try:
         with torch.inference_mode():
-            wanted = torch.cat([settled(net)(one) for one in pictures])
-        scores = torch.cat([program(one) for one in pictures])
+            wanted = torch.cat([settled(net)(one) for one in images])
+        scores = torch.cat([program(one) for one in images])
     except Exception as error:
         raise ExportError(f"{runtime.name} cannot run it: {one_line(error)}") from error
     if not wanted.isfinite().all():
@@ -182,7 +182,7 @@ def check(runtime: str, precision: Precision, scores: Tensor, wanted: Tensor) ->
     chosen = wanted.gather(1, scores.argmax(1, keepdim=True))[:, 0]
     same = float((chosen >= wanted.amax(1) - TIE * step).float().mean())
     if same < TOLERANCE["int8"]:
-        raise ExportError(f"{runtime} agrees with eager's best class on {same:.0%} of {len(wanted)} pictures only")
+        raise ExportError(f"{runtime} agrees with eager's best class on {same:.0%} of {len(wanted)} images only")
     return same
 
 

@@ -22,12 +22,12 @@ from numpy.typing import ArrayLike
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.latency.blocks import UNFUSED, WHOLE, Part, counted_blocks, cut, picture
+from mnet.latency.blocks import UNFUSED, WHOLE, Part, counted_blocks, cut, image
 from mnet.latency.comparison import disturbances, program_sample
 from mnet.latency.paired import Sample, race
 from mnet.latency.runtimes import Program, make_runtime
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, place, round_channels
+from mnet.models.spec import Network, resolve_blocks, round_channels
 from mnet.provenance import machine_facts, pinned
 
 EXPANSIONS, BOTTLENECKS = (1.0, 0.75, 0.5, 0.25), (1.0, 0.5)
@@ -137,10 +137,10 @@ def measure_table(
     Args:
         network: A classifier.
         runtime: One of `mnet.latency.RUNTIMES`.
-        resolution: Height and width of the pictures.
+        resolution: Height and width of the images.
         threads: That a part may use.
         budget_s: Seconds of rounds.
-        seed: Of pictures and order.
+        seed: Of images and order.
         told: How many of the programs are ready.
 
     Raises:
@@ -187,7 +187,7 @@ def measure_table(
 
 
 def whole(net: MobileNet, resolution: int, seed: int) -> Part:
-    return Part(block=WHOLE, kind="", module=net, example=picture(net, resolution, 1, seed), layers=())
+    return Part(block=WHOLE, kind="", module=net, example=image(net, resolution, 1, seed), layers=())
 
 
 def identity(part: Part, number: int) -> object:
@@ -212,7 +212,7 @@ def scaled(network: Network, expansions: float, bottlenecks: float) -> Network:
 def shapes_of(network: Network, resolution: int) -> pd.DataFrame:
     """A row a part: `block, expanded, ends, madds`; `expanded` is 0 where a part has no expansion."""
     counted = counted_blocks(network, resolution)
-    wide = {f"blocks.{i}": at.row.expansion or 0 for i, at in enumerate(place(network))}
+    wide = {f"blocks.{i}": at.row.expansion or 0 for i, at in enumerate(resolve_blocks(network))}
     return pd.DataFrame(
         {
             "block": counted["block"],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mnet.errors import ConfigError
 from mnet.models.heads import HEADS, uses_tail
 from mnet.models.layer_cost import LayerCost, convolution, linear
-from mnet.models.spec import Network, place
+from mnet.models.spec import Network, resolve_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a network at a resolution, for one picture."""
+    """The cost of a network at a resolution, for one image."""
 
     rows: tuple[LayerCost, ...]
 
@@ -72,7 +72,7 @@ def cost(network: Network | MobileNet, resolution: int = 224) -> Cost:
 
 def count(net: Network, size: int) -> Iterator[LayerCost]:
     """The layers in the order of execution."""
-    pictures = size
+    images = size
     head = HEADS[net.head.kind] if net.head is not None else None
     maps = head.stands_on(net) if head is not None else ()
     taken = {(one.block, one.inside) for one in maps}
@@ -81,7 +81,7 @@ def count(net: Network, size: int) -> Iterator[LayerCost]:
     )
     size = (size - 1) // net.stem.stride + 1
     waiting = 0  # elements of maps that the head still needs
-    for i, at in enumerate(place(net)):
+    for i, at in enumerate(resolve_blocks(net)):
         name, wide = f"blocks.{i}", at.expanded
         shortcut = at.in_channels * size**2 if at.shortcut and net.shortcut == "bottleneck" else 0
         kept = shortcut + waiting
@@ -112,7 +112,7 @@ def count(net: Network, size: int) -> Iterator[LayerCost]:
         yield convolution("tail.conv", "tail", (channels, net.tail.out_channels), size, net.tail.kernel, kept=waiting)
         channels = net.tail.out_channels
     if head is not None:
-        yield from head.count(net, [one.size(pictures) for one in maps])
+        yield from head.count(net, [one.size(images) for one in maps])
         return
     if net.hidden is not None:
         yield linear("hidden.0", "hidden", channels, net.hidden.out_features)

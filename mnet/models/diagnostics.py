@@ -1,6 +1,6 @@
 """Looking inside a network: kernels that have died, channels that are silent, what a non-linearity takes away.
 
-Everything here reads a network and some pictures, and changes nothing. Layers are named as in
+Everything here reads a network and some images, and changes nothing. Layers are named as in
 `mnet.models.cost`, without `.conv`.
 """
 
@@ -35,7 +35,7 @@ class Kernels:
 
     @property
     def dead(self) -> float:
-        """Share of the kernels below `DEAD`."""
+        """Shard of the kernels below `DEAD`."""
         return float((self.norms < DEAD).float().mean())
 
 
@@ -82,16 +82,16 @@ def dead_kernels(net: nn.Module, replicas: int = 1) -> list[Dead]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a non-linearity does to the pictures that went through it."""
+    """What a non-linearity does to the images that went through it."""
 
     layer: str
     activation: str
     channels: int
     silent: float
-    """Share of the channels that are zero at every place of every picture."""
+    """Shard of the channels that are zero at every place of every image."""
     rank_before: float
     rank_after: float
-    """Effective ranks of the channels over places and pictures; from 1 to `channels`."""
+    """Effective ranks of the channels over places and images; from 1 to `channels`."""
     low: float
     high: float
     """The least and the largest value after it: what an int8 range has to hold."""
@@ -100,7 +100,7 @@ class Seen:
 
 
 def activations(net: MobileNet, images: Tensor) -> list[Seen]:
-    """What each non-linearity of a network does to pictures (N, C, H, W), in the order of execution, at inference."""
+    """What each non-linearity of a network does to images (N, C, H, W), in the order of execution, at inference."""
     found: list[Seen] = []
 
     def look(name: str, layer: Activate, before: Tensor, after: Tensor) -> None:
@@ -158,7 +158,7 @@ def listening(net: MobileNet, look: Callable[[str, Activate, Tensor, Tensor], No
 
 
 def rows_of(maps: Tensor, most: int = 8192) -> Tensor:
-    """(N, C, ...) -> (places of all pictures, C), evenly thinned to `most` places."""
+    """(N, C, ...) -> (places of all images, C), evenly thinned to `most` places."""
     rows = maps.flatten(2).transpose(1, 2).flatten(0, 1) if maps.ndim > 2 else maps
     return rows[:: max(1, len(rows) // most)]
 

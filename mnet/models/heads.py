@@ -51,10 +51,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """From the maps, in the order of `self.maps`, of pictures of height and width `size`."""
+        """From the maps, in the order of `self.maps`, of images of height and width `size`."""
 
 
-class SSDLite(Head):
+class SSDLiteHead(Head):
     """Class scores and box places for every default box, on C4, C5 and further maps, each half as large.
 
     Source: V2 §6.2; V3 §6.3. The layout is torchvision's, after the authors' code.
@@ -100,8 +100,8 @@ class SSDLite(Head):
     @staticmethod
     def count(network: Network, sizes: Sequence[int]) -> Iterator[LayerCost]:
         head = settings_of(network)
-        sizes = SSDLite.with_extra(sizes, len(head.filters))
-        widths = [*(one.channels for one in SSDLite.stands_on(network)), *head.filters]
+        sizes = SSDLiteHead.with_extra(sizes, len(head.filters))
+        widths = [*(one.channels for one in SSDLiteHead.stands_on(network)), *head.filters]
         for i, out in enumerate(head.filters):
             into, half, size = widths[i + 1], out // 2, sizes[i + 1]
             yield convolution(f"head.extra.{i}.0.conv", "extra", (into, half), size)
@@ -141,13 +141,13 @@ def prediction(into: int, out: int, network: Network) -> nn.Sequential:
     return nn.Sequential(ConvNormAct(into, into, 3, "relu6", groups=into, network=network), nn.Conv2d(into, out, 1))
 
 
-class LRASPP(Head):
+class LRASPPHead(Head):
     """A 1x1 branch on the last map, gated by its mean, enlarged; its scores and those of C3 are added.
 
     Source: V3 §6.4, figure 10. The gate's pooling is global, as in torchvision.
 
     Shape:
-        C3, the last map -> (N, num_classes, H, W), scores before softmax at the pictures' size.
+        C3, the last map -> (N, num_classes, H, W), scores before softmax at the images' size.
     """
 
     @staticmethod
@@ -170,7 +170,7 @@ class LRASPP(Head):
 
     @staticmethod
     def count(network: Network, sizes: Sequence[int]) -> Iterator[LayerCost]:
-        low, high = LRASPP.stands_on(network)
+        low, high = LRASPPHead.stands_on(network)
         (inner,), (fine, coarse) = settings_of(network).filters, sizes
         waiting = low.channels * fine**2
         yield convolution("head.branch.conv", "branch", (high.channels, inner), coarse, kept=waiting)
@@ -181,13 +181,13 @@ class LRASPP(Head):
         yield convolution("head.low", "scores", (low.channels, network.num_classes), fine, bias=True, kept=kept)
 
 
-class RASPP(Head):
+class RASPPHead(Head):
     """A 1x1 branch on the last map beside one on its mean, joined by a 1x1.
 
     Source: V2 §6.3 and V3 §6.4: of atrous spatial pyramid pooling the two branches that are not atrous.
 
     Shape:
-        the last map -> (N, num_classes, H, W), scores before softmax at the pictures' size.
+        the last map -> (N, num_classes, H, W), scores before softmax at the images' size.
     """
 
     @staticmethod
@@ -209,7 +209,7 @@ class RASPP(Head):
 
     @staticmethod
     def count(network: Network, sizes: Sequence[int]) -> Iterator[LayerCost]:
-        (high,), (inner,), (size,) = RASPP.stands_on(network), settings_of(network).filters, sizes
+        (high,), (inner,), (size,) = RASPPHead.stands_on(network), settings_of(network).filters, sizes
         yield convolution("head.pooled.conv", "branch", (high.channels, inner), 1, kept=high.channels * size**2)
         yield convolution("head.branch.conv", "branch", (high.channels, inner), size, kept=inner)
         yield convolution("head.join.conv", "branch", (2 * inner, inner), size)
@@ -220,7 +220,7 @@ def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-HEADS: Mapping[HeadKind, type[Head]] = {"ssdlite": SSDLite, "lr_aspp": LRASPP, "r_aspp": RASPP}
+HEADS: Mapping[HeadKind, type[Head]] = {"ssdlite": SSDLiteHead, "lr_aspp": LRASPPHead, "r_aspp": RASPPHead}
 
 
 def settings_of(network: Network) -> spec.Head:

@@ -23,9 +23,9 @@ class LayerCost:
     params: int
     """Weights and biases, and the batch norm's weight and bias."""
     madds: int
-    """Multiply-adds of the convolution or linear layer for one picture; biases are not counted."""
+    """Multiply-adds of the convolution or linear layer for one image; biases are not counted."""
     activation_bytes: int
-    """What is alive in float32 while it runs, for one picture: input, output, and what a shortcut still needs."""
+    """What is alive in float32 while it runs, for one image: input, output, and what a shortcut still needs."""
 
 
 def convolution(

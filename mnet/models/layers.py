@@ -11,7 +11,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-from mnet.models.spec import Activation, Gate, Network, Placed
+from mnet.models.spec import Activation, Gate, Network, ResolvedBlock
 
 ACTIVATIONS: dict[Activation, Callable[..., Tensor]] = {
     "relu": functional.relu,
@@ -78,7 +78,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         # first whether it trains, since inference counts microseconds
-        if not self.training or (size := max(x.shape[2:])) > SMALL or not by_ourselves(x):
+        if not self.training or (size := max(x.shape[2:])) > SMALL or not use_cpu_kernels(x):
             return self._conv_forward(x, self.weight, self.bias)
         kernel = self.kernel_size[0]
         if kernel == self.stride[0] == self.groups == size == 1:
@@ -94,14 +94,14 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(x, used, self.bias, self.stride, reach * self.dilation[0], self.dilation, self.groups)
 
 
-def by_ourselves(x: Tensor) -> bool:
+def use_cpu_kernels(x: Tensor) -> bool:
     """Whether to do to `x` what is quicker than PyTorch: on the CPU, neither cast for bf16 nor compiled."""
     return x.device.type == "cpu" and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
 
 
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether it is a convolution with a kernel a channel, of one network or of several side by side: their stem too
-    has a group for each channel, of grey pictures."""
+    has a group for each channel, of grey images."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
@@ -179,7 +179,7 @@ class InvertedResidual(nn.Module):
         (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
     """
 
-    def __init__(self, placed: Placed, network: Network) -> None:
+    def __init__(self, placed: ResolvedBlock, network: Network) -> None:
         super().__init__()
         row, wide = placed.row, placed.expanded
         self.shortcut = network.shortcut if placed.shortcut else "none"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mnet.models.heads import Head, make_head, uses_tail
 from mnet.models.layers import Activate, ConvNormAct, InvertedResidual
-from mnet.models.spec import FeatureMap, Network, feature_map, place
+from mnet.models.spec import FeatureMap, Network, feature_map, resolve_blocks
 from mnet.models.toggles import describe
 
 
@@ -29,7 +29,7 @@ class MobileNet(nn.Module):
         self.stem = ConvNormAct(
             network.in_channels, stem.out_channels, stem.kernel, stem.activation, stride=stem.stride, network=network
         )
-        self.blocks = nn.Sequential(*(InvertedResidual(placed, network) for placed in place(network)))
+        self.blocks = nn.Sequential(*(InvertedResidual(placed, network) for placed in resolve_blocks(network)))
         channels = network.blocks[-1].out_channels
         self.tail: nn.Module = nn.Identity()
         if tail is not None and uses_tail(network):
@@ -53,7 +53,7 @@ class MobileNet(nn.Module):
         return self.tail(self.blocks(self.stem(x)))
 
     def feature_maps(self, x: Tensor, maps: Sequence[FeatureMap | str]) -> list[Tensor]:
-        """Several feature maps of the same pictures.
+        """Several feature maps of the same images.
 
         Args:
             x: (N, in_channels, H, W).
@@ -110,7 +110,7 @@ def create_model(
     Args:
         model: One of `list_models()`, or a file of `write_network`; or a `Network`, built as it is.
         num_classes: Outputs of the classifier; None = the table's own, of the papers' 1000.
-        in_channels: Channels of the pictures; None = the table's own, of the papers' 3.
+        in_channels: Channels of the images; None = the table's own, of the papers' 3.
         toggles: Fields of `mnet.Toggles`; None = as in the paper.
 
     Raises:

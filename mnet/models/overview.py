@@ -16,7 +16,7 @@ from mnet.errors import ConfigError, text, unknown
 from mnet.figures import finish
 from mnet.latency.blocks import part_of
 from mnet.models.cost import Cost, cost
-from mnet.models.spec import Network, place
+from mnet.models.spec import Network, resolve_blocks
 from mnet.models.toggles import Toggles, describe
 from mnet.settings import field_help, hints
 
@@ -61,7 +61,7 @@ def rows_table(network: Network, resolution: int = 224) -> pd.DataFrame:
 
     Args:
         network: Of `describe`.
-        resolution: Height and width of the pictures, in pixels.
+        resolution: Height and width of the images, in pixels.
 
     Returns:
         The columns of V3's tables 1 and 2: `Input` (height², channels), `Operator`, `exp size` (channels of the
@@ -94,7 +94,7 @@ def rows_table(network: Network, resolution: int = 224) -> pd.DataFrame:
 
     stem = network.stem
     add(f"conv2d, {stem.kernel}x{stem.kernel}", stem.out_channels, stride=stem.stride, act=stem.activation)
-    for at in place(network):
+    for at in resolve_blocks(network):
         row = at.row
         kind = "conv2d" if not network.separable else "bneck" if row.projection is None else "dw"
         operator = f"{kind}, {row.kernel}x{row.kernel}" + (f", dilated {at.dilation}" if at.dilation > 1 else "")
@@ -143,7 +143,7 @@ def toggle_costs(model: str, resolution: int = 224) -> pd.DataFrame:
 
     Args:
         model: One of `mnet.list_models()`.
-        resolution: Height and width of the pictures, in pixels.
+        resolution: Height and width of the images, in pixels.
 
     Returns:
         One row a toggle and value: `toggle, value`, then `params, madds, peak_activation_bytes`: the change in percent,
@@ -209,7 +209,7 @@ def plot_kinds(networks: Mapping[str, Network], path: Path | None, title: str, r
         networks: By name.
         path: Where to write; None = nowhere.
         title: What is shown.
-        resolution: Height and width of the pictures, in pixels.
+        resolution: Height and width of the images, in pixels.
     """
     figure = Figure(figsize=(10, 1.7 + 0.36 * len(networks)), dpi=150, layout="constrained", facecolor="white")
     panels = figure.subplots(1, 2, sharey=True)
@@ -241,7 +241,7 @@ def plot_depth(networks: Mapping[str, Network], path: Path | None, title: str, r
         networks: By name, the baseline first.
         path: Where to write; None = nowhere.
         title: What is shown.
-        resolution: Height and width of the pictures, in pixels.
+        resolution: Height and width of the images, in pixels.
     """
     units = {"params": (1e3, "parameters\n(thousands)"), "madds": (1e6, "multiply-adds\n(millions)"),
              "activation_bytes": (2**20, "activations alive\n(MiB in float32)")}  # fmt: skip

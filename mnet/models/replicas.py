@@ -20,7 +20,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from mnet.models.heads import Head
-from mnet.models.layers import Conv2d, by_ourselves
+from mnet.models.layers import Conv2d, use_cpu_kernels
 from mnet.models.network import MobileNet
 from mnet.provenance import seed_all
 
@@ -29,7 +29,7 @@ def stack(nets: Sequence[MobileNet]) -> MobileNet:
     """One network of several of the same `Network`, with copies of their weights.
 
     Shape:
-        (N, K * in_channels, H, W), the replicas' pictures side by side, to what one gives with K times the channels.
+        (N, K * in_channels, H, W), the replicas' images side by side, to what one gives with K times the channels.
         `take_apart` has each one's.
     """
     stacked = copy.deepcopy(nets[0])
@@ -154,7 +154,7 @@ class ReplicatedDropout(nn.Module):
 def products(rows: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
     """Each replica's rows times its own weights: (M, K * in), (K * out, in) -> (M, K * out)."""
     weights = weight.view(count, -1, rows.shape[1] // count)
-    if by_ourselves(rows):
+    if use_cpu_kernels(rows):
         out = InPlace.apply(rows, weights)
     else:
         apart = rows.view(len(rows), count, -1).transpose(0, 1)

@@ -106,7 +106,7 @@ class Network:
     """Whether the channels after C4 are already halved."""
     in_channels: int = 3
     num_classes: int = 1000
-    """What the pictures show. A detector adds the background to them; to segmentation it is a class like others."""
+    """What the images show. A detector adds the background to them; to segmentation it is a class like others."""
     head: Head | None = None
     """None = the classifier."""
 
@@ -150,7 +150,7 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
+class ResolvedBlock:
     """A row in its place: what it means after all rows before it."""
 
     row: Block
@@ -164,7 +164,7 @@ class Placed:
     shortcut: bool
 
 
-def place(network: Network) -> list[Placed]:
+def resolve_blocks(network: Network) -> list[ResolvedBlock]:
     """Every block with its input channels, its effective stride and dilation, and whether it has a shortcut.
 
     A block strided in the table has no shortcut, also when `output_stride` turns the stride into dilation; it
@@ -179,7 +179,7 @@ def place(network: Network) -> list[Placed]:
         total_stride *= stride
         expanded = channels if row.expansion is None else row.expansion
         placed.append(
-            Placed(
+            ResolvedBlock(
                 row=row,
                 in_channels=channels,
                 expanded=expanded,
@@ -205,9 +205,9 @@ class FeatureMap:
     channels: int
     stride: int
 
-    def size(self, pictures: int) -> int:
-        """Its side, of pictures of so many pixels a side."""
-        return -(-pictures // self.stride)
+    def size(self, images: int) -> int:
+        """Its side, of images of so many pixels a side."""
+        return -(-images // self.stride)
 
 
 def feature_maps(network: Network) -> dict[str, FeatureMap]:
@@ -221,7 +221,7 @@ def feature_maps(network: Network) -> dict[str, FeatureMap]:
         last stage's first block; of one without expansion, its input (V3 §6.3). last: the output of the last block.
         C5: what is pooled for the classifier, of the 1x1 tail where there is one.
     """
-    placed, tail = place(network), network.tail
+    placed, tail = resolve_blocks(network), network.tail
     strides = list(itertools.accumulate((at.stride for at in placed), operator.mul, initial=network.stem.stride))
     first = [i for i, at in enumerate(placed) if at.row.stride > 1]
     found: dict[str, FeatureMap] = {}

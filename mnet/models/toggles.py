@@ -57,9 +57,9 @@ class Toggles:
     stem_channels: int | None = None
     """Filters of the first convolution, a multiple of 8. Source: V3 §5.1."""
     stem_stride: Literal[1, 2] | None = None
-    """Stride of the first convolution; 1 for small pictures."""
+    """Stride of the first convolution; 1 for small images."""
     total_stride: Literal[4, 8, 16, 32] | None = None
-    """Input size over last feature map's size, reached by dropping the earliest strides; for small pictures."""
+    """Input size over last feature map's size, reached by dropping the earliest strides; for small images."""
     # What each row does.
     separable: bool | None = None
     """False: a full convolution instead of depthwise and pointwise. Source: V1, table 4."""
@@ -116,7 +116,7 @@ def describe(
     Args:
         model: One of `list_models()`, or a file of `write_network`.
         num_classes: Outputs of the classifier; None = the table's own, of the papers' 1000.
-        in_channels: Channels of the pictures; None = the table's own, of the papers' 3.
+        in_channels: Channels of the images; None = the table's own, of the papers' 3.
         toggles: Fields of `Toggles`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""int8: batch norms folded, ranges seen on training pictures, weights and activations rounded to 8 bits.
+"""int8: batch norms folded, ranges seen on training images, weights and activations rounded to 8 bits.
 
     fuse -> prepare (export, observers, calibration) -> [train on, with rounding simulated] -> convert
 
@@ -25,13 +25,13 @@ from mnet.files import write_atomic
 from mnet.models.layers import ConvNormAct
 from mnet.models.network import MobileNet
 
-Pictures = Tensor | Iterable[Tensor]
+Images = Tensor | Iterable[Tensor]
 """(N, C, H, W), or batches of them."""
 
 CALIBRATION_BATCH = 64
 
 SOURCE = "mnet_source"
-"""In the `meta` of what `quantize` returns: the float network and the pictures, for a runtime that quantises itself."""
+"""In the `meta` of what `quantize` returns: the float network and the images, for a runtime that quantises itself."""
 
 aten = torch.ops.aten
 
@@ -54,31 +54,31 @@ def fuse(net: MobileNet) -> MobileNet:
     return fused
 
 
-def quantize(net: MobileNet, pictures: Pictures) -> nn.Module:
-    """Post-training int8: weights per channel, activations per tensor, with ranges as seen on `pictures`.
+def quantize(net: MobileNet, images: Images) -> nn.Module:
+    """Post-training int8: weights per channel, activations per tensor, with ranges as seen on `images`.
 
     Args:
         net: In float; left as it is.
-        pictures: To calibrate on: some hundred training pictures, normalised as for training.
+        images: To calibrate on: some hundred training images, normalised as for training.
 
     Returns:
-        A module on the CPU, in eval mode for good, for any batch size at the pictures' resolution.
+        A module on the CPU, in eval mode for good, for any batch size at the images' resolution.
 
     Raises:
-        ConfigError: torchao or executorch is not installed, or there are no pictures.
+        ConfigError: torchao or executorch is not installed, or there are no images.
     """
-    seen = together(pictures)
+    seen = together(images)
     converted = convert(prepare(net, seen))
     converted.meta[SOURCE] = net, seen
     return converted
 
 
-def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> GraphModule:
+def prepare(net: MobileNet, images: Images, *, training: bool = False) -> GraphModule:
     """The fused network as a graph that sees its ranges, calibrated.
 
     Args:
         net: In float; left as it is.
-        pictures: As for `quantize`.
+        images: As for `quantize`.
         training: Whether it is trained on: then rounding is simulated, with straight-through gradients. Batch
             norms are frozen in it, since they are folded ("static folding", Nagel et al. 2021, arXiv 2106.08295).
 
@@ -91,7 +91,7 @@ def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> Gr
 
     from mnet.quantization.quantizer import Int8Quantizer
 
-    seen = together(pictures).cpu()
+    seen = together(images).cpu()
     graph = export(fuse(net).cpu(), seen)
     prepared: GraphModule = (prepare_qat_pt2e if training else prepare_pt2e)(graph, Int8Quantizer(training=training))
     prepared.apply(disable_fake_quant)
@@ -102,22 +102,22 @@ def prepare(net: MobileNet, pictures: Pictures, *, training: bool = False) -> Gr
     return settable(prepared)
 
 
-def together(pictures: Pictures) -> Tensor:
+def together(images: Images) -> Tensor:
     """(N, C, H, W).
 
     Raises:
         ConfigError: There are none.
     """
-    batches = [pictures] if isinstance(pictures, Tensor) else list(pictures)
+    batches = [images] if isinstance(images, Tensor) else list(images)
     if not sum(map(len, batches)):
-        raise ConfigError("no pictures to calibrate on; some hundred of the training split are wanted")
+        raise ConfigError("no images to calibrate on; some hundred of the training split are wanted")
     return torch.cat(batches)
 
 
-def export(net: MobileNet, pictures: Tensor) -> GraphModule:
-    """The operators of a network on pictures of this size, in batches of any size; none in place, no dropout."""
+def export(net: MobileNet, images: Tensor) -> GraphModule:
+    """The operators of a network on images of this size, in batches of any size; none in place, no dropout."""
     net.add_module("dropout", nn.Identity())
-    example = torch.zeros(2, *pictures.shape[1:])  # of one picture, 1 would be taken for a constant
+    example = torch.zeros(2, *images.shape[1:])  # of one image, 1 would be taken for a constant
     program = torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     graph = program.module()
     assert isinstance(graph, GraphModule)
@@ -154,7 +154,7 @@ def save(converted: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
 
     Args:
         converted: Of `quantize` or `convert`.
-        shape: Of a picture, (C, H, W).
+        shape: Of an image, (C, H, W).
         path: Where to.
     """
     example = torch.zeros(2, *shape)

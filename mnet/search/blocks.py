@@ -145,7 +145,7 @@ def search_blocks(
     except ImportError:
         raise ConfigError("a search over blocks needs optuna: pip install 'mnet[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    data = seed.data()
+    data = seed.input_spec()
     network = seed.network(data.num_classes, data.in_channels)
     remember(folder, seed, str(costs), settings, further=("generations", "target", "w", "proxy_checked"))
     names = space(network)

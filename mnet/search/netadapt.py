@@ -71,7 +71,7 @@ class Step:
     network: Network
     cost: float
     accuracy: float
-    """On validation pictures, in percent, after its tuning."""
+    """On validation images, in percent, after its tuning."""
     folder: Path
     """Of the run that has its weights."""
 
@@ -111,7 +111,7 @@ def adapt(
     start = replace(seed, tested=False)
     remember(folder, start, str(cost), settings, further=("target",))
     trace = Trace(folder)
-    data = start.data()
+    data = start.input_spec()
     network = start.network(data.num_classes, data.in_channels)
     write_network(network, folder / SEED)
     first = Job(start, folder, PROPOSALS)
@@ -156,7 +156,7 @@ def adapt(
 def tuning(seed: Trial, last: Step, proposal: Proposal, settings: NetAdapt, folder: Path) -> Trial:
     """The trial that tunes a proposal: the seed's recipe for some steps, from the last network's weights.
 
-    All proposals of a step see the same pictures; other steps see others.
+    All proposals of a step see the same images; other steps see others.
     """
     path = folder / NETWORKS / f"{last.number + 1:03d}-{proposal.space}.yaml"
     if not path.exists() or table(str(path)) != proposal.network:
@@ -206,7 +206,7 @@ def run(engine: Engine, jobs: Sequence[Job], watch: Callable[[Event], object]) -
 
 
 def accuracy(job: Job) -> float:
-    """On validation pictures, in percent; nan of a run that failed."""
+    """On validation images, in percent; nan of a run that failed."""
     result = read_result(job.folder) or {}
     return float(str(result.get(f"val_{job.trial.task.headline.name}", math.nan)))
 

@@ -29,15 +29,15 @@ Precision = Literal["fp32", "tf32", "bf16", "int8", "int8-qat"]
 QUANTIZED: tuple[Precision, ...] = ("int8", "int8-qat")
 """Precisions of a network made from the fp32 run of the same seed; in the others a network is trained."""
 
-OF_RECIPES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise")
+RECIPE_OVERRIDES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise")
 """Settings that say otherwise than the recipe."""
 
 WIDTHS = tuple(step / 200 for step in range(10, 801))
 """Where `target_madds` looks for a width: 0.05 to 4 in steps of 0.005."""
 
 
-class Pictures(NamedTuple):
-    """What a network sees; of one's own folders, of which only the pictures tell, 3 channels and 10 classes."""
+class InputSpec(NamedTuple):
+    """What a network sees; of one's own folders, of which only the images tell, 3 channels and 10 classes."""
 
     resolution: int
     in_channels: int
@@ -61,13 +61,13 @@ class Trial(Toggles):
     target_madds: float | None = None
     """Multiply-adds in millions at this resolution, reached by solving for the width; excludes `width`."""
     resolution: int | None = None
-    """Height and width of the pictures in pixels; None = the data set's own."""
+    """Height and width of the images in pixels; None = the data set's own."""
     recipe: str = "quick"
     """One of mnet.training.RECIPES."""
     epochs: int | None = None
     """None = the recipe's."""
     epoch_steps: int | None = None
-    """Training steps an epoch; None = every picture once."""
+    """Training steps an epoch; None = every image once."""
     batch_size: int | None = None
     """None = the recipe's; the learning rate is scaled with it."""
     lr: float | None = None
@@ -79,14 +79,14 @@ class Trial(Toggles):
     precision: Precision = "fp32"
     """Of the arithmetic. tf32 (NVIDIA GPUs) and bf16 (autocast): of convolutions and products, in training and in
     evaluation, while weights stay fp32. int8: the fp32 run with the same settings and seed, rounded after training,
-    ranges seen on training pictures; int8-qat: that run trained on with rounding simulated. Both need
+    ranges seen on training images; int8-qat: that run trained on with rounding simulated. Both need
     mnet[executorch]."""
     pretrained: str | None = None
     """Weights to start from, whatever the toggles: a file in torchvision's layout (timm's for V1) of the paper's
     network at this width; imagenet, which fetches torchvision's; or the folder of a finished run. What of them is kept
     is told; see mnet.weights.transfer."""
     tested: bool = True
-    """False: judged on validation pictures alone, as a search does while it looks. No study compares such runs."""
+    """False: judged on validation images alone, as a search does while it looks. No study compares such runs."""
     seed: int = 0
     """Of initial weights, order and augmentation."""
 
@@ -103,7 +103,7 @@ class Trial(Toggles):
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be in [0, 2**32), not {self.seed}")
         if self.head is not None:
-            self.pictures()
+            self.dataset_class()
             if self.quantized:
                 raise ConfigError(f"precision={self.precision} is of classifiers; head={self.head} takes fp32 or bf16")
             if self.pretrained is not None:
@@ -141,25 +141,25 @@ class Trial(Toggles):
     def solved_width(self) -> float:
         """The width that `target_madds` asks for.
 
-        Solved for the data set's own pictures, whatever `network` is asked to build, so that it is one width
+        Solved for the data set's own images, whatever `network` is asked to build, so that it is one width
         wherever the trial is named, hashed or trained.
         """
-        data = self.data()
+        data = self.input_spec()
         network = toggled(table(self.model), Toggles(**self.toggles()), data.num_classes, data.in_channels)  # type: ignore[arg-type]
         assert self.target_madds is not None
         return solve_width(network, data.resolution, self.target_madds)
 
-    def data(self) -> Pictures:
-        """The pictures, before they are read.
+    def input_spec(self) -> InputSpec:
+        """The images, before they are read.
 
         Raises:
             ConfigError: Unknown data set.
         """
-        known = self.pictures()
+        known = self.dataset_class()
         resolution = known.native_resolution if self.resolution is None else self.resolution
-        return Pictures(resolution, getattr(known, "in_channels", 3), known.classes(self.task.name) or 10)
+        return InputSpec(resolution, getattr(known, "in_channels", 3), known.classes(self.task.name) or 10)
 
-    def pictures(self) -> type[ImageData]:
+    def dataset_class(self) -> type[ImageData]:
         """The data set.
 
         Raises:
@@ -179,13 +179,13 @@ class Trial(Toggles):
     def data_settings(self) -> dict[str, object]:
         """What `create_data` takes of this trial."""
         settings: dict[str, object] = {"data_dir": self.data_dir, "resolution": self.resolution}
-        return settings | ({"task": self.task.name} if len(self.pictures().tasks) > 1 else {})
+        return settings | ({"task": self.task.name} if len(self.dataset_class().tasks) > 1 else {})
 
     def full_recipe(self) -> Recipe:
         """The recipe with this trial's own epochs, batch size and learning rate; of int8, what is done after the
         fp32 run: no epoch, or `quantization_aware`."""
         named = recipe(self.recipe)
-        own = {name: getattr(self, name) for name in OF_RECIPES}
+        own = {name: getattr(self, name) for name in RECIPE_OVERRIDES}
         trained = replace(named, **{name: value for name, value in own.items() if value is not None})
         if not self.quantized:
             return trained
@@ -217,7 +217,7 @@ class Trial(Toggles):
         what follows fp32."""
         network = self.network(num_classes=2, in_channels=1)
         data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
-        if self.pictures().train_size is None:  # one's own; elsewhere the name says what they are
+        if self.dataset_class().train_size is None:  # one's own; elsewhere the name says what they are
             data["data_dir"] = str(self.data_dir.resolve())
         if self.pretrained is not None:
             data["pretrained"] = weights_key(self.pretrained)
@@ -243,7 +243,7 @@ def solve_width(network: Network, resolution: int, millions: float) -> float:
 
     Args:
         network: At width 1.
-        resolution: Height and width of the pictures.
+        resolution: Height and width of the images.
         millions: Wanted multiply-adds / 1e6.
 
     Raises:

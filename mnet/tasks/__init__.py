@@ -15,11 +15,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mnet.tasks.classification import ImageClassifier
-    from mnet.tasks.detection import SSDLite
+    from mnet.tasks.detection import SSDLiteDetector
     from mnet.tasks.module import TaskModule
-    from mnet.tasks.segmentation import LRASPP
+    from mnet.tasks.segmentation import ASPPSegmenter
 
-__all__ = ["LRASPP", "TASKS", "ImageClassifier", "Metric", "SSDLite", "Task", "metric_of", "task_in", "task_of"]
+__all__ = [
+    "TASKS",
+    "ASPPSegmenter",
+    "ImageClassifier",
+    "Metric",
+    "SSDLiteDetector",
+    "Task",
+    "metric_of",
+    "task_in",
+    "task_of",
+]
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Task:
     module: str
     """Of the LightningModule, in this package, and its class."""
     resolution: int
-    """Of the pictures that the papers count multiply-adds at: the side, or of oblong ones the side of as large a
+    """Of the images that the papers count multiply-adds at: the side, or of oblong ones the side of as large a
     square, in pixels."""
     num_classes: int
     """That they count with."""
@@ -92,7 +102,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 name="detection",
                 heads=("ssdlite",),
                 metrics=(Metric("map", "mAP"), Metric("map_50", "mAP@50"), Metric("map_75", "mAP@75")),
-                module="detection:SSDLite",
+                module="detection:SSDLiteDetector",
                 resolution=320,
                 num_classes=90,
             ),
@@ -100,7 +110,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 name="segmentation",
                 heads=("lr_aspp", "r_aspp"),
                 metrics=(Metric("miou", "mIoU"), Metric("pixel_accuracy", "pixel accuracy")),
-                module="segmentation:LRASPP",
+                module="segmentation:ASPPSegmenter",
                 resolution=1448,  # 1024 x 2048
                 num_classes=19,
                 dense=True,

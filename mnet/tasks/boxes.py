@@ -15,12 +15,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from mnet.data.targets import Boxes
-from mnet.models.heads import SSDLite
+from mnet.models.heads import SSDLiteHead
 from mnet.models.spec import Network
 
 RATIOS = (2, 3)
 MIN_SCALE, MAX_SCALE, SMALLEST = 0.2, 0.95, 0.1
-"""Sizes of default boxes as shares of the picture, from C4 to the last map; and of C4's square where it has 3 boxes.
+"""Sizes of default boxes as shares of the image, from C4 to the last map; and of C4's square where it has 3 boxes.
 Source: the authors' SSD configurations; SSD §2.2."""
 MATCHED = 0.5
 """IoU from which a default box stands for an object; the best one of an object always does."""
@@ -30,8 +30,8 @@ SCORE, OVERLAP, CANDIDATES, KEPT = 0.001, 0.55, 300, 300
 """Source: torchvision's ssdlite320_mobilenet_v3_large."""
 
 
-class Found(NamedTuple):
-    """What was found in a picture, the surest first."""
+class Detections(NamedTuple):
+    """What was found in an image, the surest first."""
 
     boxes: Tensor
     """(objects, 4): left, top, right, bottom in pixels."""
@@ -52,10 +52,10 @@ class DefaultBoxes(DefaultBoxGenerator):
             self._wh_pairs[0] = torch.tensor([[SMALLEST, SMALLEST], [wide, high], [high, wide]])
 
     def on(self, network: Network, size: tuple[int, int]) -> Tensor:
-        """The default boxes of pictures of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
-        maps = SSDLite.stands_on(network)
+        """The default boxes of images of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
+        maps = SSDLiteHead.stands_on(network)
         heights, widths = (
-            SSDLite.with_extra([one.size(side) for one in maps], len(self.boxes) - len(maps)) for side in size
+            SSDLiteHead.with_extra([one.size(side) for one in maps], len(self.boxes) - len(maps)) for side in size
         )
         grids = [torch.empty(1, 1, *one) for one in zip(heights, widths, strict=True)]
         (found,) = self(ImageList(torch.empty(1, 1, *size), [size]), grids)
@@ -64,12 +64,12 @@ class DefaultBoxes(DefaultBoxGenerator):
 
 @dataclass(frozen=True)
 class Decoder:
-    """Reads what SSDLite tells of pictures of one size."""
+    """Reads what SSDLite tells of images of one size."""
 
     default: Tensor
     """(boxes, 4), of `DefaultBoxes.on`."""
     size: tuple[int, int]
-    """Height and width of the pictures."""
+    """Height and width of the images."""
     coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
     matcher = SSDMatcher(MATCHED)
 
@@ -96,20 +96,20 @@ class Decoder:
         matched = self.matched(target)
         stands = matched >= 0
         count = max(1, int(stands.sum()))
-        picture, box = torch.where(stands)
-        thing = matched[picture, box]
-        wanted = target.boxes[picture, thing]
+        image, box = torch.where(stands)
+        thing = matched[image, box]
+        wanted = target.boxes[image, thing]
         codes = self.coder.encode_single(wanted, self.default[box])
-        placing = functional.smooth_l1_loss(places[picture, box], codes, reduction="sum")
+        placing = functional.smooth_l1_loss(places[image, box], codes, reduction="sum")
         classes = torch.zeros_like(matched)
-        classes[picture, box] = target.labels[picture, thing]
+        classes[image, box] = target.labels[image, thing]
         naming = functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), reduction="none").view_as(matched)
         rank = naming.detach().masked_fill(stands, -torch.inf).argsort(1, descending=True).argsort(1)
         hard = rank < NEGATIVES * stands.sum(1, keepdim=True)
         return (placing + naming[stands].sum() + naming[hard].sum()) / count
 
-    def find(self, told: Tensor, kept: int = KEPT) -> list[Found]:
-        """The objects of every picture, at most `kept`.
+    def find(self, told: Tensor, kept: int = KEPT) -> list[Detections]:
+        """The objects of every image, at most `kept`.
 
         Args:
             told: (N, boxes, classes + 1 + 4), of SSDLite.
@@ -119,13 +119,13 @@ class Decoder:
         n, boxes, width = told.shape
         scores = told[..., :-4].softmax(2)[..., 1:].transpose(1, 2)  # (N, classes, boxes)
         scores, box = scores.topk(min(CANDIDATES, boxes), 2)
-        picture, label, nth = torch.where(scores > SCORE)
-        scores, box = scores[picture, label, nth], box[picture, label, nth]
-        places = self.coder.decode_single(told[picture, box, width - 4 :], self.default[box])
+        image, label, nth = torch.where(scores > SCORE)
+        scores, box = scores[image, label, nth], box[image, label, nth]
+        places = self.coder.decode_single(told[image, box, width - 4 :], self.default[box])
         places = clip_boxes_to_image(places, self.size)
-        best = batched_nms(places, scores, picture * width + label, OVERLAP)  # the surest first
+        best = batched_nms(places, scores, image * width + label, OVERLAP)  # the surest first
         found = []
         for i in range(n):
-            own = best[picture[best] == i][:kept]
-            found.append(Found(places[own], scores[own], label[own] + 1))
+            own = best[image[best] == i][:kept]
+            found.append(Detections(places[own], scores[own], label[own] + 1))
         return found

@@ -1,4 +1,4 @@
-"""Classification: which of the classes a picture shows."""
+"""Classification: which of the classes an image shows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from mnet.models.spec import Network
 from mnet.quantization import observe
-from mnet.tasks.drawing import Limit, draw_bars, show_picture
+from mnet.tasks.drawing import Limit, draw_bars, show_image
 from mnet.tasks.module import TaskModule
 from mnet.training.recipes import QAT_SEEING, Recipe
 
 Batch = tuple[Tensor, Tensor]
-"""Pictures (N, C, H, W) and class indices (N,)."""
+"""Images (N, C, H, W) and class indices (N,)."""
 
 
 class ImageClassifier(TaskModule):
@@ -65,18 +65,18 @@ class ImageClassifier(TaskModule):
         return list(self.net(images).softmax(1).cpu())
 
     @staticmethod
-    def fitted(picture: Image.Image, side: int) -> Image.Image:
+    def fitted(image: Image.Image, side: int) -> Image.Image:
         """The shorter side scaled, the middle cropped."""
-        return ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
+        return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
 
     @staticmethod
-    def onto(seen: Tensor, size: tuple[int, int], picture: tuple[int, int]) -> Tensor:
+    def onto(seen: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
         return seen
 
     @classmethod
-    def draw(cls, figure: Figure, picture: np.ndarray, seen: Tensor, names: Sequence[str], limit: Limit) -> None:
+    def draw(cls, figure: Figure, image: np.ndarray, seen: Tensor, names: Sequence[str], limit: Limit) -> None:
         left, right = figure.subplots(1, 2)
-        show_picture(left, picture)
+        show_image(left, image)
         found = top(seen, limit)
         draw_bars(right, [names[i] for i, _ in found], [share for _, share in found])
 
@@ -91,7 +91,7 @@ def top(probabilities: Tensor, limit: Limit) -> list[tuple[int, float]]:
 
 
 class QuantizedClassifier(ImageClassifier):
-    """Trains on a network prepared by `mnet.quantization`. Its ranges widen by training pictures alone, and not in
+    """Trains on a network prepared by `mnet.quantization`. Its ranges widen by training images alone, and not in
     the last part of the training."""
 
     def __init__(self, network: Network, recipe: Recipe, prepared: nn.Module) -> None:

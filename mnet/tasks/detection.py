@@ -1,4 +1,4 @@
-"""Detection: where the objects of a picture are, and which class each is of."""
+"""Detection: where the objects of an image are, and which class each is of."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from mnet.data.targets import Boxes
 from mnet.models.spec import Network
-from mnet.tasks.boxes import Decoder, DefaultBoxes, Found
+from mnet.tasks.boxes import Decoder, DefaultBoxes, Detections
 from mnet.tasks.drawing import Limit, colour, draw_boxes
 from mnet.tasks.module import TaskModule
 from mnet.training.recipes import Recipe
 
 Batch = tuple[Tensor, Boxes]
-"""Pictures (N, C, H, W), all of one size, and their objects."""
+"""Images (N, C, H, W), all of one size, and their objects."""
 MEASURED = 100
-"""Objects a picture, the surest ones, that COCO's mAP looks at."""
+"""Objects an image, the surest ones, that COCO's mAP looks at."""
 
 
-class SSDLite(TaskModule):
+class SSDLiteDetector(TaskModule):
     """Trains a detector by a `Recipe`; logs `train/loss`, and `{val,test}/{map,map_50,map_75,loss}`.
 
     mAP is COCO's, over IoU 0.5 to 0.95, at 0.5 alone and at 0.75, in percent.
@@ -32,7 +32,7 @@ class SSDLite(TaskModule):
 
     shown = ("map", "map_50", "map_75")
     drawn = True
-    seen_from = Found
+    seen_from = Detections
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__(network, recipe)
@@ -44,7 +44,7 @@ class SSDLite(TaskModule):
         return {"boxes": MeanAveragePrecision(backend="pycocotools", sync_on_compute=False)}
 
     def decoder(self, images: Tensor) -> Decoder:
-        """For pictures as large as these."""
+        """For images as large as these."""
         size = images.shape[2], images.shape[3]
         if (size, images.device) not in self._decoders:
             default = self._default.on(self.network, size).to(images.device)
@@ -55,27 +55,27 @@ class SSDLite(TaskModule):
         images, target = batch
         return {"loss": self.decoder(images).loss(self.answers(images), target)}
 
-    def predict(self, images: Tensor) -> list[Found]:
+    def predict(self, images: Tensor) -> list[Detections]:
         found = self.decoder(images).find(self.net(images), MEASURED)
-        return [Found(*(one.cpu() for one in own)) for own in found]
+        return [Detections(*(one.cpu() for one in own)) for own in found]
 
     @staticmethod
-    def fitted(picture: Image.Image, side: int) -> Image.Image:
+    def fitted(image: Image.Image, side: int) -> Image.Image:
         """The whole in a square, whatever its aspect."""
-        return picture.resize((side, side), Image.Resampling.BILINEAR)
+        return image.resize((side, side), Image.Resampling.BILINEAR)
 
     @staticmethod
-    def truth(target: Boxes, picture: int) -> Found:
-        boxes, labels = target.of(picture)
-        return Found(boxes, torch.ones(len(labels)), labels)
+    def truth(target: Boxes, image: int) -> Detections:
+        boxes, labels = target.of(image)
+        return Detections(boxes, torch.ones(len(labels)), labels)
 
     @staticmethod
-    def onto(seen: Found, size: tuple[int, int], picture: tuple[int, int]) -> Found:
-        height, width = picture[0] / size[0], picture[1] / size[1]
+    def onto(seen: Detections, size: tuple[int, int], image: tuple[int, int]) -> Detections:
+        height, width = image[0] / size[0], image[1] / size[1]
         return seen._replace(boxes=seen.boxes * torch.tensor([width, height, width, height]))
 
     @staticmethod
-    def draw_on(axes: Axes, seen: Found, names: Sequence[str], limit: Limit, size: float = 7) -> None:
+    def draw_on(axes: Axes, seen: Detections, names: Sequence[str], limit: Limit, size: float = 7) -> None:
         """Boxes with class and, where it is not certain, the score in percent."""
         shown = sure(seen, limit)
         labels, scores = shown.labels.tolist(), shown.scores.tolist()
@@ -83,7 +83,7 @@ class SSDLite(TaskModule):
         draw_boxes(axes, shown.boxes.numpy(), [colour(names[i - 1], names) for i in labels], said, size)
 
     @staticmethod
-    def tell(seen: Found, names: Sequence[str], limit: Limit) -> dict[str, object]:
+    def tell(seen: Detections, names: Sequence[str], limit: Limit) -> dict[str, object]:
         return {
             "objects": [
                 {"class": names[label - 1], "score": round(score, 4), "box": [round(end, 1) for end in box]}
@@ -101,5 +101,5 @@ class SSDLite(TaskModule):
         return told
 
 
-def sure(seen: Found, limit: Limit) -> Found:
-    return Found(*(one[seen.scores >= limit.score] for one in seen))
+def sure(seen: Detections, limit: Limit) -> Detections:
+    return Detections(*(one[seen.scores >= limit.score] for one in seen))

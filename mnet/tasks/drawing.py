@@ -1,4 +1,4 @@
-"""What a network says of a picture, drawn over it. One colour a class, the same in every picture."""
+"""What a network says of an image, drawn over it. One colour a class, the same in every image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = (
     *("#882255", "#44AA99", "#DDCC77", "#332288"),
 )
 OPACITY = 0.55
-"""Of a mask over its picture."""
+"""Of a mask over its image."""
 
 
 class Limit(NamedTuple):
@@ -37,11 +37,11 @@ def colour(name: str, names: Sequence[str]) -> str:
     return COLOURS[[one for one in names if one != BACKGROUND].index(name) % len(COLOURS)]
 
 
-def show_picture(axes: Axes, picture: np.ndarray) -> None:
+def show_image(axes: Axes, image: np.ndarray) -> None:
     """(H, W) or (H, W, 3), uint8."""
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_xlim(-0.5, picture.shape[1] - 0.5)
-    axes.set_ylim(picture.shape[0] - 0.5, -0.5)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_xlim(-0.5, image.shape[1] - 0.5)
+    axes.set_ylim(image.shape[0] - 0.5, -0.5)
     axes.set_axis_off()
 
 
@@ -55,7 +55,7 @@ def draw_boxes(axes: Axes, boxes: np.ndarray, inks: Sequence[str], said: Sequenc
 
 
 def draw_mask(axes: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
-    """Classes (H, W) as a veil over a picture, clear where nothing is labelled and where the background is."""
+    """Classes (H, W) as a veil over an image, clear where nothing is labelled and where the background is."""
     veil = np.zeros((*mask.shape, 4))
     for label in np.unique(mask):
         if label < len(names) and names[label] != BACKGROUND:
@@ -70,7 +70,7 @@ def handles_of(labels: Sequence[int], names: Sequence[str]) -> list[Patch]:
 
 
 def legend(axes: Axes, labels: Sequence[int], names: Sequence[str]) -> None:
-    """Beside a picture."""
+    """Beside an image."""
     if handles := handles_of(labels, names):
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 

@@ -22,7 +22,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from mnet.models.layers import is_depthwise
 from mnet.models.network import create_model
 from mnet.models.spec import Network
-from mnet.tasks.drawing import Limit, legend, show_picture
+from mnet.tasks.drawing import Limit, legend, show_image
 from mnet.training.arithmetic import Compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
@@ -30,7 +30,7 @@ from mnet.weights.transfer import Transferred
 
 LOG_STEPS = 50
 Batch = tuple[Tensor, Any]
-"""Pictures (N, C, H, W), and what they show."""
+"""Images (N, C, H, W), and what they show."""
 
 
 class Trained(L.LightningModule):
@@ -50,7 +50,7 @@ class Trained(L.LightningModule):
             self._compiled = compiled(self.net.forward, mode)
 
     def answers(self, images: Tensor) -> Any:
-        """What the network says of pictures (N, C, H, W)."""
+        """What the network says of images (N, C, H, W)."""
         return (self._compiled if self._compiled and self.training else self.net)(images)
 
     def on_fit_start(self) -> None:
@@ -95,7 +95,7 @@ class TaskModule(Trained):
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """What is measured on evaluation pictures, not synchronised: every device sees every picture."""
+        """What is measured on evaluation images, not synchronised: every device sees every image."""
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -107,12 +107,12 @@ class TaskModule(Trained):
 
     @abstractmethod
     def predict(self, images: Tensor) -> list[Any]:
-        """What is seen in each of the pictures (N, C, H, W)."""
+        """What is seen in each of the images (N, C, H, W)."""
 
     @staticmethod
     @abstractmethod
-    def fitted(picture: Image.Image, side: int) -> Image.Image:
-        """A picture of any size as the network sees those of its data set, whose resolution is `side`."""
+    def fitted(image: Image.Image, side: int) -> Image.Image:
+        """An image of any size as the network sees those of its data set, whose resolution is `side`."""
 
     drawn: ClassVar[bool] = False
     """Whether what is seen can be drawn beside what is there: examples of such runs are kept."""
@@ -120,27 +120,27 @@ class TaskModule(Trained):
     """What is seen, from its parts by name, where it has several."""
 
     @staticmethod
-    def truth(target: Any, picture: int) -> Any:
-        """Where it is `drawn`: what a picture of a batch really shows, as `predict` would say it."""
+    def truth(target: Any, image: int) -> Any:
+        """Where it is `drawn`: what an image of a batch really shows, as `predict` would say it."""
         raise NotImplementedError
 
     @staticmethod
     @abstractmethod
-    def onto(seen: Any, size: tuple[int, int], picture: tuple[int, int]) -> Any:
-        """What was seen in a picture of height and width `size`, on the same of the size `picture`."""
+    def onto(seen: Any, size: tuple[int, int], image: tuple[int, int]) -> Any:
+        """What was seen in an image of height and width `size`, on the same of the size `image`."""
 
     @classmethod
-    def draw(cls, figure: Figure, picture: np.ndarray, seen: Any, names: Sequence[str], limit: Limit) -> None:
-        """The picture, (H, W) or (H, W, 3) uint8, and what is seen in it."""
+    def draw(cls, figure: Figure, image: np.ndarray, seen: Any, names: Sequence[str], limit: Limit) -> None:
+        """The image, (H, W) or (H, W, 3) uint8, and what is seen in it."""
         axes = figure.subplots()
-        show_picture(axes, picture)
+        show_image(axes, image)
         cls.draw_on(axes, seen, names, limit)
         if labels := cls.key(seen, limit):
             legend(axes, labels, names)
 
     @staticmethod
     def draw_on(axes: Axes, seen: Any, names: Sequence[str], limit: Limit, size: float = 7) -> None:
-        """What is seen, over a picture that is drawn already; text of `size` points."""
+        """What is seen, over an image that is drawn already; text of `size` points."""
 
     @staticmethod
     def key(seen: Any, limit: Limit) -> list[int]:
@@ -168,7 +168,7 @@ class TaskModule(Trained):
 
     @property
     def test_correct(self) -> Tensor | None:
-        """Which test pictures the last test had right, (N,) bool on the CPU, in their order; None where a picture is
+        """Which test images the last test had right, (N,) bool on the CPU, in their order; None where an image is
         not right or wrong."""
         return None
 

@@ -29,7 +29,7 @@ class Pack(Trained):
         self.recipe = members[0].recipe
         self.net = stack([cast(MobileNet, member.net) for member in members]).to(memory_format=torch.channels_last)
         self.members = nn.ModuleList(members)
-        self.said = [Said() for _ in members]
+        self.said = [PrecomputedOutput() for _ in members]
         for member, said in zip(members, self.said, strict=True):
             member.net = said
 
@@ -67,7 +67,7 @@ class Pack(Trained):
             self.log_dict({f"{i}/{name}": value for name, value in member.read(member.val_metrics, "val/").items()})
 
     def ask(self, images: Tensor) -> None:
-        """Let the members' networks say what the replicas say of these pictures, (N, K * C, H, W)."""
+        """Let the members' networks say what the replicas say of these images, (N, K * C, H, W)."""
         told = self.answers(images.contiguous(memory_format=torch.channels_last))
         for said, own in zip(self.said, take_apart(told, len(self.said)), strict=True):
             said.answer = own
@@ -80,7 +80,7 @@ class Pack(Trained):
             member.net.load_state_dict(state)
 
 
-class Said(nn.Module):
+class PrecomputedOutput(nn.Module):
     """Stands where a member's network was, and says what its replica has said."""
 
     answer: Tensor

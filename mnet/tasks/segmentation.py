@@ -18,14 +18,14 @@ from mnet.tasks.drawing import Limit, draw_mask
 from mnet.tasks.module import TaskModule
 
 Batch = tuple[Tensor, Masks]
-"""Pictures (N, C, H, W) and the class of every pixel."""
+"""Images (N, C, H, W) and the class of every pixel."""
 
 
-class LRASPP(TaskModule):
+class ASPPSegmenter(TaskModule):
     """Trains a segmenter, with LR-ASPP or R-ASPP, by a `Recipe`; logs `train/loss`, and
     `{val,test}/{miou,pixel_accuracy,loss}`.
 
-    mIoU is the mean over classes of intersection over union, both summed over all pictures, in percent; the background
+    mIoU is the mean over classes of intersection over union, both summed over all images, in percent; the background
     is a class where the data set has one. Pixels that nobody has labelled count nowhere.
     """
 
@@ -58,21 +58,19 @@ class LRASPP(TaskModule):
         return list(self.net(images).argmax(1).to(torch.uint8).cpu())
 
     @staticmethod
-    def fitted(picture: Image.Image, side: int) -> Image.Image:
+    def fitted(image: Image.Image, side: int) -> Image.Image:
         """The whole with its aspect, the shorter side scaled."""
-        factor = side / min(picture.size)
-        width, height = (round(factor * one) for one in picture.size)
-        return picture.resize((width, height), Image.Resampling.BILINEAR)
+        factor = side / min(image.size)
+        width, height = (round(factor * one) for one in image.size)
+        return image.resize((width, height), Image.Resampling.BILINEAR)
 
     @staticmethod
-    def truth(target: Masks, picture: int) -> Tensor:
-        return target.classes[picture]
+    def truth(target: Masks, image: int) -> Tensor:
+        return target.classes[image]
 
     @staticmethod
-    def onto(seen: Tensor, size: tuple[int, int], picture: tuple[int, int]) -> Tensor:
-        return functional.interpolate(seen[None, None].float(), size=picture, mode="nearest-exact")[0, 0].to(
-            torch.uint8
-        )
+    def onto(seen: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
+        return functional.interpolate(seen[None, None].float(), size=image, mode="nearest-exact")[0, 0].to(torch.uint8)
 
     @staticmethod
     def draw_on(axes: Axes, seen: Tensor, names: Sequence[str], limit: Limit, size: float = 7) -> None:

@@ -20,11 +20,11 @@ class Recipe:
 
     epochs: int
     epoch_steps: int | None = None
-    """Training steps an epoch; None = every picture once."""
+    """Training steps an epoch; None = every image once."""
     batch_size: int
     optimizer: Literal["sgd", "adamw", "rmsprop_tf"]
     lr: float
-    """The schedule's highest learning rate, at a batch of `lr_batch` pictures."""
+    """The schedule's highest learning rate, at a batch of `lr_batch` images."""
     lr_batch: int
     schedule: Literal["onecycle", "exponential"]
     """onecycle: up for `warmup`, then a cosine to zero. exponential: x `decay` every `decay_epochs`, in steps."""
@@ -40,7 +40,7 @@ class Recipe:
     decay_epochs: float = 1.0
     label_smoothing: float = 0.0
     augment: bool = True
-    """Whether training pictures are augmented, in the data set's own way."""
+    """Whether training images are augmented, in the data set's own way."""
     dropout: float | None = None
     """None = the network's own."""
     bn_momentum: float = 0.1
@@ -64,7 +64,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             augment=False,  # no gain within two epochs
             weight_decay=1e-4,
         ),
-        # Ours: to convergence on small pictures.
+        # Ours: to convergence on small images.
         "full": Recipe(
             epochs=40,
             batch_size=128,
@@ -87,7 +87,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             warmup=0.3,  # shorter, and SSDLite is slow to find its first boxes
             weight_decay=1e-4,
         ),
-        # torchvision's for SSDLite on COCO: SGD 0.15 at 8 x 24 pictures, cosine, 660 epochs.
+        # torchvision's for SSDLite on COCO: SGD 0.15 at 8 x 24 images, cosine, 660 epochs.
         "ssdlite": Recipe(
             epochs=660,
             batch_size=192,

@@ -13,7 +13,7 @@ from torch import Tensor
 from mnet.errors import ConfigError
 from mnet.models.heads import settings_of
 from mnet.models.network import MobileNet
-from mnet.models.spec import HeadKind, Network, feature_map, place
+from mnet.models.spec import HeadKind, Network, feature_map, resolve_blocks
 from mnet.models.toggles import describe
 
 Names = Iterator[tuple[str, str]]
@@ -127,7 +127,7 @@ def torchvision_v3(network: Network) -> Names:
     if network.hidden is None:
         raise ConfigError("torchvision's V3 layout has the streamlined last stage only")
     yield from pair("stem", "features.0")
-    for i, placed in enumerate(place(network)):
+    for i, placed in enumerate(resolve_blocks(network)):
         parts = [
             part
             for part, there in (

@@ -4,7 +4,7 @@ Weights are in torchvision's layout (timm's for V1). A toggle changes some rows 
 their place in it, and taken over whole, or adapted in one of these ways:
 
 - a depthwise kernel made smaller keeps its centre; made larger, it is surrounded by zeros and computes the same;
-- a stem for grey pictures sums its filters over the colours, and sees a grey picture as it saw one in colour.
+- a stem for grey images sums its filters over the colours, and sees a grey image as it saw one in colour.
 
 All else starts as in a new network.
 """
@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from mnet.errors import ConfigError
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, place
+from mnet.models.spec import Network, resolve_blocks
 from mnet.models.toggles import describe
 from mnet.weights.formats import load_torchvision
 from mnet.weights.truncation import truncated
@@ -135,7 +135,7 @@ def matched_blocks(network: Network, paper: Network) -> dict[int, int]:
     """Block -> the paper's that stands in its place: where toggles left rows out or put some in, the others keep
     theirs."""
     rows, known = (
-        [(at.in_channels, at.expanded, at.row.out_channels) for at in place(one)] for one in (network, paper)
+        [(at.in_channels, at.expanded, at.row.out_channels) for at in resolve_blocks(one)] for one in (network, paper)
     )
     found = difflib.SequenceMatcher(a=rows, b=known, autojunk=False).get_matching_blocks()
     exact = {run.a + i: run.b + i for run in found for i in range(run.size)}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, Placed, place
+from mnet.models.spec import Network, ResolvedBlock, resolve_blocks
 
 OF_NORMS = ("weight", "bias", "running_mean", "running_var")
 
@@ -30,14 +30,14 @@ class Wiring:
     writes: Space | None
     """None = the classes."""
     reads: Space | None
-    """None = the pictures, or as a depthwise convolution what it writes."""
+    """None = the images, or as a depthwise convolution what it writes."""
     norm: str | None = None
 
 
 def bottleneck_spaces(network: Network) -> list[Space]:
     """Block -> the space of its output: where shortcuts join several blocks, or the first to the stem, one of all."""
     found: list[Space] = []
-    for i, at in enumerate(place(network)):
+    for i, at in enumerate(resolve_blocks(network)):
         before = found[-1] if found else "stem"
         found.append(before if at.shortcut else f"bottleneck.{i}")
     return found
@@ -47,7 +47,7 @@ def wiring(network: Network) -> Iterator[Wiring]:
     """Every layer of a classifier, in the order of execution."""
     yield Wiring("stem.conv", "stem", None, "stem.norm")
     last = "stem"
-    for i, (at, out) in enumerate(zip(place(network), bottleneck_spaces(network), strict=True)):
+    for i, (at, out) in enumerate(zip(resolve_blocks(network), bottleneck_spaces(network), strict=True)):
         yield from block_wiring(network, i, at, last, out)
         last = out
     if network.tail is not None:
@@ -59,7 +59,7 @@ def wiring(network: Network) -> Iterator[Wiring]:
     yield Wiring("classifier", None, last)
 
 
-def block_wiring(network: Network, i: int, at: Placed, into: Space, out: Space) -> Iterator[Wiring]:
+def block_wiring(network: Network, i: int, at: ResolvedBlock, into: Space, out: Space) -> Iterator[Wiring]:
     name, wide = f"blocks.{i}", into if at.row.expansion is None else f"expansion.{i}"
     if at.row.expansion is not None:
         yield Wiring(f"{name}.expand.conv", wide, into, f"{name}.expand.norm")
@@ -74,7 +74,7 @@ def block_wiring(network: Network, i: int, at: Placed, into: Space, out: Space) 
 def sizes(network: Network) -> dict[Space, int]:
     """Channels of every space."""
     found = {"stem": network.stem.out_channels}
-    for i, (at, out) in enumerate(zip(place(network), bottleneck_spaces(network), strict=True)):
+    for i, (at, out) in enumerate(zip(resolve_blocks(network), bottleneck_spaces(network), strict=True)):
         found[out] = at.row.out_channels
         if at.row.expansion is not None:
             found[f"expansion.{i}"] = at.expanded

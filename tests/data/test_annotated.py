@@ -14,11 +14,11 @@ from mnet.data import COCO, VOC, Cityscapes, create_data
 from mnet.data.targets import IGNORED
 from mnet.errors import ConfigError, DataError
 
-SIZE = 120, 80  # of every picture: width and height
+SIZE = 120, 80  # of every image: width and height
 LEFT = (12, 8, 48, 40)  # of a red square: left, top, right, bottom
 
 
-def picture(path: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, int] = SIZE) -> None:
+def image(path: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, int] = SIZE) -> None:
     """Black, with a red square where each box is."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     for left, top, right, bottom in boxes:
@@ -28,12 +28,12 @@ def picture(path: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int,
 
 
 def write_coco(root: Path, objects: list[list[dict]]) -> Path:
-    """The same pictures in train and val: `objects` of each, as annotations without ids."""
+    """The same images in train and val: `objects` of each, as annotations without ids."""
     for split in ("train", "val"):
         images, annotations = [], []
         for i, own in enumerate(objects):
             boxes = [tuple(int(v) for v in (x, y, x + w, y + h)) for x, y, w, h in (one["bbox"] for one in own)]
-            picture(root / f"coco/{split}2017/{i:012}.png", [b for b in boxes if b[2] > b[0] and b[3] > b[1]])
+            image(root / f"coco/{split}2017/{i:012}.png", [b for b in boxes if b[2] > b[0] and b[3] > b[1]])
             images.append({"id": i, "file_name": f"{i:012}.png", "width": SIZE[0], "height": SIZE[1]})
             annotations += [
                 {"id": 100 * i + k, "image_id": i, "area": 1.0, "iscrowd": 0, **one} for k, one in enumerate(own)
@@ -55,7 +55,7 @@ def write_voc(root: Path, objects: list[list[tuple[str, tuple, int]]], mask: np.
     base, names = root / "VOCdevkit/VOC2012", []
     for i, own in enumerate(objects):
         names.append(f"2012_{i:06}")
-        picture(base / f"JPEGImages/{names[-1]}.jpg", [(b[0] - 1, b[1] - 1, b[2], b[3]) for _, b, _ in own])
+        image(base / f"JPEGImages/{names[-1]}.jpg", [(b[0] - 1, b[1] - 1, b[2], b[3]) for _, b, _ in own])
         ends = ("xmin", "ymin", "xmax", "ymax")
         told = "".join(
             f"<object><name>{name}</name><difficult>{hard}</difficult><bndbox>"
@@ -82,7 +82,7 @@ def write_cityscapes(root: Path, ids: np.ndarray, count: int = 3) -> Path:
         for i in range(count):
             name = f"town_{i:06}_000019"
             folder = root / f"cityscapes/leftImg8bit/{split}/town"
-            picture(folder / f"{name}_leftImg8bit.png", [LEFT], (ids.shape[1], ids.shape[0]))
+            image(folder / f"{name}_leftImg8bit.png", [LEFT], (ids.shape[1], ids.shape[0]))
             fine = root / f"cityscapes/gtFine/{split}/town"
             fine.mkdir(parents=True, exist_ok=True)
             Image.fromarray(ids).save(fine / f"{name}_gtFine_labelIds.png")
@@ -97,7 +97,7 @@ def ready(name: str, root: Path, **settings):
 
 
 def red(image: torch.Tensor, data) -> torch.Tensor:
-    """Where a normalised picture (3, H, W) is red."""
+    """Where a normalised image (3, H, W) is red."""
     return image[0] * data.std[0] + data.mean[0] > 0.5
 
 
@@ -115,20 +115,20 @@ def test_coco_boxes_lie_on_what_they_mean_at_the_new_size_with_contiguous_classe
     assert (data.num_classes, data.class_names[11]) == (80, "kind 13")
 
 
-def test_pictures_without_objects_are_samples_and_degenerate_boxes_never_reach_a_batch(tmp_path):
+def test_images_without_objects_are_samples_and_degenerate_boxes_never_reach_a_batch(tmp_path):
     bad = [[5, 5, 0, 9], [5, 5, -4, 9], [130, 5, 20, 20], [5, 5, 0.4, 30], [110, 60, 40, 40]]
     objects = [[], [{"bbox": box, "category_id": 1} for box in bad]]
     data = ready("coco", write_coco(tmp_path, objects), resolution=60)
     _, boxes = next(iter(data.test_dataloader()))
     assert len(boxes.of(0)[0]) == 0
-    torch.testing.assert_close(boxes.of(1)[0], torch.tensor([[55.0, 45, 60, 60]]))  # clipped to the picture
+    torch.testing.assert_close(boxes.of(1)[0], torch.tensor([[55.0, 45, 60, 60]]))  # clipped to the image
     for _ in range(3):
         for _, target in data.train_dataloader():
             width = (target.boxes[..., 2:] - target.boxes[..., :2])[target.labels > 0]
             assert (width >= 1).all()
 
 
-def test_flips_and_crops_move_a_picture_and_its_boxes_together(tmp_path):
+def test_flips_and_crops_move_a_image_and_its_boxes_together(tmp_path):
     square = {"bbox": [12, 8, 36, 32], "category_id": 1}
     data = ready("coco", write_coco(tmp_path, [[square]] * 9), resolution=96)
     loader, sides, seen = data.train_dataloader(), set(), 0
@@ -182,7 +182,7 @@ def test_cityscapes_has_19_classes_and_evaluates_twice_as_wide_as_high(tmp_path)
     assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 32, 32)
 
 
-def test_pictures_can_be_sent_to_workers_however_these_are_started(tmp_path):
+def test_images_can_be_sent_to_workers_however_these_are_started(tmp_path):
     """Beyond Linux, and on it from Python 3.14 on, a worker is not forked: what it reads is pickled."""
     roots = [
         ("coco", "detection", write_coco(tmp_path / "coco", [[], [], []])),
@@ -243,11 +243,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
-        (np.zeros((SIZE[1], SIZE[0] // 2), np.uint8), "60x80 pixels, its picture 120x80"),
+        (np.zeros((SIZE[1], SIZE[0] // 2), np.uint8), "60x80 pixels, its image 120x80"),
         (np.full((SIZE[1], SIZE[0]), 21, np.uint8), "has class 21; classes are 0 to 20"),
     ],
 )
-def test_a_mask_of_another_picture_or_of_other_classes_is_refused(tmp_path, mask, said):
+def test_a_mask_of_another_image_or_of_other_classes_is_refused(tmp_path, mask, said):
     data = ready("voc", write_voc(tmp_path, [[]] * 3, mask), task="segmentation")
     with pytest.raises(DataError, match=rf"2012_00000.\.png.*{said}"):
         next(iter(data.test_dataloader()))

@@ -17,10 +17,10 @@ from mnet.data.module import stratified_split
 from mnet.data.photographs import CentreCrop, RandomCrop, open_photograph
 from mnet.data.streams import Stream
 from mnet.errors import ConfigError, DataError
-from mnet.studies.results.archive import OWN_PICTURES
+from mnet.studies.results.archive import USER_DATASETS
 
 
-def picture(path: Path, *, colour: bool = True, size: tuple[int, int] = (40, 30), seed: int = 0) -> None:
+def image(path: Path, *, colour: bool = True, size: tuple[int, int] = (40, 30), seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (size[1], size[0], 3) if colour else (size[1], size[0])
     Image.fromarray(np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)).save(path)
@@ -29,7 +29,7 @@ def picture(path: Path, *, colour: bool = True, size: tuple[int, int] = (40, 30)
 def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5, *, colour: bool = True) -> Path:
     for number, name in enumerate(classes):
         for index in range(count):
-            picture(root / name / f"{index}.png", colour=colour, seed=100 * number + index)
+            image(root / name / f"{index}.png", colour=colour, seed=100 * number + index)
     return root
 
 
@@ -111,10 +111,10 @@ def test_cifar_is_read_from_its_published_layout(
         data.prepare_data()
 
 
-# --- folders of pictures
+# --- folders of images
 
 
-def test_two_classes_of_five_pictures_are_a_data_set(tmp_path: Path) -> None:
+def test_two_classes_of_five_images_are_a_data_set(tmp_path: Path) -> None:
     data = ImageFolder(data_dir=folder(tmp_path), resolution=16, batch_size=128)
     data.prepare_data()
     data.setup()
@@ -129,7 +129,7 @@ def test_two_classes_of_five_pictures_are_a_data_set(tmp_path: Path) -> None:
     assert sum(len(labels) for part in parts for _, labels in part) == 10
 
 
-def test_grey_pictures_give_one_channel_and_a_single_coloured_one_gives_three(tmp_path: Path) -> None:
+def test_grey_images_give_one_channel_and_a_single_coloured_one_gives_three(tmp_path: Path) -> None:
     def channels() -> int:
         data = ImageFolder(data_dir=tmp_path, resolution=8)
         data.setup()
@@ -138,11 +138,11 @@ def test_grey_pictures_give_one_channel_and_a_single_coloured_one_gives_three(tm
 
     folder(tmp_path, colour=False)
     assert channels() == 1
-    picture(tmp_path / "cat" / "coloured.png")
+    image(tmp_path / "cat" / "coloured.png")
     assert channels() == 3
 
 
-def test_adding_a_picture_moves_no_other(tmp_path: Path) -> None:
+def test_adding_a_image_moves_no_other(tmp_path: Path) -> None:
     def places(count: int) -> dict[tuple[str, str], str]:
         data = ImageFolder(data_dir=folder(tmp_path, count=count), resolution=4)
         data.setup()
@@ -171,14 +171,14 @@ def test_train_and_test_folders_are_used_as_they_are(tmp_path: Path) -> None:
         ImageFolder(data_dir=tmp_path).prepare_data()
 
 
-def test_bad_folders_and_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_folders_and_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="0 folders"):
         ImageFolder(data_dir=tmp_path).prepare_data()
     folder(tmp_path, ("cat",))
     with pytest.raises(DataError, match="1 folders"):
         ImageFolder(data_dir=tmp_path).prepare_data()
     (tmp_path / "dog").mkdir()
-    with pytest.raises(DataError, match=r"dog has no picture"):
+    with pytest.raises(DataError, match=r"dog has no image"):
         ImageFolder(data_dir=tmp_path).prepare_data()
     folder(tmp_path, ("dog",))
     broken = tmp_path / "dog" / "3.png"
@@ -200,7 +200,7 @@ def imagenette(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 4), ("val", 1)):
         for wnid in torchvision.datasets.Imagenette._WNID_TO_CLASS:
             for index in range(count):
-                picture(root / "imagenette2-160" / split / wnid / f"{index}.JPEG", seed=index)
+                image(root / "imagenette2-160" / split / wnid / f"{index}.JPEG", seed=index)
     return root
 
 
@@ -347,10 +347,10 @@ def test_a_damaged_photograph_is_named(tmp_path: Path) -> None:
     data = create_data("photographs", data_dir=tmp_path, resolution=32, batch_size=2, workers=0)
     data.prepare_data()
     data.setup()
-    with pytest.raises(DataError, match=r"cat/1.jpg cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"cat/1.jpg cannot be read as an image"):
         for part in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
             list(part)
 
 
 def test_what_is_ones_own_is_known_by_its_name() -> None:
-    assert {name for name, data in DATASETS.items() if data.train_size is None} == set(OWN_PICTURES)
+    assert {name for name, data in DATASETS.items() if data.train_size is None} == set(USER_DATASETS)

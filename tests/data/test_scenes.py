@@ -100,7 +100,7 @@ def test_garments_of_test_never_stand_in_scenes_of_train(monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
-def test_a_flip_moves_pictures_and_targets_together_and_twice_is_not_at_all(task, monkeypatch):
+def test_a_flip_moves_images_and_targets_together_and_twice_is_not_at_all(task, monkeypatch):
     data = data_of(task, monkeypatch, resolution=64)
     images, targets = data._splits["train"]
     every = torch.ones(len(images), dtype=torch.bool)

@@ -14,7 +14,7 @@ import train
 import yaml
 
 from mnet.data.augment import Augment, normalise
-from mnet.data.batches import ALL, Batches, Share, random_seed, shuffled
+from mnet.data.batches import ALL, Batches, Shard, random_seed, shuffled
 from mnet.data.streams import Keys
 from mnet.errors import ConfigError
 from mnet.studies import Trial
@@ -26,7 +26,7 @@ COUNT, SIZE, WORLD = 22, 6, 2
 TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2")
 
 
-def loader(share: Share = ALL, *, train: bool = True, augment: Augment | None = None) -> Batches:
+def loader(share: Shard = ALL, *, train: bool = True, augment: Augment | None = None) -> Batches:
     images = torch.randint(256, (COUNT, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return Batches(
         images, torch.arange(COUNT), batch_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1),
@@ -40,7 +40,7 @@ def epoch(batches: Batches, number: int = 1) -> list[tuple[torch.Tensor, torch.T
 
 
 def test_the_shares_of_all_devices_are_the_batch_at_every_step_and_none_is_seen_twice():
-    shares = [epoch(loader(Share(rank, WORLD))) for rank in range(WORLD)]
+    shares = [epoch(loader(Shard(rank, WORLD))) for rank in range(WORLD)]
     whole = epoch(loader())
     assert [len(share) for share in shares] == [len(whole)] * WORLD
     for (images, labels), *parts in zip(whole, *shares, strict=True):
@@ -50,12 +50,12 @@ def test_the_shares_of_all_devices_are_the_batch_at_every_step_and_none_is_seen_
             assert own.equal(images[rank::WORLD])
 
 
-def test_streamed_pictures_are_shared_in_the_same_way():
+def test_streamed_images_are_shared_in_the_same_way():
     whole = list(Keys(COUNT, SIZE, 3, train=True))
-    shares = [list(Keys(COUNT, SIZE, 3, train=True, share=Share(rank, WORLD))) for rank in range(WORLD)]
+    shares = [list(Keys(COUNT, SIZE, 3, train=True, share=Shard(rank, WORLD))) for rank in range(WORLD)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [batch[rank::WORLD] for rank in range(WORLD)] == parts
-    assert list(Keys(COUNT, SIZE, 3, train=False, share=Share(1, WORLD))) == list(Keys(COUNT, SIZE, 3, train=False))
+    assert list(Keys(COUNT, SIZE, 3, train=False, share=Shard(1, WORLD))) == list(Keys(COUNT, SIZE, 3, train=False))
 
 
 def test_devices_augment_differently_and_a_single_one_as_ever():
@@ -65,18 +65,18 @@ def test_devices_augment_differently_and_a_single_one_as_ever():
         pixels = single._pixels[order[index * SIZE : (index + 1) * SIZE]].permute(0, 3, 1, 2)
         generator = torch.Generator().manual_seed(random_seed("augment", 3, 1, index))
         assert images.equal(normalise(pixels, torch.full((3,), 1 / 255), torch.zeros(3), augment, generator))
-    assert Share(0, 1).keys == ()
-    assert Share(0, 2).keys != Share(1, 2).keys
+    assert Shard(0, 1).keys == ()
+    assert Shard(0, 2).keys != Shard(1, 2).keys
 
 
-def test_every_device_evaluates_every_picture_in_order():
-    seen = torch.cat([labels for _, labels in loader(Share(1, WORLD), train=False)])
+def test_every_device_evaluates_every_image_in_order():
+    seen = torch.cat([labels for _, labels in loader(Shard(1, WORLD), train=False)])
     assert seen.equal(torch.arange(COUNT))
 
 
 @pytest.fixture
-def settings(pictures) -> dict[str, object]:
-    return {"dataset": "imagefolder", "data_dir": str(pictures), "resolution": 28, "width": 0.25, "batch_size": 10}
+def settings(images) -> dict[str, object]:
+    return {"dataset": "imagefolder", "data_dir": str(images), "resolution": 28, "width": 0.25, "batch_size": 10}
 
 
 def test_the_data_asks_lightning_which_share_is_its_own(settings):
@@ -86,12 +86,12 @@ def test_the_data_asks_lightning_which_share_is_its_own(settings):
     data.trainer = SimpleNamespace(
         global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
     )
-    assert (alone.share, data.train_dataloader().share) == (ALL, Share(1, 2))
+    assert (alone.share, data.train_dataloader().share) == (ALL, Shard(1, 2))
 
 
 def test_a_batch_that_devices_cannot_share_equally_is_refused(settings, tmp_path, capsys):
     with pytest.raises(ConfigError, match="batch_size is 6, of all devices together, and there are 4 devices"):
-        loader(Share(3, 4))
+        loader(Shard(3, 4))
     options = [f"--{name}={value}" for name, value in {**settings, "batch_size": 15}.items()]
     assert train.main([*options, *TWO, f"--out={tmp_path}"]) == 2
     assert "batch_size is 15, of all devices together, and there are 2 devices" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Notebook 07 does what it says: pictures, a toggle and a study from scratch, in a copy beside the checkout."""
+"""Notebook 07 does what it says: images, a toggle and a study from scratch, in a copy beside the checkout."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""predict.py on pictures of one's own: boxes and masks in the picture's pixels, and what it refuses."""
+"""predict.py on images of one's own: boxes and masks in the image's pixels, and what it refuses."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 import mnet
-from mnet.data.folders import open_picture
+from mnet.data.folders import open_image
 from mnet.files import write_json, write_torch, write_yaml
 from mnet.studies import Trial
 from mnet.studies.runs.predictions import load_predictor
 from mnet.tasks.boxes import Found
 
 SETTINGS = {"dataset": "scenes", "model": "mobilenet_v3_small", "width": 0.35, "resolution": 64, "recipe": "scenes"}
-SIZE = 200, 100  # of the pictures: width and height
+SIZE = 200, 100  # of the images: width and height
 
 
 def finished(folder: Path, **settings) -> Path:
@@ -31,7 +31,7 @@ def finished(folder: Path, **settings) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path) -> Path:
+def image(tmp_path) -> Path:
     pixels = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     pixels[20:60, 120:180] = 200
     path = tmp_path / "photos" / "one.png"
@@ -40,20 +40,20 @@ def picture(tmp_path) -> Path:
     return path
 
 
-def test_boxes_lie_in_the_pictures_own_pixels(tmp_path, picture, capsys, monkeypatch):
-    """The network sees 64 x 64; the picture is 200 x 100."""
+def test_boxes_lie_in_the_images_own_pixels(tmp_path, image, capsys, monkeypatch):
+    """The network sees 64 x 64; the image is 200 x 100."""
     folder = finished(tmp_path / "run", head="ssdlite", **SETTINGS)
     seen = Found(torch.tensor([[32.0, 16, 48, 48], [0, 0, 8, 8]]), torch.tensor([0.9, 0.3]), torch.tensor([2, 1]))
-    monkeypatch.setattr("mnet.tasks.detection.SSDLite.predict", lambda self, images: [seen])
-    assert program.main([str(folder), str(picture), f"--out={tmp_path / 'out'}"]) == 0
-    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(picture)]
+    monkeypatch.setattr("mnet.tasks.detection.SSDLiteDetector.predict", lambda self, images: [seen])
+    assert program.main([str(folder), str(image), f"--out={tmp_path / 'out'}"]) == 0
+    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]
     box = [32 * 200 / 64, 16 * 100 / 64, 48 * 200 / 64, 48 * 100 / 64]
     assert told == {"objects": [{"class": "trouser", "score": 0.9, "box": box}]}
     assert Image.open(tmp_path / "out/one.predicted.png").size[0] > 300
-    assert Image.open(picture).size == SIZE  # untouched
+    assert Image.open(image).size == SIZE  # untouched
 
 
-def test_masks_are_as_large_as_the_picture_and_keep_its_aspect(tmp_path, picture, monkeypatch):
+def test_masks_are_as_large_as_the_image_and_keep_its_aspect(tmp_path, image, monkeypatch):
     folder = finished(tmp_path / "run", head="lr_aspp", **SETTINGS)
     predictor = load_predictor(folder)
     sizes = []
@@ -64,23 +64,23 @@ def test_masks_are_as_large_as_the_picture_and_keep_its_aspect(tmp_path, picture
         seen[:, images.shape[3] // 2 :] = 3
         return [seen]
 
-    monkeypatch.setattr("mnet.tasks.segmentation.LRASPP.predict", halves)
-    seen = predictor.predict(open_picture(picture))
+    monkeypatch.setattr("mnet.tasks.segmentation.ASPPSegmenter.predict", halves)
+    seen = predictor.predict(open_image(image))
     assert sizes == [(1, 1, 64, 128)]  # the shorter side at the run's resolution
     assert seen.shape == (100, 200)
     assert seen[:, :100].max() == 0
     assert seen[:, 100:].min() == 3
-    assert program.main([str(folder), str(picture.parent), f"--out={tmp_path / 'out'}"]) == 0
-    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(picture)]
+    assert program.main([str(folder), str(image.parent), f"--out={tmp_path / 'out'}"]) == 0
+    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]
     assert told == {"shares": {"background": 0.5, "pullover": 0.5}}
 
 
-def test_a_run_is_found_by_its_name_and_a_classifier_tells_the_likeliest(tmp_path, picture):
+def test_a_run_is_found_by_its_name_and_a_classifier_tells_the_likeliest(tmp_path, image):
     trial = Trial(model="mobilenet_v3_small", width=0.35)
     finished(tmp_path / "results/se/runs" / trial.run_id, model="mobilenet_v3_small", width=0.35)
     where = [f"--results={tmp_path / 'results'}", f"--out={tmp_path / 'out'}"]
-    assert program.main([trial.run_id[:8], str(picture), *where, "--top=3"]) == 0
-    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(picture)]["top"]
+    assert program.main([trial.run_id[:8], str(image), *where, "--top=3"]) == 0
+    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]["top"]
     assert len(told) == 3
     assert {one["class"] for one in told} <= set(mnet.data.FashionMNIST.class_names)
     assert told[0]["probability"] >= told[1]["probability"]
@@ -89,27 +89,27 @@ def test_a_run_is_found_by_its_name_and_a_classifier_tells_the_likeliest(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "no picture and no folder nowhere"),
+        (["nowhere"], "no image and no folder nowhere"),
         (["{photos}", "--score=2"], "score must be from 0 to 1"),
         (["{photos}", "--scoer=1"], "Did you mean score"),
-        (["{empty}"], "no picture in"),
+        (["{empty}"], "no image in"),
     ],
 )
-def test_bad_input_is_one_error_before_anything_is_drawn(tmp_path, picture, capsys, arguments, said):
+def test_bad_input_is_one_error_before_anything_is_drawn(tmp_path, image, capsys, arguments, said):
     folder = finished(tmp_path / "run", head="ssdlite", **SETTINGS)
     (tmp_path / "empty").mkdir()
-    given = [one.format(photos=picture.parent, empty=tmp_path / "empty") for one in arguments]
+    given = [one.format(photos=image.parent, empty=tmp_path / "empty") for one in arguments]
     assert program.main([str(folder), *given, f"--out={tmp_path / 'out'}"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_without_weights_is_refused_and_an_unreadable_picture_is_named(tmp_path, picture, capsys):
+def test_a_run_without_weights_is_refused_and_an_unreadable_image_is_named(tmp_path, image, capsys):
     folder = finished(tmp_path / "run", head="ssdlite", **SETTINGS)
-    (picture.parent / "two.png").write_bytes(b"nothing")
-    assert program.main([str(folder), str(picture.parent), f"--out={tmp_path / 'out'}"]) == 1
+    (image.parent / "two.png").write_bytes(b"nothing")
+    assert program.main([str(folder), str(image.parent), f"--out={tmp_path / 'out'}"]) == 1
     assert "two.png cannot be read" in capsys.readouterr().err
     assert (tmp_path / "out/one.predicted.png").exists()
     (folder / "weights.pt").unlink()
-    assert program.main([str(folder), str(picture)]) == 2
+    assert program.main([str(folder), str(image)]) == 2
     assert "no finished run with its weights.pt" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The programs as a user calls them, on a small folder of pictures.
+"""The programs as a user calls them, on a small folder of images.
 
 Each is called in a process of its own where it succeeds and where it fails. Other calls are of its `main`, in this
 process: a new one imports torch and Lightning for longer than it trains.
@@ -32,10 +32,10 @@ def call(*arguments: object, **settings) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def study(pictures, tmp_path_factory):
+def study(images, tmp_path_factory):
     """The arguments of a small activation study, and the folder that a first call has filled."""
     out = tmp_path_factory.mktemp("results")
-    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28", "--width=0.25")
+    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28", "--width=0.25")
     arguments += ("--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
     arguments += ("--pack=1",)  # train.py trains alone, and is to give the same bits
     return arguments, out / "activation", call("ablate.py", *arguments)
@@ -105,8 +105,8 @@ def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, t
     assert list(tmp_path.glob(f"train/runs/{run.name}/wandb/offline-run-*/*.wandb"))
 
 
-def test_a_trial_that_fails_is_named_and_the_others_go_on(pictures, tmp_path, capsys):
-    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28", "--width=0.25")
+def test_a_trial_that_fails_is_named_and_the_others_go_on(images, tmp_path, capsys):
+    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28", "--width=0.25")
     arguments += ("--batch_size=16", "--activation=paper", "--lr=0.1,1e30", "--seeds=1", f"--out={tmp_path}")
     assert ablate.main(arguments) == 1
     assert "NotFinite" in capsys.readouterr().err

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import train
 import yaml
-from wandb_server import API_KEY, Run, is_dead, serving
+from support.wandb_server import API_KEY, Run, is_dead, serving
 
 from mnet.studies import load
 from mnet.studies.runs.store import adopt, lock
@@ -53,11 +53,11 @@ def account(home, server) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tiny(pictures) -> dict[str, object]:
+def tiny(images) -> dict[str, object]:
     """Settings that make a trial take a second."""
     return {
         "dataset": "imagefolder",
-        "data_dir": str(pictures),
+        "data_dir": str(images),
         "resolution": 28,
         "model": "mobilenet_v3_small",
         "width": 0.25,

@@ -1,3 +1,3 @@
-from tiny_network import net
+from support.tiny_network import net
 
 __all__ = ["net"]

@@ -43,7 +43,7 @@ def test_the_parts_one_after_another_are_the_network(model, fused):
     net.eval()
     parts = list(cut(net, 64, batch=2, fused=fused))
     rows = [part.row() for part in parts]
-    total = mnet.models.cost(net, 64)
+    total = mnet.cost(net, 64)
     assert sum(row["madds"] for row in rows) == total.madds
     assert sum(row["params"] for row in rows) == total.params
     x = parts[0].example

@@ -144,7 +144,7 @@ def test_int8_agrees_by_best_class_and_near_ties_count():
     wanted = torch.zeros(16, 100)
     wanted[:, 7], wanted[:, 8], wanted[:, 9] = 2.55, 2.54, 2.0
     assert check("r", "int8", wanted.roll(1, dims=1), wanted) == 1  # 8 is best there, a step below
-    with pytest.raises(ExportError, match="agrees with eager's best class on 0% of 16 pictures only"):
+    with pytest.raises(ExportError, match="agrees with eager's best class on 0% of 16 images only"):
         check("r", "int8", wanted.roll(2, dims=1), wanted)
     with pytest.raises(ExportError, match="not finite"):
         check("r", "int8", wanted / 0, wanted)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_network import tiny
+from support.tiny_network import tiny
 from torch import nn
 
 from mnet.errors import ConfigError

@@ -11,7 +11,7 @@ MILLION = 1e6
 
 
 def count(model: str, resolution: int = 224, **toggles) -> mnet.Cost:
-    return mnet.models.cost(mnet.describe(model, **toggles), resolution)
+    return mnet.cost(mnet.describe(model, **toggles), resolution)
 
 
 @pytest.mark.parametrize(

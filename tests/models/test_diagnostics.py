@@ -30,7 +30,7 @@ def test_every_non_linearity_is_seen_in_order_and_the_network_is_left_as_it_was(
     images = torch.randn(4, 3, 64, 64)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     found = activations(net, images)
-    rows = {row.layer.removesuffix(".conv"): row for row in mnet.models.cost(net, 64).rows}
+    rows = {row.layer.removesuffix(".conv"): row for row in mnet.cost(net, 64).rows}
     names = [one.layer for one in found]
     assert names == [name for name in rows if name in names]
     assert all(one.channels == rows[one.layer].out_channels for one in found)

@@ -4,17 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_parity import lively
-from test_toggles import attempt, chosen, drawn, models
+from support.networks import LR_ASPP, SSDLITE, lively
+from support.toggle_space import attempt, chosen, drawn, models
 from torch import nn
 from torchvision.models import detection, segmentation
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 import mnet
 from mnet import ConfigError
-
-SSDLITE = {"head": "ssdlite", "reduced_tail": True, "lowest_boxes": 6}
-LR_ASPP = {"head": "lr_aspp", "output_stride": 16}
 
 
 def test_ssdlite_is_torchvisions():
@@ -79,7 +76,7 @@ TABLE_6 = [
 @pytest.mark.parametrize(("model", "toggles", "params", "madds"), TABLE_6, ids=str)
 def test_detectors_cost_what_table_6_says_within_5_percent(model, toggles, params, madds):
     """V3's own rows within 1.5%; V1 and V2 exactly (5.10 and 4.34) with the 80 classes that COCO really has."""
-    cost = mnet.models.cost(mnet.describe(model, head="ssdlite", num_classes=90, **toggles), 320)
+    cost = mnet.cost(mnet.describe(model, head="ssdlite", num_classes=90, **toggles), 320)
     off = 0.015 if "v3" in model else 0.05
     assert cost.params / 1e6 == pytest.approx(params, rel=off)
     assert cost.madds / 1e9 == pytest.approx(madds, rel=off)
@@ -87,7 +84,7 @@ def test_detectors_cost_what_table_6_says_within_5_percent(model, toggles, param
 
 def test_v1_and_v2_were_counted_with_80_classes():
     counted = [
-        mnet.models.cost(mnet.describe(model, head="ssdlite", num_classes=80), 320).params / 1e6
+        mnet.cost(mnet.describe(model, head="ssdlite", num_classes=80), 320).params / 1e6
         for model in ("mobilenet_v1", "mobilenet_v2")
     ]
     assert [round(one, 1) for one in counted] == [5.1, 4.3]
@@ -113,7 +110,7 @@ TABLE_7 = [
 def test_segmenters_cost_what_table_7_says(model, toggles, head, filters, params, madds):
     """V3's parameters within 0.6%; of V2's reduced tails within 5.2%: the authors kept one expansion there."""
     toggles = {**toggles, "head": head, "head_filters": filters, "output_stride": 16}
-    cost = mnet.models.cost(mnet.describe(model, num_classes=19, **toggles), 1448)  # as many pixels as 1024 x 2048
+    cost = mnet.cost(mnet.describe(model, num_classes=19, **toggles), 1448)  # as many pixels as 1024 x 2048
     exact = 0.006 if "v3" in model or not toggles.get("reduced_tail") else 0.052
     assert cost.params / 1e6 == pytest.approx(params, rel=exact)
     assert cost.madds / 1e9 == pytest.approx(madds, rel=0.07)
@@ -139,7 +136,7 @@ def test_every_toggle_gives_maps_as_large_and_wide_as_they_say(model, toggles, h
         told = net(images)
     for one, x in zip(maps.values(), found, strict=False):
         assert x.shape == (1, one.channels, -(-size // one.stride), -(-size // one.stride)), one
-    cost = mnet.models.cost(network, size)
+    cost = mnet.cost(network, size)
     assert cost.params == sum(value.numel() for value in net.parameters())
     if head == "ssdlite":
         assert told.shape[2] == network.num_classes + 5

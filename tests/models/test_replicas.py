@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_toggles import SINGLE, attempt, chosen, drawn, models
+from support.toggle_space import SINGLE, attempt, chosen, drawn, models
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +17,7 @@ from mnet.models.replicas import ReplicatedDropout, join, split, stack, take_apa
 from mnet.tasks.module import make_optimizer
 from mnet.training.recipes import RECIPES
 
-K, STEPS, PICTURES = 3, 2, 3
+K, STEPS, IMAGES = 3, 2, 3
 NARROW = {"width": 0.25}
 
 
@@ -54,7 +54,7 @@ def train(network: mnet.Network, side: int, dtype: torch.dtype = torch.float64, 
     together = make_optimizer(stacked, recipe)
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(step)
-        images = torch.randn(K, PICTURES, network.in_channels, side, side, generator=generator, dtype=dtype)
+        images = torch.randn(K, IMAGES, network.in_channels, side, side, generator=generator, dtype=dtype)
         images = images + torch.arange(K).view(K, 1, 1, 1, 1)  # data of their own
         seeds = [100 * step + seed for seed in range(K)]
         for layer in stacked.modules():
@@ -133,7 +133,7 @@ def test_states_go_together_and_apart():
         torch.testing.assert_close(state, own)
 
 
-def test_depthwise_kernels_are_the_same_layers_of_grey_pictures_too_and_decay_alike():
+def test_depthwise_kernels_are_the_same_layers_of_grey_images_too_and_decay_alike():
     """K stems of one colour have K groups and K input channels, as a depthwise convolution has."""
     net = mnet.create_model("mobilenet_v2", in_channels=1, **NARROW)
     packed = stack([net] * K)

@@ -1,60 +1,22 @@
 """The toggles: what each means, and what holds for all of them, drawn from the fields of `Toggles`."""
 
-import types
-import typing
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.toggle_space import NAMES, SINGLE, attempt, chosen, drawn, models, values
 from torch import nn
 
 import mnet
-from mnet import ConfigError, Network, Toggles, toggles
+from mnet import ConfigError, Network, Toggles
+from mnet.models import toggles
 from mnet.models.cost import LayerCost
 from mnet.models.layers import Activate, SqueezeExcite
-from mnet.models.spec import place
-from mnet.settings import hints
-
-SAMPLES = {  # of the fields that are free numbers; the others name their values themselves
-    "stem_channels": [8, 16, 24, 32],
-    "hswish_from": [1, 16, 40, 80, 112, 10_000],
-    "se_ratio": [0.05, 0.25, 1.0],
-    "width": [0.25, 0.35, 0.5, 1.0, 1.4],
-    "head_filters": [64, 256],
-}
-
-
-def values(name: str) -> list:
-    """Valid values of a toggle, None left out."""
-    (hint,) = (option for option in typing.get_args(hints(Toggles)[name]) if option is not types.NoneType)
-    if hint is bool:
-        return [True, False]
-    if typing.get_origin(hint) is typing.Literal:
-        return list(typing.get_args(hint))
-    assert name in SAMPLES, f"give SAMPLES some values of the new toggle {name}"
-    return SAMPLES[name]
-
-
-NAMES = [field.name for field in fields(Toggles)]
-SINGLE = [(model, name, value) for model in mnet.list_models() for name in NAMES for value in values(name)]
-models = st.sampled_from(mnet.list_models())
-chosen = st.dictionaries(st.sampled_from(NAMES), st.none(), max_size=5).flatmap(
-    lambda names: st.fixed_dictionaries({name: st.sampled_from(values(name)) for name in names})
-)
-drawn = settings(deadline=None, derandomize=True, max_examples=80)
-
-
-def attempt(model: str, **chosen) -> Network | None:
-    """The network, or None where the combination is refused with a reason."""
-    try:
-        return mnet.describe(model, num_classes=5, **chosen)
-    except ConfigError as error:
-        assert len(str(error)) > 20
-        return None
+from mnet.models.spec import resolve_blocks
 
 
 def counted(network: Network, resolution: int) -> dict[str, tuple]:
@@ -93,7 +55,7 @@ def test_cost_from_the_table_is_what_the_module_does(model, chosen, resolution):
     network = attempt(model, **chosen)
     if network is not None:
         expected = counted(network, resolution)
-        rows = mnet.models.cost(network, resolution).rows
+        rows = mnet.cost(network, resolution).rows
         assert {row.layer: as_counted(row) for row in rows} == expected
         assert [row.layer for row in rows] == list(expected)
 
@@ -207,7 +169,7 @@ def test_streamlined_and_full_undo_each_other():
 
 def test_shortcuts_join_the_same_blocks_at_other_ends():
     def joined(**chosen) -> list[int]:
-        return [i for i, at in enumerate(place(mnet.describe("mobilenet_v2", **chosen))) if at.shortcut]
+        return [i for i, at in enumerate(resolve_blocks(mnet.describe("mobilenet_v2", **chosen))) if at.shortcut]
 
     assert joined() == joined(shortcut="expansion") == [2, 4, 5, 7, 8, 9, 11, 12, 14, 15]
     assert joined(shortcut="none") == []
@@ -220,7 +182,7 @@ def test_shortcuts_join_the_same_blocks_at_other_ends():
 
 def test_a_block_that_is_dilated_instead_of_strided_has_no_shortcut():
     """V3-Small with a reduced tail has 48 channels on both sides of that block; torchvision has none either."""
-    at = place(mnet.describe("mobilenet_v3_small", reduced_tail=True, output_stride=16))[8]
+    at = resolve_blocks(mnet.describe("mobilenet_v3_small", reduced_tail=True, output_stride=16))[8]
     assert (at.in_channels, at.row.out_channels, at.stride, at.dilation, at.shortcut) == (48, 48, 1, 2, False)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from test_toggles import attempt, chosen, models
+from support.toggle_space import attempt, chosen, models
 from torch import nn
 
 import mnet
@@ -41,7 +41,7 @@ def with_statistics(network):
 
 
 def small(model, **toggles):
-    """The first five blocks of a narrow network, for pictures of (1, 28, 28)."""
+    """The first five blocks of a narrow network, for images of (1, 28, 28)."""
     network = mnet.describe(model, num_classes=10, in_channels=1, width=0.25, total_stride=8, **toggles)
     return with_statistics(replace(network, blocks=network.blocks[:5]))
 
@@ -63,9 +63,9 @@ def test_fusing_leaves_no_batch_norm_and_the_same_outputs(model, chosen):
     net = with_statistics(network).double().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     fused = fuse(net)
-    pictures = torch.randn(2, 3, 28, 28, dtype=torch.float64)
+    images = torch.randn(2, 3, 28, 28, dtype=torch.float64)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fused.modules())
-    torch.testing.assert_close(fused(pictures), net.eval()(pictures), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(fused(images), net.eval()(images), rtol=1e-9, atol=1e-11)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
@@ -124,10 +124,10 @@ def test_every_curve_is_one_operator_with_8_bits_in_and_out(activation, gate):
 
 def test_an_int8_network_takes_any_batch_agrees_with_float_and_stays_in_eval_mode(v3):
     net, int8 = v3
-    pictures = drawn(64)
+    images = drawn(64)
     with torch.no_grad():
-        expected, found = net(pictures), int8.train()(pictures)
-        torch.testing.assert_close(int8(pictures[:1]), found[:1])
+        expected, found = net(images), int8.train()(images)
+        torch.testing.assert_close(int8(images[:1]), found[:1])
     noise = (found - expected).norm() / expected.norm()
     assert 0 < noise < 0.2
 
@@ -165,7 +165,7 @@ def test_a_saved_network_is_loaded_again_and_another_file_is_refused(v3, tmp_pat
 def test_bad_input_is_one_clear_error(v3, monkeypatch):
     net, _ = v3
     for nothing in (drawn(0), [], iter([drawn(0)])):
-        with pytest.raises(ConfigError, match="no pictures to calibrate on"):
+        with pytest.raises(ConfigError, match="no images to calibrate on"):
             quantize(net, nothing)
     monkeypatch.setitem(sys.modules, "mnet.quantization.quantizer", None)
     with pytest.raises(ConfigError, match=r"pip install 'mnet\[executorch\]'"):
@@ -180,9 +180,9 @@ def test_xnnpack_takes_the_whole_int8_network_and_computes_the_same(v3, tmp_path
     from executorch.runtime import Runtime
 
     net, int8 = v3
-    picture = drawn(1)
+    image = drawn(1)
     program = to_edge_transform_and_lower(
-        torch.export.export(int8, (picture,)),
+        torch.export.export(int8, (image,)),
         partitioner=[XnnpackPartitioner()],
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
@@ -196,6 +196,6 @@ def test_xnnpack_takes_the_whole_int8_network_and_computes_the_same(v3, tmp_path
     loaded = Runtime.get().load_program(tmp_path / "net.pte")
     run = loaded.load_method("forward")
     with torch.no_grad():
-        expected = int8(picture)
-    found = run.execute([picture])[0]
+        expected = int8(image)
+    found = run.execute([image])[0]
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()

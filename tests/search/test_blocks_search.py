@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import search_blocks
-from taught_engine import TaughtEngine
+from support.taught_engine import TaughtEngine
 
 import mnet
 from mnet import ConfigError
@@ -71,7 +71,7 @@ def taught(network: mnet.Network) -> float:
     """5x5 kernels late are worth two points each, h-swish one; SE nothing; some accuracy for size."""
     rows = network.blocks
     good = sum(2 * (row.kernel == 5) for row in rows[8:]) + sum(row.activation == "hswish" for row in rows)
-    return 60 + good + 3 * np.log10(mnet.models.cost(network, 28).madds)
+    return 60 + good + 3 * np.log10(mnet.cost(network, 28).madds)
 
 
 def costs(networks) -> list[float]:
@@ -152,9 +152,9 @@ def test_settings_of_a_search_over_blocks_are_checked(settings, said):
         BlockSearch(**settings)
 
 
-def test_from_end_to_end_on_real_pictures(tmp_path, pictures, capsys):
+def test_from_end_to_end_on_real_images(tmp_path, images, capsys):
     out = tmp_path / "results"
-    arguments = [f"--out={out}", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28", "--width=0.25",
+    arguments = [f"--out={out}", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28", "--width=0.25",
                  "--recipe=quick", "--epochs=1", "--batch_size=8", "--lr=0.05", "--runtime=madds", "--population=3",
                  "--generations=2", "--proxy_steps=2", "--proxy_checked=3", "--seeds=2", "--name=b"]  # fmt: skip
     assert search_blocks.main([*arguments, "--population=0"]) == 2

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 import search
-from taught_engine import TaughtEngine
+from support.taught_engine import TaughtEngine
 
 import mnet
 from mnet import ConfigError
@@ -69,7 +69,7 @@ def test_a_proposal_is_tuned_from_the_last_network_on_validation_alone(tmp_path)
     assert not any(trial.tested for trial in tuned)
     assert {trial.pretrained for trial in tuned} == {str(step.folder) for step in steps[:-1]}
     assert [trial.seed for trial in tuned] == sorted(trial.seed for trial in tuned)
-    assert {trial.seed for trial in tuned} == {step.number for step in steps[1:]}  # other pictures in every step
+    assert {trial.seed for trial in tuned} == {step.number for step in steps[1:]}  # other images in every step
 
 
 def test_a_search_that_is_stopped_anywhere_ends_with_the_same_files_and_pays_for_nothing_twice(tmp_path):
@@ -126,9 +126,9 @@ def test_settings_of_a_search_are_checked(settings, said):
         NetAdapt(**settings)
 
 
-def test_from_end_to_end_on_real_pictures(tmp_path, pictures, capsys):
+def test_from_end_to_end_on_real_images(tmp_path, images, capsys):
     out = tmp_path / "results"
-    arguments = [f"--out={out}", "--dataset=imagefolder", f"--data_dir={pictures}", "--resolution=28", "--width=0.25",
+    arguments = [f"--out={out}", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28", "--width=0.25",
                  "--recipe=quick", "--epochs=1", "--batch_size=8", "--lr=0.05", "--runtime=madds", "--target=0.96",
                  "--delta=0.02", "--tune_steps=2", "--seeds=2", "--name=n", "--workers=2"]  # fmt: skip
     assert search.main([*arguments, "--tunesteps=2"]) == 2

@@ -3,13 +3,12 @@
 import lightning as L
 import pytest
 import torch
-from test_heads import SSDLITE
-from test_parity import lively
+from support.networks import SSDLITE, lively
 from torchvision.models import detection
 
 import mnet
 from mnet.data.targets import Boxes, pad_boxes
-from mnet.tasks import SSDLite
+from mnet.tasks import SSDLiteDetector
 from mnet.tasks.boxes import Decoder, DefaultBoxes
 from mnet.training.recipes import recipe
 
@@ -19,7 +18,7 @@ def pair():
     """torchvision's detector, and ours with its weights."""
     theirs = lively(detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=11)).eval()
     network = mnet.describe("mobilenet_v3_large", num_classes=10, **SSDLITE)
-    ours = SSDLite(network, recipe("quick")).eval()
+    ours = SSDLiteDetector(network, recipe("quick")).eval()
     mnet.load_torchvision(ours.net, theirs.state_dict())
     return theirs, ours
 
@@ -101,9 +100,9 @@ def test_what_is_told_exactly_is_found_exactly():
     assert decoder.loss(told, target) > 10
 
 
-def test_a_batch_of_empty_pictures_has_a_finite_loss_and_gradient():
+def test_a_batch_of_empty_images_has_a_finite_loss_and_gradient():
     network = mnet.describe("mobilenet_v3_small", head="ssdlite", num_classes=4, in_channels=1, width=0.35)
-    model = SSDLite(network, recipe("quick")).train()
+    model = SSDLiteDetector(network, recipe("quick")).train()
     empty = Boxes(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
     loss = model.training_step((torch.randn(2, 1, 96, 96), empty), 0)["loss"]
     loss.backward()
@@ -113,7 +112,7 @@ def test_a_batch_of_empty_pictures_has_a_finite_loss_and_gradient():
 
 def test_map_is_100_for_the_truth_itself_and_counts_a_false_alarm():
     network = mnet.describe("mobilenet_v3_small", head="ssdlite", num_classes=2, in_channels=1, width=0.35)
-    model = SSDLite(network, recipe("quick")).eval()
+    model = SSDLiteDetector(network, recipe("quick")).eval()
     metric = model.metrics()["boxes"]
     truth = {"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}
     metric.update([{**truth, "scores": torch.tensor([0.9])}], [truth])

@@ -7,15 +7,15 @@ from torch.nn import functional
 
 import mnet
 from mnet.data.targets import IGNORED, Masks
-from mnet.tasks import LRASPP, TASKS
+from mnet.tasks import TASKS, ASPPSegmenter
 from mnet.tasks.segmentation import loss_of
 from mnet.training.recipes import recipe
 
 
 @pytest.fixture
-def model() -> LRASPP:
+def model() -> ASPPSegmenter:
     network = mnet.describe("mobilenet_v3_small", head="lr_aspp", num_classes=3, in_channels=1, width=0.35)
-    return LRASPP(network, recipe("quick")).eval()
+    return ASPPSegmenter(network, recipe("quick")).eval()
 
 
 class Told(nn.Module):
@@ -30,7 +30,7 @@ class Told(nn.Module):
 
 
 def test_miou_is_of_all_pixels_together_and_unlabelled_ones_do_not_count(model):
-    """Two pictures of 4 pixels. Classes 0 and 1 are right twice, told once wrongly and missed once."""
+    """Two images of 4 pixels. Classes 0 and 1 are right twice, told once wrongly and missed once."""
     truth = Masks(torch.tensor([[[0, 0], [1, 1]], [[1, IGNORED], [2, 0]]], dtype=torch.uint8))
     told = torch.tensor([[[0, 0], [1, 1]], [[0, 2], [2, 1]]])
     model.net = Told(told)

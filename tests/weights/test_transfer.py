@@ -6,8 +6,8 @@ import ablate
 import pytest
 import torch
 from hypothesis import given, settings
-from test_parity import lively
-from test_toggles import attempt, chosen, drawn, models
+from support.networks import lively
+from support.toggle_space import attempt, chosen, drawn, models
 from torch import Tensor
 
 import mnet
@@ -65,7 +65,7 @@ def test_a_larger_kernel_computes_the_same_and_a_smaller_one_keeps_the_centre():
     assert smaller.blocks[4].depthwise.conv.weight.equal(own[..., 1:4, 1:4])
 
 
-def test_a_grey_picture_is_seen_as_it_was_in_colour():
+def test_a_grey_image_is_seen_as_it_was_in_colour():
     weights, net = published("mobilenet_v1"), build("mobilenet_v1", in_channels=1)
     assert dict(transfer(net, weights).adapted) == {"summed over colours": 1}
     grey = torch.randn(2, 1, 64, 64)
@@ -112,9 +112,9 @@ def test_weights_of_another_network_are_refused_by_name():
             transfer(build("mobilenet_v3_small"), weights)
 
 
-def test_a_run_that_starts_from_weights_says_what_it_kept_and_is_another_run(pictures, tmp_path):
+def test_a_run_that_starts_from_weights_says_what_it_kept_and_is_another_run(images, tmp_path):
     torch.save({"model": published("mobilenet_v3_small")}, tmp_path / "weights.pth")
-    trial = Trial(dataset="imagefolder", data_dir=pictures, resolution=28, width=WIDTH, epochs=1, batch_size=10)
+    trial = Trial(dataset="imagefolder", data_dir=images, resolution=28, width=WIDTH, epochs=1, batch_size=10)
     started = replace(trial, pretrained=str(tmp_path / "weights.pth"))
     (tmp_path / "copy.pth").write_bytes((tmp_path / "weights.pth").read_bytes())
     assert started.run_id != trial.run_id

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from test_parity import lively
-from test_toggles import attempt, chosen, drawn, models
+from support.networks import lively
+from support.toggle_space import attempt, chosen, drawn, models
 
 import mnet
 from mnet.models.network import MobileNet

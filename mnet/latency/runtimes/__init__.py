@@ -2,7 +2,7 @@
 
     runtime = make_runtime("executorch", threads=1, folder=Path("results/exported"))
     program = runtime.prepare(net, example)      # exports once, keeps the file
-    scores = program(pictures)                   # shaped as the example
+    scores = program(images)                   # shaped as the example
     run = program.fresh(example)                 # loaded once more; run() is all that is timed
 
 To add one: a class with `version`, `kernels` and `prepare` in a file here, and a line in `RUNTIMES`.
@@ -96,8 +96,8 @@ class Program(ABC):
         self.ran = ran
 
     @abstractmethod
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Scores (N, classes) of pictures (N, C, H, W), as many and as large as the example was."""
+    def __call__(self, images: Tensor) -> Tensor:
+        """Scores (N, classes) of images (N, C, H, W), as many and as large as the example was."""
 
     @abstractmethod
     def fresh(self, example: Tensor) -> Run:
@@ -125,7 +125,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
-        """A program that runs `module` on pictures shaped as `example`, (N, C, H, W).
+        """A program that runs `module` on images shaped as `example`, (N, C, H, W).
 
         Raises:
             ExportError: The runtime cannot take it.

@@ -23,22 +23,22 @@ class GraphProgram(Program):
         self.module = module
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        return self.module(on_gpu(pictures)).cpu()
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.module(on_gpu(images)).cpu()
 
     def fresh(self, example: Tensor) -> Run:
-        module, picture = copy.deepcopy(self.module), on_gpu(example)
+        module, image = copy.deepcopy(self.module), on_gpu(example)
         with torch.inference_mode():
             side = torch.cuda.Stream()  # kernels are chosen before they are recorded
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):
-                    module(picture)
+                    module(image)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                module(picture)
-        graph.mnet_keeps = (module, picture)  # type: ignore[attr-defined]  # a graph owns neither
+                module(image)
+        graph.mnet_keeps = (module, image)  # type: ignore[attr-defined]  # a graph owns neither
         return graph.replay
 
 
@@ -61,5 +61,5 @@ class CudaGraphs(Runtime):
         return GraphProgram(placed, replace(self.ran(module), kernels=kernels))
 
 
-def on_gpu(pictures: Tensor) -> Tensor:
-    return pictures.to("cuda", memory_format=torch.channels_last)
+def on_gpu(images: Tensor) -> Tensor:
+    return images.to("cuda", memory_format=torch.channels_last)

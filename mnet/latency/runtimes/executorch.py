@@ -30,16 +30,16 @@ class PteProgram(Program):
         program = Loader.get().load_program(str(self.path))
         return program, program.load_method("forward")
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         use_threads(self.ran.threads)
-        return self.method.execute([pictures.contiguous()])[0]
+        return self.method.execute([images.contiguous()])[0]
 
     def fresh(self, example: Tensor) -> Run:
         program, method = self.loaded()
-        method._method.set_inputs([picture := example.clone()])
+        method._method.set_inputs([image := example.clone()])
         execute = method._method.execute
 
-        def run(keeping: object = (program, picture)) -> None:
+        def run(keeping: object = (program, image)) -> None:
             execute()
 
         return run

@@ -33,8 +33,8 @@ class TfliteProgram(Program):
         self.path = path
         self.interpreter = interpreter(path, ran.threads)
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        put(self.interpreter, pictures.numpy())
+    def __call__(self, images: Tensor) -> Tensor:
+        put(self.interpreter, images.numpy())
         self.interpreter.invoke()
         (output,) = self.interpreter.get_output_details()
         scores = self.interpreter.get_tensor(output["index"])
@@ -64,12 +64,12 @@ class LiteRT(Exporting):
         source = getattr(module, "meta", {}).get(SOURCE)
         if source is None and precision_of(module) == "int8":
             raise ValueError("an int8 graph without its float network, which only mnet.quantization.quantize keeps")
-        net, pictures = source if source is not None else (module, None)
+        net, images = source if source is not None else (module, None)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "network.tflite"
             litert_torch.convert(folded(net), (example,)).export(str(path))
-            if pictures is not None:
-                path = quantised(path, pictures, len(example))
+            if images is not None:
+                path = quantised(path, images, len(example))
             inside, outside = operators(path, self.threads)
             return path.read_bytes(), {"delegated": inside, "undelegated": outside}
 
@@ -77,8 +77,8 @@ class LiteRT(Exporting):
         return TfliteProgram(path, ran)
 
 
-def quantised(path: Path, pictures: Tensor, batch: int) -> Path:
-    """The file in int8, weights per channel, by LiteRT's own quantiser, calibrated on the same pictures as ours.
+def quantised(path: Path, images: Tensor, batch: int) -> Path:
+    """The file in int8, weights per channel, by LiteRT's own quantiser, calibrated on the same images as ours.
 
     LiteRT's converter refuses the graph that ExecuTorch takes: its per-channel weights are of another form.
     """
@@ -87,7 +87,7 @@ def quantised(path: Path, pictures: Tensor, batch: int) -> Path:
     ((name, arguments),) = Interpreter(str(path)).get_signature_list().items()
     tool = quantizer.Quantizer(str(path))
     tool.load_quantization_recipe(recipe.static_wi8_ai8())
-    seen = tool.calibrate({name: [{arguments["inputs"][0]: one.numpy()} for one in pictures.split(batch)]})
+    seen = tool.calibrate({name: [{arguments["inputs"][0]: one.numpy()} for one in images.split(batch)]})
     out = path.with_name("int8.tflite")
     tool.quantize(seen).export_model(str(out))
     return out
@@ -121,12 +121,12 @@ def interpreter(path: Path, threads: int) -> Interpreter:
     return loaded
 
 
-def put(loaded: Interpreter, picture: np.ndarray) -> None:
+def put(loaded: Interpreter, image: np.ndarray) -> None:
     (into,) = loaded.get_input_details()
     scale, zero = into["quantization"]
     if scale:
         kind = np.iinfo(into["dtype"])
-        picture = np.clip(np.round(picture / scale + zero), kind.min, kind.max).astype(into["dtype"])
-    elif into["dtype"] != picture.dtype:
-        raise ExportError(f"the exported network takes {into['dtype'].__name__}, not {picture.dtype}")
-    loaded.set_tensor(into["index"], picture)
+        image = np.clip(np.round(image / scale + zero), kind.min, kind.max).astype(into["dtype"])
+    elif into["dtype"] != image.dtype:
+        raise ExportError(f"the exported network takes {into['dtype'].__name__}, not {image.dtype}")
+    loaded.set_tensor(into["index"], image)

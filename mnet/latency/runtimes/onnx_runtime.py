@@ -25,8 +25,8 @@ class OnnxProgram(Program):
         self.session = session(path, ran.threads)
         (self.input,), (self.output,) = self.session.get_inputs(), self.session.get_outputs()
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        return as_tensor(self.session.run(None, {self.input.name: pictures.numpy()})[0])
+    def __call__(self, images: Tensor) -> Tensor:
+        return as_tensor(self.session.run(None, {self.input.name: images.numpy()})[0])
 
     def fresh(self, example: Tensor) -> Run:
         loaded = session(self.path, self.ran.threads)

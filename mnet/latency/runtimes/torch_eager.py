@@ -19,8 +19,8 @@ class TorchProgram(Program):
         self.module = module
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        return self.module(pictures)
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.module(images)
 
     def fresh(self, example: Tensor) -> Run:
         return bound(copy.deepcopy(self.module), example)
@@ -42,12 +42,12 @@ class Eager(Runtime):
 
 
 def bound(module: nn.Module, example: Tensor) -> Run:
-    """The module on a picture of its own."""
-    picture = example.clone()
+    """The module on an image of its own."""
+    image = example.clone()
 
     @torch.inference_mode()
     def run() -> object:
-        return module(picture)
+        return module(image)
 
     return run
 

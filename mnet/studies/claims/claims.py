@@ -13,7 +13,7 @@ from mnet.studies.sources import Place, Source, read_source
 KINDS = ("arithmetic", "accuracy", "latency", "quantization", "detection", "segmentation")
 DIRECTIONS = ("up", "down", "flat")
 
-Setup = Mapping[str, object]
+NetworkSetup = Mapping[str, object]
 """A network of a claim: `model` and what differs from it."""
 
 
@@ -36,8 +36,8 @@ class Claim:
     """The sign of variant - baseline that supports the claim; flat = no loss beyond a margin."""
     paper_value: float | None = None
     """Variant - baseline, or variant / baseline of a ratio."""
-    baseline: Setup | None = None
-    variant: Setup | None = None
+    baseline: NetworkSetup | None = None
+    variant: NetworkSetup | None = None
     model: str | None = None
     margin: float | None = None
     """What `flat` allows, in the metric's unit; None = as `verdicts.RULE` says."""
@@ -50,7 +50,7 @@ class Claim:
     """What the entry says beyond these: absolute numbers, a series."""
 
     @property
-    def pair(self) -> tuple[Setup, Setup] | None:
+    def pair(self) -> tuple[NetworkSetup, NetworkSetup] | None:
         """The two networks that are compared; of a series its first and last; None if it is about one, or others."""
         if self.baseline is not None and self.variant is not None:
             return self.baseline, self.variant

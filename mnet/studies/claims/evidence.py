@@ -14,7 +14,7 @@ from mnet.errors import ConfigError, text
 from mnet.models.cost import Cost, cost
 from mnet.models.tables import list_models
 from mnet.models.toggles import describe
-from mnet.studies.claims.claims import Claim, Setup
+from mnet.studies.claims.claims import Claim, NetworkSetup
 from mnet.studies.claims.verdicts import (
     POINTS_MARGIN,
     RATIO_MARGIN,
@@ -83,7 +83,7 @@ def claims_table(
     commands: Commands = {}
     for row in planned.itertuples():
         commands.setdefault(str(row.run_id), {}).setdefault(str(row.command), str(row.study))
-    pool, plan = Pool(runs), Pool(planned.assign(seed=0, **{one.headline.name: 0.0 for one in TASKS.values()}))
+    pool, plan = RunIndex(runs), RunIndex(planned.assign(seed=0, **{one.headline.name: 0.0 for one in TASKS.values()}))
     rows: list[Row] = []
     for claim in claims:
         if claim.study == SEARCH:
@@ -153,7 +153,7 @@ def numbers(claim: Claim) -> tuple[list[float], list[float]]:
     """The printed numbers of an arithmetic claim, and ours."""
     absolute, series = claim.more.get("paper_absolute"), claim.more.get("series")
     if isinstance(series, dict):
-        setups: list[Setup] = [{"model": claim.model, series["toggle"]: value} for value in series["values"]]
+        setups: list[NetworkSetup] = [{"model": claim.model, series["toggle"]: value} for value in series["values"]]
         return list(series[claim.metric]), [count(setup, claim.metric) for setup in setups]
     if claim.metric == "share_percent":
         costs = counts({"model": claim.model})
@@ -166,17 +166,17 @@ def numbers(claim: Claim) -> tuple[list[float], list[float]]:
     return ([claim.paper_value], [ours[1] - ours[0]]) if claim.paper_value is not None else ([], ours)
 
 
-def counts(setup: Setup) -> Cost:
+def counts(setup: NetworkSetup) -> Cost:
     toggles, task = {name: value for name, value in setup.items() if name != "model"}, task_of_setup(setup)
     return cost(describe(str(setup["model"]), num_classes=task.num_classes, **toggles), task.resolution)  # type: ignore[arg-type]
 
 
-def task_of_setup(setup: Setup) -> Task:
+def task_of_setup(setup: NetworkSetup) -> Task:
     head = setup.get("head")
     return task_of(None if head is None else str(head))
 
 
-def count(setup: Setup, metric: str) -> float:
+def count(setup: NetworkSetup, metric: str) -> float:
     """
     Raises:
         ConfigError: A metric that is no count.
@@ -233,7 +233,7 @@ def timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
 # ---- accuracy -------------------------------------------------------------------------------------------------------
 
 
-class Pool:
+class RunIndex:
     """Runs, by what they computed."""
 
     def __init__(self, runs: pd.DataFrame) -> None:
@@ -270,9 +270,9 @@ class Pool:
         return {seed: after[seed] - before[seed] for seed in before if seed in after}
 
 
-def in_context(setup: Setup, context: Setup, model: str | None) -> Trial:
+def in_context(setup: NetworkSetup, context: NetworkSetup, model: str | None) -> Trial:
     """The trial of a claim's network where other networks were tried: as much narrower, and on as much smaller
-    pictures.
+    images.
 
     Raises:
         ConfigError: It cannot be built there.
@@ -295,7 +295,7 @@ def number(value: object) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Evidence:
     """Differences by seed, of what the task compares, that test a claim."""
 
     deltas: np.ndarray
@@ -333,7 +333,7 @@ def told_of(context: Mapping[str, object], models: tuple[str, str]) -> str:
     return ", ".join(told)
 
 
-def trained(claim: Claim, pool: Pool, commands: Commands) -> Iterator[Row]:
+def trained(claim: Claim, pool: RunIndex, commands: Commands) -> Iterator[Row]:
     """A claim of accuracy, mAP or mIoU in every context where both networks were trained, paired by seed."""
     for one in search(claim, pool):
         low, high, _ = t_test(one.deltas, rounding=100 * ROUNDING)
@@ -348,7 +348,7 @@ def trained(claim: Claim, pool: Pool, commands: Commands) -> Iterator[Row]:
         }
 
 
-def died(claim: Claim, pool: Pool, commands: Commands) -> Iterator[Row]:
+def died(claim: Claim, pool: RunIndex, commands: Commands) -> Iterator[Row]:
     """A claim that most depthwise kernels of a model die, wherever it was trained as published; by the recipe's own
     weight decay first."""
     own_decay = ("weight_decay", "decay_depthwise")
@@ -390,7 +390,7 @@ def searched(claim: Claim, searches: Mapping[str, pd.DataFrame]) -> Iterator[Row
         }
 
 
-def untrained(claim: Claim, plan: Pool, commands: Commands) -> Row:
+def untrained(claim: Claim, plan: RunIndex, commands: Commands) -> Row:
     """What would have to be trained."""
     found = search(claim, plan)
     if not found:
@@ -400,13 +400,13 @@ def untrained(claim: Claim, plan: Pool, commands: Commands) -> Row:
     return untested(f"not trained yet; {command} does") | {"command": command}
 
 
-def search(claim: Claim, pool: Pool) -> list[Found]:
+def search(claim: Claim, pool: RunIndex) -> list[Evidence]:
     """Every context in which both networks of a claim have runs, the best first."""
     found = {one.trials[0].run_id + one.trials[1].run_id: one for one in pairs(claim, pool)}
     return sorted(found.values(), key=lambda one: one.rank)
 
 
-def pairs(claim: Claim, pool: Pool) -> Iterator[Found]:
+def pairs(claim: Claim, pool: RunIndex) -> Iterator[Evidence]:
     if claim.pair is None:
         return
     before, after = claim.pair
@@ -425,7 +425,7 @@ def pairs(claim: Claim, pool: Pool) -> Iterator[Found]:
             continue
         if deltas:
             values = np.array(list(deltas.values()))
-            yield Found(deltas=values, context=context, models=(own, model or own), trials=trials)
+            yield Evidence(deltas=values, context=context, models=(own, model or own), trials=trials)
 
 
 def stand_ins(baseline: str, variant: str) -> list[str | None]:

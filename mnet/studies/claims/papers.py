@@ -38,7 +38,7 @@ COLOURS = {
     "mobilenet_v3_small": "#E69F00",
 }
 OWN_RESOLUTION = 224
-"""Of the papers' pictures, in pixels, unless they vary it."""
+"""Of the papers' images, in pixels, unless they vary it."""
 
 
 def published_points(claims: Path) -> pd.DataFrame:
@@ -128,7 +128,7 @@ def own_points(root: Path, studies: Iterable[str]) -> pd.DataFrame:
 
     Args:
         root: The results folder.
-        studies: Of classification, whose cells; each may have other pictures and another recipe than the next.
+        studies: Of classification, whose cells; each may have other images and another recipe than the next.
 
     Raises:
         ConfigError: A study has no tables.

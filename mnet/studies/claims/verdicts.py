@@ -28,7 +28,7 @@ difference found is not no difference.
 Counts have no interval. They are reproduced when they round to every printed digit or lie within {RATIO_MARGIN:.0%} \
 of what is printed, which is then said; else contradicted.
 
-Only the direction is tested, never the size: ours are other pictures, shorter trainings and another processor. Each
+Only the direction is tested, never the size: ours are other images, shorter trainings and another processor. Each
 claim is judged by its own interval, without correction for their number."""
 
 

@@ -25,7 +25,7 @@ class Job:
     root: Path
     """The results folder."""
     study: str
-    together: int = 1
+    pack_size: int = 1
     """Seeds of its cell that are trained as one network, at most."""
     compile: Compile = "off"
     """How its training steps are compiled; int8 runs, which are graphs already, are not."""
@@ -39,15 +39,15 @@ class Job:
         return run_folder(self.root, self.study, self.run_id)
 
 
-EventKind = Literal["started", "progress", "finished", "failed", "elsewhere", "silent", "again"]
+EventKind = Literal["started", "progress", "finished", "failed", "locked", "stalled", "retrying"]
 
 
 @dataclass(frozen=True)
 class Event:
     """What an engine says of a job.
 
-    started; progress (a `run.Progress`); finished (its result); failed (the reason); elsewhere (another process
-    trains this run: its result is waited for); silent (no sign of life for so many seconds); again (why it is
+    started; progress (a `run.Progress`); finished (its result); failed (the reason); locked (another process
+    trains this run: its result is waited for); stalled (no sign of life for so many seconds); retrying (why it is
     tried once more).
     """
 

@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
     """How an attempt ended."""
 
     kind: EventKind
-    """finished, failed, elsewhere, or again (no memory was left); on the way: started, progress."""
+    """finished, failed, locked, or retrying (no memory was left); on the way: started, progress."""
     content: object
     """The result, or the reason in one line."""
     trace: str = ""
@@ -48,7 +48,7 @@ def attempt(
     except through:
         raise
     except Busy as error:
-        return Outcome("elsewhere", str(error))
+        return Outcome("locked", str(error))
     except Exception as error:  # the study goes on without this trial
         return failure(error)
 
@@ -56,7 +56,7 @@ def attempt(
 def failure(error: Exception) -> Outcome:
     """What is said of a job that ended with this error."""
     trace = "".join(traceback.format_exception(error))
-    return Outcome("again" if out_of_memory(error) else "failed", describe(error), trace)
+    return Outcome("retrying" if out_of_memory(error) else "failed", describe(error), trace)
 
 
 def or_default(run_job: RunJob | None) -> RunJob:

@@ -76,10 +76,12 @@ def run_job(
         said = errors.read()
     if kind == "finished":
         return content
-    if kind == "elsewhere":
+    if kind == "locked":
         raise Busy(content)
     last = said.strip().rpartition("\n")[2]
-    failure = RuntimeError(content if kind in ("failed", "again") else last or f"its process died (exit code {code})")
+    failure = RuntimeError(
+        content if kind in ("failed", "retrying") else last or f"its process died (exit code {code})"
+    )
     failure.add_note(said)
     raise failure
 
@@ -90,7 +92,7 @@ def main(order: str) -> None:
     job = Job(parse(Trial, given["trial"]), Path(given["root"]), given["study"], compile=given["compile"])
     options = {"trainer": given["trainer"], "checkpoint_s": given["checkpoint_s"]}
     torch.set_num_threads(1)
-    if not run.leads():
+    if not run.is_rank_zero():
         with suppress(Stopped):  # as the first process is
             run.run_job(job, **options)
         return

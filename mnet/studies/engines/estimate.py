@@ -50,7 +50,7 @@ IN_BF16 = 3.2
 
 START_SECONDS = 2.0
 TEST_SHARE = 1 / 6
-"""Test images over training images, where only the pictures tell: Fashion-MNIST's."""
+"""Test images over training images, where only the images tell: Fashion-MNIST's."""
 UNKNOWN_IMAGES = 10_000
 """Training images of a folder that is not there yet."""
 
@@ -68,7 +68,7 @@ SCORES = 3
 """Times that the scores of every pixel are written and read, as activations are: enlarged, in the loss, and back.
 Source: LR-ASPP at 96 px on the machine above."""
 PIXEL_COPIES = 2
-"""Of pictures in memory: as they are read, and as they are split."""
+"""Of images in memory: as they are read, and as they are split."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Load:
     params: int
     layers: int
     pixels: int
-    """Bytes of the pictures, where they are held in memory."""
+    """Bytes of the images, where they are held in memory."""
 
     def terms(self, images: float) -> np.ndarray:
         """What the `Rates` multiply, (4,), for so many training images."""
@@ -101,7 +101,7 @@ def load(trial: Trial) -> Load:
     Raises:
         ConfigError: Its data set is unknown.
     """
-    seen = trial.data()
+    seen = trial.input_spec()
     network = trial.network(seen.num_classes, seen.in_channels)
     train, held_out, in_memory = count_images(trial.dataset, trial.data_dir)
     test = round(train * TEST_SHARE)
@@ -125,7 +125,7 @@ def load(trial: Trial) -> Load:
 def count_images(dataset: str, data_dir: Path) -> tuple[int, int, bool]:
     """Images in train, how many of these are for validation, and whether they are held in memory."""
     from mnet.data import DATASETS
-    from mnet.data.folders import VAL_SHARE, list_pictures
+    from mnet.data.folders import VAL_SHARE, list_images
     from mnet.data.module import InMemoryImages
 
     data = DATASETS[dataset]
@@ -134,7 +134,7 @@ def count_images(dataset: str, data_dir: Path) -> tuple[int, int, bool]:
         return data.train_size, held_out, issubclass(data, InMemoryImages)
     folder = data_dir / "train"
     try:
-        train = len(list_pictures(folder if folder.is_dir() else data_dir)[1])
+        train = len(list_images(folder if folder.is_dir() else data_dir)[1])
     except (DataError, OSError):
         train = UNKNOWN_IMAGES
     return train, round(train * VAL_SHARE), issubclass(data, InMemoryImages)

@@ -2,7 +2,7 @@
 as one network, where that is faster.
 
 Torch and Lightning are imported once, by the server that workers are forked from; a data set is read once, and its
-pictures lie in memory that all workers share; as many trials run as there are cores and memory for.
+images lie in memory that all workers share; as many trials run as there are cores and memory for.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ DataKey = tuple[str, Path, int]
 ON_THE_WAY = ("started", "progress")
 PARENT_GONE = (BrokenPipeError, ConnectionResetError)
 POLL_SECONDS = 1.0
-ELSEWHERE_SECONDS = 2.0
+LOCKED_SECONDS = 2.0
 STOP_SECONDS = 20.0
 END_SECONDS = 2.0
-SILENT_SECONDS = 60.0
+STALLED_SECONDS = 60.0
 MEMORY_SHARE = 0.85
 """Of the free memory, what trials may plan to use."""
 
@@ -54,7 +54,7 @@ def default_workers() -> int:
 
 
 TRIALS_PER_GPU = 3
-"""A MobileNet on small pictures leaves most of a GPU idle."""
+"""A MobileNet on small images leaves most of a GPU idle."""
 
 
 @dataclass
@@ -72,8 +72,8 @@ class LocalEngine:
     """Data sets already read, to be shared by the workers."""
     memory: int | None = None
     """Bytes that all trials together may take; None = `MEMORY_SHARE` of what is free."""
-    silent_s: float = SILENT_SECONDS
-    """Without a sign of life for so long, a trial is told as `silent`."""
+    stalled_s: float = STALLED_SECONDS
+    """Without a sign of life for so long, a trial is reported as `stalled`."""
     run_job: RunJob | None = None
     """None = `run.run_job`. A function of a module, called as that one is."""
 
@@ -92,10 +92,10 @@ class Session:
         self.waiting = deque([(job,) for job in jobs] if engine.run_job else packs(jobs))  # that takes one at a time
         self.alone: deque[Job] = deque()
         """Tried once more, with nothing beside them."""
-        self.elsewhere: dict[Job, float] = {}
+        self.locked: dict[Job, float] = {}
         """Job -> when to look again."""
         self.memory = engine.memory or int(MEMORY_SHARE * free_memory())
-        self.silent_s = engine.silent_s
+        self.stalled_s = engine.stalled_s
         self.single = False
         """Whether a job that has to be alone is running."""
         count = min(engine.workers or default_workers(), len(self.waiting))
@@ -108,10 +108,10 @@ class Session:
     def run(self) -> None:
         try:
             self.fill()
-            while self.busy or self.waiting or self.alone or self.elsewhere:
+            while self.busy or self.waiting or self.alone or self.locked:
                 ready = wait([worker.connection for worker in self.busy], POLL_SECONDS) if self.busy else []
                 if not self.busy:
-                    time.sleep(min(POLL_SECONDS, ELSEWHERE_SECONDS))
+                    time.sleep(min(POLL_SECONDS, LOCKED_SECONDS))
                 for worker in self.busy:
                     if worker.connection in ready:
                         for event in worker.hear():
@@ -143,10 +143,10 @@ class Session:
                 return jobs
         if self.waiting:
             return None
-        if due := [job for job, when in self.elsewhere.items() if now >= when]:
+        if due := [job for job, when in self.locked.items() if now >= when]:
             jobs = packs(due)[0]
             for job in jobs:
-                del self.elsewhere[job]
+                del self.locked[job]
             return jobs
         if self.alone and not self.busy:
             self.single = True
@@ -162,11 +162,11 @@ class Session:
         worker.jobs.remove(job)
         was_alone = (self.single or len(self.team) == 1) and len(worker.given) == 1
         self.single = False
-        if event.kind == "elsewhere":
-            self.elsewhere[job] = time.monotonic() + ELSEWHERE_SECONDS
-        elif event.kind == "again" and was_alone:
+        if event.kind == "locked":
+            self.locked[job] = time.monotonic() + LOCKED_SECONDS
+        elif event.kind == "retrying" and was_alone:
             event = Event("failed", job, event.content)
-        elif event.kind == "again":
+        elif event.kind == "retrying":
             self.alone.append(job)
         if event.kind == "failed":
             write_failure(job.folder, str(event.content), {"trace": worker.trace})
@@ -174,10 +174,10 @@ class Session:
 
     def notice_silence(self, worker: Worker) -> None:
         quiet = time.monotonic() - worker.heard
-        if quiet >= self.silent_s * worker.warned:
+        if quiet >= self.stalled_s * worker.warned:
             worker.warned *= 2
             for job in worker.jobs:
-                self.tell(Event("silent", job, quiet))
+                self.tell(Event("stalled", job, quiet))
 
     def stop(self, patience_s: float) -> None:
         """Ask every busy worker to write its checkpoint, wait for that, then end all."""
@@ -251,7 +251,9 @@ class Worker:
             self.process.join()
             code = self.process.exitcode
             killed = code == -signal.SIGKILL  # the system's way where memory ends
-            kind, content, self.trace = Outcome("again" if killed else "failed", f"its process died (exit code {code})")
+            kind, content, self.trace = Outcome(
+                "retrying" if killed else "failed", f"its process died (exit code {code})"
+            )
             about = list(self.jobs)
         return [Event(kind, job, content) for job in about]
 

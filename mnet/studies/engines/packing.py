@@ -43,7 +43,7 @@ def packs(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
     """What is run together of jobs that were planned: each cell in equal parts, in the order of their first jobs."""
     found: list[tuple[Job, ...]] = []
     for cell in by_cell(jobs).values():
-        parts = -(-len(cell) // cell[0].together)
+        parts = -(-len(cell) // cell[0].pack_size)
         found += [tuple(cell[i::parts]) for i in range(parts)]
     place = {job: i for i, job in enumerate(jobs)}
     return sorted(found, key=lambda pack: place[pack[0]])
@@ -58,11 +58,11 @@ def by_cell(jobs: Sequence[Job]) -> dict[str, list[Job]]:
 
 
 def told(jobs: Sequence[Job], sizes: Mapping[str, int]) -> list[Job]:
-    return [replace(job, together=sizes.get(job.trial.run_id_of(0), 1)) for job in jobs]
+    return [replace(job, pack_size=sizes.get(job.trial.run_id_of(0), 1)) for job in jobs]
 
 
 def can_be_packed(job: Job) -> bool:
-    """Whether its pictures are in memory, and its network is trained as it is."""
+    """Whether its images are in memory, and its network is trained as it is."""
     from mnet.data import DATASETS
     from mnet.data.module import InMemoryImages
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 30.0
-ELSEWHERE_SECONDS = 5.0
+LOCKED_SECONDS = 5.0
 BOARD_SECONDS = 5.0
 STOP_SECONDS = 20.0
 VISIBLE_SECONDS = 15.0
@@ -275,9 +275,9 @@ class Session:
         self.pending: dict[Any, int] = {}
         """What Ray will answer with -> number of the job."""
         self.started: set[int] = set()
-        self.again: set[int] = set()
+        self.retrying: set[int] = set()
         """Tried once more, with a whole GPU."""
-        self.elsewhere: dict[int, float] = {}
+        self.locked: dict[int, float] = {}
         """Number of a job -> when to look again."""
         self.task = ray.remote(work)
 
@@ -286,10 +286,10 @@ class Session:
         try:
             for number in range(len(self.jobs)):
                 self.submit(number)
-            while self.pending or self.elsewhere:
-                for number, when in list(self.elsewhere.items()):
+            while self.pending or self.locked:
+                for number, when in list(self.locked.items()):
                     if time.monotonic() >= when:
-                        del self.elsewhere[number]
+                        del self.locked[number]
                         self.submit(number)
                 if not self.pending:
                     time.sleep(POLL_SECONDS)
@@ -304,7 +304,7 @@ class Session:
 
     def submit(self, number: int) -> None:
         engine, gpus = self.engine, self.engine.gpus
-        if number in self.again and gpus:
+        if number in self.retrying and gpus:
             gpus = math.ceil(gpus)
         run_job = engine.run_job if engine.storage is None else Synced(engine.storage, engine.run_job)
         options = {"trainer": dict(engine.trainer), "checkpoint_s": engine.checkpoint_s}
@@ -330,7 +330,7 @@ class Session:
                 self.tell(Event("progress", job, progress))
                 continue
             if number in self.started:
-                self.tell(Event("again", job, "its node or its process was lost"))
+                self.tell(Event("retrying", job, "its node or its process was lost"))
             self.started.add(number)
             self.tell(Event("started", job))
 
@@ -342,10 +342,10 @@ class Session:
             self.tell(Event("started", job))
         self.started.discard(number)
         outcome = self.outcome(answer, self.jobs[number])
-        if outcome.kind == "elsewhere":
-            self.elsewhere[number] = time.monotonic() + ELSEWHERE_SECONDS
-        elif outcome.kind == "again" and number not in self.again:
-            self.again.add(number)
+        if outcome.kind == "locked":
+            self.locked[number] = time.monotonic() + LOCKED_SECONDS
+        elif outcome.kind == "retrying" and number not in self.retrying:
+            self.retrying.add(number)
             self.submit(number)
         elif outcome.kind != "finished":
             outcome = Outcome("failed", outcome.content, outcome.trace)

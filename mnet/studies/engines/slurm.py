@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOGS = ".slurm"
 ARRAY = 1000
 """Jobs of one array; Slurm's own limit is 1001 unless its site says otherwise."""
-ELSEWHERE_SECONDS = 60.0
+LOCKED_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
 
 
@@ -87,8 +87,8 @@ class SlurmEngine:
                         continue
                     del running[job]
                     outcome = result_of(task)
-                    if outcome.kind == "elsewhere":
-                        waiting[job] = time.monotonic() + ELSEWHERE_SECONDS
+                    if outcome.kind == "locked":
+                        waiting[job] = time.monotonic() + LOCKED_SECONDS
                     elif outcome.kind != "finished":
                         outcome = Outcome("failed", outcome.content, outcome.trace)
                         write_failure(job.folder, str(outcome.content), {"trace": outcome.trace})
@@ -137,7 +137,7 @@ class SlurmEngine:
             if new != stamp:
                 progress = pickle.loads(progress_file(job).read_bytes())  # noqa: S301 - from our own jobs
                 if progress is None and stamp:
-                    tell(Event("again", job, "Slurm stopped it and queued it again"))
+                    tell(Event("retrying", job, "Slurm stopped it and queued it again"))
                 tell(Event("started" if progress is None else "progress", job, progress))
             return new
         return stamp

@@ -1,7 +1,7 @@
 """The latency of a study's cells, and of the networks that the papers' latency claims about it compare.
 
 A cell is timed as it would be trained: its network, at its resolution. Weights are drawn, not trained, since dense
-kernels take the same time for any; batch norms are settled on random pictures, so that activations have the size they
+kernels take the same time for any; batch norms are settled on random images, so that activations have the size they
 have in a trained network and int8 ranges are not empty.
 """
 
@@ -32,7 +32,7 @@ from mnet.studies.trial import PARAMETERS, Trial, trial_from
 COMPOSED = "hswish"
 """Of a claim's network, beside settings of a trial: `hswish: composed`."""
 SETTLING, CALIBRATION = 8, 16
-"""Random pictures that batch norms are settled and int8 ranges are taken on; where the last map is a pixel, as of small
+"""Random images that batch norms are settled and int8 ranges are taken on; where the last map is a pixel, as of small
 ones and of SSDLite's extra maps, eight times as many to settle on."""
 
 CLAIM_COLUMNS = ("id", "paper", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "why", "runtime",
@@ -41,7 +41,7 @@ FILE = "latency.csv"
 CLAIMS_FILE = "latency-claims.csv"
 KEY = ("dataset", "resolution", "runtime", "precision", "threads", "batch", "device")
 """What tells measurements of the same variant apart, beside its settings."""
-UNTOLD = ("data_dir", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
+EXCLUDED_COLUMNS = ("data_dir", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
           "decay_depthwise", "tested", "seed")  # fmt: skip
 
 
@@ -55,7 +55,7 @@ class Subject:
 
     @property
     def resolution(self) -> int:
-        return self.trial.data().resolution
+        return self.trial.input_spec().resolution
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,16 @@ def testable(claim: Claim) -> bool:
 
 
 def subject_of(setup: Mapping[str, object], data: Trial) -> Subject:
-    """A claim's network on the pictures of `data`."""
+    """A claim's network on the images of `data`."""
     check_names("setting of a claim", setup, (*PARAMETERS, COMPOSED))
     settings = {name: value for name, value in setup.items() if name != COMPOSED}
-    pictures = {"dataset": data.dataset, "data_dir": data.data_dir, "resolution": data.resolution}
-    return Subject(trial_from({**pictures, **settings}), composed=setup.get(COMPOSED) == "composed")
+    images = {"dataset": data.dataset, "data_dir": data.data_dir, "resolution": data.resolution}
+    return Subject(trial_from({**images, **settings}), composed=setup.get(COMPOSED) == "composed")
 
 
 def identity(subject: Subject) -> tuple[object, ...]:
     """Equal for two spellings of one network at one resolution."""
-    trial, data = subject.trial, subject.trial.data()
+    trial, data = subject.trial, subject.trial.input_spec()
     precision = "int8" if trial.quantized else "fp32"
     return trial.network(data.num_classes, data.in_channels), data.resolution, precision, subject.composed
 
@@ -118,34 +118,34 @@ def setup_name(setup: Mapping[str, object]) -> str:
 
 def build(subject: Subject, seed: int = 0) -> nn.Module:
     """The module to time: weights drawn by `seed`, batch norms settled; in int8 where the trial says so."""
-    trial, data = subject.trial, subject.trial.data()
+    trial, data = subject.trial, subject.trial.input_spec()
     random = torch.Generator().manual_seed(seed)
 
-    def pictures(count: int) -> Tensor:
+    def images(count: int) -> Tensor:
         return torch.randn(count, data.in_channels, data.resolution, data.resolution, generator=random)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = MobileNet(trial.network(data.num_classes, data.in_channels))
-    settle(net, pictures(SETTLING * (8 if data.resolution < 96 or net.head is not None else 1)))
+    settle(net, images(SETTLING * (8 if data.resolution < 96 or net.head is not None else 1)))
     if subject.composed:
         net = compose(net)
     if not trial.quantized:
         return net
     from mnet.quantization import quantize
 
-    return quantize(net, pictures(CALIBRATION))
+    return quantize(net, images(CALIBRATION))
 
 
 @torch.no_grad()
-def settle(net: MobileNet, pictures: Tensor) -> None:
-    """Give batch norms the statistics of `pictures`, (N, C, H, W), as training would of its own."""
+def settle(net: MobileNet, images: Tensor) -> None:
+    """Give batch norms the statistics of `images`, (N, C, H, W), as training would of its own."""
     norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the plain mean
     net.train()
-    net(pictures)
+    net(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     net.eval()
@@ -174,7 +174,7 @@ def latency_table(study: Study, found: Measurement, subjects: Mapping[str, Subje
     for measured in found.table.to_dict("records"):
         name = str(measured["variant"])
         settings = subjects[name].trial.settings().items()
-        told = {key: text(value) if value is None else value for key, value in settings if key not in UNTOLD}
+        told = {key: text(value) if value is None else value for key, value in settings if key not in EXCLUDED_COLUMNS}
         more = {**twin(name, found, subjects), **machine}
         row = {str(key): value for key, value in measured.items()}
         row["file"] = Path(path).name if isinstance(path := row.get("file"), str) else ""

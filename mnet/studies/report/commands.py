@@ -13,7 +13,7 @@ from typing import Any, cast
 import pandas as pd
 
 from mnet.errors import ConfigError, text
-from mnet.studies.results.archive import OWN_PICTURES, RESOLVED, known
+from mnet.studies.results.archive import RESOLVED, USER_DATASETS, known
 from mnet.studies.runs.store import CONFIG, run_folder
 from mnet.studies.trial import PARAMETERS, Trial, changed, trial_from
 
@@ -88,7 +88,7 @@ def run_command(place: Place, row: Row, rates: Iterable[float] = ()) -> str:
         return f"{TRAIN} {shlex.quote('--config=' + config)} --out=again"
     trial = trial_of(row, rates)
     settings = told(row) if trial is None else settings_of(trial)
-    if row.get("dataset") in OWN_PICTURES:  # no table says where one's own pictures are
+    if row.get("dataset") in USER_DATASETS:  # no table says where one's own images are
         settings["data_dir"] = "FOLDER"
     return " ".join([TRAIN, *(shlex.quote(f"--{name}={text(value)}") for name, value in settings.items())])
 

@@ -65,7 +65,7 @@ class Section:
     figures: Sequence[Figure]
     tables: Mapping[str, Table]
     examples: str
-    """A picture of what the networks see in test pictures, as an address that holds it; empty where there is none."""
+    """An image of what the networks see in test images, as an address that holds it; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def section(data: Data, description: str, points: Sequence[Row], place: Place) -
         answer(summary, data.effects),
         figures,
         {**kept, **more},
-        picture_address(data.examples),
+        image_address(data.examples),
     )
 
 
@@ -177,10 +177,10 @@ def search_figures(data: Data, kept: dict[str, Table]) -> Iterator[Figure]:
         yield Figure(caption, [chart], "steps")
     if data.candidates is not None and (chart := charts.candidates_chart(data.candidates)) is not None:
         kept["candidates"] = tables.table("The search, candidate by candidate", tables.CANDIDATES, data.candidates)
-        yield Figure("Candidates after a short training, judged on validation pictures.", [chart], "candidates")
+        yield Figure("Candidates after a short training, judged on validation images.", [chart], "candidates")
 
 
-def picture_address(path: Path | None) -> str:
+def image_address(path: Path | None) -> str:
     """A PNG file as an address that needs no other file."""
     return "" if path is None else f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
@@ -286,7 +286,7 @@ def per_layer(data: Data) -> tuple[Figure | None, dict[str, Table]]:
 
 
 def baseline_network(data: Data) -> tuple[Network | None, int, str]:
-    """The network that a study's others are compared with, the size of its pictures, and what it is in words."""
+    """The network that a study's others are compared with, the size of its images, and what it is in words."""
     first = None
     if data.runs is not None and not data.runs.empty:
         name = data.summary["cell"].iloc[0] if data.summary is not None else data.runs["cell"].iloc[0]
@@ -300,10 +300,10 @@ def baseline_network(data: Data) -> tuple[Network | None, int, str]:
     settings = told(first, names)
     try:
         trial = trial_from(settings)
-        pictures = trial.data()
-        network = trial.network(pictures.num_classes, pictures.in_channels)
+        images = trial.input_spec()
+        network = trial.network(images.num_classes, images.in_channels)
     except (ConfigError, ValueError, TypeError):  # a table of a later version
         return None, 0, ""
     toggles = ", ".join(f"{name}={settings[name]}" for name in Toggles.__dataclass_fields__ if name in settings)
-    what = f"{settings['model']}{', ' + toggles if toggles else ''} at {pictures.resolution} px"
-    return network, pictures.resolution, what
+    what = f"{settings['model']}{', ' + toggles if toggles else ''} at {images.resolution} px"
+    return network, images.resolution, what

@@ -77,7 +77,7 @@ def limits(found: Sequence[Data]) -> list[str]:
         counts = runs.groupby(["study", "cell"])["seed"].nunique()
         seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
         said = [
-            f"The data are {distinct(runs, 'dataset')}{pixels}, not ImageNet at 224 px: easier pictures, "
+            f"The data are {distinct(runs, 'dataset')}{pixels}, not ImageNet at 224 px: easier images, "
             "on which networks differ less. What the papers report is tested in direction at most.",
             f"Training lasted {lasted} epochs, where the papers train to convergence: which "
             "network learns fast counts as much as which is best in the end.",

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from mnet.errors import ConfigError, text, unknown
-from mnet.studies.results.tables import UNTOLD, run_row
+from mnet.studies.results.tables import EXCLUDED_COLUMNS, run_row
 from mnet.studies.runs.store import CONFIG, NETWORK, RESULT, read_result
 from mnet.studies.trial import PARAMETERS, Trial, cell_name, trial_from
 
@@ -29,8 +29,8 @@ INSIDE = "inside.csv"
 """Layer by layer, see `mnet.studies.results.diagnosis`."""
 CLAIMS = "claims.csv"
 """Of the results folder, not of a study."""
-OWN_PICTURES = ("imagefolder", "photographs")
-"""Data sets whose name does not say which pictures they have; `data_dir` does."""
+USER_DATASETS = ("imagefolder", "photographs")
+"""Data sets whose name does not say which images they have; `data_dir` does."""
 PUBLISHED = "published"
 """Below the results folder: tables that came with the project."""
 
@@ -105,7 +105,7 @@ def load(source: str | Path = "results") -> pd.DataFrame:
 
     Returns:
         One row a study and run, with the columns of `runs.csv`: settings (a toggle at None reads `paper`), accuracy in
-        percent, cost, hardware and versions; `data_dir` of runs on folders of pictures. A run that has a folder is read
+        percent, cost, hardware and versions; `data_dir` of runs on folders of images. A run that has a folder is read
         from there, not from a table.
 
     Raises:
@@ -122,7 +122,7 @@ def load(source: str | Path = "results") -> pd.DataFrame:
     for name in PARAMETERS:  # a table from before there was this setting
         if name in TEXT and name != "data_dir":
             runs[name] = runs.get(name, pd.Series(index=runs.index, dtype="str")).fillna(text(getattr(Trial, name)))
-    runs = runs.drop(columns=[name for name in UNTOLD if name != "data_dir"], errors="ignore")
+    runs = runs.drop(columns=[name for name in EXCLUDED_COLUMNS if name != "data_dir"], errors="ignore")
     return runs.drop_duplicates(["study", "run_id"], ignore_index=True)
 
 
@@ -139,8 +139,8 @@ def finished_row(run: Finished, cells: Mapping[tuple[str, str], str]) -> dict[st
     """The row of a run; its cell is called as a table calls it, or by what is not as in the paper."""
     told = {name: value for name, value in run.trial.toggles().items() if value is not None}
     row = run_row(run.study, cell_name({"model": run.trial.model, **told}), run.trial, run.result)
-    pictures = {"data_dir": str(run.trial.data_dir)} if run.trial.dataset in OWN_PICTURES else {}
-    return {**row, "cell": cells.get((run.study, str(row["run_id"])), row["cell"]), **pictures}
+    images = {"data_dir": str(run.trial.data_dir)} if run.trial.dataset in USER_DATASETS else {}
+    return {**row, "cell": cells.get((run.study, str(row["run_id"])), row["cell"]), **images}
 
 
 def in_folder(root: Path) -> Iterator[Finished]:

@@ -61,12 +61,12 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Two networks on the same test pictures."""
+class PairedImages:
+    """Two networks on the same test images."""
 
     count: int
     only_a: int
-    """Pictures that A alone had right."""
+    """PairedImages that A alone had right."""
     only_b: int
     low: float
     """Of the interval of B - A in points, level `LEVEL`, by Wald with Bonett and Price's adjustment."""
@@ -94,8 +94,8 @@ class Comparison:
     """None where both are of the same revision."""
     machine: tuple[Difference, ...]
     results: tuple[Change, ...]
-    pictures: Pictures | None
-    """None where one did not keep which pictures it had right, or they are not the same pictures."""
+    images: PairedImages | None
+    """None where one did not keep which images it had right, or they are not the same images."""
     conclusion: tuple[str, ...] = ()
     """Sentences."""
 
@@ -132,7 +132,7 @@ def compare(a: Run, b: Run, repository: Path = REPOSITORY) -> Comparison:
             for name in UNITS
             if known(a.row.get(name)) and known(b.row.get(name))
         ),
-        pictures=same_pictures(a, b),
+        images=same_images(a, b),
     )
     return replace(found, conclusion=conclusion(found))
 
@@ -153,21 +153,21 @@ def written(value: object) -> str:
     return f"{value:,.10g}" if number else text(value)
 
 
-def same_pictures(a: Run, b: Run) -> Pictures | None:
-    """The comparison on the same test pictures; None where it is not known that they are the same."""
+def same_images(a: Run, b: Run) -> PairedImages | None:
+    """The comparison on the same test images; None where it is not known that they are the same."""
     if a.folder is None or b.folder is None or a.row["dataset"] != b.row["dataset"]:
         return None
     right = [read_correct(run.folder) for run in (a, b) if run.folder is not None]
     if right[0] is None or right[1] is None or len(right[0]) != len(right[1]):
         return None
-    return None if a.settings.get("data_dir") != b.settings.get("data_dir") else paired_pictures(right[0], right[1])
+    return None if a.settings.get("data_dir") != b.settings.get("data_dir") else paired_images(right[0], right[1])
 
 
-def paired_pictures(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Pictures:
-    """Two networks on the same N > 0 pictures.
+def paired_images(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> PairedImages:
+    """Two networks on the same N > 0 images.
 
     Args:
-        a: Which pictures A had right, (N,) bool.
+        a: Which images A had right, (N,) bool.
         b: Which B had right, in the same order.
         level: Of the interval.
 
@@ -181,7 +181,7 @@ def paired_pictures(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Pictu
     reach = float(stats.norm.ppf((1 + level) / 2)) * error
     low, high = max(-1.0, delta - reach), min(1.0, delta + reach)
     p = float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
-    return Pictures(count, only_a, only_b, 100 * low, 100 * high, p)
+    return PairedImages(count, only_a, only_b, 100 * low, 100 * high, p)
 
 
 def conclusion(found: Comparison) -> tuple[str, ...]:

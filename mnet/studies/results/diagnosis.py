@@ -1,4 +1,4 @@
-"""Inside the networks of a study: its finished runs, layer by layer, on the same test pictures."""
+"""Inside the networks of a study: its finished runs, layer by layer, on the same test images."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ MEASURES = {
 """Column -> what it is."""
 
 
-def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
+def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
     """Every layer of every run whose weights are there.
 
     Args:
         root: The results folder.
         study: A study of classification, with finished runs.
-        pictures: Of the test split, the first.
+        images: Of the test split, the first.
 
     Returns:
         One row a run and layer with a non-linearity: `cell`, `seed`, `run_id`, where it was trained, `position` in
         the network, `layer`, `channels`; `dead` (share of the depthwise kernels whose norm is below a hundredth of what
         it began with, and `least`, the smallest norm as a share of that); `silent` (share of the channels that are zero
-        for all pictures), `rank_before` and `rank_after` the non-linearity, `low`, `high` and `largest` of its values.
+        for all images), `rank_before` and `rank_after` the non-linearity, `low`, `high` and `largest` of its values.
 
     Raises:
         ConfigError: There is no such study, or no weights of it here.
@@ -71,7 +71,7 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
         assert isinstance(net, MobileNet)
         key = trial.dataset, trial.data_dir, trial.resolution
         if key not in seen:
-            seen[key] = first_pictures(trial, pictures)
+            seen[key] = first_images(trial, images)
         known = {name: run[name] for name in ("study", "cell", "seed", "run_id", "device", "torch", "revision")}
         rows += [{**known, "position": i, **layer} for i, layer in enumerate(layers_of(net, seen[key]))]
     if not rows:
@@ -79,7 +79,7 @@ def inside_table(root: Path, study: str, pictures: int = 256) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def first_pictures(trial: Trial, count: int) -> Tensor:
+def first_images(trial: Trial, count: int) -> Tensor:
     """Of the test split, as a network sees them: (count, C, H, W)."""
     from mnet.studies.runs.run import load_data
 

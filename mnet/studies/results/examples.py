@@ -1,4 +1,4 @@
-"""What the networks of a study see in the same test pictures, beside what these show."""
+"""What the networks of a study see in the same test images, beside what these show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnet.figures import finish
 from mnet.files import write_torch
 from mnet.studies.runs.store import EXAMPLES, read_result, run_folder
 from mnet.studies.study import Cell, Study
-from mnet.tasks.drawing import Limit, handles_of, show_picture
+from mnet.tasks.drawing import Limit, handles_of, show_image
 
 if TYPE_CHECKING:  # Lightning is heavy, and tables do not need it
     from mnet.data import ImageData
@@ -22,19 +22,19 @@ if TYPE_CHECKING:  # Lightning is heavy, and tables do not need it
 
 FIGURE = "predictions.png"
 COUNT = 4
-"""Test pictures of a run that are kept."""
+"""Test images of a run that are kept."""
 INCH = 1.7
-"""Side of a picture in the figure."""
+"""Side of an image in the figure."""
 TRUTH = "what is there"
 SHOWN = Limit(score=0.3)
 """Networks that were trained for minutes are seldom surer."""
 
 Examples = Mapping[str, Any]
-"""`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: a tensor a picture, or several by name."""
+"""`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: a tensor an image, or several by name."""
 
 
 def keep_examples(model: TaskModule, data: ImageData, folder: Path) -> None:
-    """Write what a tested network sees in the first test pictures, where its task has something to draw."""
+    """Write what a tested network sees in the first test images, where its task has something to draw."""
     if not model.drawn:
         return
     images, target = next(iter(data.test_dataloader()))
@@ -68,7 +68,7 @@ def read_examples(study: Study, cell: Cell, root: Path) -> Examples | None:
 
 
 def plot_examples(study: Study, root: Path, path: Path, title: str) -> Figure | None:
-    """A row a picture: what it shows, then what the network of each cell sees. Written as PNG to `path`.
+    """A row an image: what it shows, then what the network of each cell sees. Written as PNG to `path`.
 
     Returns:
         None, and nothing is written, where no run has kept examples.
@@ -86,7 +86,7 @@ def plot_examples(study: Study, root: Path, path: Path, title: str) -> Figure | 
     for column, (name, shown) in enumerate(columns.items()):
         for row, one in enumerate(shown):
             axes, seen = grid[row][column], restored(one, module)
-            show_picture(axes, first["images"][row].permute(1, 2, 0).squeeze(2).numpy())
+            show_image(axes, first["images"][row].permute(1, 2, 0).squeeze(2).numpy())
             module.draw_on(axes, seen, names, SHOWN, size=5)
             used |= set(module.key(seen, SHOWN))
             if not row:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
-from mnet.studies.results.archive import OWN_PICTURES, PUBLISHED, RESOLVED, RUNS, described_trial, load, read_settings
+from mnet.studies.results.archive import PUBLISHED, RESOLVED, RUNS, USER_DATASETS, described_trial, load, read_settings
 from mnet.studies.runs.store import CONFIG, RESULT
 from mnet.studies.trial import PARAMETERS
 from mnet.training.recipes import Recipe
@@ -45,7 +45,7 @@ class Run:
         if self.folder is None or not (self.folder / CONFIG).is_file():
             return told
         written, trainer = read_settings(self.folder)
-        if self.row["dataset"] in OWN_PICTURES:
+        if self.row["dataset"] in USER_DATASETS:
             told["data_dir"] = written.get("data_dir")
         return told | {f"trainer.{name}": value for name, value in trainer.items()}
 

@@ -31,7 +31,7 @@ MARGIN = 0.5
 TIMING = ("train_seconds", "images_per_second", "replicas", "compile")
 """Columns of runs.csv that differ from one execution to the next."""
 
-UNTOLD = ("finished", "format", "data_dir", "start", "tested")
+EXCLUDED_COLUMNS = ("finished", "format", "data_dir", "start", "tested")
 """Of result.json and the settings: what no table needs."""
 
 RUN_COLUMNS = ("study", "run_id", "cell", "model")
@@ -81,7 +81,7 @@ def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -
     recipe = trial.full_recipe()
     trained = {"batch_size": recipe.batch_size, "lr": recipe.lr, "seed": trial.seed}
     row = {**identity, **settings, **trained, **result}
-    return {name: value for name, value in row.items() if name not in UNTOLD}
+    return {name: value for name, value in row.items() if name not in EXCLUDED_COLUMNS}
 
 
 def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN) -> pd.DataFrame:
@@ -144,7 +144,7 @@ def conclusions(
 
 
 def correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarray]:
-    """Seed -> which test pictures were right, of the finished runs that kept it."""
+    """Seed -> which test images were right, of the finished runs that kept it."""
     found = {}
     for trial in cell.trials:
         folder = run_folder(root, study.name, trial.run_id)

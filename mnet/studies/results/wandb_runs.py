@@ -110,7 +110,7 @@ def resolved(trial: Trial, config: Mapping[str, object]) -> dict[str, object]:
     kept = config.get(TRAINED)
     own = {**config, **(kept if isinstance(kept, Mapping) else {})}
     recipe = trial.full_recipe()
-    default = {**{name: getattr(recipe, name) for name in RESOLVED}, "resolution": trial.data().resolution}
+    default = {**{name: getattr(recipe, name) for name in RESOLVED}, "resolution": trial.input_spec().resolution}
     told = {name: coerce(name, own.get(name), hints(Trial)[name]) for name in default}
     return {name: default[name] if value is None else value for name, value in told.items()}
 

@@ -25,7 +25,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from mnet.data.batches import Share, random_seed
+from mnet.data.batches import Shard, random_seed
 from mnet.files import write_atomic, write_torch
 from mnet.models.diagnostics import LOGGED, dead_kernels
 from mnet.provenance import seed_all
@@ -36,7 +36,7 @@ from mnet.tasks.pack import Pack
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 """Of the resume file; an older one is not used, since its run may not go on to the same numbers."""
 
 
@@ -74,14 +74,14 @@ class SeedSteps(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        keys = Share(trainer.global_rank, trainer.world_size).keys
+        keys = Shard(trainer.global_rank, trainer.world_size).keys
         seeds = [random_seed("step", seed, trainer.global_step, *keys) for seed in self.seeds]
         seed_all(seeds[0])
         if isinstance(pl_module, Pack):
             pl_module.seed_step(seeds)
 
 
-class Watch(Callback):
+class ProgressMonitor(Callback):
     """Reports progress, times training alone, and ends a run whose loss is no longer a number; of a `Pack`, when no
     member's is."""
 
@@ -164,7 +164,7 @@ class DeadKernels(Callback):
             pl_module.log_dict({f"{member}{name}": value for name, value in own.items()})
 
 
-class Nameless(Logger):
+class MetricsLogger(Logger):
     """A logger of metrics alone."""
 
     @property
@@ -179,8 +179,8 @@ class Nameless(Logger):
         """config.yaml has them."""
 
 
-class MetricsFile(Nameless):
-    """Every metric that was logged, a row a step and epoch, as CSV. Whole also after a resume, see `Keep`."""
+class MetricsFile(MetricsLogger):
+    """Every logged metric, one row a step and epoch, as CSV. Complete after a resume too, see `ResumeCheckpoint`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class MetricsFile(Nameless):
             log.warning("%s cannot be written now: %s", self.path, error)
 
 
-class MetricsFiles(Nameless):
+class MetricsFiles(MetricsLogger):
     """A `MetricsFile` a member of a `Pack`, each with what that one would have logged alone."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -239,13 +239,15 @@ class MetricsFiles(Nameless):
             file.save()
 
 
-class Keep(Checkpoint):
+class ResumeCheckpoint(Checkpoint):
     """Writes the state of a run at the end of each epoch and every `seconds`, and where it was asked to stop.
 
     A checkpoint that cannot be written (a full disk) costs only what would have to be trained again.
     """
 
-    def __init__(self, folder: Path, seconds: float, watch: Watch, metrics: MetricsFile | MetricsFiles) -> None:
+    def __init__(
+        self, folder: Path, seconds: float, watch: ProgressMonitor, metrics: MetricsFile | MetricsFiles
+    ) -> None:
         self.path = folder / RESUME
         self.seconds = seconds
         self.watch, self.metrics = watch, metrics

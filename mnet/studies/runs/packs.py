@@ -25,12 +25,12 @@ from mnet.provenance import keep_freed_memory
 from mnet.studies.engines import Job
 from mnet.studies.engines.attempt import Outcome, failure
 from mnet.studies.runs.callbacks import (
-    Keep,
     MetricsFiles,
     NotFinite,
+    ProgressMonitor,
     Report,
+    ResumeCheckpoint,
     SeedSteps,
-    Watch,
     WholeCheckpoints,
     usable_checkpoint,
 )
@@ -73,7 +73,7 @@ def run_jobs(
             except Busy as error:  # who has one of them may be about to take the others: all are left together
                 locks.close()
                 for other in (*mine, *jobs[i:]):
-                    yield other, Outcome("elsewhere", str(error))
+                    yield other, Outcome("locked", str(error))
                 return
             if (finished := find_finished(job.root, job.run_id)) is not None:
                 yield job, Outcome("finished", adopt(finished, job.folder))
@@ -141,14 +141,14 @@ def train(
         write_config(job.trial, job.folder, trainer)
         prepared.append(prepare_run(job.trial, data))
         data = data or prepared[0][1]  # read once
-    models, pictures = [model for model, _ in prepared], [own for _, own in prepared]
+    models, images = [model for model, _ in prepared], [own for _, own in prepared]
     trial, recipe, pack = jobs[0].trial, models[0].recipe, Pack(models)
     pack.compile_training(jobs[0].compile)
-    watch, metrics = Watch(report), MetricsFiles(folders)
-    seeds = SeedSteps(*(own.seed for own in pictures))
-    callbacks = [watch, seeds, Keep(folders[0], checkpoint_s, watch, metrics)]
+    watch, metrics = ProgressMonitor(report), MetricsFiles(folders)
+    seeds = SeedSteps(*(own.seed for own in images))
+    callbacks = [watch, seeds, ResumeCheckpoint(folders[0], checkpoint_s, watch, metrics)]
     machine = make_trainer(trial, recipe, callbacks, [metrics], PackedCheckpoints(folders), trainer)
-    together = cast(L.LightningDataModule, SideBySide(pictures))
+    together = cast(L.LightningDataModule, PackedDataModule(images))
     machine.fit(pack, datamodule=together, ckpt_path=usable_checkpoint(folders[0]), weights_only=True)
     if machine.interrupted:
         raise KeyboardInterrupt
@@ -159,30 +159,30 @@ def train(
             if i in watch.lost:
                 raise NotFinite("the loss is nan")
             machine.loggers = [metrics.files[i]]
-            result = finish(job.trial, job.folder, models[i], pictures[i], machine, metrics.files[i], training)
+            result = finish(job.trial, job.folder, models[i], images[i], machine, metrics.files[i], training)
         except NotFinite as error:
             yield job, failure(error)
         else:
             yield job, Outcome("finished", result)
 
 
-class SideBySide(L.LightningDataModule):
-    """The pictures of several runs: each one's own order and augmentation for training, the same for validation."""
+class PackedDataModule(L.LightningDataModule):
+    """The images of several runs: each one's own order and augmentation for training, the same for validation."""
 
-    def __init__(self, pictures: Sequence[ImageData]) -> None:
+    def __init__(self, images: Sequence[ImageData]) -> None:
         super().__init__()
-        self.pictures = pictures
+        self.images = images
 
-    def train_dataloader(self) -> Abreast:
-        for own in self.pictures:
+    def train_dataloader(self) -> ZippedLoader:
+        for own in self.images:
             own.trainer = self.trainer  # they are asked, not this
-        return Abreast([cast(Batches, own.train_dataloader()) for own in self.pictures])
+        return ZippedLoader([cast(Batches, own.train_dataloader()) for own in self.images])
 
     def val_dataloader(self) -> object:
-        return self.pictures[0].val_dataloader()
+        return self.images[0].val_dataloader()
 
 
-class Abreast(Resumable):
+class ZippedLoader(Resumable):
     """Loaders in step: a batch is a list of one from each."""
 
     def __init__(self, loaders: Sequence[Batches]) -> None:
@@ -235,7 +235,7 @@ class PackedCheckpoints(TorchCheckpointIO):
 
 
 def member_state(state: Mapping[str, Any], member: int, count: int) -> dict[str, Any]:
-    """Of a callback: the rows of a member (`Keep`), its share of the seconds (`Watch`)."""
+    """Of a callback: the rows of a member (`ResumeCheckpoint`), its share of the seconds (`ProgressMonitor`)."""
     own = dict(state)
     if "rows" in own:
         own["rows"] = own["rows"][member]

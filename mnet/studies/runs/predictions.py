@@ -1,4 +1,4 @@
-"""A finished run as a predictor: its network with its weights, and how pictures become its input."""
+"""A finished run as a predictor: its network with its weights, and how images become its input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from mnet.data import ImageData, create_data
 from mnet.errors import ConfigError, DataError
 from mnet.models.network import MobileNet
-from mnet.studies.results.archive import OWN_PICTURES, read_settings
+from mnet.studies.results.archive import USER_DATASETS, read_settings
 from mnet.studies.runs.store import WEIGHTS, read_result
 from mnet.studies.trial import Trial, trial_from
 from mnet.tasks.module import TaskModule
@@ -23,7 +23,7 @@ from mnet.tasks.module import TaskModule
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network, and what its data set says of pictures."""
+    """A trained network, and what its data set says of images."""
 
     trial: Trial
     model: TaskModule
@@ -34,12 +34,12 @@ class Predictor:
     resolution: int
 
     @torch.no_grad()
-    def predict(self, picture: Image.Image) -> Any:
-        """What is seen, in the picture's own pixels; of the kind that the task's module says."""
-        seen_as = self.model.fitted(picture.convert("L" if len(self.mean) == 1 else "RGB"), self.resolution)
+    def predict(self, image: Image.Image) -> Any:
+        """What is seen, in the image's own pixels; of the kind that the task's module says."""
+        seen_as = self.model.fitted(image.convert("L" if len(self.mean) == 1 else "RGB"), self.resolution)
         images = ((TF.pil_to_tensor(seen_as) / 255 - self.mean) / self.std).unsqueeze(0)
         (seen,) = self.model.predict(images.to(memory_format=torch.channels_last))
-        return self.model.onto(seen, (images.shape[2], images.shape[3]), (picture.height, picture.width))
+        return self.model.onto(seen, (images.shape[2], images.shape[3]), (image.height, image.width))
 
 
 def load_predictor(folder: Path) -> Predictor:
@@ -69,17 +69,17 @@ def described(trial: Trial) -> ImageData:
     """The trial's data set, with the names of its classes; read only where nothing else tells.
 
     Raises:
-        ConfigError: They are one's own pictures, and not here.
+        ConfigError: They are one's own images, and not here.
     """
     data = create_data(trial.dataset, **trial.data_settings())
     if not data.named_by_files:
         return data
     try:
         data.prepare_data()
-        if trial.dataset in OWN_PICTURES:
+        if trial.dataset in USER_DATASETS:
             data.setup("fit")
     except DataError as error:
-        if trial.dataset in OWN_PICTURES:
+        if trial.dataset in USER_DATASETS:
             raise ConfigError(f"the classes are named by the folders in {trial.data_dir}: {error}") from None
-        data.class_names = tuple(f"class {i}" for i in range(trial.data().num_classes))
+        data.class_names = tuple(f"class {i}" for i in range(trial.input_spec().num_classes))
     return data

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from mnet.data import DATASETS, Augment, ImageData, create_data
-from mnet.data.batches import Share
+from mnet.data.batches import Shard
 from mnet.data.module import InMemoryImages
 from mnet.errors import ConfigError
 from mnet.files import remove_temporary, write_json, write_torch, write_yaml
@@ -40,13 +40,13 @@ from mnet.studies.engines import Job
 from mnet.studies.results.examples import keep_examples
 from mnet.studies.runs.callbacks import (
     DeadKernels,
-    Keep,
     MetricsFile,
     NotFinite,
     Progress,
+    ProgressMonitor,
     Report,
+    ResumeCheckpoint,
     SeedSteps,
-    Watch,
     WholeCheckpoints,
     usable_checkpoint,
 )
@@ -73,7 +73,7 @@ from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
 
 CALIBRATION = 512
-"""Training pictures that the ranges of an int8 network are seen on."""
+"""Training images that the ranges of an int8 network are seen on."""
 
 CHECKPOINT_SECONDS = 30.0
 """Training that a kill may cost; a checkpoint takes some 30 ms."""
@@ -88,11 +88,11 @@ TRAINER_DEFAULTS: Mapping[str, object] = {
 }
 
 
-def silent(progress: Progress) -> None:
+def ignore_progress(progress: Progress) -> None:
     """A report to nobody."""
 
 
-def leads() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the one that holds a run and writes its files.
 
     A run on several devices is a process a device: Lightning starts the others with the same command line.
@@ -102,7 +102,7 @@ def leads() -> bool:
 
 def run_job(
     job: Job,
-    report: Report = silent,
+    report: Report = ignore_progress,
     *,
     trainer: Mapping[str, object] | None = None,
     loggers: Sequence[Logger] = (),
@@ -121,8 +121,8 @@ def run_job(
         require()
         before = replace(job, trial=job.trial.in_float())
         run_job(before, report, trainer=trainer, checkpoint_s=checkpoint_s, data=data)
-    with lock(job.root, job.run_id) if leads() else nullcontext():
-        if leads():
+    with lock(job.root, job.run_id) if is_rank_zero() else nullcontext():
+        if is_rank_zero():
             finished = find_finished(job.root, job.run_id)
             if finished is not None:
                 return adopt(finished, job.folder)
@@ -143,7 +143,7 @@ def run_job(
 def check_one_device(trial: Trial, trainer: Mapping[str, object]) -> None:
     """
     Raises:
-        ConfigError: An int8 run on several devices, whose ranges would be those of a part of the pictures each.
+        ConfigError: An int8 run on several devices, whose ranges would be those of a part of the images each.
     """
     devices = trainer.get("devices", 1)
     if str(devices) != "1" and not (isinstance(devices, list) and len(devices) == 1):
@@ -153,7 +153,7 @@ def check_one_device(trial: Trial, trainer: Mapping[str, object]) -> None:
 def run_trial(
     trial: Trial,
     folder: Path,
-    report: Report = silent,
+    report: Report = ignore_progress,
     *,
     trainer: Mapping[str, object] | None = None,
     loggers: Sequence[Logger] = (),
@@ -190,15 +190,15 @@ def run_trial(
         return finished
     quieten()
     keep_freed_memory()
-    if leads():
+    if is_rank_zero():
         write_config(trial, folder, trainer)
     model, data = prepare_run(trial, data, start)
-    watch, metrics = Watch(report), MetricsFile(folder)
-    callbacks = [watch, SeedSteps(trial.seed), Keep(folder, checkpoint_s, watch, metrics)]
+    watch, metrics = ProgressMonitor(report), MetricsFile(folder)
+    callbacks = [watch, SeedSteps(trial.seed), ResumeCheckpoint(folder, checkpoint_s, watch, metrics)]
     compile = "off" if trial.quantized else compile
     model.compile_training(compile)
     machine = make_trainer(trial, model.recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
-    Share(machine.global_rank, machine.world_size).check(model.recipe.batch_size)  # before other processes are started
+    Shard(machine.global_rank, machine.world_size).check(model.recipe.batch_size)  # before other processes are started
     if machine.strategy.launcher is not None:  # these wait for this one, however it ends
         atexit.register(machine.strategy.launcher.kill, signal.SIGKILL)
     if trial.precision != "int8":
@@ -230,7 +230,7 @@ def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | Non
 
 
 def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None) -> tuple[TaskModule, ImageData]:
-    """What is trained, as the seed draws it, and its pictures, which are read where they are not given."""
+    """What is trained, as the seed draws it, and its images, which are read where they are not given."""
     check_precision(trial.precision)
     recipe = trial.full_recipe()
     own = augmentation(trial, recipe)
@@ -325,7 +325,7 @@ def finish(
 
 
 def test(trial: Trial, model: TaskModule, data: ImageData, machine: L.Trainer) -> Result:
-    """What is measured on test pictures.
+    """What is measured on test images.
 
     Raises:
         NotFinite: The test loss is no number.
@@ -349,18 +349,18 @@ def build_model(trial: Trial, network: Network, recipe: Recipe, data: ImageData,
     assert start is not None
     assert isinstance(model.net, MobileNet)
     model.net.load_state_dict(torch.load(start / WEIGHTS, map_location="cpu", weights_only=True))
-    seen = calibration_pictures(data, trial.seed)
+    seen = calibration_images(data, trial.seed)
     if trial.precision == "int8-qat":
         return QuantizedClassifier(network, recipe, prepare(model.net, seen, training=True))
     model.net = quantize(model.net, seen)
     return model
 
 
-def calibration_pictures(data: ImageData, seed: int) -> Tensor:
-    """The first `CALIBRATION` pictures of training, as the seed shuffles them, not augmented where they are in memory:
+def calibration_images(data: ImageData, seed: int) -> Tensor:
+    """The first `CALIBRATION` images of training, as the seed shuffles them, not augmented where they are in memory:
     (N, C, H, W)."""
     loader = data.for_run(CALIBRATION_BATCH, seed, Augment(flip=False)).train_dataloader()
-    batches = [pictures for pictures, _ in islice(iter(loader), CALIBRATION // CALIBRATION_BATCH)]
+    batches = [images for images, _ in islice(iter(loader), CALIBRATION // CALIBRATION_BATCH)]
     return torch.cat(batches)
 
 

@@ -75,7 +75,7 @@ def read_result(folder: Path) -> Result | None:
 
 
 def is_result(content: Mapping[str, object]) -> bool:
-    """Whether it says what a finished run of some task measured, on validation pictures at least."""
+    """Whether it says what a finished run of some task measured, on validation images at least."""
     return any(name in content for task in TASKS.values() for name in (task.headline.name, f"val_{task.headline.name}"))
 
 
@@ -133,7 +133,7 @@ def lock(root: Path, run_id: str) -> Iterator[None]:
 
 
 def write_correct(folder: Path, correct: np.ndarray) -> None:
-    """Keep which test pictures were right, (N,) bool in the order of the test split: N / 8 bytes."""
+    """ResumeCheckpoint which test images were right, (N,) bool in the order of the test split: N / 8 bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, bits=np.packbits(correct), count=np.array(len(correct)))
     write_atomic(folder / CORRECT, lambda stream: stream.write(buffer.getvalue()))

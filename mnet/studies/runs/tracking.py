@@ -169,7 +169,7 @@ def config_of(job: Job, variant: str | None) -> dict[str, object]:
     trial, recipe = job.trial, job.trial.full_recipe()
     settings = {name: text(value) if value is None else value for name, value in trial.settings().items()}
     trained = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}
-    identity = {"study": job.study, "run_id": job.run_id, "resolution": trial.data().resolution}
+    identity = {"study": job.study, "run_id": job.run_id, "resolution": trial.input_spec().resolution}
     return {**settings, **trained, TRAINED: trained, **identity, **({} if variant is None else {VARIANT: variant})}
 
 

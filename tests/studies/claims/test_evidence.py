@@ -23,7 +23,7 @@ NO_LATENCY: dict[str, pd.DataFrame] = {}
 
 def run(study: str, top1: float, **settings) -> dict[str, object]:
     trial = Trial(**settings)
-    known = {"epochs": trial.full_recipe().epochs, "resolution": trial.data().resolution, "top1": top1}
+    known = {"epochs": trial.full_recipe().epochs, "resolution": trial.input_spec().resolution, "top1": top1}
     return run_row(study, "a cell", trial, known)
 
 
@@ -116,7 +116,7 @@ def test_width_and_resolution_are_relative():
     assert (row["verdict"], row["command"]) == ("reproduced", "make ablate-width && make ablate-resolution")
 
 
-def test_pictures_of_ones_own_are_told_apart_by_their_folder(tmp_path):
+def test_images_of_ones_own_are_told_apart_by_their_folder(tmp_path):
     def own(folder: str, tops: list[float], **settings) -> list[dict[str, object]]:
         where = {"dataset": "imagefolder", "data_dir": tmp_path / folder, "resolution": 28}
         return [{**row, "data_dir": str(where["data_dir"])} for row in runs("se", tops, **V3L, **where, **settings)]

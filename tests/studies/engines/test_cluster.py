@@ -54,8 +54,8 @@ def cluster():
 
 
 @pytest.fixture
-def tiny(pictures) -> Trial:
-    return Trial(dataset="imagefolder", data_dir=pictures, resolution=28, width=0.25, batch_size=16, epochs=2)
+def tiny(images) -> Trial:
+    return Trial(dataset="imagefolder", data_dir=images, resolution=28, width=0.25, batch_size=16, epochs=2)
 
 
 class Told(list):
@@ -152,7 +152,7 @@ def test_a_node_killed_in_the_middle_of_a_trial_changes_nothing_in_the_table(clu
 
 
 def test_whatever_becomes_of_a_trial_is_told_and_the_others_go_on(cluster, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("mnet.studies.engines.ray.ELSEWHERE_SECONDS", 0.5)
+    monkeypatch.setattr("mnet.studies.engines.ray.LOCKED_SECONDS", 0.5)
     asked = tmp_path / "asked"
     asked.mkdir()
 
@@ -192,7 +192,7 @@ def test_whatever_becomes_of_a_trial_is_told_and_the_others_go_on(cluster, tiny,
         assert told.last(seed).kind == "failed"
         assert reason in told.last(seed).content
         assert told.last(seed).content == read_failure(jobs[seed].folder)
-    assert [kind for kind in told.kinds(1) if kind != "started"] == ["elsewhere", "finished"]
+    assert [kind for kind in told.kinds(1) if kind != "started"] == ["locked", "finished"]
     assert [len((asked / str(seed)).read_text()) for seed in range(5)] == [1, 2, 2, 1, 1]
 
 
@@ -221,7 +221,7 @@ def test_two_trials_share_a_gpu_and_one_without_memory_is_tried_again_with_a_who
     RayEngine(cluster.address, cpus=0.5, gpus=0.5, run_job=stand_in).run(jobs, told)
     assert told.last(0).content == {"top1": 1.0, "gpu": 0.5, "visible": "0"}
     assert told.last(1).content == {"top1": 1.0, "gpu": 1.0, "visible": "0"}
-    assert told.kinds(1) == ["started", "again", "started", "finished"]
+    assert told.kinds(1) == ["started", "retrying", "started", "finished"]
 
 
 def test_ctrl_c_lets_the_running_trial_write_its_checkpoint_and_starts_no_other(cluster, tiny, tmp_path):

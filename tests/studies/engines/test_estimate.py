@@ -91,13 +91,13 @@ def test_a_shared_run_is_paid_once():
     assert total_seconds([Trial(), Trial(width=1.0), Trial(seed=1)]) == pytest.approx(2 * seconds(Trial()))
 
 
-def test_a_folders_pictures_are_counted_once_they_are_there(pictures):
-    assert count_images("imagefolder", pictures)[0] == 80
-    assert count_images("imagefolder", pictures / "nowhere")[0] == 10_000
-    assert load(Trial(dataset="imagefolder", data_dir=pictures, resolution=28)).images == 2 * 72
+def test_a_folders_images_are_counted_once_they_are_there(images):
+    assert count_images("imagefolder", images)[0] == 80
+    assert count_images("imagefolder", images / "nowhere")[0] == 10_000
+    assert load(Trial(dataset="imagefolder", data_dir=images, resolution=28)).images == 2 * 72
 
 
-MEASURED = [  # MiB, a fresh process each: one epoch of 600 pictures of 28 px, one thread, torch 2.14 on x86
+MEASURED = [  # MiB, a fresh process each: one epoch of 600 images of 28 px, one thread, torch 2.14 on x86
     ({"width": 0.35}, 868),
     ({}, 904),
     ({"model": "mobilenet_v2"}, 1001),
@@ -109,8 +109,8 @@ MEASURED = [  # MiB, a fresh process each: one epoch of 600 pictures of 28 px, o
 
 
 @pytest.mark.parametrize(("settings", "mib"), MEASURED, ids=lambda value: str(value))
-def test_memory_is_estimated_above_the_measured_peak_and_by_less_than_a_third(settings, mib, pictures):
-    trial = Trial(dataset="imagefolder", data_dir=pictures, resolution=28, **settings)
+def test_memory_is_estimated_above_the_measured_peak_and_by_less_than_a_third(settings, mib, images):
+    trial = Trial(dataset="imagefolder", data_dir=images, resolution=28, **settings)
     assert 1 < memory_bytes(trial) / 2**20 / mib < 1.33
 
 

@@ -52,7 +52,7 @@ def with_company(job, report, **_):
 
 def test_a_trial_that_ran_out_of_memory_is_tried_once_more_alone(tmp_path):
     kinds, _ = run(jobs_in(tmp_path, 4), with_company, workers=2)
-    assert kinds[1] == ["started", "again", "started", "finished"]
+    assert kinds[1] == ["started", "retrying", "started", "finished"]
     assert all(kinds[seed] == ["started", "finished"] for seed in (0, 2, 3))
     spans: dict[str, list[float]] = {}
     for line in (tmp_path / "log").read_text().splitlines():
@@ -70,7 +70,7 @@ def without_memory(job, report, **_):
 def test_one_that_runs_out_of_memory_alone_too_has_failed_with_its_reason(tmp_path):
     jobs = jobs_in(tmp_path, 3)
     kinds, events = run(jobs, without_memory, workers=2)
-    assert kinds[0] == ["started", "again", "started", "failed"]
+    assert kinds[0] == ["started", "retrying", "started", "failed"]
     assert kinds[1] == kinds[2] == ["started", "finished"]
     assert events[-1].content == read_failure(jobs[0].folder) == "MemoryError: no more"
 
@@ -94,11 +94,11 @@ def hanging(job, report, **_):
 
 
 def test_a_trial_without_a_sign_of_life_is_named(tmp_path):
-    kinds, events = run(jobs_in(tmp_path, 2), hanging, workers=2, silent_s=1.0)
+    kinds, events = run(jobs_in(tmp_path, 2), hanging, workers=2, stalled_s=1.0)
     begun = [kinds[seed][kinds[seed].index("started") :] for seed in (0, 1)]  # a worker may be slow to start
-    assert begun[0] == ["started", "progress", "silent", "silent", "finished"]  # after 1 s and 2 s
+    assert begun[0] == ["started", "progress", "stalled", "stalled", "finished"]  # after 1 s and 2 s
     assert begun[1] == ["started", "progress", "finished"]
-    assert all(event.content >= 1 for event in events if event.kind == "silent")
+    assert all(event.content >= 1 for event in events if event.kind == "stalled")
 
 
 def counting(job, report, **_):
@@ -134,12 +134,12 @@ def test_a_run_that_another_process_holds_is_waited_for(tmp_path):
 
     def tell(event):
         events.append(event)
-        if event.kind == "elsewhere" and len(events) > 4:
+        if event.kind == "locked" and len(events) > 4:
             held.__exit__(None, None, None)
 
     LocalEngine(run_job=elsewhere, workers=1).run(jobs, tell)
     kinds = [event.kind for event in events if event.job == jobs[0]]
-    assert kinds[:3] == ["started", "elsewhere", "started"]
+    assert kinds[:3] == ["started", "locked", "started"]
     assert kinds[-1] == "finished"
     with lock(tmp_path, "x"), pytest.raises(Busy), lock(tmp_path, "x"):
         pass

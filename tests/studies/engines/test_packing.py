@@ -32,19 +32,19 @@ def test_cells_are_cut_into_packs_of_equal_size(tmp_path):
         assert len({job.trial.activation for job in pack}) == 1
 
 
-def test_only_pictures_in_memory_and_numbers_of_32_bits_are_packed(tmp_path):
+def test_only_images_in_memory_and_numbers_of_32_bits_are_packed(tmp_path):
     trials = (Trial(precision="int8"), Trial(dataset="imagenette"), SMALL)
-    assert [job.together for job in plan_packs(study(tmp_path, *trials, seeds=2), 2, 2)] == [1, 1, 2] * 2
+    assert [job.pack_size for job in plan_packs(study(tmp_path, *trials, seeds=2), 2, 2)] == [1, 1, 2] * 2
 
 
 def test_by_itself_it_packs_where_that_ends_first(tmp_path):
     calls, arithmetic = Trial(model="mobilenet_v3_large", width=0.35), Trial(model="mobilenet_v2")
     jobs = study(tmp_path, calls, arithmetic)
-    assert {job.together for job in plan_packs(jobs, 1) if job.trial.model == "mobilenet_v2"} == {1}
-    assert {job.together for job in plan_packs(jobs, 1) if job.trial.model != "mobilenet_v2"} == {3}
+    assert {job.pack_size for job in plan_packs(jobs, 1) if job.trial.model == "mobilenet_v2"} == {1}
+    assert {job.pack_size for job in plan_packs(jobs, 1) if job.trial.model != "mobilenet_v2"} == {3}
     alone = study(tmp_path, calls)
-    assert {job.together for job in plan_packs(alone, 3)} == {1}  # three workers: a pack would leave two idle
-    assert {job.together for job in plan_packs(jobs, 1, gpu=True)} == {16}
+    assert {job.pack_size for job in plan_packs(alone, 3)} == {1}  # three workers: a pack would leave two idle
+    assert {job.pack_size for job in plan_packs(jobs, 1, gpu=True)} == {16}
     assert makespan(plan_packs(jobs, 2), 2) <= makespan(jobs, 2)
 
 

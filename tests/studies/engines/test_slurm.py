@@ -25,8 +25,8 @@ def same(result):
 
 
 @pytest.fixture
-def tiny(pictures) -> Trial:
-    return Trial(dataset="imagefolder", data_dir=pictures, resolution=28, width=0.25, batch_size=16, epochs=2)
+def tiny(images) -> Trial:
+    return Trial(dataset="imagefolder", data_dir=images, resolution=28, width=0.25, batch_size=16, epochs=2)
 
 
 def test_a_trial_that_slurm_stops_is_queued_again_and_goes_on_to_the_same_numbers(tiny, tmp_path):
@@ -53,7 +53,7 @@ def test_a_trial_that_slurm_stops_is_queued_again_and_goes_on_to_the_same_number
     engine = SlurmEngine(minutes=5, cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once)
     engine.run(jobs, events.append)
     kinds = [event.kind for event in events if event.job == jobs[0] and event.kind != "progress"]
-    assert kinds == ["started", "again", "started", "finished"]
+    assert kinds == ["started", "retrying", "started", "finished"]
     assert (tmp_path / "steps 0").read_text().startswith("1 2 3 3 4 ")  # from the checkpoint of step 2
     assert same(read_result(jobs[0].folder)) == same(run_job(Job(tiny, tmp_path / "undisturbed", "tiny")))
     (failed,) = [event for event in events if event.kind == "failed"]
@@ -63,7 +63,7 @@ def test_a_trial_that_slurm_stops_is_queued_again_and_goes_on_to_the_same_number
 
 
 def test_a_process_that_dies_is_named_with_its_log_and_one_that_is_busy_is_looked_at_again(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("mnet.studies.engines.slurm.ELSEWHERE_SECONDS", 0.1)
+    monkeypatch.setattr("mnet.studies.engines.slurm.LOCKED_SECONDS", 0.1)
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
 
     def stand_in(job, report, **options):
@@ -84,7 +84,7 @@ def test_a_process_that_dies_is_named_with_its_log_and_one_that_is_busy_is_looke
     assert last[0].content.startswith("its process died: ")
     assert "results/.slurm" in last[0].content
     assert (last[1].kind, last[1].content) == ("finished", {"top1": 1.0})
-    assert "elsewhere" in [event.kind for event in events if event.job == jobs[1]]
+    assert "locked" in [event.kind for event in events if event.job == jobs[1]]
 
 
 def test_a_study_is_one_array_job_with_what_was_asked_for(tiny, tmp_path, monkeypatch):

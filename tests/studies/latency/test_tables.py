@@ -65,8 +65,8 @@ def small(**settings):
 
 def test_composed_h_swish_is_the_same_function_of_more_operators(tmp_path):
     one, several = build(small()), compose(build(small()))
-    picture = torch.randn(2, 1, 28, 28)
-    assert torch.allclose(one(picture), several(picture), atol=1e-5)
+    image = torch.randn(2, 1, 28, 28)
+    assert torch.allclose(one(image), several(image), atol=1e-5)
     onnx = make_runtime("onnxruntime", folder=tmp_path)
     ran = [prepare(onnx, net, 28).program.ran for net in (one, several)]
     assert sum(ran[1].delegated.values()) > sum(ran[0].delegated.values())

@@ -11,7 +11,7 @@ import pytest
 from mnet.errors import ConfigError
 from mnet.files import write_json, write_yaml
 from mnet.studies import load
-from mnet.studies.results.compare import compare, paired_pictures
+from mnet.studies.results.compare import compare, paired_images
 from mnet.studies.results.lookup import find_run
 from mnet.studies.results.revisions import history_between
 from mnet.studies.runs.store import CONFIG, RESULT, run_folder, write_correct
@@ -27,7 +27,7 @@ RESULTS = {
 
 
 def keep(root, trial: Trial, right: int = 80, trainer: object = None, study: str = "activation", **more: object):
-    """A finished run as mnet leaves it: `right` of 100 test pictures, the last ones."""
+    """A finished run as mnet leaves it: `right` of 100 test images, the last ones."""
     folder = run_folder(root, study, trial.run_id)
     write_yaml(folder / CONFIG, trial.settings() | ({"trainer": trainer} if trainer else {}))
     write_json(folder / RESULT, {**RESULTS, "top1": float(right), "format": 2, **more})
@@ -61,8 +61,8 @@ def test_the_program_says_what_differs_and_by_how_much(root, capsys):
         "train_seconds 60.0 30.0 -30.0 s",
     ):
         assert line in said
-    (pictures,) = (line for line in said if line.startswith("the same 100 test pictures"))
-    assert "only A right 10, only B 0; B - A -10.00 points [-16." in pictures
+    (images,) = (line for line in said if line.startswith("the same 100 test images"))
+    assert "only A right 10, only B 0; B - A -10.00 points [-16." in images
     assert not [line for line in said if line.startswith(("seed ", "top5 99.00 99.00 +0.01", "width "))]
     assert "Two single runs differ also by their seed" in said[-2]
 
@@ -97,22 +97,22 @@ def test_the_same_settings_trained_twice_are_told_from_another_computation(root,
     assert [one.name for one in found.settings] == (["trainer.precision"] if "trainer" in more else [])
 
 
-def test_pictures_are_compared_where_they_are_known_to_be_the_same(root, tmp_path):
+def test_images_are_compared_where_they_are_known_to_be_the_same(root, tmp_path):
     own = [replace(PAPER, dataset="imagefolder", data_dir=tmp_path / name, resolution=28) for name in "ab"]
     runs = [find_run(str(keep(root / "own", trial)), root) for trial in own]
-    assert compare(*runs).pictures is None
-    assert compare(runs[0], runs[0]).pictures.count == 100
+    assert compare(*runs).images is None
+    assert compare(runs[0], runs[0]).images.count == 100
     fashion = find_run(PAPER.run_id, root)
-    assert compare(fashion, runs[0]).pictures is None
+    assert compare(fashion, runs[0]).images is None
     (fashion.folder / "correct.npz").unlink()
-    assert compare(fashion, find_run(RELU.run_id, root)).pictures is None
+    assert compare(fashion, find_run(RELU.run_id, root)).images is None
 
 
 def test_interval_and_p_of_a_published_table():
     """Bentur et al. 2009, table V of Fagerland, Lydersen and Laake 2014: 21 children, 1 and 7 of them discordant."""
     a, b = np.zeros(21, bool), np.zeros(21, bool)
     a[:2], b[0], b[2:9] = True, True, True
-    found = paired_pictures(b, a)
+    found = paired_images(b, a)
     assert (found.only_a, found.only_b) == (7, 1)
     assert (found.delta, found.low, found.high) == pytest.approx((-28.57, -50.84, -1.34), abs=0.005)
     assert found.p == pytest.approx(2 * (1 + 8) / 2**8)

@@ -11,15 +11,15 @@ SETTINGS = {"dataset": "imagefolder", "resolution": 28, "width": 0.25, "batch_si
 
 
 @pytest.fixture(scope="module")
-def out(pictures, tmp_path_factory):
+def out(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    settings = {**SETTINGS, "data_dir": pictures, "activation": "paper,relu", "out": folder, "report": "false"}
+    settings = {**SETTINGS, "data_dir": images, "activation": "paper,relu", "out": folder, "report": "false"}
     assert ablate.main(["activation", *(f"--{name}={value}" for name, value in settings.items())]) == 0
     return folder
 
 
 def test_a_studys_networks_are_told_layer_by_layer(out, capsys):
-    assert diagnose.main(["activation", f"--out={out}", "--pictures=20"]) == 0
+    assert diagnose.main(["activation", f"--out={out}", "--images=20"]) == 0
     said = capsys.readouterr().out
     assert "dead depthwise kernels" in said
     assert "A spiral through ReLU and back" in said
@@ -63,7 +63,7 @@ def test_what_has_no_weights_is_an_error(tmp_path, capsys):
     for arguments, said in (
         ((), "no trained networks"),
         (("activation",), "make ablate-activation"),
-        (("activation", "--pictures=1"), "pictures must be at least 2"),
+        (("activation", "--images=1"), "images must be at least 2"),
     ):
         assert diagnose.main([*arguments, f"--out={tmp_path}"]) == 2
         assert said in capsys.readouterr().err

@@ -33,7 +33,7 @@ TRIALS = {
 
 
 def result_of(trial: Trial) -> dict[str, object]:
-    return {**MEASURED, "resolution": trial.data().resolution, "epochs": trial.full_recipe().epochs}
+    return {**MEASURED, "resolution": trial.input_spec().resolution, "epochs": trial.full_recipe().epochs}
 
 
 def logged(trial: Trial, root) -> tuple[dict[str, object], dict[str, object]]:
@@ -101,7 +101,7 @@ def test_a_run_with_arguments_of_the_trainer_is_loaded_and_an_old_table_is_fille
     assert load(old)[["precision", "target_madds"]].values.tolist() == [["fp32", "paper"]]
 
 
-def test_a_run_on_a_folder_of_pictures_says_which(tmp_path):
+def test_a_run_on_a_folder_of_images_says_which(tmp_path):
     keep(Trial(dataset="imagefolder", data_dir=tmp_path, resolution=28), tmp_path)
     keep(Trial(), tmp_path)
     assert load(tmp_path).set_index("dataset")["data_dir"].to_dict() == {

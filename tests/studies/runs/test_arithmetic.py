@@ -33,9 +33,9 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 
 @pytest.fixture(scope="module")
-def trial(pictures) -> Trial:
+def trial(images) -> Trial:
     """Two epochs of seven batches, with dropout."""
-    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "lr": 0.01}
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "width": 0.25, "lr": 0.01}
     return Trial(**settings, batch_size=10, epochs=2)
 
 
@@ -64,12 +64,12 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("named", ["quick", "v3"])
 def test_no_step_reads_a_value_but_to_watch_the_loss(trial, named, tmp_path):
-    """On a GPU each would wait for the device. `Watch` and `MetricsFile` do once a second and every fifty steps; the
-    count of averages is on the CPU, whatever the device."""
+    """On a GPU each would wait for the device. `ProgressMonitor` does once a second, `MetricsFile` every fifty steps;
+    the count of averages is on the CPU, whatever the device."""
     with Reads() as reads:
         run_trial(replace(trial, recipe=named), tmp_path)
     steps = [stack for stack in reads.found if "training_epoch_loop.advance" in stack]
-    assert steps  # `Watch`, on a CPU
+    assert steps  # `ProgressMonitor`, on a CPU
     known = ("callbacks.on_train_batch_end", "ema.on_train_batch_end", "logger_connector.log_metrics")
     assert not [stack for stack in steps if not any(name in stack for name in known)]
 
@@ -198,7 +198,7 @@ def test_what_the_machine_cannot_compute_in_is_refused_before_anything_is_traine
 
 
 class Strict(DeadKernels):
-    """Lets no step wait for the GPU, the first ones apart, which `Watch` reports."""
+    """Lets no step wait for the GPU, the first ones apart, which `ProgressMonitor` reports."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 2:

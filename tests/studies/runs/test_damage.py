@@ -27,8 +27,8 @@ MEASURED = ("top1", "test_loss", "val_loss")
 
 
 @pytest.fixture(scope="module")
-def trial(pictures) -> Trial:
-    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "batch_size": 16}
+def trial(images) -> Trial:
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "width": 0.25, "batch_size": 16}
     return Trial(**settings, epochs=3)
 
 
@@ -43,9 +43,9 @@ def measured(folder: Path) -> dict:
     return {name: read_result(folder)[name] for name in MEASURED}
 
 
-def arguments(pictures: Path, out: Path, *more: str) -> list[str]:
+def arguments(images: Path, out: Path, *more: str) -> list[str]:
     return [
-        *("activation", f"--out={out}", "--workers=1", "--dataset=imagefolder", f"--data_dir={pictures}"),
+        *("activation", f"--out={out}", "--workers=1", "--dataset=imagefolder", f"--data_dir={images}"),
         *("--resolution=28", "--width=0.25", "--batch_size=16", "--report=false", *more),
     ]
 
@@ -61,9 +61,9 @@ def start(*given: object, limit: int | None = None, **settings) -> subprocess.Po
     return subprocess.Popen(command, **pipes, preexec_fn=limited, **settings)
 
 
-def test_where_the_disk_is_full_the_run_says_so_and_the_next_call_ends_with_the_same_numbers(pictures, tmp_path):
+def test_where_the_disk_is_full_the_run_says_so_and_the_next_call_ends_with_the_same_numbers(images, tmp_path):
     more = ("--activation=paper", "--seeds=1", "--checkpoint_seconds=0")
-    full = start(pictures, tmp_path, *more, limit=200_000)  # less than the weights
+    full = start(images, tmp_path, *more, limit=200_000)  # less than the weights
     out, error = full.communicate(timeout=120)
     assert full.returncode == 1
     assert "File too large" in error
@@ -73,7 +73,7 @@ def test_where_the_disk_is_full_the_run_says_so_and_the_next_call_ends_with_the_
     assert "File too large" in json.loads((folder / FAILURE).read_text())["reason"]
     assert not list(folder.glob(".writing-*"))
     for out in (tmp_path, tmp_path / "other"):
-        assert ablate.main(arguments(pictures, out, *more)) == 0
+        assert ablate.main(arguments(images, out, *more)) == 0
     assert measured(folder) == measured(next(tmp_path.glob("other/activation/runs/*")))
     assert not (folder / FAILURE).exists()
 
@@ -126,7 +126,7 @@ def test_a_run_that_another_process_holds_is_not_trained_beside_it(trial, tmp_pa
 
 
 def test_results_of_an_older_version_count_and_those_of_a_later_one_are_refused(trial, undisturbed, tmp_path):
-    """0.1.0 first wrote neither `format` nor which pictures were right."""
+    """0.1.0 first wrote neither `format` nor which images were right."""
     study = load_study(ROOT / "experiments/sweeps/activation.yaml", {
         "dataset": ["imagefolder"], "data_dir": [trial.data_dir], "resolution": [28], "width": [0.25],
         "batch_size": [16], "epochs": [3], "seed": [0], "model": ["mobilenet_v3_small"],
@@ -144,8 +144,8 @@ def test_results_of_an_older_version_count_and_those_of_a_later_one_are_refused(
         run_trial(trial, folder)
 
 
-def test_a_cell_whose_loss_is_no_number_is_marked_with_its_reason_and_the_others_go_on(pictures, tmp_path):
-    process = start(pictures, tmp_path, "--activation=paper,relu", "--lr=0.1,1e30", "--seeds=2")
+def test_a_cell_whose_loss_is_no_number_is_marked_with_its_reason_and_the_others_go_on(images, tmp_path):
+    process = start(images, tmp_path, "--activation=paper,relu", "--lr=0.1,1e30", "--seeds=2")
     out, error = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "failed: NotFinite: the loss is" in out
@@ -158,8 +158,8 @@ def test_a_cell_whose_loss_is_no_number_is_marked_with_its_reason_and_the_others
     assert "Traceback" not in out + error
 
 
-def test_ctrl_c_writes_the_checkpoint_and_says_how_to_go_on(pictures, tmp_path):
-    process = start(pictures, tmp_path, "--epochs=400", "--activation=paper", "--seeds=1", start_new_session=True)
+def test_ctrl_c_writes_the_checkpoint_and_says_how_to_go_on(images, tmp_path):
+    process = start(images, tmp_path, "--epochs=400", "--activation=paper", "--seeds=1", start_new_session=True)
     end = time.monotonic() + 60
     while not list(tmp_path.glob("activation/runs/*/metrics.csv")) and time.monotonic() < end:
         time.sleep(0.05)

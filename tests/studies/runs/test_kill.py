@@ -27,9 +27,9 @@ READY_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def command(pictures) -> list[str]:
+def command(images) -> list[str]:
     """Two packs of two runs, of seconds, with dropout, an average of the weights, and checkpoints all the time."""
-    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "batch_size": 16}
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "width": 0.25, "batch_size": 16}
     settings |= {"recipe": "v3", "lr": 0.05, "epochs": 8, "activation": "paper,relu", "seeds": 2}
     settings |= {"checkpoint_seconds": 0.05, "report": "false", "pack": 2}
     return [

@@ -31,9 +31,9 @@ def _told_and_logged_often():
 
 
 @pytest.fixture(scope="module", params=["quick", "v3"])  # v3: dropout, an average of the weights, RMSprop
-def trial(request, pictures) -> Trial:
+def trial(request, images) -> Trial:
     """Four epochs of seven batches."""
-    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "lr": 0.01}
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "width": 0.25, "lr": 0.01}
     return Trial(**settings, recipe=request.param, batch_size=10, epochs=4)
 
 
@@ -169,8 +169,8 @@ def test_what_others_hold_or_have_finished_is_left_to_them(trial, trainer, alone
     jobs = jobs_in(alone[0].root, trial, range(SEEDS + 1))
     with lock(jobs[SEEDS].root, jobs[SEEDS].run_id):
         told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
-        assert [told[job].kind for job in jobs] == ["finished"] * SEEDS + ["elsewhere"]
+        assert [told[job].kind for job in jobs] == ["finished"] * SEEDS + ["locked"]
         assert json.loads((jobs[0].folder / RESULT).read_text()) == told[jobs[0]].content
         fresh = jobs_in(alone[0].root, trial, (SEEDS, SEEDS + 1))
         told = dict(run_jobs(fresh, lambda progress: None, trainer=trainer))
-    assert [told[job].kind for job in fresh] == ["elsewhere"] * 2  # together, so that they are not torn apart
+    assert [told[job].kind for job in fresh] == ["locked"] * 2  # together, so that they are not torn apart

@@ -1,4 +1,4 @@
-"""int8 runs: they start from the fp32 run of their seed, see training pictures alone, and are compared with it."""
+"""int8 runs: they start from the fp32 run of their seed, see training images alone, and are compared with it."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from mnet.studies.results.effects import ALL, effects_table
 from mnet.studies.results.tables import write_tables
 from mnet.studies.runs import run as running
 from mnet.studies.runs.callbacks import Stopped
-from mnet.studies.runs.run import calibration_pictures, load_data, run_job
+from mnet.studies.runs.run import calibration_images, load_data, run_job
 from mnet.studies.runs.store import Busy, find_finished, lock, read_correct, read_result
 from mnet.studies.trial import trial_from
 from mnet.tasks.classification import ImageClassifier, QuantizedClassifier
@@ -28,8 +28,8 @@ FILES = ["config.yaml", "correct.npz", "metrics.csv", "result.json", "weights.pt
 
 
 @pytest.fixture(scope="module")
-def trial(pictures) -> Trial:
-    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "lr": 0.05}
+def trial(images) -> Trial:
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "width": 0.25, "lr": 0.05}
     return Trial(**settings, model="mobilenet_v1", batch_size=8, epochs=6, seed=5)
 
 
@@ -52,21 +52,21 @@ def test_training_on_is_short_and_slow_and_ends_at_rest():
     assert Trial(precision="int8").full_recipe().epochs == 0
 
 
-def test_ranges_are_seen_on_training_pictures_alone_the_same_for_a_seed(trial):
+def test_ranges_are_seen_on_training_images_alone_the_same_for_a_seed(trial):
     data = load_data(trial, trial.full_recipe())
     training = torch.cat([batch for batch, _ in data.batches("train")])
-    seen = calibration_pictures(data, 5)
+    seen = calibration_images(data, 5)
     assert len(seen) == 64  # all of a folder that has fewer than 512
-    assert all((picture == training).all(dim=(1, 2, 3)).any() for picture in seen)
-    assert torch.equal(seen, calibration_pictures(data, 5))
-    assert not torch.equal(seen, calibration_pictures(data, 6))
+    assert all((image == training).all(dim=(1, 2, 3)).any() for image in seen)
+    assert torch.equal(seen, calibration_images(data, 5))
+    assert not torch.equal(seen, calibration_images(data, 6))
 
 
 def test_ranges_widen_in_the_first_part_of_training_and_never_in_validation(trial):
     data = load_data(trial, trial.full_recipe())
     network = trial.network(data.num_classes, data.in_channels)
     model = ImageClassifier(network, trial.full_recipe())
-    prepared = running.prepare(model.net, calibration_pictures(data, 5), training=True)
+    prepared = running.prepare(model.net, calibration_images(data, 5), training=True)
     model = QuantizedClassifier(network, trial.full_recipe(), prepared)
 
     def widened() -> bool:

@@ -1,4 +1,4 @@
-"""A run stopped anywhere goes on to the same bits: weights, metrics, which pictures were right."""
+"""A run stopped anywhere goes on to the same bits: weights, metrics, which images were right."""
 
 import json
 
@@ -31,9 +31,9 @@ def _told_and_logged_often():
 
 
 @pytest.fixture(scope="module", params=["quick", "v3"])  # v3: dropout, an average of the weights, RMSprop
-def trial(request, pictures) -> Trial:
+def trial(request, images) -> Trial:
     """Four epochs of seven batches."""
-    settings = {"dataset": "imagefolder", "data_dir": pictures, "resolution": 28, "width": 0.25, "lr": 0.05}
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "width": 0.25, "lr": 0.05}
     return Trial(**settings, recipe=request.param, batch_size=10, epochs=4, seed=5)
 
 

@@ -1,4 +1,4 @@
-"""One trial for real, on a small folder of pictures: what it leaves behind, again, resumed, and gone wrong."""
+"""One trial for real, on a small folder of images: what it leaves behind, again, resumed, and gone wrong."""
 
 import json
 from dataclasses import replace
@@ -22,8 +22,8 @@ SWEEPS = Path(__file__).parents[3] / "experiments/sweeps"
 
 
 @pytest.fixture
-def trial(pictures) -> Trial:
-    return Trial(dataset="imagefolder", data_dir=pictures, resolution=28, width=0.25, batch_size=16, epochs=3, seed=5)
+def trial(images) -> Trial:
+    return Trial(dataset="imagefolder", data_dir=images, resolution=28, width=0.25, batch_size=16, epochs=3, seed=5)
 
 
 MEASURED = ("top1", "top5", "test_loss", "val_top1", "val_loss", "params", "madds", "resolution", "epochs")
@@ -45,8 +45,8 @@ def test_a_run_leaves_config_metrics_weights_and_result(trial, tmp_path):
     assert set(yaml.safe_load((folder / "config.yaml").read_text())) == set(PARAMETERS)
     network = trial.network(num_classes=2, in_channels=1)
     assert (result["params"], result["madds"]) == (
-        mnet.models.cost(network, 28).params,
-        mnet.models.cost(network, 28).madds,
+        mnet.cost(network, 28).params,
+        mnet.cost(network, 28).madds,
     )
     mnet.create_model(network).load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     assert "val/top1" in (folder / "metrics.csv").read_text().splitlines()[0]

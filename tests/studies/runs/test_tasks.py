@@ -57,7 +57,7 @@ parameters:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_scenes_of_made_up_garments():
-    """Ten classes of 28x28 pictures that need no download: a bright square of another place and size each."""
+    """Ten classes of 28x28 images that need no download: a bright square of another place and size each."""
     images = torch.zeros(40, 1, 28, 28, dtype=torch.uint8)
     labels = torch.arange(40) % 10
     for i, label in enumerate(labels.tolist()):
@@ -180,7 +180,7 @@ def test_tables_figures_and_the_report_name_the_tasks_metric(task, tmp_path, cap
     assert [f"{name}_mean", f"{name}_sd", f"{name}_half_width"] == list(tables.summary.columns[3:6])
     assert tables.summary["delta"].tolist()[1] == pytest.approx(3.0)
     assert tables.summary["verdict"].tolist()[1] == "up"
-    assert tables.summary["boot_low"].isna().all()  # of mAP there is no right or wrong picture
+    assert tables.summary["boot_low"].isna().all()  # of mAP there is no right or wrong image
     assert {f"{study.name}.png", "predictions.png", "runs.csv", "summary.csv"} <= {
         p.name for p in (root / study.name).iterdir()
     }
