@@ -44,6 +44,7 @@ from mnet.files import write_csv
 from mnet.latency import Ratio, Sample, paired_ratios, timed
 from mnet.provenance import keep_freed_memory, provenance
 from mnet.studies.engines.local import default_workers
+from mnet.studies.runs.store import BENCH
 from mnet.studies.study import load_profile, load_study
 
 HERE = Path(__file__).parent
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python": platform.python_version(),
         **provenance(torch.device(options.device)),
     }
-    path = options.out / "bench.csv"
+    path = options.out / BENCH
     write_csv(path, pd.DataFrame([{**vars(row), **machine} for row in rows]))
     show(rows, console if console.is_terminal else Console(width=150))
     spent = time.perf_counter() - start

@@ -29,6 +29,7 @@ from mnet.latency.comparison import Ready, measure, prepare
 from mnet.latency.runtimes import ExportError, make_runtime
 from mnet.provenance import check_threads, machine_facts
 from mnet.studies.latency.tables import Subject, build
+from mnet.studies.runs.store import BENCH_LATENCY
 from mnet.studies.trial import Trial
 
 FALSE_CALLS, FOUND, WITHIN = 0.05, 0.95, 30.0
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     rows = list(trials(one, options))
     table = pd.DataFrame(rows).assign(runtime=options.runtime, model=options.model, threads=options.threads)
-    path = Path(options.out) / "bench-latency.csv"
+    path = Path(options.out) / BENCH_LATENCY
     facts = pd.DataFrame([{"version": one.program.ran.version, **machine_facts()}])
     write_csv(path, table.merge(facts, how="cross"))
     show(table, options)

@@ -23,10 +23,10 @@ from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.evidence import claims_table, count_verdicts, headlines
-from mnet.studies.latency.tables import CLAIMS_FILE
-from mnet.studies.results.archive import CLAIMS, LATENCY, SUMMARY, TRACE, load, studies_with, study_table
+from mnet.studies.results.archive import load, studies_with, study_table
 from mnet.studies.results.tables import run_row
 from mnet.studies.results.views import shown_claims
+from mnet.studies.runs.store import CLAIMS, LATENCY, LATENCY_CLAIMS, SUMMARY, TRACE
 from mnet.studies.study import list_studies, load_study
 
 PROFILES = ("quick", "longer", "full")
@@ -70,7 +70,7 @@ def evaluate(root: Path) -> pd.DataFrame:
         load_claims(HERE / "claims.yaml"),
         runs=load(root),
         planned=pd.DataFrame(planned()),
-        latencies={study: timed(root, study) for study in studies_with(root, CLAIMS_FILE)},
+        latencies={study: timed(root, study) for study in studies_with(root, LATENCY_CLAIMS)},
         searches={name: study_table(root, name, SUMMARY) for name in studies_with(root, TRACE)},
     )
 
@@ -90,7 +90,7 @@ def timed(root: Path, study: str) -> pd.DataFrame:
     keys = ["variant", "runtime", "threads"]
     rows = study_table(root, study, LATENCY)
     slow = rows[[*keys, "undelegated_ops"]].drop_duplicates(keys).rename(columns={"undelegated_ops": "fell_back"})
-    claims = study_table(root, study, CLAIMS_FILE).merge(slow, how="left", on=keys)
+    claims = study_table(root, study, LATENCY_CLAIMS).merge(slow, how="left", on=keys)
     return claims.assign(device=rows["device"].iloc[0], fell_back=claims["fell_back"].fillna(""))
 
 

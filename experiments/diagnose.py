@@ -20,7 +20,7 @@ from rich.console import Console
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
 from mnet.models.diagnostics import DEAD, hard_swish_gap, through_relu
-from mnet.studies.results.archive import DEATHS, INSIDE, study_table
+from mnet.studies.results.archive import study_table
 from mnet.studies.results.diagnosis import (
     DEATHS_FIGURE,
     FIGURE,
@@ -33,7 +33,7 @@ from mnet.studies.results.diagnosis import (
     plot_inside,
     shown_inside,
 )
-from mnet.studies.runs.store import WEIGHTS
+from mnet.studies.runs.store import DEATHS, INSIDE, WEIGHTS
 from mnet.studies.study import list_studies
 
 DIMENSIONS = (2, 3, 5, 15, 30)

@@ -42,8 +42,6 @@ from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.local import default_workers
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.tables import (
-    CLAIMS_FILE,
-    FILE,
     KEY,
     Pair,
     Subject,
@@ -55,12 +53,12 @@ from mnet.studies.latency.tables import (
     subjects,
 )
 from mnet.studies.results.tables import runs_table, summary_table
+from mnet.studies.runs.store import FRONTIER, LATENCY, LATENCY_CLAIMS
 from mnet.studies.study import Study, load_study
 from mnet.studies.trial import OPTIONS
 
 PROFILE = "latency"
 """Of experiments/profiles.yaml: the papers' networks at 224 px. The studies it names are those that `all` means."""
-FRONTIER = "frontier.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,9 +295,9 @@ def keep(plan: Plan, root: Path, table: pd.DataFrame, claims: pd.DataFrame, opti
     if options.profile != PROFILE:
         return
     folder = root / plan.study.name
-    merge(folder / FILE, table, ("variant", *KEY))
+    merge(folder / LATENCY, table, ("variant", *KEY))
     if not claims.empty:
-        merge(folder / CLAIMS_FILE, claims, ("id", "runtime", "threads"))
+        merge(folder / LATENCY_CLAIMS, claims, ("id", "runtime", "threads"))
 
 
 def keep_rounds(plan: Plan, root: Path, found: Measurement, name: str) -> None:
@@ -321,7 +319,7 @@ def closing(plan: Plan, root: Path, table: pd.DataFrame, summary: pd.DataFrame |
     if "ratio" in ran and ran["ratio"].notna().any():
         device = ran["device"].iloc[0]
         plot_latency(ran, folder / "latency.png", f"{study.name}: latency at batch 1, {threads_of(options)}, {device}")
-    print(f"  {folder / FILE}\n  {folder / 'latency.png'}")
+    print(f"  {folder / LATENCY}\n  {folder / 'latency.png'}")
 
 
 def blocks(plan: Plan, root: Path, machines: Sequence[Runtime], options: Options) -> None:

@@ -20,6 +20,7 @@ from mnet.latency.phone import RUNNERS, import_results, write_kit
 from mnet.latency.runtimes import ExportError, Runtime, make_runtime
 from mnet.settings import hints
 from mnet.studies.latency.tables import Subject, build
+from mnet.studies.runs.store import LATENCY
 from mnet.studies.study import Study, load_study
 from mnet.studies.trial import OPTIONS
 
@@ -114,13 +115,13 @@ def write(study: Study, runtime: Runtime, options: Options) -> bool:
 
 def show(folder: Path) -> None:
     frame = import_results(folder)
-    write_csv(folder / "latency.csv", frame)
+    write_csv(folder / LATENCY, frame)
     print(", ".join(f"{name} {value}" for name, value in frame.attrs["device"].items()))
     with pd.option_context("display.width", 160, "display.max_colwidth", 80):
         print(frame.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
     for run, why in frame.attrs["failed"].items():
         print(f"{run}: {why}")
-    print(f"  {folder / 'latency.csv'}")
+    print(f"  {folder / LATENCY}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from PIL import Image
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_atomic
-from mnet.studies.results.archive import PUBLISHED
+from mnet.studies.runs.store import PUBLISHED
 
 NOTEBOOKS = HERE.parent / "notebooks"
 RESULTS = HERE.parent / "results"

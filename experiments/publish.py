@@ -22,11 +22,14 @@ from search import CHECK
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
-from mnet.search.blocks import PROXY
 from mnet.search.netadapt import FOUND, SEED, SETTINGS
 from mnet.studies.claims.evidence import RUNTIMES, count_verdicts, headlines
-from mnet.studies.latency.tables import CLAIMS_FILE
-from mnet.studies.results.archive import (
+from mnet.studies.results.archive import read_table, study_table
+from mnet.studies.results.archive import studies_with as with_table
+from mnet.studies.results.diagnosis import SAID_OF_DEATHS, deaths_summary
+from mnet.studies.results.views import interval, number, shown_claims
+from mnet.studies.runs.store import (
+    BENCH,
     CANDIDATES,
     CLAIMS,
     DEATHS,
@@ -34,16 +37,13 @@ from mnet.studies.results.archive import (
     FRONTIER,
     INSIDE,
     LATENCY,
+    LATENCY_CLAIMS,
+    PROXY,
     PUBLISHED,
     RUNS,
     SUMMARY,
     TRACE,
-    read_table,
-    study_table,
 )
-from mnet.studies.results.archive import studies_with as with_table
-from mnet.studies.results.diagnosis import SAID_OF_DEATHS, deaths_summary
-from mnet.studies.results.views import interval, number, shown_claims
 from mnet.studies.study import list_studies
 from mnet.tasks import TASKS, task_in
 
@@ -96,7 +96,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
     Raises:
         ConfigError: A file is too large to be published.
     """
-    tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, CLAIMS_FILE, INSIDE, DEATHS, *OF_SEARCHES)
+    tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, LATENCY_CLAIMS, INSIDE, DEATHS, *OF_SEARCHES)
     for study in [*list_studies(SWEEPS), *searches(root)]:
         more = [path for pattern in ("blocks-*.csv", "*.png") for path in sorted((root / study).glob(pattern))]
         for path in [*(root / study / name for name in (*tables, f"{study}.yaml")), *more]:
@@ -351,7 +351,7 @@ def int8(root: Path) -> str:
 def bench(root: Path) -> str:
     """What `make bench` measured, misses too."""
     rows = []
-    for _, row in read_table(root / "bench.csv").iterrows():
+    for _, row in read_table(root / BENCH).iterrows():
         limits = "one sample" if pd.isna(row["low"]) else interval(row["low"], row["high"], 3, "")
         rows.append(
             [row["what"], row["ours"], row["theirs"], f"{row['ratio']:.3f}", limits, row["goal"], row["verdict"]]

@@ -21,9 +21,8 @@ from mnet.studies.claims.papers import published_detectors, published_points
 from mnet.studies.claims.verdicts import RULE
 from mnet.studies.report import reported, write_report
 from mnet.studies.results.archive import find_table, read_claims
+from mnet.studies.runs.store import REPORT
 from mnet.studies.study import list_studies, load_study
-
-PAGE = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +53,11 @@ def write(root: Path, names: Sequence[str] | None = None) -> Iterator[Path]:
     """
     claims, points = read_claims(root), published(HERE / "claims.yaml")
     if names is None:
-        write_report(root / PAGE, root, descriptions(root), claims=claims, published=points, rule=RULE)
-        yield root / PAGE
+        write_report(root / REPORT, root, descriptions(root), claims=claims, published=points, rule=RULE)
+        yield root / REPORT
     for name in names or ():
         own = None if claims is None else claims[claims["study"] == name]
-        path = root / name / PAGE
+        path = root / name / REPORT
         write_report(path, root, {name: description(root, name)}, claims=own, published=points, rule=RULE)
         yield path
 

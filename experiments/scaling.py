@@ -27,6 +27,7 @@ from mnet.models.cost import cost
 from mnet.provenance import keep_freed_memory, provenance
 from mnet.studies import Trial
 from mnet.studies.engines.packing import hand_out
+from mnet.studies.runs.store import PUBLISHED, RUNS
 from mnet.studies.study import list_studies, load_study
 from mnet.tasks.module import make_optimizer
 from mnet.training.recipes import recipe
@@ -139,7 +140,7 @@ def hours_of(trial: Trial, speeds: Mapping[str, float]) -> float:
 
 def published_seconds() -> list[float]:
     """Training times of every published run of the quick profile."""
-    tables = [pd.read_csv(path) for path in sorted((ROOT / "results/published").glob("*/runs.csv"))]
+    tables = [pd.read_csv(path) for path in sorted((ROOT / "results" / PUBLISHED).glob(f"*/{RUNS}"))]
     seconds = pd.concat(tables).drop_duplicates("run_id")["train_seconds"]
     return [float(one) for one in seconds]
 

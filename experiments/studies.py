@@ -18,11 +18,11 @@ from mnet.errors import ConfigError
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.estimate import Rates, fit_rates, seconds, timed_runs
 from mnet.studies.engines.local import default_workers
-from mnet.studies.runs.store import RESULT, read_failure, read_result, run_folder
+from mnet.studies.runs.store import PUBLISHED, RESULT, RUNS, read_failure, read_result, run_folder
 from mnet.studies.study import Study, list_studies, load_study
 from mnet.studies.trial import Trial
 
-PUBLISHED = HERE.parent / "results" / "published" / "activation" / "runs.csv"
+PUBLISHED_RUNS = HERE.parent / "results" / PUBLISHED / "activation" / RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = read_arguments(sys.argv[1:] if arguments is None else arguments)
         root = Path(options.out)
         finished = {path.parent.name for path in root.glob(f"*/runs/*/{RESULT}") if read_result(path.parent)}
-        rates = fit_rates(timed_runs(root, PUBLISHED))
+        rates = fit_rates(timed_runs(root, PUBLISHED_RUNS))
         rows = [measure(load(name, options), root, finished, rates) for name in list_studies(SWEEPS)]
         claims = Counter(claim.study for claim in load_claims(HERE / "claims.yaml"))
     except ConfigError as error:

@@ -26,8 +26,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from mnet.errors import ConfigError, DataError, unknown
 from mnet.settings import coerce, hints
-from mnet.studies.engines import Job
-from mnet.studies.runs.callbacks import NotFinite
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.progress import NotFinite
 from mnet.studies.runs.run import TRAINER_DEFAULTS, is_rank_zero, run_job
 from mnet.studies.runs.store import Busy, Result, find_finished, results_root
 from mnet.studies.runs.tracking import is_wanted, log_history, log_result, tracked

@@ -12,9 +12,10 @@ from mnet import ConfigError
 from mnet.studies import paired_deltas, study_table
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.results import archive
-from mnet.studies.results.archive import SUMMARY, read_table
+from mnet.studies.results.archive import read_table
 from mnet.studies.results.effects import ALL
 from mnet.studies.results.statistics import half_width
+from mnet.studies.runs.store import SUMMARY
 from mnet.studies.study import list_studies
 from mnet.tasks import metric_of
 

@@ -18,11 +18,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mnet.studies.engines import Event, Job
+from mnet.studies.engines import Event
 from mnet.studies.engines.estimate import seconds
-from mnet.studies.results.examples import FIGURE as EXAMPLES_FIGURE
 from mnet.studies.results.tables import Tables
-from mnet.studies.runs.callbacks import Progress
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.progress import Progress
+from mnet.studies.runs.store import EFFECTS, PREDICTIONS, RUNS, SUMMARY
 from mnet.studies.study import Study
 from mnet.tasks import Metric
 
@@ -108,7 +109,7 @@ class Display:
         table = Table(box=None, show_header=False, padding=(0, 1))
         table.add_row(f"{self.done}/{self.jobs} runs", ProgressBar(self.jobs, self.done, width=30), self.left())
         for run_id, progress in self.running.items():
-            now = f"training {progress.what} {progress.seen:.3g}" if progress.step else "starting"
+            now = f"training {progress.metric} {progress.value:.3g}" if progress.step else "starting"
             table.add_row(f"  {self.names[run_id]}", ProgressBar(progress.steps, progress.step, width=30), now)
         means = "   ".join(
             f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in list(self.found.items())[-6:]
@@ -169,8 +170,8 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
         lines.append(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
     for line in lines:
         console.print(line, highlight=False, markup=False)
-    figures = f"{study.name}.png", f"{study.name}-effects.png", EXAMPLES_FIGURE
-    for file in (folder / part for part in ("runs.csv", "summary.csv", "effects.csv", *figures)):
+    figures = f"{study.name}.png", f"{study.name}-effects.png", PREDICTIONS
+    for file in (folder / part for part in (RUNS, SUMMARY, EFFECTS, *figures)):
         if file.exists():
             console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
 

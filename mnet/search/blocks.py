@@ -26,11 +26,10 @@ from mnet.models.spec import Block, Network, round_channels
 from mnet.models.tables import write_network
 from mnet.search.netadapt import NETWORKS, PROPOSALS, accuracy, at, forget, remember, run
 from mnet.settings import check_types
-from mnet.studies.engines import Engine, Event, Job
-from mnet.studies.results.archive import CANDIDATES
+from mnet.studies.engines import Engine, Event
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.store import CANDIDATES, PROXY
 from mnet.studies.trial import Trial
-
-PROXY = "proxy.csv"
 
 KNOBS: Mapping[str, tuple[object, ...]] = {
     "kernel": (None, 3, 5),

@@ -27,9 +27,9 @@ from mnet.models.tables import table, write_network
 from mnet.models.toggles import Toggles
 from mnet.search.proposals import Cost, Proposal, proposals
 from mnet.settings import check_types
-from mnet.studies.engines import Engine, Event, Job
-from mnet.studies.results.archive import TRACE
-from mnet.studies.runs.store import WEIGHTS, read_failure, read_result
+from mnet.studies.engines import Engine, Event
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.store import TRACE, WEIGHTS, read_failure, read_result
 from mnet.studies.trial import Trial
 
 SEED, FOUND, NETWORKS, SETTINGS = "seed.yaml", "network.yaml", "networks", "search.yaml"

@@ -13,9 +13,10 @@ from mnet.errors import unknown
 from mnet.figures import finish
 from mnet.models.spec import Network
 from mnet.models.tables import table as network_in
-from mnet.search.blocks import PROXY, best, front, rank_correlation
+from mnet.search.blocks import best, front, rank_correlation
 from mnet.search.netadapt import FOUND, SEED, SETTINGS
-from mnet.studies.results.archive import CANDIDATES, TRACE, find_table, read_table, studies_with
+from mnet.studies.results.archive import find_table, read_table, studies_with
+from mnet.studies.runs.store import CANDIDATES, PROXY, TRACE
 from mnet.weights.truncation import sizes
 
 

@@ -29,6 +29,9 @@ Precision = Literal["fp32", "tf32", "bf16", "int8", "int8-qat"]
 QUANTIZED: tuple[Precision, ...] = ("int8", "int8-qat")
 """Precisions of a network made from the fp32 run of the same seed; in the others a network is trained."""
 
+USER_DATASETS = ("imagefolder", "photographs")
+"""Data sets of a user's own images: the name does not identify them, `data_dir` does."""
+
 RECIPE_OVERRIDES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise")
 """Settings that say otherwise than the recipe."""
 
@@ -217,7 +220,7 @@ class Trial(Toggles):
         what follows fp32."""
         network = self.network(num_classes=2, in_channels=1)
         data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
-        if self.dataset_class().train_size is None:  # one's own; elsewhere the name says what they are
+        if self.dataset in USER_DATASETS:
             data["data_dir"] = str(self.data_dir.resolve())
         if self.pretrained is not None:
             data["pretrained"] = weights_key(self.pretrained)

@@ -17,7 +17,7 @@ from mnet.data.module import stratified_split
 from mnet.data.photographs import CentreCrop, RandomCrop, open_photograph
 from mnet.data.streams import Stream
 from mnet.errors import ConfigError, DataError
-from mnet.studies.results.archive import USER_DATASETS
+from mnet.studies.trial import USER_DATASETS
 
 
 def image(path: Path, *, colour: bool = True, size: tuple[int, int] = (40, 30), seed: int = 0) -> None:

@@ -9,9 +9,10 @@ import pytest
 from common.terminal import Display
 
 from mnet.studies import Cell, Study, Trial
-from mnet.studies.engines import Event, Job
+from mnet.studies.engines import Event
 from mnet.studies.engines.estimate import seconds
-from mnet.studies.runs.callbacks import Progress
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.progress import Progress
 
 PRECISIONS = ("fp32", "bf16")
 

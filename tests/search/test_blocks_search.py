@@ -13,7 +13,6 @@ import mnet
 from mnet import ConfigError
 from mnet.search.blocks import (
     KNOBS,
-    PROXY,
     BlockSearch,
     best,
     check_proxy,
@@ -28,8 +27,8 @@ from mnet.search.blocks import (
 from mnet.search.blocks import search_blocks as run_search
 from mnet.search.netadapt import FOUND
 from mnet.search.proposals import MAdds, resized
-from mnet.studies.results.archive import CANDIDATES, study_table
-from mnet.studies.runs.store import WEIGHTS
+from mnet.studies.results.archive import study_table
+from mnet.studies.runs.store import CANDIDATES, PROXY, WEIGHTS
 from mnet.studies.trial import Trial
 
 SEED = Trial(width=0.5)

@@ -13,8 +13,8 @@ import mnet
 from mnet import ConfigError
 from mnet.search.netadapt import FOUND, NETWORKS, NetAdapt, adapt
 from mnet.search.proposals import MAdds
-from mnet.studies.results.archive import TRACE, load, study_table
-from mnet.studies.runs.store import RESULT, WEIGHTS
+from mnet.studies.results.archive import load, study_table
+from mnet.studies.runs.store import RESULT, TRACE, WEIGHTS
 from mnet.studies.trial import Trial
 from mnet.weights.truncation import sizes
 

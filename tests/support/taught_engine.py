@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from mnet.files import write_json, write_torch
 from mnet.models.spec import Network
-from mnet.studies.engines import Event, Job, Tell
-from mnet.studies.runs.run import write_config
-from mnet.studies.runs.store import RESULT, WEIGHTS
+from mnet.studies.engines import Event, Tell
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.store import RESULT, WEIGHTS, write_config
 
 
 @dataclass

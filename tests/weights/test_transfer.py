@@ -13,7 +13,7 @@ from torch import Tensor
 import mnet
 from mnet import ConfigError
 from mnet.studies import Trial
-from mnet.studies.engines import Job
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import read_result
 from mnet.weights.transfer import read_weights, transfer

@@ -18,7 +18,8 @@ from mnet.figures import finish
 from mnet.models.cost import cost
 from mnet.models.toggles import Toggles, describe
 from mnet.settings import hints
-from mnet.studies.results.archive import LATENCY, SUMMARY, study_table
+from mnet.studies.results.archive import study_table
+from mnet.studies.runs.store import LATENCY, SUMMARY
 from mnet.studies.sources import Source, read_source
 
 SIZE = ("width", "resolution", "madds_millions", "params_millions", "top1")

@@ -8,36 +8,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 from mnet.errors import unknown
-from mnet.studies.runs.store import run_folder
-from mnet.studies.trial import Trial
-from mnet.training.arithmetic import Compile
-
-
-@dataclass(frozen=True)
-class Job:
-    """A trial, and the study whose folder it writes to."""
-
-    trial: Trial
-    root: Path
-    """The results folder."""
-    study: str
-    pack_size: int = 1
-    """Seeds of its cell that are trained as one network, at most."""
-    compile: Compile = "off"
-    """How its training steps are compiled; int8 runs, which are graphs already, are not."""
-
-    @property
-    def run_id(self) -> str:
-        return self.trial.run_id
-
-    @property
-    def folder(self) -> Path:
-        return run_folder(self.root, self.study, self.run_id)
-
+from mnet.studies.runs.job import Job
 
 EventKind = Literal["started", "progress", "finished", "failed", "locked", "stalled", "retrying"]
 

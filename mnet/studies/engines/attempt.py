@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
-
-from mnet.studies.engines import EventKind, Job
+from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions, failure
+from mnet.studies.runs.progress import Report
 from mnet.studies.runs.store import Busy
-
-if TYPE_CHECKING:
-    from mnet.studies.runs.callbacks import Report
-
-RunJob = Callable[..., dict[str, object]]
-"""`run.run_job`, or what a test puts in its place."""
-
-
-class Outcome(NamedTuple):
-    """How an attempt ended."""
-
-    kind: EventKind
-    """finished, failed, locked, or retrying (no memory was left); on the way: started, progress."""
-    content: object
-    """The result, or the reason in one line."""
-    trace: str = ""
-    """Of the error."""
 
 
 def attempt(
     run_job: RunJob | None,
     job: Job,
     report: Report,
-    options: Mapping[str, object],
+    options: RunOptions,
     through: tuple[type[Exception], ...] = (),
 ) -> Outcome:
     """Run a job, whatever comes of it.
@@ -53,12 +33,6 @@ def attempt(
         return failure(error)
 
 
-def failure(error: Exception) -> Outcome:
-    """What is said of a job that ended with this error."""
-    trace = "".join(traceback.format_exception(error))
-    return Outcome("retrying" if out_of_memory(error) else "failed", describe(error), trace)
-
-
 def or_default(run_job: RunJob | None) -> RunJob:
     """`run.run_job` for None: imported where it runs, since torch and Lightning take seconds."""
     if run_job is not None:
@@ -66,17 +40,3 @@ def or_default(run_job: RunJob | None) -> RunJob:
     from mnet.studies.runs import run
 
     return run.run_job
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the GPU had no memory left."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

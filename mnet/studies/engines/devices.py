@@ -24,10 +24,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnet.errors import ConfigError
 from mnet.settings import parse
-from mnet.studies.engines import Job
 from mnet.studies.engines.attempt import attempt
 from mnet.studies.runs import run
-from mnet.studies.runs.callbacks import Progress, Report, Stopped
+from mnet.studies.runs.job import Job, RunOptions
+from mnet.studies.runs.progress import Progress, Report, Stopped
 from mnet.studies.runs.store import Busy, Result
 from mnet.studies.trial import Trial
 
@@ -90,7 +90,7 @@ def main(order: str) -> None:
     """Train what `run_job` has written down; every device's process comes here."""
     given = json.loads(order)
     job = Job(parse(Trial, given["trial"]), Path(given["root"]), given["study"], compile=given["compile"])
-    options = {"trainer": given["trainer"], "checkpoint_s": given["checkpoint_s"]}
+    options: RunOptions = {"trainer": given["trainer"], "checkpoint_s": given["checkpoint_s"]}
     torch.set_num_threads(1)
     if not run.is_rank_zero():
         with suppress(Stopped):  # as the first process is

@@ -21,15 +21,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mnet.studies.engines import Event, Job, Tell
-from mnet.studies.engines.attempt import Outcome, RunJob, attempt
+from mnet.studies.engines import Event, Tell
+from mnet.studies.engines.attempt import attempt
 from mnet.studies.engines.estimate import pack_bytes
 from mnet.studies.engines.packing import packs
+from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions
 from mnet.studies.runs.store import write_failure
 
 if TYPE_CHECKING:
     from mnet.data import ImageData
-    from mnet.studies.runs.callbacks import Report
+    from mnet.studies.runs.progress import Report
 
 DataKey = tuple[str, Path, int]
 
@@ -285,7 +286,7 @@ def work(
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
         trainer = {"devices": [number % torch.cuda.device_count()], **trainer}
-    options = {"trainer": trainer, "checkpoint_s": checkpoint_s}
+    options: RunOptions = {"trainer": trainer, "checkpoint_s": checkpoint_s}
     while True:
         try:
             message = connection.recv()
@@ -295,7 +296,7 @@ def work(
             data: dict[DataKey, ImageData] = message
         elif isinstance(message, tuple):
             jobs: tuple[Job, ...] = message
-            given = {**options, "data": data.get(data_key(jobs[0]))}
+            given: RunOptions = {**options, "data": data.get(data_key(jobs[0]))}
             try:
                 say(connection, range(len(jobs)), Outcome("started", None))
                 for job, outcome in outcomes(run_job, jobs, reporter(connection, len(jobs)), given):
@@ -305,14 +306,14 @@ def work(
 
 
 def outcomes(
-    run_job: RunJob | None, jobs: Sequence[Job], report: Report, options: dict[str, object]
+    run_job: RunJob | None, jobs: Sequence[Job], report: Report, options: RunOptions
 ) -> Iterator[tuple[Job, Outcome]]:
     if len(jobs) == 1:
         yield jobs[0], attempt(run_job, jobs[0], report, options, through=PARENT_GONE)
         return
     from mnet.studies.runs.packs import run_jobs
 
-    yield from run_jobs(jobs, report, **options)  # type: ignore[arg-type]
+    yield from run_jobs(jobs, report, **options)
 
 
 def say(connection: Connection, numbers: Iterable[int], outcome: Outcome) -> None:

@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from mnet.studies.engines import Job
 from mnet.studies.engines.estimate import pack_seconds, seconds
+from mnet.studies.runs.job import Job
 
 GAIN = 0.03
 """Of the time, below which nothing is packed."""

@@ -26,13 +26,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mnet.errors import ConfigError
-from mnet.studies.engines import Event, Job, Tell
-from mnet.studies.engines.attempt import Outcome, RunJob, attempt, describe
+from mnet.studies.engines import Event, Tell
+from mnet.studies.engines.attempt import attempt
 from mnet.studies.engines.remote import Storage, Synced
+from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions, describe
 from mnet.studies.runs.store import read_result, write_failure
 
 if TYPE_CHECKING:
-    from mnet.studies.runs.callbacks import Progress
+    from mnet.studies.runs.progress import Progress
 
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 30.0
@@ -187,7 +188,7 @@ class Place:
     """Where it posts its progress."""
     threads: int
     gpus: float
-    options: Mapping[str, object]
+    options: RunOptions
     """Keyword arguments of `run_job`."""
     run_job: RunJob | None
 
@@ -307,7 +308,7 @@ class Session:
         if number in self.retrying and gpus:
             gpus = math.ceil(gpus)
         run_job = engine.run_job if engine.storage is None else Synced(engine.storage, engine.run_job)
-        options = {"trainer": dict(engine.trainer), "checkpoint_s": engine.checkpoint_s}
+        options: RunOptions = {"trainer": dict(engine.trainer), "checkpoint_s": engine.checkpoint_s}
         place = Place(number, self.board, engine.threads, gpus, options, run_job)
         task = self.task.options(num_cpus=engine.cpus, num_gpus=gpus, max_retries=engine.retries)
         self.pending[task.remote(self.jobs[number], place)] = number

@@ -17,12 +17,12 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic
-from mnet.studies.engines import Job
-from mnet.studies.engines.attempt import RunJob, or_default
+from mnet.studies.engines.attempt import or_default
+from mnet.studies.runs.job import Job, RunJob, RunOptions
 from mnet.studies.runs.store import (
     CONFIG,
     CORRECT,
@@ -40,7 +40,7 @@ from mnet.studies.runs.store import (
 )
 
 if TYPE_CHECKING:
-    from mnet.studies.runs.callbacks import Progress, Report
+    from mnet.studies.runs.progress import Progress, Report
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Synced:
     run_job: RunJob | None = None
     """None = `run.run_job`."""
 
-    def __call__(self, job: Job, report: Report, **options: object) -> Result:
+    def __call__(self, job: Job, report: Report, **options: Unpack[RunOptions]) -> Result:
         """As `run.run_job`, `job.root` aside: the run is in the storage then, and nowhere on this machine.
 
         Raises:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic
-from mnet.studies.engines import Event, Job, Tell
-from mnet.studies.engines.attempt import Outcome, RunJob, attempt
-from mnet.studies.runs.store import write_failure
+from mnet.studies.engines import Event, Tell
+from mnet.studies.engines.attempt import attempt
+from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions
+from mnet.studies.runs.store import SLURM_LOGS, write_failure
 
 if TYPE_CHECKING:
-    from mnet.studies.runs.callbacks import Progress
+    from mnet.studies.runs.progress import Progress
 
-LOGS = ".slurm"
 ARRAY = 1000
 """Jobs of one array; Slurm's own limit is 1001 unless its site says otherwise."""
 LOCKED_SECONDS = 60.0
@@ -112,7 +112,9 @@ class SlurmEngine:
         for root in {job.root for job in jobs}:
             mine = [job for job in jobs if job.root == root]
             try:
-                executor = submitit.AutoExecutor(root / LOGS / "%j", self.cluster, slurm_max_num_timeout=self.retries)
+                executor = submitit.AutoExecutor(
+                    root / SLURM_LOGS / "%j", self.cluster, slurm_max_num_timeout=self.retries
+                )
                 executor.update_parameters(
                     name="mnet",
                     timeout_min=self.minutes,
@@ -153,7 +155,7 @@ class Attempt:
         import torch
 
         torch.set_num_threads(self.engine.cpus)
-        options = {"trainer": dict(self.engine.trainer), "checkpoint_s": self.engine.checkpoint_s}
+        options: RunOptions = {"trainer": dict(self.engine.trainer), "checkpoint_s": self.engine.checkpoint_s}
         report = Reporter(job)
         report.write(None)
         return attempt(self.engine.run_job, job, report, options)
@@ -183,7 +185,7 @@ class Reporter:
 
 
 def progress_file(job: Job) -> Path:
-    return job.root / LOGS / f"{job.run_id}.progress"
+    return job.root / SLURM_LOGS / f"{job.run_id}.progress"
 
 
 def result_of(task: Any) -> Outcome:

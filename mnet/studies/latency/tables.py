@@ -37,8 +37,6 @@ ones and of SSDLite's extra maps, eight times as many to settle on."""
 
 CLAIM_COLUMNS = ("id", "paper", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "why", "runtime",
                  "threads", "precision", "baseline", "variant")  # fmt: skip
-FILE = "latency.csv"
-CLAIMS_FILE = "latency-claims.csv"
 KEY = ("dataset", "resolution", "runtime", "precision", "threads", "batch", "device")
 """What tells measurements of the same variant apart, beside its settings."""
 EXCLUDED_COLUMNS = ("data_dir", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",

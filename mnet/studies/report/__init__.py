@@ -24,7 +24,8 @@ from mnet.studies.report.commands import Place
 from mnet.studies.report.marks import Spec
 from mnet.studies.report.sections import Figure, overview_of, read_study, section
 from mnet.studies.report.words import facts, limits
-from mnet.studies.results.archive import LATENCY, SUMMARY, studies_with
+from mnet.studies.results.archive import studies_with
+from mnet.studies.runs.store import LATENCY, SUMMARY
 
 HERE = Path(__file__).parent
 

@@ -13,9 +13,9 @@ from typing import Any, cast
 import pandas as pd
 
 from mnet.errors import ConfigError, text
-from mnet.studies.results.archive import RESOLVED, USER_DATASETS, known
+from mnet.studies.results.archive import RESOLVED, known
 from mnet.studies.runs.store import CONFIG, run_folder
-from mnet.studies.trial import PARAMETERS, Trial, changed, trial_from
+from mnet.studies.trial import PARAMETERS, USER_DATASETS, Trial, changed, trial_from
 
 TRAIN = ".venv/bin/python experiments/train.py"
 DECIDED = (*RESOLVED, "resolution")

@@ -19,21 +19,20 @@ from mnet.studies.report.charts import FAMILIES, Chart
 from mnet.studies.report.commands import Place, Row, latency_command, records, told
 from mnet.studies.report.tables import Table
 from mnet.studies.report.words import answer, parts_of, sources
-from mnet.studies.results.archive import (
+from mnet.studies.results.archive import find_table, read_table
+from mnet.studies.results.diagnosis import inside_summary
+from mnet.studies.runs.store import (
     CANDIDATES,
     EFFECTS,
     FRONTIER,
     INSIDE,
     LATENCY,
+    PREDICTIONS,
     PUBLISHED,
     RUNS,
     SUMMARY,
     TRACE,
-    find_table,
-    read_table,
 )
-from mnet.studies.results.diagnosis import inside_summary
-from mnet.studies.results.examples import FIGURE as EXAMPLES_FIGURE
 from mnet.studies.trial import PARAMETERS, trial_from
 from mnet.tasks import metric_of
 
@@ -117,7 +116,7 @@ def read_study(root: Path, name: str) -> Data | None:
         candidates=read[CANDIDATES],
         inside=read[INSIDE],
         blocks={path.stem.removeprefix("blocks-"): read_table(path) for path in files},
-        examples=find_table(root, name, EXAMPLES_FIGURE),
+        examples=find_table(root, name, PREDICTIONS),
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from mnet.studies.report.commands import Row, records
 from mnet.studies.report.tables import WORDS, distinct, span, written
 from mnet.studies.results.archive import known
+from mnet.studies.runs.store import RUNS
 
 if TYPE_CHECKING:
     from mnet.studies.report.sections import Data
@@ -101,7 +102,7 @@ def facts(found: Sequence[Data]) -> list[str]:
     runs = [data.runs for data in found if data.runs is not None]
     different = len(set(pd.concat(runs)["run_id"])) if runs else 0
     days = sorted({str(day)[:10] for one in runs if "finished" in one for day in one["finished"] if known(day)})
-    published = sum("runs.csv" in data.published for data in found)
+    published = sum(RUNS in data.published for data in found)
     said = [f"{len(found)} {'study' if len(found) == 1 else 'studies'}"]
     said += [f"{published} published with the project"] if published else []
     said += [f"{different} different runs"] if different else []

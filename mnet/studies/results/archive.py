@@ -8,31 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import yaml
 
 from mnet.errors import ConfigError, text, unknown
 from mnet.studies.results.tables import EXCLUDED_COLUMNS, run_row
-from mnet.studies.runs.store import CONFIG, NETWORK, RESULT, read_result
-from mnet.studies.trial import PARAMETERS, Trial, cell_name, trial_from
+from mnet.studies.runs.store import CLAIMS, CONFIG, PUBLISHED, RESULT, RUNS, read_result, read_settings
+from mnet.studies.trial import PARAMETERS, USER_DATASETS, Trial, cell_name, trial_from
 
 OFFLINE = "offline-run-*/run-*.wandb"
 RESOLVED = ("epochs", "batch_size", "lr")
 """Settings that tables and W&B have as the recipe resolved them."""
-
-RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
-LATENCY, FRONTIER = "latency.csv", "frontier.csv"
-TRACE, CANDIDATES = "trace.csv", "candidates.csv"
-"""Of a search, step by step, or candidate by candidate; see `mnet.search`."""
-DEATHS = "deaths.csv"
-"""Which depthwise kernels died through training, see `mnet.studies.results.diagnosis`."""
-INSIDE = "inside.csv"
-"""Layer by layer, see `mnet.studies.results.diagnosis`."""
-CLAIMS = "claims.csv"
-"""Of the results folder, not of a study."""
-USER_DATASETS = ("imagefolder", "photographs")
-"""Data sets whose name does not say which images they have; `data_dir` does."""
-PUBLISHED = "published"
-"""Below the results folder: tables that came with the project."""
 
 NUMBERS = ("resolution", "epochs", "batch_size", "lr", "seed")
 NAMES = ("cell", "variant", "run_id", "revision", "value", "against", "baseline", "reason", "note", "file", "sha256")
@@ -158,14 +142,6 @@ def in_folder(root: Path) -> Iterator[Finished]:
         from mnet.studies.results.wandb_runs import offline_runs
 
         yield from (run for run in offline_runs(files) if (run.study, run.result["run_id"]) not in known)
-
-
-def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
-    """The settings of a run, and the arguments of Lightning's Trainer that were not as usual."""
-    settings = yaml.safe_load((folder / CONFIG).read_text())
-    if (own := folder / NETWORK).exists() and not Path(settings["model"]).exists():  # the results have been moved
-        settings["model"] = str(own)
-    return settings, settings.pop("trainer", {})
 
 
 def on_wandb(source: str) -> list[Finished]:

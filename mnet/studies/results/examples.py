@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from mnet.figures import finish
-from mnet.files import write_torch
 from mnet.studies.runs.store import EXAMPLES, read_result, run_folder
 from mnet.studies.study import Cell, Study
 from mnet.tasks.drawing import Limit, handles_of, show_image
 
 if TYPE_CHECKING:  # Lightning is heavy, and tables do not need it
-    from mnet.data import ImageData
     from mnet.tasks.module import TaskModule
 
-FIGURE = "predictions.png"
-COUNT = 4
-"""Test images of a run that are kept."""
 INCH = 1.7
 """Side of an image in the figure."""
 TRUTH = "what is there"
@@ -31,31 +25,6 @@ SHOWN = Limit(score=0.3)
 
 Examples = Mapping[str, Any]
 """`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: a tensor an image, or several by name."""
-
-
-def keep_examples(model: TaskModule, data: ImageData, folder: Path) -> None:
-    """Write what a tested network sees in the first test images, where its task has something to draw."""
-    if not model.drawn:
-        return
-    images, target = next(iter(data.test_dataloader()))
-    images = images[:COUNT]
-    truth = [model.truth(target, i) for i in range(len(images))]
-    training, device = model.training, next(model.parameters()).device
-    with torch.no_grad():
-        seen = model.eval().predict(images.to(device))
-    model.train(training)
-    mean, std = data.normalisation
-    pixels = (255 * (images.cpu() * std + mean)).round().clamp(0, 255).to(torch.uint8).contiguous()
-    content = {"images": pixels, "names": list(data.label_names)}
-    content |= {"truth": [plain(one) for one in truth], "seen": [plain(one) for one in seen]}
-    write_torch(folder / EXAMPLES, content)
-
-
-def plain(seen: Any) -> Tensor | dict[str, Tensor]:
-    """As tensors alone, which can be read without running anything."""
-    if isinstance(seen, Tensor):
-        return seen.to("cpu", copy=True)
-    return {name: cast(Tensor, value).to("cpu", copy=True) for name, value in seen._asdict().items()}
 
 
 def read_examples(study: Study, cell: Cell, root: Path) -> Examples | None:
@@ -98,7 +67,7 @@ def plot_examples(study: Study, root: Path, path: Path, title: str) -> Figure | 
 
 
 def restored(one: Any, module: type[TaskModule]) -> Any:
-    """What `plain` took apart."""
+    """The prediction that `to_tensors` took apart."""
     return module.seen_from(**one) if isinstance(one, dict) else one
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
-from mnet.studies.results.archive import PUBLISHED, RESOLVED, RUNS, USER_DATASETS, described_trial, load, read_settings
-from mnet.studies.runs.store import CONFIG, RESULT
-from mnet.studies.trial import PARAMETERS
+from mnet.studies.results.archive import RESOLVED, described_trial, load
+from mnet.studies.runs.store import CONFIG, PUBLISHED, RESULT, RUNS, read_settings
+from mnet.studies.trial import PARAMETERS, USER_DATASETS
 from mnet.training.recipes import Recipe
 
 SHOWN = 8

@@ -16,11 +16,19 @@ from mnet.errors import text
 from mnet.files import write_csv
 from mnet.studies.results.bootstrap import nested_bootstrap
 from mnet.studies.results.effects import effects_table
-from mnet.studies.results.examples import FIGURE as EXAMPLES_FIGURE
 from mnet.studies.results.examples import plot_examples
 from mnet.studies.results.plots import plot_effects, plot_study
 from mnet.studies.results.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
-from mnet.studies.runs.store import read_correct, read_failure, read_result, run_folder
+from mnet.studies.runs.store import (
+    EFFECTS,
+    PREDICTIONS,
+    RUNS,
+    SUMMARY,
+    read_correct,
+    read_failure,
+    read_result,
+    run_folder,
+)
 from mnet.studies.study import Cell, Study
 from mnet.studies.trial import Trial
 from mnet.tasks import Metric
@@ -159,13 +167,13 @@ def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bo
     runs = runs_table(study, root)
     summary = summary_table(study, runs, root, margin)
     if not runs.empty:
-        write_csv(folder / "runs.csv", runs)
+        write_csv(folder / RUNS, runs)
     if not summary.empty:
-        write_csv(folder / "summary.csv", summary)
+        write_csv(folder / SUMMARY, summary)
     asked = WITHIN in study.varied and not runs.empty
     effects = effects_table(study, runs, WITHIN, margin) if asked else pd.DataFrame()
     if not effects.empty:
-        write_csv(folder / "effects.csv", effects)
+        write_csv(folder / EFFECTS, effects)
     if figure and not runs.empty:
         names, data = (", ".join(dict.fromkeys(runs[column])) for column in ("model", "dataset"))
         title = f"{study.name}: {names} on {data}"
@@ -173,5 +181,5 @@ def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bo
             plot_study(summary, runs, folder / f"{study.name}.png", title)
         if not effects.empty:
             plot_effects(effects, folder / f"{study.name}-effects.png", title)
-        plot_examples(study, root, folder / EXAMPLES_FIGURE, title)
+        plot_examples(study, root, folder / PREDICTIONS, title)
     return Tables(runs, summary, effects)

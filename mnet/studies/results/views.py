@@ -9,17 +9,8 @@ import pandas as pd
 
 from mnet.errors import ConfigError, unknown
 from mnet.studies.claims.evidence import headlines
-from mnet.studies.results.archive import (
-    CLAIMS,
-    EFFECTS,
-    LATENCY,
-    PUBLISHED,
-    RUNS,
-    SUMMARY,
-    find_table,
-    read_claims,
-    study_table,
-)
+from mnet.studies.results.archive import find_table, read_claims, study_table
+from mnet.studies.runs.store import CLAIMS, EFFECTS, LATENCY, PUBLISHED, RUNS, SUMMARY
 from mnet.tasks import metric_of
 
 

@@ -13,8 +13,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ from mnet.data.batches import Shard, random_seed
 from mnet.files import write_atomic, write_torch
 from mnet.models.diagnostics import LOGGED, dead_kernels
 from mnet.provenance import seed_all
+from mnet.studies.runs.progress import NotFinite, Progress, Report, Stopped
 from mnet.studies.runs.store import METRICS, RESUME
 from mnet.tasks.module import LOG_STEPS
 from mnet.tasks.pack import Pack
@@ -38,30 +38,6 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
 CHECKPOINT_FORMAT = 3
 """Of the resume file; an older one is not used, since its run may not go on to the same numbers."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is."""
-
-    step: int
-    steps: int
-    seen: float
-    """Of recent training batches."""
-    what: str = "loss"
-    """That was seen: what the task tells last of a step; of classification top1, in percent."""
-
-
-Report = Callable[[Progress], object]
-"""Told of progress about once a second; a true answer asks the run to stop where it can go on later."""
-
-
-class NotFinite(RuntimeError):
-    """The loss became NaN or infinite."""
-
-
-class Stopped(RuntimeError):
-    """The run was asked to stop. Its checkpoint is written."""
 
 
 class SeedSteps(Callback):
@@ -118,7 +94,7 @@ class ProgressMonitor(Callback):
             raise NotFinite(f"the loss is {losses[0]}")
         if tell:
             self._told = now
-            recent = self._progress.seen
+            recent = self._progress.value
             what = list(members[0])[-1]
             mean = statistics.fmean(float(seen[what]) for i, seen in enumerate(members) if i not in self.lost)
             recent += (mean - recent) * (0.2 if recent else 1.0)

@@ -22,28 +22,18 @@ from mnet.data.batches import Batches, Resumable
 from mnet.files import TEMPORARY, remove_temporary
 from mnet.models.replicas import join, split
 from mnet.provenance import keep_freed_memory
-from mnet.studies.engines import Job
-from mnet.studies.engines.attempt import Outcome, failure
 from mnet.studies.runs.callbacks import (
     MetricsFiles,
-    NotFinite,
     ProgressMonitor,
-    Report,
     ResumeCheckpoint,
     SeedSteps,
     WholeCheckpoints,
     usable_checkpoint,
 )
-from mnet.studies.runs.run import (
-    CHECKPOINT_SECONDS,
-    Training,
-    finish,
-    make_trainer,
-    prepare_run,
-    quieten,
-    write_config,
-)
-from mnet.studies.runs.store import RESUME, Busy, adopt, find_finished, lock
+from mnet.studies.runs.job import Job, Outcome, failure
+from mnet.studies.runs.progress import NotFinite, Report
+from mnet.studies.runs.run import CHECKPOINT_SECONDS, Training, finish, make_trainer, prepare_run, quieten
+from mnet.studies.runs.store import RESUME, Busy, adopt, find_finished, lock, write_config
 from mnet.tasks.pack import Pack
 
 NEXT = f"{TEMPORARY}{RESUME}"

@@ -28,34 +28,29 @@ from mnet.data import DATASETS, Augment, ImageData, create_data
 from mnet.data.batches import Shard
 from mnet.data.module import InMemoryImages
 from mnet.errors import ConfigError
-from mnet.files import remove_temporary, write_json, write_torch, write_yaml
+from mnet.files import remove_temporary, write_json, write_torch
 from mnet.models.cost import cost
 from mnet.models.diagnostics import dead_kernels
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
-from mnet.models.tables import FILES, table, write_network
 from mnet.provenance import keep_freed_memory, provenance
 from mnet.quantization import CALIBRATION_BATCH, convert, prepare, quantize, require, save
-from mnet.studies.engines import Job
-from mnet.studies.results.examples import keep_examples
 from mnet.studies.runs.callbacks import (
     DeadKernels,
     MetricsFile,
-    NotFinite,
-    Progress,
     ProgressMonitor,
-    Report,
     ResumeCheckpoint,
     SeedSteps,
     WholeCheckpoints,
     usable_checkpoint,
 )
+from mnet.studies.runs.examples import keep_examples
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.progress import NotFinite, Report, ignore_progress
 from mnet.studies.runs.start import begin_from
 from mnet.studies.runs.store import (
-    CONFIG,
     FAILURE,
     FORMAT,
-    NETWORK,
     RESULT,
     RESUME,
     WEIGHTS,
@@ -64,6 +59,7 @@ from mnet.studies.runs.store import (
     find_finished,
     lock,
     read_result,
+    write_config,
     write_correct,
 )
 from mnet.studies.trial import Trial
@@ -86,10 +82,6 @@ TRAINER_DEFAULTS: Mapping[str, object] = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": LOG_STEPS,
 }
-
-
-def ignore_progress(progress: Progress) -> None:
-    """A report to nobody."""
 
 
 def is_rank_zero() -> bool:
@@ -221,12 +213,6 @@ class Training(NamedTuple):
     compile: Compile
     replicas: int = 1
     """Runs that were trained as one network, see `mnet.models.replicas`."""
-
-
-def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | None) -> None:
-    if trial.model.endswith(FILES):
-        write_network(table(trial.model), folder / NETWORK)
-    write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
 
 
 def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None) -> tuple[TaskModule, ImageData]:

@@ -1,14 +1,14 @@
-"""The results folder: where a run keeps its files, who works on it, and what is finished.
+"""The results folder: the names of its files, what a run writes and reads there, and which process works on it.
 
     <root>/<study>/runs/<run_id>/   config.yaml  metrics.csv  correct.npz  examples.pt  weights.pt  result.json (last)
-    <root>/.locks/<run_id>          held by the process that trains this run, whatever the study
+    <root>/<study>/                 runs.csv  summary.csv  effects.csv  latency.csv  report.html  ...
+    <root>/.locks/<run_id>          locked by the process that trains this run, for whichever study
 
-A run that several studies share is trained once, and copied into the folder of each.
+A run that several studies share is trained once and copied into the folder of each.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -19,14 +19,19 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import yaml
+from filelock import FileLock, Timeout
 
 from mnet.errors import ConfigError
-from mnet.files import write_atomic, write_json
+from mnet.files import write_atomic, write_json, write_yaml
+from mnet.models.tables import FILES, table, write_network
+from mnet.studies.trial import Trial
 from mnet.tasks import TASKS
 
+# Files of a run.
 CONFIG = "config.yaml"
 NETWORK = "network.yaml"
-"""Of a run whose model is a file: its content."""
+"""The content of the file that `Trial.model` names, where it names one."""
 METRICS = "metrics.csv"
 CORRECT = "correct.npz"
 WEIGHTS = "weights.pt"
@@ -34,6 +39,26 @@ EXAMPLES = "examples.pt"
 RESULT = "result.json"
 RESUME = "resume.ckpt"
 FAILURE = "failure.json"
+
+# Files of a study.
+RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
+LATENCY, LATENCY_CLAIMS, FRONTIER = "latency.csv", "latency-claims.csv", "frontier.csv"
+DEATHS, INSIDE = "deaths.csv", "inside.csv"
+"""Depthwise kernels that died in training, and activations layer by layer; see `mnet.studies.results.diagnosis`."""
+PREDICTIONS = "predictions.png"
+"""What the networks of a study predict in the same test images."""
+REPORT = "report.html"
+"""Of a study, and of the results folder."""
+
+# Files of a search, see `mnet.search`.
+TRACE, CANDIDATES, PROXY = "trace.csv", "candidates.csv", "proxy.csv"
+
+# Of the results folder.
+CLAIMS = "claims.csv"
+BENCH, BENCH_LATENCY = "bench.csv", "bench-latency.csv"
+PUBLISHED = "published"
+"""The folder of the tables that came with the project."""
+LOCKS, SLURM_LOGS = ".locks", ".slurm"
 
 FORMAT = 2
 """Of result.json; 1 had no `format`, and no correct.npz beside it."""
@@ -117,23 +142,42 @@ def adopt(source: Path, folder: Path) -> Result:
 
 @contextmanager
 def lock(root: Path, run_id: str) -> Iterator[None]:
-    """Hold a run. The system frees it when the process ends, however it ends.
+    """Hold the lock of a run. The system releases it when the process ends, however it ends.
 
     Raises:
         Busy: Another process holds it.
     """
-    path = root / ".locks" / run_id
+    path = root / LOCKS / run_id
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"another process works on run {run_id}") from None
+    held = FileLock(path, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise Busy(f"another process works on run {run_id}") from None
+    try:
         yield
+    finally:
+        held.release()
+
+
+def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | None) -> None:
+    """Write the settings of a run, and its network where that came from a file."""
+    if trial.model.endswith(FILES):
+        write_network(table(trial.model), folder / NETWORK)
+    write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
+
+
+def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
+    """The settings of a run, and the arguments of Lightning's Trainer that differ from the defaults."""
+    settings = yaml.safe_load((folder / CONFIG).read_text())
+    network = folder / NETWORK
+    if network.exists() and not Path(settings["model"]).exists():  # the results have been moved
+        settings["model"] = str(network)
+    return settings, settings.pop("trainer", {})
 
 
 def write_correct(folder: Path, correct: np.ndarray) -> None:
-    """ResumeCheckpoint which test images were right, (N,) bool in the order of the test split: N / 8 bytes."""
+    """Write which test images were classified correctly, (N,) bool in the order of the test split: N / 8 bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, bits=np.packbits(correct), count=np.array(len(correct)))
     write_atomic(folder / CORRECT, lambda stream: stream.write(buffer.getvalue()))

@@ -16,7 +16,7 @@ from typing import Literal
 import wandb
 
 from mnet.errors import ConfigError, text
-from mnet.studies.engines import Job
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import METRICS, Result
 from mnet.studies.trial import VARIANT, Trial
 from mnet.tasks import Task
@@ -103,7 +103,7 @@ def tracked(job: Job, variant: str | None, say: Callable[[str], object]) -> Iter
         variant: The option of that name, if one was given.
         say: Told in a line why the run is offline.
     """
-    from mnet.studies.runs.callbacks import NotFinite
+    from mnet.studies.runs.progress import NotFinite
 
     run = start(job, say)
     run.config.setdefaults(config_of(job, variant))  # what the sweep has set, it keeps

@@ -15,7 +15,7 @@ from mnet.studies.claims.papers import (
     published_points,
     timed_points,
 )
-from mnet.studies.results.archive import PUBLISHED
+from mnet.studies.runs.store import PUBLISHED
 
 ROOT = Path(__file__).parents[3]
 CLAIMS = ROOT / "experiments/claims.yaml"

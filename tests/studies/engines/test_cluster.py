@@ -15,9 +15,9 @@ import pytest
 from mnet.errors import ConfigError
 from mnet.files import write_json
 from mnet.studies import Trial
-from mnet.studies.engines import Job
 from mnet.studies.engines.ray import RayEngine
 from mnet.studies.engines.remote import Storage, Synced, is_url
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import RESULT, RESUME, Result, read_failure, read_result
 

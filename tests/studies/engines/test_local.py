@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from mnet.studies import Trial
-from mnet.studies.engines import Event, Job
+from mnet.studies.engines import Event
 from mnet.studies.engines.estimate import memory_bytes
 from mnet.studies.engines.local import LocalEngine, Session, default_workers
-from mnet.studies.runs.callbacks import Progress
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.store import Busy, lock, read_failure
 
 TRIAL = Trial(width=0.25)

@@ -7,9 +7,9 @@ import ablate
 import pytest
 
 from mnet.studies import Trial
-from mnet.studies.engines import Job
 from mnet.studies.engines.local import LocalEngine
 from mnet.studies.engines.packing import hand_out, makespan, packs, plan_packs
+from mnet.studies.runs.job import Job
 
 
 def study(root, *trials: Trial, seeds: int = 3) -> list[Job]:

@@ -10,8 +10,8 @@ import pytest
 
 from mnet.errors import ConfigError
 from mnet.studies import Trial
-from mnet.studies.engines import Job
 from mnet.studies.engines.slurm import SlurmEngine
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import read_failure, read_result
 

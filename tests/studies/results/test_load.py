@@ -11,9 +11,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 from mnet.errors import ConfigError
 from mnet.files import write_json, write_yaml
 from mnet.studies import load
-from mnet.studies.engines import Job
 from mnet.studies.results.archive import Finished, finished_row
 from mnet.studies.results.wandb_runs import Address, read_address, read_run
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import CONFIG, RESULT, run_folder
 from mnet.studies.runs.tracking import PROVENANCE, config_of, summary_names
 from mnet.studies.trial import Trial

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from mnet import ConfigError
-from mnet.studies.results.archive import LATENCY, PUBLISHED
 from mnet.studies.results.views import claims_of, effects_of, latency_of, reading, summary_of
+from mnet.studies.runs.store import LATENCY, PUBLISHED
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"

@@ -16,9 +16,9 @@ import torch
 
 from mnet import ConfigError
 from mnet.studies import Trial, load_study
-from mnet.studies.engines import Job
 from mnet.studies.results.tables import runs_table, summary_table
-from mnet.studies.runs.callbacks import Stopped
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.progress import Stopped
 from mnet.studies.runs.run import run_job, run_trial
 from mnet.studies.runs.store import CORRECT, FAILURE, METRICS, RESULT, RESUME, WEIGHTS, Busy, lock, read_result
 

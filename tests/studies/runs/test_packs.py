@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mnet.studies import Trial
-from mnet.studies.engines import Job
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.packs import NEXT, run_jobs, step_of
 from mnet.studies.runs.run import TRAINER_DEFAULTS, run_job
 from mnet.studies.runs.store import METRICS, RESULT, RESUME, WEIGHTS, lock, read_correct, read_result

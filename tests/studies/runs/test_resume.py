@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnet.studies import Trial
-from mnet.studies.runs.callbacks import Stopped
+from mnet.studies.runs.progress import Stopped
 from mnet.studies.runs.run import TRAINER_DEFAULTS, run_trial
 from mnet.studies.runs.store import CORRECT, METRICS, RESULT, RESUME, WEIGHTS
 

@@ -16,14 +16,14 @@ from mnet.errors import ConfigError
 from mnet.studies import Trial, load_study
 from mnet.studies.claims.claims import Claim
 from mnet.studies.claims.evidence import claims_table
-from mnet.studies.engines import Job
 from mnet.studies.report import write_report
 from mnet.studies.results.archive import load, read_table
 from mnet.studies.results.examples import read_examples
 from mnet.studies.results.tables import run_row, write_tables
 from mnet.studies.results.views import summary_of
-from mnet.studies.runs.callbacks import Stopped
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.packs import run_jobs
+from mnet.studies.runs.progress import Stopped
 from mnet.studies.runs.run import run_trial
 from mnet.studies.runs.store import read_result, run_folder
 from mnet.studies.runs.tracking import summary_names
