@@ -34,13 +34,13 @@ from mnet.studies.engines import ENGINES, Engine, Event, devices, make_engine
 from mnet.studies.engines.local import default_workers
 from mnet.studies.engines.packing import plan_packs
 from mnet.studies.engines.remote import is_url
+from mnet.studies.options import OPTIONS
 from mnet.studies.results.tables import MARGIN, write_tables
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.run import load_data
 from mnet.studies.runs.start import begin_from
 from mnet.studies.runs.store import FAILURE, SUMMARY, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.study import Study, list_studies, load_study
-from mnet.studies.trial import OPTIONS
 from mnet.training.arithmetic import Compile, check_compile, check_precision
 
 INTERRUPTED = 130

@@ -52,10 +52,10 @@ from mnet.studies.latency.tables import (
     merge,
     subjects,
 )
+from mnet.studies.options import OPTIONS
 from mnet.studies.results.tables import runs_table, summary_table
 from mnet.studies.runs.store import FRONTIER, LATENCY, LATENCY_CLAIMS
 from mnet.studies.study import Study, load_study
-from mnet.studies.trial import OPTIONS
 
 PROFILE = "latency"
 """Of experiments/profiles.yaml: the papers' networks at 224 px. The studies it names are those that `all` means."""

@@ -20,9 +20,9 @@ from mnet.latency.phone import RUNNERS, import_results, write_kit
 from mnet.latency.runtimes import ExportError, Runtime, make_runtime
 from mnet.settings import hints
 from mnet.studies.latency.tables import Subject, build
+from mnet.studies.options import OPTIONS
 from mnet.studies.runs.store import LATENCY
 from mnet.studies.study import Study, load_study
-from mnet.studies.trial import OPTIONS
 
 
 @dataclass(frozen=True, kw_only=True)

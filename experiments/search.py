@@ -50,10 +50,11 @@ from mnet.search.plots import plot_search
 from mnet.search.proposals import MAdds
 from mnet.studies.engines import Engine, Event
 from mnet.studies.engines.remote import is_url
+from mnet.studies.options import PARAMETERS, VARIANT, trial_from
 from mnet.studies.runs.run import load_data
 from mnet.studies.runs.store import TRACE
 from mnet.studies.study import load_study
-from mnet.studies.trial import PARAMETERS, VARIANT, Trial, trial_from
+from mnet.studies.trial import Trial
 
 MADDS = "madds"
 CHECK = "latency-check.csv"

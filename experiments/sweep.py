@@ -21,9 +21,9 @@ from common.options import HERE, SWEEPS, add_trial_settings, overrides, read_opt
 
 from mnet.errors import ConfigError, unknown
 from mnet.settings import hints
+from mnet.studies.options import OPTIONS
 from mnet.studies.runs.tracking import project, require_account
 from mnet.studies.study import check_sweep, lay_over, list_studies, load_study
-from mnet.studies.trial import OPTIONS
 
 ARGS = "${args}"
 

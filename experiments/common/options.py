@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from mnet.errors import ConfigError, unknown
 from mnet.settings import field_help, hints, parse
+from mnet.studies.options import OPTIONS, field_docs
 from mnet.studies.study import load_profile
-from mnet.studies.trial import OPTIONS, field_docs
 
 T = TypeVar("T")
 

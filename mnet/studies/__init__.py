@@ -1,8 +1,25 @@
-"""A study file -> cells -> runs -> tables: see `sweep`, `run`, `local`, `results`, `statistics`, in that order."""
+"""A study file -> cells -> runs -> tables. Read trial, options, study, runs, engines, results, claims, report in that
+order; each imports only those before it."""
 
-from mnet.studies.results.archive import load, study_table
-from mnet.studies.results.statistics import paired_deltas
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from mnet.studies.study import Cell, Study, load_study
 from mnet.studies.trial import Trial
 
+if TYPE_CHECKING:
+    from mnet.studies.results.archive import load, study_table
+    from mnet.studies.results.statistics import paired_deltas
+
 __all__ = ["Cell", "Study", "Trial", "load", "load_study", "paired_deltas", "study_table"]
+
+_RESULTS = {"load": "archive", "study_table": "archive", "paired_deltas": "statistics"}
+
+
+def __getattr__(name: str) -> object:
+    """What belongs to results is imported when used: training needs neither pandas nor plots."""
+    if name not in _RESULTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mnet.studies.results.{_RESULTS[name]}"), name)

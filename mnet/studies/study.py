@@ -14,9 +14,10 @@ from typing import cast
 
 from mnet.errors import ConfigError, text, unknown
 from mnet.settings import check_names
+from mnet.studies.options import OPTIONS, VARIANT, cell_name, read_option, read_variant, trial_from
 from mnet.studies.sources import Place, Source, read_source
 from mnet.studies.sweep_file import METRICS, check_sweep, read_grid
-from mnet.studies.trial import OPTIONS, VARIANT, Trial, cell_name, read_option, read_variant, trial_from
+from mnet.studies.trial import Trial
 from mnet.tasks import Task
 
 __all__ = ["METRICS", "Cell", "Study", "check_sweep", "lay_over", "list_studies", "load_profile", "load_study"]

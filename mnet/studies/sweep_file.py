@@ -9,8 +9,8 @@ from typing import cast
 
 from mnet.errors import ConfigError, text, unknown
 from mnet.settings import coerce
+from mnet.studies.options import OPTIONS, VARIANT, read_option, read_variant
 from mnet.studies.sources import Place, Source, read_source
-from mnet.studies.trial import OPTIONS, VARIANT, read_option, read_variant
 from mnet.tasks import TASKS
 
 METHODS = ("grid", "random", "bayes")

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mnet.errors import ConfigError, text, unknown
-from mnet.models.cost import cost
 from mnet.models.spec import Network
 from mnet.models.tables import table
 from mnet.models.toggles import Toggles, toggled
 from mnet.models.toggles import width as with_width
-from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, parse
+from mnet.models.width import solve_width
 from mnet.tasks import Task, task_of
 from mnet.training.recipes import Recipe, quantization_aware, recipe
 from mnet.weights.transfer import weights_key
@@ -34,9 +31,6 @@ USER_DATASETS = ("imagefolder", "photographs")
 
 RECIPE_OVERRIDES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise")
 """Settings that say otherwise than the recipe."""
-
-WIDTHS = tuple(step / 200 for step in range(10, 801))
-"""Where `target_madds` looks for a width: 0.05 to 4 in steps of 0.005."""
 
 
 class InputSpec(NamedTuple):
@@ -239,130 +233,7 @@ class Trial(Toggles):
         return None if data is not None and self.resolution == data.native_resolution else self.resolution
 
 
-@cache
-def solve_width(network: Network, resolution: int, millions: float) -> float:
-    """The width of `WIDTHS` at which `network` comes nearest to so many million multiply-adds; of widths that
-    round to the same channels, the one that is shortest to write (1.0 before 0.995).
-
-    Args:
-        network: At width 1.
-        resolution: Height and width of the images.
-        millions: Wanted multiply-adds / 1e6.
-
-    Raises:
-        ConfigError: No width comes that low or that high; the message has the range.
-    """
-
-    @cache
-    def madds(alpha: float) -> int:  # never falls as alpha grows
-        return cost(with_width(network, alpha), resolution).madds
-
-    least, most = madds(WIDTHS[0]), madds(WIDTHS[-1])
-    if not least <= millions * 1e6 <= most:
-        raise ConfigError(
-            f"target_madds={millions:g} is out of reach of {network.name} at {resolution} px: "
-            f"{least / 1e6:.3g} to {most / 1e6:.4g} (million, widths {WIDTHS[0]} to {WIDTHS[-1]:g})"
-        )
-    above = bisect_left(WIDTHS, millions * 1e6, key=madds)
-    nearest = min(madds(WIDTHS[max(0, above - 1)]), madds(WIDTHS[above]), key=lambda found: abs(found - millions * 1e6))
-    same = WIDTHS[bisect_left(WIDTHS, nearest, key=madds) : bisect_right(WIDTHS, nearest, key=madds)]
-    return min(same, key=lambda alpha: (len(str(alpha)), alpha))
-
-
 def changed(instance: object) -> dict[str, object]:
     """The fields of a dataclass that are not at their default."""
     values = asdict(instance)  # type: ignore[call-overload]
     return {f.name: values[f.name] for f in fields(instance) if getattr(instance, f.name) != f.default}  # type: ignore[arg-type]
-
-
-PARAMETERS = tuple(hints(Trial))
-"""Every setting of a trial."""
-
-VARIANT = "variant"
-"""The option whose value is several settings in one string."""
-
-OPTIONS = (*PARAMETERS, VARIANT)
-"""Every name that a sweep file or a command line may set."""
-
-
-def trial_from(options: Mapping[str, object]) -> Trial:
-    """The trial that these options describe, in any spelling: the one way from names and values to a Trial.
-
-    Raises:
-        ConfigError: An unknown name, a value that does not fit, a setting given by `variant` and beside it, or a
-            combination that cannot be built.
-    """
-    return parse(Trial, expand(options), "parameter")
-
-
-def expand(options: Mapping[str, object]) -> dict[str, object]:
-    """The options with `variant` written out: `{"variant": "se=true kernel=5"}` is `{"se": True, "kernel": 5}`.
-
-    Raises:
-        ConfigError: As `trial_from`, combinations apart.
-    """
-    check_names("parameter", options, OPTIONS)
-    beside = {name: value for name, value in options.items() if name != VARIANT}
-    if VARIANT not in options:
-        return beside
-    variant = read_option(VARIANT, options[VARIANT])
-    inside = read_variant(str(variant))
-    for name in inside:
-        if name in beside:
-            raise ConfigError(
-                f"{name} is given twice: by variant {variant!r} and as {name}={text(beside[name])}; give one of them"
-            )
-    return beside | inside
-
-
-def read_option(name: str, value: object) -> object:
-    """The value of one of `OPTIONS`, checked, in its own type; a variant stays one string.
-
-    Raises:
-        ConfigError: An unknown name, or a value that does not fit.
-    """
-    if name != VARIANT:
-        check_names("parameter", [name], OPTIONS)
-        return coerce(name, value, hints(Trial)[name])
-    if value is None or value in NONE_TEXTS:
-        return text(None)
-    if not isinstance(value, str):
-        raise ConfigError(f"variant must be settings in one string, as 'se=true kernel=5', or paper, not {value!r}")
-    read_variant(value)
-    return " ".join(value.split())
-
-
-def read_variant(variant: str) -> dict[str, object]:
-    """The settings of a variant: `se=true kernel=5` -> `{"se": True, "kernel": 5}`; `paper` sets nothing."""
-    settings: dict[str, object] = {}
-    for word in variant.split() if variant not in NONE_TEXTS else ():
-        name, equals, value = word.partition("=")
-        try:
-            if not equals and name not in PARAMETERS:
-                raise ConfigError(f"{word!r} is no setting; write NAME=VALUE, with spaces between, or paper alone")
-            check_names("parameter", [name], PARAMETERS)
-            if not value:
-                raise ConfigError(f"{name} has no value; write {name}=VALUE")
-            if name in settings:
-                raise ConfigError(f"{name} is given twice")
-            settings[name] = coerce(name, value, hints(Trial)[name])
-        except ConfigError as error:
-            raise ConfigError(f"in variant {variant!r}: {error}") from None
-    return settings
-
-
-def cell_name(options: Mapping[str, object]) -> str:
-    """What a cell of a study is called: the values that are varied, `relu` or `se=true, se_ratio=0.5`; a variant
-    as it is written, `se=true kernel=5`."""
-    if len(options) == 1:
-        return text(next(iter(options.values())))
-    return ", ".join(text(value) if name == VARIANT else f"{name}={text(value)}" for name, value in options.items())
-
-
-@cache
-def field_docs() -> dict[str, str]:
-    """Option -> its documentation: the docstring under the field."""
-    return {
-        **field_help(Trial),
-        VARIANT: "Settings that go together, in one string, as 'se=true kernel=5'; paper = none.",
-    }

@@ -11,9 +11,9 @@ import yaml
 from mnet import ConfigError, cost, list_models
 from mnet.studies import Trial, load_study
 from mnet.studies.engines.estimate import total_seconds
+from mnet.studies.options import OPTIONS, field_docs
 from mnet.studies.study import METRICS, check_sweep, lay_over, list_studies, load_profile
 from mnet.studies.sweep_file import DISTRIBUTIONS
-from mnet.studies.trial import OPTIONS, field_docs
 from mnet.tasks import TASKS
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -7,8 +7,9 @@ import pytest
 
 from mnet import ConfigError, cost, describe
 from mnet.models.toggles import width
+from mnet.models.width import WIDTHS, solve_width
 from mnet.studies import Trial
-from mnet.studies.trial import WIDTHS, expand, read_option, solve_width, trial_from
+from mnet.studies.options import expand, read_option, trial_from
 
 
 def test_run_ids_follow_from_what_is_computed_not_from_how_it_is_written():

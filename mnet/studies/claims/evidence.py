@@ -24,8 +24,9 @@ from mnet.studies.claims.verdicts import (
     ratio_verdict,
 )
 from mnet.studies.latency.tables import setup_name
+from mnet.studies.options import trial_from
 from mnet.studies.results.statistics import ROUNDING, at_most, seeds_needed, t_test
-from mnet.studies.trial import Trial, trial_from
+from mnet.studies.trial import Trial
 from mnet.tasks import TASKS, Task, task_of
 
 COLUMNS = (

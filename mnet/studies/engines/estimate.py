@@ -21,8 +21,9 @@ from scipy.optimize import nnls
 
 from mnet.errors import ConfigError, DataError
 from mnet.models.cost import cost
+from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.runs.store import CONFIG, RESULT, read_json
-from mnet.studies.trial import PARAMETERS, Trial, trial_from
+from mnet.studies.trial import Trial
 
 Rates = tuple[float, float, float, float]
 """Seconds for a multiply-add, for an element of an activation, for a parameter's update, for a layer's call."""

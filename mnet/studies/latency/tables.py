@@ -26,8 +26,9 @@ from mnet.provenance import machine_facts
 from mnet.settings import check_names
 from mnet.studies.claims.claims import Claim
 from mnet.studies.claims.verdicts import ratio_verdict
+from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.study import Study
-from mnet.studies.trial import PARAMETERS, Trial, trial_from
+from mnet.studies.trial import Trial
 
 COMPOSED = "hswish"
 """Of a claim's network, beside settings of a trial: `hswish: composed`."""

@@ -13,9 +13,10 @@ from typing import Any, cast
 import pandas as pd
 
 from mnet.errors import ConfigError, text
+from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.results.archive import RESOLVED, known
 from mnet.studies.runs.store import CONFIG, run_folder
-from mnet.studies.trial import PARAMETERS, USER_DATASETS, Trial, changed, trial_from
+from mnet.studies.trial import USER_DATASETS, Trial, changed
 
 TRAIN = ".venv/bin/python experiments/train.py"
 DECIDED = (*RESOLVED, "resolution")

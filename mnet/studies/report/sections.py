@@ -14,6 +14,7 @@ from mnet.latency.blocks import counted_blocks
 from mnet.models.cost import cost
 from mnet.models.spec import Network
 from mnet.models.toggles import Toggles
+from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.report import charts, tables
 from mnet.studies.report.charts import FAMILIES, Chart
 from mnet.studies.report.commands import Place, Row, latency_command, records, told
@@ -33,7 +34,6 @@ from mnet.studies.runs.store import (
     SUMMARY,
     TRACE,
 )
-from mnet.studies.trial import PARAMETERS, trial_from
 from mnet.tasks import metric_of
 
 PAPERS_TITLES = {"top1": "The papers, ImageNet", "map": "V3’s table 6, COCO"}

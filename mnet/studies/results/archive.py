@@ -10,9 +10,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from mnet.errors import ConfigError, text, unknown
+from mnet.studies.options import PARAMETERS, cell_name, trial_from
 from mnet.studies.results.tables import EXCLUDED_COLUMNS, run_row
 from mnet.studies.runs.store import CLAIMS, CONFIG, PUBLISHED, RESULT, RUNS, read_result, read_settings
-from mnet.studies.trial import PARAMETERS, USER_DATASETS, Trial, cell_name, trial_from
+from mnet.studies.trial import USER_DATASETS, Trial
 
 OFFLINE = "offline-run-*/run-*.wandb"
 RESOLVED = ("epochs", "batch_size", "lr")

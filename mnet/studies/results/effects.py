@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from mnet.errors import text, unknown
+from mnet.studies.options import cell_name
 from mnet.studies.results.statistics import ROUNDING, holm, t_test, verdict
 from mnet.studies.study import Study
-from mnet.studies.trial import cell_name
 
 ALL = "all"
 """The row of the mean over the variants."""

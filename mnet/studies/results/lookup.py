@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
+from mnet.studies.options import PARAMETERS
 from mnet.studies.results.archive import RESOLVED, described_trial, load
 from mnet.studies.runs.store import CONFIG, PUBLISHED, RESULT, RUNS, read_settings
-from mnet.studies.trial import PARAMETERS, USER_DATASETS
+from mnet.studies.trial import USER_DATASETS
 from mnet.training.recipes import Recipe
 
 SHOWN = 8

@@ -15,8 +15,9 @@ from torchvision.transforms.v2 import functional as TF
 from mnet.data import ImageData, create_data
 from mnet.errors import ConfigError, DataError
 from mnet.models.network import MobileNet
+from mnet.studies.options import trial_from
 from mnet.studies.runs.store import WEIGHTS, read_result, read_settings
-from mnet.studies.trial import USER_DATASETS, Trial, trial_from
+from mnet.studies.trial import USER_DATASETS, Trial
 from mnet.tasks.module import TaskModule
 
 

@@ -8,8 +8,8 @@ import torch
 
 from mnet.errors import ConfigError
 from mnet.models.network import MobileNet
+from mnet.studies.options import trial_from
 from mnet.studies.runs.store import WEIGHTS, read_result, read_settings
-from mnet.studies.trial import trial_from
 from mnet.weights.transfer import Transferred, read_weights, transfer, transfer_trained
 
 

@@ -16,9 +16,10 @@ from typing import Literal
 import wandb
 
 from mnet.errors import ConfigError, text
+from mnet.studies.options import VARIANT
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import METRICS, Result
-from mnet.studies.trial import VARIANT, Trial
+from mnet.studies.trial import Trial
 from mnet.tasks import Task
 
 PROJECT = "mnet"

@@ -20,9 +20,9 @@ from mnet.models.network import MobileNet
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.tables import Subject, build, claims_table, compose, identity, latency_table, subjects
+from mnet.studies.options import trial_from
 from mnet.studies.runs.store import FORMAT, RESULT, run_folder
 from mnet.studies.study import list_studies, load_study
-from mnet.studies.trial import trial_from
 
 CLAIMS = load_claims(HERE / "claims.yaml")
 

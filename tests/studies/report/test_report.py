@@ -12,12 +12,12 @@ import pytest
 
 from mnet.errors import ConfigError
 from mnet.studies.claims.papers import published_points
+from mnet.studies.options import trial_from
 from mnet.studies.report import write_report
 from mnet.studies.report.commands import Place, run_command, trial_of
 from mnet.studies.report.tables import amount
 from mnet.studies.results.archive import read_table, studies_with, study_table
 from mnet.studies.runs.store import RUNS, SUMMARY
-from mnet.studies.trial import trial_from
 
 REPOSITORY = Path(__file__).parents[3]
 RESULTS = REPOSITORY / "results"

@@ -16,13 +16,13 @@ from mnet import ConfigError
 from mnet.data.augment import Augment, normalise, scale_and_shift
 from mnet.provenance import cpu_name
 from mnet.studies import Trial
+from mnet.studies.options import trial_from
 from mnet.studies.runs.callbacks import DeadKernels
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.packs import run_jobs
 from mnet.studies.runs.progress import Stopped
 from mnet.studies.runs.run import run_job, run_trial
 from mnet.studies.runs.store import WEIGHTS
-from mnet.studies.trial import trial_from
 from mnet.tasks.classification import ImageClassifier
 from mnet.tasks.module import make_optimizer
 from mnet.tasks.pack import Pack

@@ -11,6 +11,7 @@ import yaml
 from mnet import ConfigError
 from mnet.quantization import load
 from mnet.studies import Cell, Study, Trial
+from mnet.studies.options import trial_from
 from mnet.studies.results.effects import ALL, effects_table
 from mnet.studies.results.tables import write_tables
 from mnet.studies.runs import run as running
@@ -18,7 +19,6 @@ from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import Stopped
 from mnet.studies.runs.run import calibration_images, load_data, run_job
 from mnet.studies.runs.store import Busy, find_finished, lock, read_correct, read_result
-from mnet.studies.trial import trial_from
 from mnet.tasks.classification import ImageClassifier, QuantizedClassifier
 from mnet.training import recipe
 from mnet.training.recipes import quantization_aware

@@ -12,11 +12,11 @@ import yaml
 import mnet
 from mnet import ConfigError
 from mnet.studies import Trial, load_study
+from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.results.archive import load
 from mnet.studies.runs.progress import NotFinite, Progress
 from mnet.studies.runs.run import TRAINER_DEFAULTS, run_trial
 from mnet.studies.runs.store import read_correct, read_result, read_settings
-from mnet.studies.trial import PARAMETERS, trial_from
 
 SWEEPS = Path(__file__).parents[3] / "experiments/sweeps"
 
