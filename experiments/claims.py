@@ -14,18 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 from common.options import HERE, SWEEPS, overrides, read_own_options, sweep_file
-from rich import box
+from common.terminal import rich_table
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
+from mnet.studies.claims import views
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.evidence import claims_table, count_verdicts, headlines
 from mnet.studies.results.archive import load, studies_with, study_table
 from mnet.studies.results.tables import run_row
-from mnet.studies.results.views import shown_claims
 from mnet.studies.runs.store import CLAIMS, LATENCY, LATENCY_CLAIMS, SUMMARY, TRACE
 from mnet.studies.study import list_studies, load_study
 
@@ -94,17 +92,12 @@ def timed(root: Path, study: str) -> pd.DataFrame:
     return claims.assign(device=rows["device"].iloc[0], fell_back=claims["fell_back"].fillna(""))
 
 
-def show(table: pd.DataFrame) -> None:
+def show(evidence: pd.DataFrame) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    shown = Table(box=box.SIMPLE_HEAD)
-    for name in ("claim", "paper", "ours", "95% interval", "n", "verdict", "why"):
-        shown.add_column(name, justify="left" if name in ("claim", "verdict", "why") else "right", overflow="fold")
-    for (claim, row), why in zip(shown_claims(table).iterrows(), table["why"], strict=True):
-        verdict = f"[{STYLES[row['verdict']]}]{row['verdict']}[/]"
-        shown.add_row(str(claim), row["paper"], row["ours"], escape(row["95% interval"]), row["n"], verdict, str(why))
-    console.print(shown)
+    titles = ("claim", "paper", "ours", "95% interval", "n", "verdict", "why")
+    console.print(rich_table(views.claims_table(evidence).select(*titles), styles=STYLES))
 
 
 if __name__ == "__main__":

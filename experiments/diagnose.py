@@ -13,25 +13,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from common.markdown import markdown_table, pipe_table
 from common.options import SWEEPS
-from publish import grid
 from rich.console import Console
 
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
 from mnet.models.diagnostics import DEAD, hard_swish_gap, through_relu
+from mnet.studies.results import views
 from mnet.studies.results.archive import study_table
 from mnet.studies.results.diagnosis import (
     DEATHS_FIGURE,
     FIGURE,
-    SAID_OF_DEATHS,
     deaths_summary,
     deaths_table,
     inside_summary,
     inside_table,
     plot_deaths,
     plot_inside,
-    shown_inside,
 )
 from mnet.studies.runs.store import DEATHS, INSIDE, WEIGHTS
 from mnet.studies.study import list_studies
@@ -74,7 +73,7 @@ def tell_theory() -> None:
         for i, count in enumerate(DIMENSIONS)
     ]
     print(f"A spiral through ReLU and back (V2, figure 1; {DRAWS} random matrices):")
-    print(grid(("dimensions", "variance lost, median", "95% of the matrices"), rows))
+    print(pipe_table(("dimensions", "variance lost, median", "95% of the matrices"), rows))
     gap = hard_swish_gap()
     print(f"h-swish less swish: at most {gap['largest']:+.3f}, at {gap['at']:+.2f}; {gap['mean']:.3f} on average\n")
 
@@ -85,10 +84,8 @@ def diagnose(root: Path, study: str, images: int) -> None:
     write_csv(root / study / INSIDE, table)
     title = f"Inside the networks of {study}, on {images} test images"
     plot_inside(table, root / study / FIGURE, title)
-    shown = shown_inside(summary)
-    rows = [[str(cell), *map(str, row)] for cell, row in zip(shown.index, shown.to_numpy(), strict=True)]
     print(f"{title}; mean over seeds with 95% t intervals:")
-    print(grid(("cell", *shown), rows))
+    print(markdown_table(views.inside_table(summary)))
     files = [INSIDE, FIGURE]
     if len(deaths := deaths_table(root, study)):
         tell_deaths(root, study)
@@ -103,16 +100,10 @@ def diagnose(root: Path, study: str, images: int) -> None:
 
 def tell_deaths(root: Path, study: str) -> None:
     """The share that died of each cell, and whether that differs from the first of its model."""
-    rows = []
-    for _, cell in deaths_summary(study_table(root, study).dropna(subset=["dead_kernels"])).iterrows():
-        told = [str(cell["cell"]), f"{cell['dead']:.2f} ± {cell['half_width']:.2f}"]
-        if pd.isna(cell.get("delta")):
-            rows.append([*told, "first", "", ""])
-            continue
-        limits = f"[{cell['low']:+.2f}, {cell['high']:+.2f}]"
-        rows.append([*told, f"{cell['delta']:+.2f}", limits, SAID_OF_DEATHS[cell["verdict"]]])
+    summary = deaths_summary(study_table(root, study).dropna(subset=["dead_kernels"]))
+    titles = ("cell", "dead %", "half width", "difference", "95% interval", "verdict")
     print("Dead depthwise kernels at the end, and the difference to the first cell of the model, paired by seed:")
-    print(grid(("cell", "dead %", "difference", "95% interval", "verdict"), rows))
+    print(markdown_table(views.deaths_table(summary).select(*titles)))
 
 
 if __name__ == "__main__":

@@ -8,26 +8,37 @@ written again.
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 from claims import evaluate
+from common.markdown import fill_marks, markdown_table
 from common.options import HERE, SWEEPS, read_own_options
 from search import CHECK
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
 from mnet.search.netadapt import FOUND, SEED, SETTINGS
-from mnet.studies.claims.evidence import RUNTIMES, count_verdicts, headlines
-from mnet.studies.results.archive import read_table, study_table
+from mnet.studies.claims.evidence import count_verdicts, headlines
+from mnet.studies.claims.views import claims_table, latency_claims_table
+from mnet.studies.results.archive import known, read_table, study_table
 from mnet.studies.results.archive import studies_with as with_table
-from mnet.studies.results.diagnosis import SAID_OF_DEATHS, deaths_summary
-from mnet.studies.results.views import interval, number, shown_claims
+from mnet.studies.results.diagnosis import deaths_summary
+from mnet.studies.results.table_view import (
+    Cell,
+    Column,
+    Table,
+    build_table,
+    interval_cell,
+    join_tables,
+    number_column,
+    text_column,
+)
+from mnet.studies.results.views import deaths_table, effects_table, int8_table, summary_table
 from mnet.studies.runs.store import (
     BENCH,
     CANDIDATES,
@@ -56,6 +67,8 @@ READMES = (HERE.parent / "README.md", WHERE / "README.md")
 LONGER = "longer"
 DATA = "fashion_mnist at 28 px"
 """That is not said again in every row."""
+DECIDED = ("up", "down")
+ONE_SAMPLE = Cell("one sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,65 +149,19 @@ def fill(text: str, root: Path) -> str:
             raise ConfigError(f"a README wants the table {name!r}; there are {', '.join(TABLES)}")
         return TABLES[name](root)
 
-    return between_marks(text, table)
-
-
-def between_marks(text: str, table: Callable[[str], str]) -> str:
-    """A document with the table of each pair of marks, by name."""
-    pattern = r"<!-- begin ([\w-]+) -->.*?<!-- end \1 -->"
-    return re.sub(
-        pattern,
-        lambda found: f"<!-- begin {found[1]} -->\n{table(found[1])}\n<!-- end {found[1]} -->",
-        text,
-        flags=re.DOTALL,
-    )
-
-
-NUMERIC = {
-    "n",
-    "here",
-    "top-1 %",
-    "sd",
-    "params",
-    "MAdds",
-    "paper",
-    "points",
-    "difference",
-    "beyond",
-    "95% interval",
-    "MB",
-}
-"""Columns that are set to the right."""
-
-
-def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
-    """A Markdown table; columns of `NUMERIC` and `right` are set to the right."""
-    marks = ["--:" if head in NUMERIC or head in right else "---" for head in heads]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, marks, *rows))
+    return fill_marks(text, table)
 
 
 def claims(root: Path) -> str:
     """Every claim that was tested by training or timing, with its verdict, and a line of counts."""
-    table = read_table(root / CLAIMS)
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items())
-    heads = headlines(table)
-    shown = shown_claims(heads[heads["n"].notna()])
-    shown["on"] = [on.removeprefix(f"{DATA}, ").partition(" thread")[0].removesuffix(", 1") for on in shown["on"]]
-    rows = shown[["statement", "paper", "ours", "95% interval", "verdict", "on"]].to_numpy().tolist()
-    return f"{len(heads)} claims: {counts}.\n\n" + grid(
-        ("claim", "paper", "here", "95% interval", "verdict", "on"), rows
-    )
-
-
-def activation(root: Path) -> str:
-    """The table that `make ablate-activation` ends with."""
-    rows = []
-    for _, cell in study_table(root, "activation", SUMMARY).iterrows():
-        millions = [f"{cell[name] / 1e6:.{digits}f} M" for name, digits in (("params", 3), ("madds", 2))]
-        delta = "baseline" if pd.isna(cell["delta"]) else number(cell["delta"])
-        told = [cell["cell"], f"{cell['n']}", f"{cell['top1_mean']:.2f}", f"{cell['top1_sd']:.2f}", delta]
-        rows.append([*told, interval(cell["low"], cell["high"]), *millions])
-    return grid(("cell", "n", "top-1 %", "sd", "difference to paper", "95% interval", "params", "MAdds"), rows)
+    evidence = read_table(root / CLAIMS)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(evidence).items())
+    heads = headlines(evidence)
+    tested = heads[heads["n"].notna()]
+    contexts = [on.removeprefix(f"{DATA}, ").partition(" thread")[0].removesuffix(", 1") for on in tested["on"]]
+    table = claims_table(tested.assign(on=contexts))
+    shown = table.select("statement", "paper", "ours", "95% interval", "verdict", "on")
+    return f"{len(heads)} claims: {counts}.\n\n{markdown_table(shown)}"
 
 
 def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -208,25 +175,20 @@ def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def answers(root: Path) -> str:
     """The comparisons of the quick studies that found a difference."""
-    rows = [
-        [study, cell["cell"], table["cell"].iloc[0], number(cell["delta"]), interval(cell["low"], cell["high"])]
-        for study, table in summaries(root)
-        for _, cell in table.iterrows()
-        if cell["verdict"] in ("up", "down")
-    ]
-    return grid(("study", "cell", "against", "difference", "95% interval"), rows)
+    tables = []
+    for _, summary in summaries(root):
+        named = summary.assign(against=summary["cell"].iloc[0])
+        table = summary_table(named, more=(text_column("study"), text_column("against")))
+        decided = [row for row, verdict in zip(table.records, summary["verdict"], strict=True) if verdict in DECIDED]
+        tables.append(replace(table, records=decided))
+    return markdown_table(join_tables(tables).select("study", "cell", "against", "difference", "95% interval"))
 
 
 def comparisons(root: Path) -> str:
     """Every cell of every study."""
-    rows = []
-    for study, table in summaries(root):
-        for _, cell in table.iterrows():
-            delta = "baseline" if pd.isna(cell["delta"]) else number(cell["delta"])
-            verdict = "" if pd.isna(cell["verdict"]) else cell["verdict"]
-            told = [study, cell["cell"], f"{cell['n']}", f"{cell['top1_mean']:.2f}", delta]
-            rows.append([*told, interval(cell["low"], cell["high"]), verdict])
-    return grid(("study", "cell", "n", "top-1 %", "difference", "95% interval", "verdict"), rows)
+    tables = [summary_table(summary, more=[text_column("study")]) for _, summary in summaries(root)]
+    titles = ("study", "cell", "n", "top-1 %", "difference", "95% interval", "verdict")
+    return markdown_table(join_tables(tables).select(*titles))
 
 
 def longer(root: Path) -> str:
@@ -235,48 +197,40 @@ def longer(root: Path) -> str:
 
 def found(root: Path) -> str:
     """What searches found, beside the same network scaled by width, and whole."""
-    rows = []
+    tables = []
+    more = (text_column("search"), text_column("network"), number_column("latency", digits=3))
     for study in searches(root):
-        table, check = study_table(root, study, SUMMARY), root / study / CHECK
+        summary, check = study_table(root, study, SUMMARY), root / study / CHECK
         ratios = dict(read_table(check)[["variant", "ratio"]].to_numpy()) if check.is_file() else {}
-        for _, cell in table.iterrows():
-            settings = dict(word.partition("=")[::2] for word in str(cell["cell"]).split())
-            own = " ".join(str(cell["cell"]).split()[1:]) or "whole"
-            name = "found" if settings["model"].endswith(FOUND) else own
-            key = "found" if name == "found" else f"width {settings.get('width', '1')}"
-            delta = "baseline" if pd.isna(cell["delta"]) else number(cell["delta"])
-            told = [study, name, f"{cell['n']}", f"{cell['top1_mean']:.2f}", delta, interval(cell["low"], cell["high"])]
-            told += ["" if pd.isna(cell["verdict"]) else cell["verdict"], f"{ratios[key]:.3f}" if key in ratios else ""]
-            rows.append([*told, f"{cell['params'] / 1e6:.3f} M", f"{cell['madds'] / 1e6:.2f} M"])
-    heads = ("search", "network", "n", "top-1 %", "difference", "95% interval", "verdict", "latency", "params", "MAdds")
-    return grid(heads, rows, right=("latency",))
+        networks, latencies = [], []
+        for cell in summary["cell"].astype(str):
+            settings = dict(word.partition("=")[::2] for word in cell.split())
+            is_found = settings["model"].endswith(FOUND)
+            networks.append("found" if is_found else " ".join(cell.split()[1:]) or "whole")
+            latencies.append(ratios.get("found" if is_found else f"width {settings.get('width', '1')}"))
+        named = summary.assign(search=study, network=networks, latency=pd.Series(latencies, dtype=float))
+        tables.append(summary_table(named, more=more))
+    difference = ("difference", "95% interval", "verdict")
+    titles = ("search", "network", "n", "top-1 %", *difference, "latency", "params", "MAdds")
+    return markdown_table(join_tables(tables).select(*titles))
 
 
 def dead(root: Path) -> str:
     """Depthwise kernels that died, by how they were trained."""
-    rows = []
-    for _, cell in deaths_summary(study_table(root, "dead-kernels")).iterrows():
-        told = [cell["cell"].removeprefix("model=mobilenet_"), f"{cell['n']}", f"{cell['top1']:.2f}"]
-        delta = "first" if pd.isna(cell["delta"]) else number(cell["delta"])
-        said = "" if pd.isna(cell["verdict"]) else SAID_OF_DEATHS[cell["verdict"]]
-        rows.append([*told, f"{cell['dead']:.2f}", delta, interval(cell["low"], cell["high"]), said])
-    return grid(("cell", "n", "top-1 %", "dead %", "difference", "95% interval", ""), rows, right=("dead %",))
+    table = deaths_table(deaths_summary(study_table(root, "dead-kernels")))
+    return short_models(table.select("cell", "n", "top-1 %", "dead %", "difference", "95% interval", "verdict"))
+
+
+def short_models(table: Table) -> str:
+    return markdown_table(table).replace("model=mobilenet_", "")
 
 
 def cells(root: Path, study: str) -> str:
     """Every cell of a study, with the other metrics of its task and its costs."""
-    table, runs, rows = study_table(root, study, SUMMARY), study_table(root, study), []
-    headline, *others = task_in(table).metrics
-    for _, cell in table.iterrows():
-        means = runs[runs["cell"] == cell["cell"]][[one.name for one in others]].mean()
-        told = [cell["cell"].replace("model=mobilenet_", ""), f"{cell['n']}", f"{cell[headline.mean]:.2f}"]
-        told += [f"{mean:.2f}" for mean in means]
-        told += ["baseline" if pd.isna(cell["delta"]) else number(cell["delta"]), interval(cell["low"], cell["high"])]
-        told += ["" if pd.isna(cell["verdict"]) else cell["verdict"]]
-        rows.append([*told, f"{cell['params'] / 1e6:.3f} M", f"{cell['madds'] / 1e6:.2f} M"])
-    measured = [f"{one.label} %" for one in (headline, *others)]
-    heads = ("cell", "n", *measured, "difference", "95% interval", "verdict", "params", "MAdds")
-    return grid(heads, rows, right=measured)
+    summary, runs = study_table(root, study, SUMMARY), study_table(root, study)
+    measured = [f"{metric.label} %" for metric in task_in(summary).metrics]
+    titles = ("cell", "n", *measured, "difference", "95% interval", "verdict", "params", "MAdds")
+    return short_models(summary_table(summary, runs).select(*titles))
 
 
 def detection(root: Path) -> str:
@@ -298,72 +252,36 @@ def bf16(root: Path) -> str:
 
 
 def within_networks(root: Path, study: str) -> str:
-    rows = []
-    for _, row in study_table(root, study, EFFECTS).iterrows():
-        beyond = [number(row["beyond"]), interval(row["beyond_low"], row["beyond_high"])]
-        told = [row["variant"], f"{row['value']} - {row['against']}", number(row["delta"])]
-        rows.append([*told, interval(row["low"], row["high"]), row["verdict"], *beyond])
-    return grid(("network", "difference", "points", "95% interval", "verdict", "beyond", "95% interval"), rows)
+    titles = ("variant", "compared", "difference", "95% interval", "verdict", "beyond the first", "its 95% interval")
+    return markdown_table(effects_table(study_table(root, study, EFFECTS)).select(*titles))
 
 
 def latency(root: Path) -> str:
     """The latency claims on every runtime."""
-    table = read_table(root / CLAIMS)
-    own = table[(table["kind"] == "latency") & table["command"].str.startswith("make latency") & table["on"].notna()]
-    rows = []
-    for name, found in own.groupby("id", sort=False):
-        paper = found["paper_value"].iloc[0]
-        by_runtime = {str(row["on"]).split()[0].rstrip(","): row for _, row in found.iterrows()}
-        cells = [ratio(by_runtime.get(runtime)) for runtime in RUNTIMES]
-        rows.append([str(name), "" if pd.isna(paper) else f"{paper:.3f}", *cells])
-    return grid(("claim", "paper", *RUNTIMES), rows)
-
-
-def ratio(row: pd.Series | None) -> str:
-    if row is None or pd.isna(row["ours"]):
-        return "not tested here"
-    return f"{row['ours']:.3f} {interval(row['low'], row['high'], 3, '')} {row['verdict']}"
+    return markdown_table(latency_claims_table(read_table(root / CLAIMS)))
 
 
 def int8(root: Path) -> str:
     """int8 networks against the same in fp32, on every runtime that is quick at it."""
-    rows = []
-    for _, row in study_table(root, "quantization", LATENCY).dropna(subset=["to_fp32"]).iterrows():
-        if row["runtime"] == "eager":
-            continue
-        network = str(row["variant"]).replace("precision=int8, ", "").replace(" precision=int8", "")
-        told = [network, row["runtime"], f"{row['to_fp32']:.3f}"]
-        told += [interval(row["to_fp32_low"], row["to_fp32_high"], 3, ""), f"{row['file_bytes'] / 1e6:.1f}"]
-        slow = "" if pd.isna(row["undelegated_ops"]) else row["undelegated_ops"]
-        rows.append([*told, f"{row['agreement']:.0%}", slow])
-    heads = (
-        "network in int8",
-        "runtime",
-        "ms / ms in fp32",
-        "95% interval",
-        "MB",
-        "agreement",
-        "operators that fall back",
-    )
-    return grid(heads, rows)
+    return markdown_table(int8_table(study_table(root, "quantization", LATENCY)))
+
+
+BENCH_COLUMNS = (
+    *(text_column("what"), text_column("ours"), text_column("theirs"), number_column("ratio", digits=3)),
+    Column("95% interval", lambda row: interval_cell(row["low"], row["high"], 3) if known(row["low"]) else ONE_SAMPLE),
+    *(text_column("goal"), text_column("verdict")),
+)
 
 
 def bench(root: Path) -> str:
     """What `make bench` measured, misses too."""
-    rows = []
-    for _, row in read_table(root / BENCH).iterrows():
-        limits = "one sample" if pd.isna(row["low"]) else interval(row["low"], row["high"], 3, "")
-        rows.append(
-            [row["what"], row["ours"], row["theirs"], f"{row['ratio']:.3f}", limits, row["goal"], row["verdict"]]
-        )
-    return grid(("what", "ours", "theirs", "ratio", "95% interval", "goal", ""), rows, right=("ratio",))
+    return markdown_table(build_table("Bench", BENCH_COLUMNS, read_table(root / BENCH)))
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
     function.__name__: function
     for function in (
         claims,
-        activation,
         answers,
         comparisons,
         longer,

@@ -15,8 +15,8 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
+from common.markdown import fill_marks, pipe_table
 from common.options import HERE, SWEEPS, overrides
-from publish import between_marks, grid
 from torch.nn import functional
 
 import mnet
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for table in tables.values():
         print(f"{table}\n")
     if options.write:
-        text = between_marks(DOCUMENT.read_text(), tables.__getitem__)
+        text = fill_marks(DOCUMENT.read_text(), tables.__getitem__)
         write_atomic(DOCUMENT, lambda stream: stream.write(text.encode()))
         print(f"  {DOCUMENT.relative_to(ROOT)}")
     return 0
@@ -148,7 +148,7 @@ def published_seconds() -> list[float]:
 def speed_table(speeds: Mapping[str, float], machine: Mapping[str, object], batch_size: int) -> str:
     rows = [[model, f"{speed:.1f}", f"{IMAGES / speed / 3600:.1f}"] for model, speed in speeds.items()]
     told = f"{machine['device']}, torch {machine['torch']}, batch {batch_size}, revision {machine['revision']}"
-    return grid(("network", "images a second", "hours an epoch of ImageNet"), rows) + f"\n\nMeasured on: {told}."
+    return pipe_table(("network", "images a second", "hours an epoch of ImageNet"), rows) + f"\n\nMeasured on: {told}."
 
 
 def cost_table(trials: Sequence[Trial], hours: Mapping[str, float]) -> str:
@@ -159,7 +159,7 @@ def cost_table(trials: Sequence[Trial], hours: Mapping[str, float]) -> str:
         rows.append([model, f"{len(own)}", f"{epochs}", f"{sum(own):,.0f}", f"{max(own, default=0):,.0f}"])
     every = list(hours.values())
     rows.append(["all", f"{len(every)}", "", f"{sum(every):,.0f}", f"{max(every):,.0f}"])
-    return grid(("networks of", "runs", "epochs", "device hours", "longest run"), rows)
+    return pipe_table(("networks of", "runs", "epochs", "device hours", "longest run"), rows)
 
 
 def spread_table(hours: Sequence[float], quick: Sequence[float]) -> str:
@@ -172,7 +172,7 @@ def spread_table(hours: Sequence[float], quick: Sequence[float]) -> str:
             told += [f"{end / unit:,.1f}", f"{sum(durations) / workers / end:.0%}"]
         rows.append(told)
     heads = ("workers", "ImageNet, hours", "busy", f"{len(quick)} quick runs, minutes", "busy")
-    return grid(heads, rows)
+    return pipe_table(heads, rows)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-import pandas as pd
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,7 +19,9 @@ from rich.text import Text
 
 from mnet.studies.engines import Event
 from mnet.studies.engines.estimate import seconds
+from mnet.studies.results.table_view import Table as TableView
 from mnet.studies.results.tables import Tables
+from mnet.studies.results.views import effects_table, summary_table
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.store import EFFECTS, PREDICTIONS, RUNS, SUMMARY
@@ -140,26 +141,15 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
     models, data = (
         ", ".join(dict.fromkeys(names)) for names in zip(*((t.model, t.dataset) for t in trials), strict=True)
     )
-    table = Table(box=box.SIMPLE_HEAD, title=f"{study.name}: {models} on {data}")
-    table.add_column("cell", overflow="fold")
     metric = study.task.headline
-    for column in ("n", f"{metric.label} %", "sd", "delta", "95% interval", "verdict", "params", "MAdds"):
-        table.add_column(column, justify="right", no_wrap=True)
-    networks = runs.groupby("cell")["run_id"].agg(set)
-    for row, (_, cell) in enumerate(summary.iterrows()):
-        delta = number(cell["delta"], "+.2f"), bounds(cell["low"], cell["high"]), str(cell["verdict"])
-        if row == 0:
-            delta = "baseline", "", ""
-        elif cell["cell"] in networks and networks[cell["cell"]] == networks.get(study.baseline):
-            delta = "0", "same network", ""
-        elif not cell["n"]:
-            delta = "", "", "failed"
-        sizes = number(cell["params"] / 1e6, ".3f", " M"), number(cell["madds"] / 1e6, ".2f", " M")
-        means = number(cell[metric.mean], ".2f"), number(cell[metric.sd], ".2f")
-        table.add_row(Text(str(cell["cell"])), str(cell["n"]), *means, *delta, *sizes)
-    console.print(table)
+    titles = ("cell", "n", f"{metric.label} %", "sd", "difference", "95% interval", "verdict", "params", "MAdds")
+    cells = summary_table(summary, runs).select(*titles)
+    console.print(rich_table(cells, title=f"{study.name}: {models} on {data}"))
     if not tables.effects.empty:
-        console.print(effects_listing(tables.effects))
+        first = tables.effects["variant"].iloc[0]
+        columns = ("variant", "compared", "n", "difference", "95% interval", "verdict")
+        effects = effects_table(tables.effects).select(*columns, "beyond the first", "its 95% interval")
+        console.print(rich_table(effects, title=f"within each variant; beyond the first: the difference to {first}"))
     against = f"deltas to {study.baseline} in points, paired by seed, with 95% t intervals"
     lines = [f"Test {metric.label}; {against}; verdicts after Holm; flat: within {margin:g} points."]
     open_cells = summary[summary["verdict"] == "inconclusive"]
@@ -176,27 +166,17 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
             console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
 
 
-def effects_listing(effects: pd.DataFrame) -> Table:
-    """What each value of an option does within each variant, and how far that is from what it does in the first."""
-    table = Table(
-        box=box.SIMPLE_HEAD, title=f"within each variant; beyond: the difference to {effects['variant'].iloc[0]}"
-    )
-    table.add_column("variant", overflow="fold")
-    for column in ("difference", "n", "delta", "95% interval", "verdict", "beyond", "95% interval"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for (value, against), rows in effects.groupby(["value", "against"], sort=False):
-        for _, row in rows.iterrows():
-            said = number(row["delta"], "+.2f"), bounds(row["low"], row["high"]), str(row["verdict"])
-            further = number(row["beyond"], "+.2f"), bounds(row["beyond_low"], row["beyond_high"])
-            beyond = further if not pd.isna(row["beyond"]) else ("", "")
-            table.add_row(Text(str(row["variant"])), f"{value} - {against}", str(row["n"]), *said, *beyond)
-        table.add_section()
-    return table
+def rich_table(table: TableView, title: str | None = None, styles: Mapping[str, str] | None = None) -> Table:
+    """A table for the terminal.
 
-
-def number(value: float, form: str, unit: str = "") -> str:
-    return "" if pd.isna(value) else f"{value:{form}}{unit}"
-
-
-def bounds(low: float, high: float) -> str:
-    return "needs 2 seeds" if pd.isna(low) else f"[{low:+.2f}, {high:+.2f}]"
+    Args:
+        table: The table.
+        title: Printed above it.
+        styles: Text of a cell -> its style.
+    """
+    rendered = Table(box=box.SIMPLE_HEAD, title=title)
+    for heading, numeric in table.columns.items():
+        rendered.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for texts in table.texts():
+        rendered.add_row(*(Text(text, style=(styles or {}).get(text, "")) for text in texts))
+    return rendered

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from mnet.errors import unknown
 from mnet.files import write_atomic
 from mnet.studies.claims.evidence import count_verdicts
+from mnet.studies.claims.views import grouped_claims
 from mnet.studies.report import charts, tables
 from mnet.studies.report.commands import Place
 from mnet.studies.report.marks import Spec
@@ -31,9 +32,10 @@ HERE = Path(__file__).parent
 
 GLYPHS = {
     **{"reproduced": "✓", "contradicted": "✗", "inconclusive": "?", "not tested here": "–"},
-    **{"better": "↑", "worse": "↓", "no difference beyond the margin": "="},
+    **{"up": "↑", "down": "↓", "flat": "="},
 }
-"""Beside the word of a verdict, which says it all."""
+"""Verdict -> the mark beside its word."""
+MINUS = "\u2212"
 
 
 def write_report(
@@ -82,9 +84,9 @@ def write_report(
             sections=sections,
             overview=overview and overview[0],
             cells=overview and overview[1],
-            papers=tables.table("Published points", tables.PAPERS, pd.DataFrame(points)),
+            papers=tables.papers_table(pd.DataFrame(points)),
             ids=ids,
-            claims=None if tested is None else tables.claims_table(tested),
+            claims=None if tested is None else grouped_claims(tested).without_empty_columns(),
             counts={} if tested is None else {verdict: n for verdict, n in count_verdicts(tested).items() if n},
             rule=[part for part in rule.split("\n\n") if part.strip()],
             provenance=tables.provenance_table(sources),
@@ -146,5 +148,7 @@ def environment() -> jinja2.Environment:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.filters["ident"] = id
+    made.filters["minus"] = lambda text: text.replace("-", MINUS)
     made.globals["verdicts"] = GLYPHS
+    made.globals["verdict_words"] = tables.VERDICT_WORDS
     return made

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mnet.latency.plots import COLOURS as RUNTIME_INKS
 from mnet.studies.claims.papers import COLOURS as NETWORK_INKS
-from mnet.studies.report.commands import Row, records, told
+from mnet.studies.report.commands import told
 from mnet.studies.report.marks import (
     INK,
     INKED,
@@ -36,9 +36,10 @@ from mnet.studies.report.marks import (
     names,
     vertical,
 )
-from mnet.studies.report.tables import WORDS, is_number, span, written
+from mnet.studies.report.tables import VERDICT_WORDS
 from mnet.studies.results.archive import known
 from mnet.studies.results.plots import SPARE, colour
+from mnet.studies.results.table_view import Row, format_interval, format_number, is_number, rows_of
 from mnet.tasks import metric_of
 
 SOURCES = {
@@ -105,7 +106,7 @@ def conditions(row: Row) -> str:
 def accuracy_chart(summary: pd.DataFrame, runs: pd.DataFrame) -> Chart:
     """Top-1, or what else the task compares, of every seed, the mean and its 95% interval, a row a cell."""
     metric = metric_of(summary)
-    cells = records(summary[summary["n"] > 0])
+    cells = rows_of(summary[summary["n"] > 0])
     rows = lay_out([str(cell["cell"]) for cell in cells])
     heads, means, dots = [], [], []
     for i, cell in enumerate(cells):
@@ -113,10 +114,10 @@ def accuracy_chart(summary: pd.DataFrame, runs: pd.DataFrame) -> Chart:
         mean = cell[metric.mean]
         ends = ends_of(mean, mean - half, mean + half) if is_number(half) else ends_of(mean)
         said = f"{cell['cell']}: mean {mean:.2f}% of {cell['n']:.0f} seeds"
-        said += f", 95% interval {span(ends['low'], ends['high'])}" if is_number(half) else ""
+        said += f", 95% interval {format_interval(ends['low'], ends['high'])}" if is_number(half) else ""
         means.append({"x": mean, **ends, "y": y, "ink": ink, "told": said})
         heads.append(head(rows, i, f"{mean:.2f}"))
-        own = records(runs[runs["cell"] == cell["cell"]])
+        own = rows_of(runs[runs["cell"] == cell["cell"]])
         for k, run in enumerate(own):
             shift = -5 + 10 * k / max(1, len(own) - 1)
             said = f"{run['cell']}, seed {run['seed']}: {run[metric.name]:.2f}%\n{conditions(run)}"
@@ -129,7 +130,7 @@ def accuracy_chart(summary: pd.DataFrame, runs: pd.DataFrame) -> Chart:
 
 def difference_chart(summary: pd.DataFrame) -> Chart | None:
     """The difference of every cell to the first, paired by seed, with its interval."""
-    cells = records(summary[summary["n"] > 0])
+    cells = rows_of(summary[summary["n"] > 0])
     if not any(is_number(cell["delta"]) for cell in cells):
         return None
     rows = lay_out([str(cell["cell"]) for cell in cells])
@@ -139,7 +140,7 @@ def difference_chart(summary: pd.DataFrame) -> Chart | None:
             heads.append(head(rows, i, "" if i else "baseline"))
             continue
         means.append(difference(cell, f"{cell['cell']} against {cells[0]['cell']}", rows.marks[i], shade(cell["cell"])))
-        heads.append(head(rows, i, written(cell["delta"], sign=True)))
+        heads.append(head(rows, i, format_number(cell["delta"], sign=True)))
     x = axis(f"difference to the first row (points of {metric_of(summary).label})", means, through=0)
     layers = [*names(heads, rows), line_at(0, x, rows.height), *intervals(means, x, rows.height)]
     return Chart("Difference to the baseline", finish(layers, rows.height))
@@ -152,7 +153,7 @@ def effects_chart(effects: pd.DataFrame) -> Chart:
     variants, values = (list(dict.fromkeys(map(str, shown[name]))) for name in ("variant", "value"))
     rows, means = lay_out(variants, len(values)), []
     inks = {value: (SPARE[(2 * i + 2) % len(SPARE)], list(SHAPES)[i % len(SHAPES)]) for i, value in enumerate(values)}
-    for row in records(shown):
+    for row in rows_of(shown):
         lane = values.index(str(row["value"]))
         y = rows.marks[variants.index(str(row["variant"]))] + LANE * lane
         ink, shape = inks[str(row["value"])]
@@ -166,9 +167,10 @@ def effects_chart(effects: pd.DataFrame) -> Chart:
 
 
 def difference(row: Row, what: str, y: float, ink: str) -> dict[str, Any]:
-    said = f"{what}: {written(row['delta'], sign=True)} points"
+    said = f"{what}: {format_number(row['delta'], sign=True)} points"
     if is_number(row["low"]):
-        said += f", 95% interval {span(row['low'], row['high'], sign=True)}: {WORDS.get(str(row['verdict']), '')}"
+        said += f", 95% interval {format_interval(row['low'], row['high'], sign=True)}: "
+        said += VERDICT_WORDS.get(str(row["verdict"]), "")
     return {"x": row["delta"], **ends_of(row["delta"], row["low"], row["high"]), "y": y, "ink": ink, "told": said}
 
 
@@ -180,11 +182,11 @@ def latency_chart(latency: pd.DataFrame) -> Chart | None:
     variants = list(dict.fromkeys(map(str, shown["variant"])))
     runtimes = list(dict.fromkeys(map(str, shown["runtime"])))
     rows, means = lay_out(variants, len(runtimes)), []
-    for row in records(shown):
+    for row in rows_of(shown):
         ink, shape = RUNTIMES.get(str(row["runtime"]), (INK, "circle"))
         y = rows.marks[variants.index(str(row["variant"]))] + LANE * runtimes.index(str(row["runtime"]))
         said = f"{row['variant']} on {row['runtime']} {row['version']}, {row['threads']} threads: ratio "
-        said += f"{row['ratio']:.3f} {span(row['low'], row['high'], 3)}, {row['median_ms']:.3f} ms at "
+        said += f"{row['ratio']:.3f} {format_interval(row['low'], row['high'], 3)}, {row['median_ms']:.3f} ms at "
         said += f"{row['resolution']} px\n{row['kernels']}, {row['rounds']} rounds; {row['device']}"
         ends = ends_of(row["ratio"], row["low"], row["high"])
         means.append({"x": row["ratio"], **ends, "y": y, "ink": ink, "shape": shape, "told": said})
@@ -205,7 +207,7 @@ def blocks_chart(blocks: pd.DataFrame) -> Chart:
     if "ms" in blocks:
         measures = {"latency": "ms", **measures}
     bars, errors, height = [], [], 9 * len(measures) + 9
-    for i, row in enumerate(records(blocks)):
+    for i, row in enumerate(rows_of(blocks)):
         for k, (measure, column) in enumerate(measures.items()):
             share = 100 * row[column] / blocks[column].sum()
             amount = f"{row[column]:.3f} ms" if column == "ms" else f"{row[column]:,}"
@@ -217,7 +219,7 @@ def blocks_chart(blocks: pd.DataFrame) -> Chart:
                 errors.append({"x": share, **ends, "y": y + 3.5, "ink": INK})
     total = height * len(blocks) + 2
     ticks = [height * i + height // 2 for i in range(len(blocks))]
-    labels = [f"{str(row['block']).removeprefix('blocks.')} · {row['kind']}" for row in records(blocks)]
+    labels = [f"{str(row['block']).removeprefix('blocks.')} · {row['kind']}" for row in rows_of(blocks)]
     furthest = max(row.get("high", row["x"]) for row in [*bars, *errors])
     x = alt.X(
         "x:Q",
@@ -296,7 +298,7 @@ TAKEN, OTHERS = "#D55E00", "#999999"
 def trace_chart(trace: pd.DataFrame) -> Chart | None:
     """Every proposal of a search by its cost and its accuracy on validation, and those that were taken."""
     points = []
-    for row in records(trace.dropna(subset=["accuracy"]).sort_values("taken")):
+    for row in rows_of(trace.dropna(subset=["accuracy"]).sort_values("taken")):
         taken = bool(row["taken"])
         change = f"{row['before']:.0f} to {row['after']:.0f} channels" if is_number(row.get("before")) else "the seed"
         said = f"step {row['step']:.0f}, {row['space']}, {change}: {row['accuracy']:.2f}% at {row['cost']:.4f}"
@@ -330,18 +332,19 @@ def cells_scatter(cells: pd.DataFrame, title: str, x: str, x_title: str, through
     """A study's cells: top-1, or what else the task compares, over multiply-adds in millions, or over a latency ratio;
     numbered, as a legend says."""
     points, legend, metric = [], [], metric_of(cells)
-    for i, row in enumerate(records(cells), 1):
+    for i, row in enumerate(rows_of(cells), 1):
         name, half = str(row["cell"]), row[metric.half_width]
         half = half if is_number(half) else math.nan
         cost = row[x] / 1e6 if x == "madds" else row[x]
         said = f"{name}: {row[metric.mean]:.2f}%, mean of {row['n']:.0f} seeds"
-        said += f" {span(row[metric.mean] - half, row[metric.mean] + half)}; " if is_number(half) else "; "
+        said += f" {format_interval(row[metric.mean] - half, row[metric.mean] + half)}; " if is_number(half) else "; "
         said += f"{row['params'] / 1e6:.3f} M parameters, {row['madds'] / 1e6:.2f} M multiply-adds"
         ink = shade(name)
         point = {"x": cost, "y": row[metric.mean], "low": row[metric.mean] - half, "high": row[metric.mean] + half}
         if x == "ratio":
             point |= {"left": row["ratio_low"], "right": row["ratio_high"]}
-            said += f"; on {row['runtime']} {row['ratio']:.3f} {span(row['ratio_low'], row['ratio_high'], 3)} times"
+            said += f"; on {row['runtime']} {row['ratio']:.3f} "
+            said += f"{format_interval(row['ratio_low'], row['ratio_high'], 3)} times"
             said += f" the baseline's, {row['median_ms']:.3f} ms; {row['device']}"
         points.append({**point, "ink": ink, "told": said, "label": str(i), "shape": "circle"})
         legend.append((ink, str(i), name))
@@ -365,7 +368,7 @@ def paper_points(published: pd.DataFrame) -> list[Row]:
     """The papers' networks, of `papers.published_points` and `published_detectors`, as `network`, `y` in percent of its
     `measure` (`metric` is ours), `madds` in millions, `ms` on a Pixel 1 or None, `told`."""
     found: list[Row] = []
-    for row in records(published):
+    for row in rows_of(published):
         metric = next(name for name in MEASURES if is_number(row.get(name)))
         network = FAMILIES[str(row["model"])]
         tail = ", reduced tail" if row.get("reduced_tail") is True else ""

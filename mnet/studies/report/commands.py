@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import pandas as pd
+from typing import Any
 
 from mnet.errors import ConfigError, text
 from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.results.archive import RESOLVED, known
+from mnet.studies.results.table_view import Row
 from mnet.studies.runs.store import CONFIG, run_folder
 from mnet.studies.trial import USER_DATASETS, Trial, changed
 
@@ -23,8 +22,6 @@ DECIDED = (*RESOLVED, "resolution")
 """Columns that hold what the recipe or the data set decided where the trial left it to them."""
 PLAIN = "paper"
 """How a table writes a setting that is as in the paper."""
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,6 @@ class Place:
 def told(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:
     """The settings of a row that are not as in the paper."""
     return {name: row[name] for name in names if name in row and known(row[name]) and row[name] != PLAIN}
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table; column names are text."""
-    return cast(list[dict[str, Any]], frame.to_dict("records"))
 
 
 def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:

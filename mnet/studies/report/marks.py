@@ -10,8 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from mnet.studies.report.commands import Row
-from mnet.studies.report.tables import is_number
+from mnet.studies.results.table_view import Row, is_number
 
 Spec = dict[str, Any]
 

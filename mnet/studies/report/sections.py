@@ -17,11 +17,12 @@ from mnet.models.toggles import Toggles
 from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.report import charts, tables
 from mnet.studies.report.charts import FAMILIES, Chart
-from mnet.studies.report.commands import Place, Row, latency_command, records, told
-from mnet.studies.report.tables import Table
+from mnet.studies.report.commands import Place, latency_command, told
 from mnet.studies.report.words import answer, parts_of, sources
+from mnet.studies.results import views
 from mnet.studies.results.archive import find_table, read_table
 from mnet.studies.results.diagnosis import inside_summary
+from mnet.studies.results.table_view import Row, Table, rows_of
 from mnet.studies.runs.store import (
     CANDIDATES,
     EFFECTS,
@@ -152,7 +153,7 @@ def section(data: Data, description: str, points: Sequence[Row], place: Place) -
         figures.append(Figure(caption, [chart], "latency"))
     figures += search_figures(data, kept)
     if data.inside is not None:
-        kept["inside"] = tables.table("Inside the networks", tables.INSIDE, inside_summary(data.inside))
+        kept["inside"] = views.inside_table(inside_summary(data.inside)).without_empty_columns()
     figure, more = per_layer(data)
     figures += [figure] if figure else []
     return Section(
@@ -171,11 +172,11 @@ def section(data: Data, description: str, points: Sequence[Row], place: Place) -
 def search_figures(data: Data, kept: dict[str, Table]) -> Iterator[Figure]:
     """How the networks of a study were found; the tables are added to `kept`."""
     if data.trace is not None and (chart := charts.trace_chart(data.trace)) is not None:
-        kept["steps"] = tables.table("The search, step by step", tables.STEPS, data.trace)
+        kept["steps"] = views.netadapt_table(data.trace).without_empty_columns()
         caption = "NetAdapt: every proposal after its tuning, and those that were taken, from the seed on the right."
         yield Figure(caption, [chart], "steps")
     if data.candidates is not None and (chart := charts.candidates_chart(data.candidates)) is not None:
-        kept["candidates"] = tables.table("The search, candidate by candidate", tables.CANDIDATES, data.candidates)
+        kept["candidates"] = views.candidates_table(data.candidates).without_empty_columns()
         yield Figure("Candidates after a short training, judged on validation images.", [chart], "candidates")
 
 
@@ -236,7 +237,7 @@ def overview_of(found: Sequence[Data], points: Sequence[Row]) -> tuple[Figure, T
         if (ids := frozenset(rows["run_id"])) in seen:  # a cell that studies share
             continue
         seen.add(ids)
-        row = records(rows.head(1))[0]
+        row = rows_of(rows.head(1))[0]
         point = {"study": study, "cell": cell, "n": len(rows), "x": row["madds"] / 1e6, "y": rows[metric.name].mean()}
         said = f"{study}, {cell}: {point['y']:.2f}%, mean of {len(rows)} seeds; "
         said += f"{point['x']:.2f} M multiply-adds, {row['params'] / 1e6:.3f} M parameters"
@@ -252,7 +253,7 @@ def overview_of(found: Sequence[Data], points: Sequence[Row]) -> tuple[Figure, T
     )
     caption += "less cost."
     figure = Figure(caption, [panel for panel in panels if panel], "cells", papers=len(points) > 0)
-    return figure, tables.table("All cells", tables.CELLS, pd.DataFrame(own))
+    return figure, tables.overview_table(pd.DataFrame(own))
 
 
 def per_layer(data: Data) -> tuple[Figure | None, dict[str, Table]]:
@@ -265,14 +266,13 @@ def per_layer(data: Data) -> tuple[Figure | None, dict[str, Table]]:
         row = {"study": data.name, "runtime": runtime_name, "threads": tables.distinct(frame, "threads") or 1}
         command = latency_command(row) + " BLOCKS=true"
         caption = f"Blocks of {tables.distinct(frame, 'variant')} on {runtime_name}"
-        columns = (*tables.BLOCKS, *tables.TIMED)
-        kept[f"blocks-{runtime_name}"] = tables.table(caption, columns, frame, lambda row, command=command: command)  # type: ignore[misc]
+        kept[f"blocks-{runtime_name}"] = tables.blocks_table(caption, frame, command)
     if network is not None:
         if not figures:
             blocks = counted_blocks(network, size)
             figures.append(charts.blocks_chart(blocks))
-            kept["blocks"] = tables.table(f"Blocks of {what}", tables.BLOCKS, blocks)
-        kept["layers"] = tables.table(f"Layers of {what}", tables.LAYERS, cost(network, size).layers)
+            kept["blocks"] = views.blocks_table(f"Blocks of {what}", blocks)
+        kept["layers"] = views.layers_table(f"Layers of {what}", cost(network, size).layers)
     if not figures:
         return None, kept
     searched = data.trace is not None or data.candidates is not None  # no sweep file that could be timed by its name

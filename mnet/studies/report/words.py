@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mnet.studies.report.commands import Row, records
-from mnet.studies.report.tables import WORDS, distinct, span, written
+from mnet.studies.report.tables import VERDICT_WORDS, distinct
 from mnet.studies.results.archive import known
+from mnet.studies.results.table_view import Row, format_interval, format_number, rows_of
 from mnet.studies.runs.store import RUNS
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def parts_of(description: str, name: str) -> tuple[str, list[str], str]:
 def answer(summary: pd.DataFrame | None, effects: pd.DataFrame | None) -> str:
     """How many of a study's comparisons were decided, and how; of its own, within each network, where it has any."""
     if effects is not None and not effects.empty:
-        rows = records(effects)
+        rows = rows_of(effects)
         names = [f"{row['variant']}, {row['value']} against {row['against']}" for row in rows]
         what = "comparisons of precisions within a network"
     elif summary is not None and summary["delta"].notna().any():
-        rows = records(summary[summary["delta"].notna()])
+        rows = rows_of(summary[summary["delta"].notna()])
         names = [str(row["cell"]) for row in rows]
         what = f"comparisons with “{summary['cell'].iloc[0]}”"
     else:
@@ -48,15 +48,15 @@ def answer(summary: pd.DataFrame | None, effects: pd.DataFrame | None) -> str:
     decided = [(name, row) for name, row in zip(names, rows, strict=True) if row["verdict"] in ("up", "down", "flat")]
     if not decided:
         return f"Open: with {seeds} seeds none of {len(rows)} {what} is decided; small effects cannot be seen yet."
-    said = [f"“{name}” {change(row)}, {WORDS[row['verdict']]}" for name, row in decided]
+    said = [f"“{name}” {change(row)}, {VERDICT_WORDS[row['verdict']]}" for name, row in decided]
     if len(said) > SPELLED_OUT:
-        found = Counter(WORDS[row["verdict"]] for _, row in decided)
+        found = Counter(VERDICT_WORDS[row["verdict"]] for _, row in decided)
         said = [f"{count} {word}" for word, count in found.items()]
     return f"Decided with {seeds} seeds: {len(decided)} of {len(rows)} {what}: {'; '.join(said)}."
 
 
 def change(row: Row) -> str:
-    return f"{written(row['delta'], sign=True)} points {span(row['low'], row['high'], sign=True)}"
+    return f"{format_number(row['delta'], sign=True)} points {format_interval(row['low'], row['high'], sign=True)}"
 
 
 def sources(data: Data) -> str:

@@ -26,8 +26,6 @@ from mnet.studies.trial import QUANTIZED, Trial
 FIGURE, DEATHS_FIGURE = "inside.png", "deaths.png"
 EVERY = "all"
 """Layers together."""
-SAID_OF_DEATHS = {"up": "more die", "down": "fewer die", "flat": "as many die", "inconclusive": "inconclusive"}
-"""Of the verdicts of `deaths_summary`."""
 DEATHS_MARGIN = 0.5
 """Percent of all kernels: within it as many die."""
 MEASURES = {
@@ -137,18 +135,6 @@ def plot_through_relu(dimensions: Sequence[int], seed: int = 0, path: Path | Non
         axes.set_xticks([])
         axes.set_yticks([])
     return finish(figure, path, "")
-
-
-def shown_inside(summary: pd.DataFrame) -> pd.DataFrame:
-    """`inside_summary` as it is read: each of `MEASURES` with half its 95% t interval over seeds."""
-    shown: dict[str, object] = {"n": summary["n"]}
-    for name, label in MEASURES.items():
-        digits = 3 if name == "rank_kept" else 2
-        pairs = zip(summary[name], summary[f"{name}_half_width"], strict=True)
-        shown[label] = [
-            f"{mean:.{digits}f}" + ("" if pd.isna(half) else f" ± {half:.{digits}f}") for mean, half in pairs
-        ]
-    return pd.DataFrame(shown).set_axis(pd.Index(summary["cell"], name="cell"))
 
 
 def plot_inside(table: pd.DataFrame, path: Path | None, title: str) -> Figure:

@@ -1,213 +1,242 @@
-"""The tables of a study as a reader wants them: rounded, intervals written out, the papers' numbers beside ours."""
+"""The columns of every table of a study, declared once: for the terminal, the READMEs, the notebooks and the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from mnet.errors import ConfigError, unknown
-from mnet.studies.claims.evidence import headlines
-from mnet.studies.results.archive import find_table, read_claims, study_table
-from mnet.studies.runs.store import CLAIMS, EFFECTS, LATENCY, PUBLISHED, RUNS, SUMMARY
-from mnet.tasks import metric_of
+from mnet.studies.results.archive import known
+from mnet.studies.results.table_view import (
+    MILLION,
+    Cell,
+    Column,
+    Row,
+    Table,
+    build_table,
+    flag_column,
+    format_number,
+    interval_cell,
+    interval_column,
+    is_number,
+    number_cell,
+    number_column,
+    text_column,
+)
+from mnet.tasks import Metric, Task, metric_of, task_in
+
+BASELINE, FAILED, SAME_NETWORK = "baseline", "failed", "same network"
+"""What a row of a summary shows instead of a difference."""
+DEATH_VERDICTS = {"up": "more die", "down": "fewer die", "flat": "as many die"}
+
+CELL = text_column("cell")
+SEEDS = number_column("n", digits=0)
+P_HOLM = number_column("p_holm", "p, Holm", 3)
+VERDICT = text_column("verdict")
+COST = (
+    number_column("params", digits=3, scale=MILLION, unit=" M"),
+    number_column("madds", "MAdds", scale=MILLION, unit=" M"),
+)
+PIXELS = number_column("resolution", "pixels", 0)
+THREADS = number_column("threads", digits=0)
+DIFFERENCE = (number_column("delta", "difference", sign=True), interval_column("low", "high", sign=True))
+RATIO = (number_column("ratio", digits=3), interval_column("low", "high", digits=3))
+SOFTWARE = (text_column("version"), text_column("kernels"), text_column("device"))
+
+EFFECT_COLUMNS = (
+    *(text_column("variant"), text_column("compared"), SEEDS, *DIFFERENCE, P_HOLM, VERDICT),
+    number_column("beyond", "beyond the first", sign=True),
+    interval_column("beyond_low", "beyond_high", "its 95% interval", sign=True),
+)
+LATENCY_COLUMNS = (
+    *(text_column("variant"), text_column("runtime"), text_column("precision"), PIXELS, THREADS),
+    *(number_column("batch", digits=0), number_column("median_ms", "ms", 3), *RATIO),
+    *(number_column("rounds", digits=0), text_column("stopped"), *COST),
+    text_column("undelegated_ops", "not delegated"),
+    *(*SOFTWARE, number_column("load"), text_column("torch"), text_column("revision")),
+)
+INT8_COLUMNS = (
+    *(text_column("variant", "network in int8"), text_column("runtime")),
+    number_column("to_fp32", "ms / ms in fp32", 3),
+    interval_column("to_fp32_low", "to_fp32_high", digits=3),
+    number_column("file_bytes", "MB", 1, scale=MILLION),
+    number_column("agreement", "agreement", 0, scale=0.01, unit="%"),
+    text_column("undelegated_ops", "operators that fall back"),
+)
+BLOCK_COLUMNS = (
+    *(text_column("block"), text_column("kind"), PIXELS, number_column("in_channels", "in", 0)),
+    *(number_column("out_channels", "out", 0), number_column("params", digits=0), number_column("madds", "MAdds", 0)),
+    *(number_column("ms", digits=3), interval_column("low", "high", digits=3)),
+)
+LAYER_COLUMNS = (
+    *(text_column("layer"), text_column("kind"), number_column("in_channels", "in", 0)),
+    *(number_column("out_channels", "out", 0), number_column("kernel", digits=0), number_column("stride", digits=0)),
+    *(PIXELS, number_column("params", digits=0), number_column("madds", "MAdds", 0)),
+    number_column("activation_bytes", "memory, bytes", 0),
+)
+NETADAPT_COLUMNS = (
+    *(number_column("step", digits=0), text_column("space", "where"), number_column("before", "channels", 0)),
+    *(number_column("after", "then", 0), number_column("cost", digits=4), number_column("accuracy", "validation, %")),
+    *(flag_column("taken"), text_column("run_id", "run")),
+)
+CANDIDATE_COLUMNS = (
+    *(number_column("generation", digits=0), number_column("accuracy", "short training, validation, %")),
+    *(number_column("cost", digits=3), number_column("reward"), text_column("run_id", "run")),
+)
 
 
-def reading(root: Path, *studies: str, name: str = RUNS) -> pd.DataFrame:
-    """Where the numbers of studies come from: this machine's own, or the published table.
-
-    Args:
-        root: The results folder.
-        studies: Their names.
-        name: Of the table: `RUNS` or `LATENCY`.
-
-    Returns:
-        One row a study: `study`, `numbers` (own or published), and what they were taken with.
-
-    Raises:
-        ConfigError: A study has no such table.
-    """
-    return pd.DataFrame([reading_of(root, study, name) for study in studies]).set_index("study")
-
-
-def reading_of(root: Path, study: str, name: str) -> dict[str, object]:
-    table = study_table(root, study, name)
-    path = find_table(root, study, name)
-    published = path is not None and path.is_relative_to(root / PUBLISHED)
-    row: dict[str, object] = {"study": study, "numbers": "published" if published else "own", "rows": len(table)}
-    for column in ("model", "dataset", "resolution", "epochs", "seed", "runtime", "threads", "device", "torch"):
-        if column in table:
-            row[column] = spoken(table[column])
-    return row
-
-
-def spoken(column: pd.Series) -> str:
-    """The different values of a column, in order; numbers that follow each other as a range."""
-    values = list(dict.fromkeys(column.dropna()))
-    counted = len(values) > 2 and pd.api.types.is_integer_dtype(column)
-    if counted and values == list(range(values[0], values[0] + len(values))):
-        return f"{values[0]} to {values[-1]}"
-    return ", ".join(map(str, values))
-
-
-def summary_of(root: Path, study: str) -> pd.DataFrame:
-    """A study's cells, the baseline first.
-
-    Args:
-        root: The results folder.
-        study: Its name.
-
-    Returns:
-        By cell: `n` seeds, `top-1 %` (or what else the task compares) with half its 95% t interval, `difference` to the
-        first in points, paired by seed, its `95% interval`, the `verdict` after Holm's correction, the size that a
-        difference has `at most`, the `seeds` that an interval of half the margin takes, `params` and `MAdds` in
-        millions.
-
-    Raises:
-        ConfigError: There is no such study.
-    """
-    table = study_table(root, study, SUMMARY)
-    metric = metric_of(table)
-    shown = {
-        "n": table["n"],
-        f"{metric.label} %": [
-            spread(mean, half) for mean, half in zip(table[metric.mean], table[metric.half_width], strict=True)
-        ],
-        "difference": ["baseline", *(number(value) for value in table["delta"].iloc[1:])],
-        "95% interval": [interval(low, high) for low, high in zip(table["low"], table["high"], strict=True)],
-        "verdict": table["verdict"].fillna(""),
-        "at most": [number(value, sign="") for value in table["at_most"]],
-        "seeds": [number(value, sign="", digits=0) for value in table["seeds_needed"]],
-        "params M": (table["params"] / 1e6).round(3),
-        "MAdds M": (table["madds"] / 1e6).round(2),
-    }
-    return pd.DataFrame(shown).set_axis(pd.Index(table["cell"], name="cell"))
-
-
-def effects_of(root: Path, study: str, value: str, against: str) -> pd.DataFrame:
-    """What one value of an option does against another, within every variant.
-
-    Args:
-        root: The results folder.
-        study: One that has `EFFECTS`.
-        value, against: Of the option, as `int8` and `fp32`.
-
-    Returns:
-        By variant: `n`, `difference` in points with its `95% interval` and `verdict`; `beyond the first` is the
-        difference less that of the first variant, with its interval.
-
-    Raises:
-        ConfigError: There is no such study, or no such pair of values.
-    """
-    table = study_table(root, study, EFFECTS)
-    own = table[(table["value"] == value) & (table["against"] == against)]
-    if own.empty:
-        pairs = table[["value", "against"]].drop_duplicates().itertuples(index=False)
-        raise unknown("pair of values", f"{value} - {against}", [f"{one} - {other}" for one, other in pairs])
-    shown = {
-        "n": own["n"],
-        "difference": [number(one) for one in own["delta"]],
-        "95% interval": [interval(low, high) for low, high in zip(own["low"], own["high"], strict=True)],
-        "verdict": own["verdict"].fillna(""),
-        "beyond the first": [number(one) for one in own["beyond"]],
-        "its 95% interval": [
-            interval(low, high) for low, high in zip(own["beyond_low"], own["beyond_high"], strict=True)
-        ],
-    }
-    return pd.DataFrame(shown).set_axis(pd.Index(own["variant"], name="variant"))
-
-
-def latency_of(root: Path, study: str, *, precision: str | None = None) -> pd.DataFrame:
-    """The latency of a study's networks as ratios to the first, a column a runtime.
+def summary_table(summary: pd.DataFrame, runs: pd.DataFrame | None = None, more: Sequence[Column] = ()) -> Table:
+    """The cells of a study, the baseline first, each with its difference to the baseline.
 
     Args:
-        root: The results folder.
-        study: One that has `LATENCY`.
-        precision: Only networks in it, each as a ratio to itself in fp32.
-
-    Returns:
-        By variant: `ratio [95% interval]` for each runtime, or why there is none.
-
-    Raises:
-        ConfigError: There is no such study, or nothing of this precision in it.
+        summary: Rows of `summary.csv`.
+        runs: Rows of `runs.csv`: adds further metrics of the task, and marks the baseline's network in other cells.
+        more: Further columns of `summary`, placed first.
     """
-    table = study_table(root, study, LATENCY)
-    names = ("ratio", "low", "high")
-    if precision is not None:
-        table, names = table[table["precision"] == precision], ("to_fp32", "to_fp32_low", "to_fp32_high")
-        table = table[table["to_fp32"].notna()]
-        if table.empty:
-            raise ConfigError(f"nothing in {precision} was timed beside fp32 for {study}")
-    table = table.assign(variant=table["variant"].astype(str), told=[ratio(row, names) for _, row in table.iterrows()])
-    order = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["runtime"]))
-    wide = table.pivot_table(index="variant", columns="runtime", values="told", aggfunc="first")
-    return wide.reindex(index=order[0], columns=order[1]).fillna("").rename_axis(columns=None)
+    metric = metric_of(summary)
+    further = () if runs is None else further_metrics(runs)
+    frame = summary.assign(state=summary_states(summary, runs))
+    if further and runs is not None:
+        means = runs.groupby("cell")[[one.name for one in further]].mean()
+        frame = frame.merge(means, left_on="cell", right_index=True, how="left")
+    columns = (
+        *(*more, CELL, SEEDS, percent_column(metric.mean, metric), number_column(metric.half_width, "half width")),
+        *(number_column(metric.sd, "sd"), *(percent_column(one.name, one) for one in further)),
+        *(Column("difference", difference_cell), Column("95% interval", difference_interval), P_HOLM),
+        *(Column("verdict", verdict_cell, numeric=False), number_column("at_most", "at most")),
+        *(number_column("seeds_needed", "seeds needed", 0), *COST),
+    )
+    return build_table("Cells", columns, frame)
 
 
-def ratio(row: pd.Series, names: Sequence[str]) -> str:
-    value, low, high = (row[name] for name in names)
-    if pd.isna(value):
-        return str(row["stopped"])
-    return f"{value:.3f}" if low == high else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def further_metrics(runs: pd.DataFrame) -> tuple[Metric, ...]:
+    """The metrics of a task that runs have beside the one that is compared."""
+    return tuple(metric for metric in task_in(runs).metrics[1:] if metric.name in runs)
 
 
-def claims_of(root: Path, *studies: str, every: bool = False) -> pd.DataFrame:
-    """What the papers claim that studies test, beside what was measured.
-
-    Args:
-        root: The results folder; its own claims.csv, or the published one.
-        studies: Their names; none = all.
-        every: Every piece of evidence, as one a runtime, instead of the first of each claim.
-
-    Returns:
-        By claim: its `statement` and `source`; `paper` and `ours`, in points, ratios or millions, with our `95%
-        interval` and `n` of seeds or rounds; the `verdict`, and what it was tested `on`. `paper` is empty where the
-        paper prints no number.
-
-    Raises:
-        ConfigError: There is no claims.csv, or no claim names a study.
-    """
-    table = read_claims(root)
-    if table is None:
-        raise ConfigError(f"no {CLAIMS} in {root}; `make claims` writes it")
-    for study in studies:
-        if study not in set(table["study"]):
-            raise unknown("study with claims", study, sorted(set(table["study"])))
-    own = table[table["study"].isin(studies)] if studies else table
-    return shown_claims(own if every else headlines(own))
+def summary_states(summary: pd.DataFrame, runs: pd.DataFrame | None) -> list[str]:
+    """For each cell `BASELINE`, `FAILED`, `SAME_NETWORK` as the baseline's, or empty."""
+    networks = {} if runs is None else runs.groupby("cell")["run_id"].agg(frozenset).to_dict()
+    cells = summary["cell"].tolist()
+    states = []
+    for cell, n in zip(cells, summary["n"], strict=True):
+        same = cell in networks and networks[cell] == networks.get(cells[0])
+        states.append(BASELINE if cell == cells[0] else SAME_NETWORK if same else FAILED if not n else "")
+    return states
 
 
-def shown_claims(own: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `evidence.claims_table` as `claims_of` shows them."""
-    ratios = own["metric"].str.startswith("latency")
-    alone = (own["kind"] == "arithmetic") & own["baseline"].isna()  # one network's number, no difference
-    digits = [(3, "") if one else (2, "" if single else "+") for one, single in zip(ratios, alone, strict=True)]
-    shown = {
-        "statement": own["statement"],
-        "source": own["paper"] + ", " + own["source"],
-        "paper": [number(one, digits=n, sign=sign) for one, (n, sign) in zip(own["paper_value"], digits, strict=True)],
-        "ours": [number(one, digits=n, sign=sign) for one, (n, sign) in zip(own["ours"], digits, strict=True)],
-        "95% interval": [
-            interval(low, high, digits=n, sign=sign)
-            for low, high, (n, sign) in zip(own["low"], own["high"], digits, strict=True)
-        ],
-        "n": [number(one, digits=0, sign="") for one in own["n"]],
-        "verdict": own["verdict"],
-        "on": own["on"].fillna(""),
-    }
-    return pd.DataFrame(shown).set_axis(pd.Index(own["id"], name="claim"))
+def difference_cell(row: Row) -> Cell:
+    if row["state"] == BASELINE:
+        return Cell(BASELINE)
+    return Cell("0", 0.0) if row["state"] == SAME_NETWORK else number_cell(row.get("delta"), sign=True)
 
 
-def number(value: float, digits: int = 2, sign: str = "+") -> str:
-    """A number as it is read; nothing where there is none."""
-    return "" if pd.isna(value) else f"{value:{sign}.{digits}f}"
+def difference_interval(row: Row) -> Cell:
+    if row["state"] in (BASELINE, FAILED):
+        return Cell("")
+    if row["state"] == SAME_NETWORK:
+        return Cell(SAME_NETWORK)
+    return interval_cell(row["low"], row["high"], sign=True) if is_number(row.get("low")) else Cell("needs 2 seeds")
 
 
-def interval(low: float, high: float, digits: int = 2, sign: str = "+") -> str:
-    return "" if pd.isna(low) or pd.isna(high) else f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+def verdict_cell(row: Row) -> Cell:
+    if row["state"] == FAILED:
+        return Cell(FAILED)
+    return Cell(str(row["verdict"]) if row["state"] == "" and known(row.get("verdict")) else "")
 
 
-def spread(mean: float, half: float) -> str:
-    """A mean with half its interval; without one (a single seed) the mean alone."""
-    return number(mean, sign="") + ("" if pd.isna(half) else f" ± {half:.2f}")
+def percent_column(name: str, metric: Metric) -> Column:
+    return number_column(name, f"{metric.label} %")
+
+
+def runs_table(runs: pd.DataFrame) -> Table:
+    task: Task = task_in(runs)
+    columns = (
+        *(CELL, number_column("seed", digits=0), *(percent_column(one.name, one) for one in task.metrics)),
+        *(number_column(f"val_{task.headline.name}", "validation %"), *COST),
+        *(number_column("train_seconds", "training, s", 0), text_column("run_id", "run"), text_column("device")),
+        *(THREADS, text_column("torch"), text_column("revision"), text_column("finished")),
+    )
+    return build_table("Every run", columns, runs)
+
+
+def effects_table(effects: pd.DataFrame) -> Table:
+    """The values of one option against each other, within every variant of a study."""
+    compared = [f"{value} - {against}" for value, against in zip(effects["value"], effects["against"], strict=True)]
+    return build_table("Within each variant", EFFECT_COLUMNS, effects.assign(compared=compared))
+
+
+def latency_table(latency: pd.DataFrame) -> Table:
+    return build_table("Latency", LATENCY_COLUMNS, latency)
+
+
+def int8_table(latency: pd.DataFrame) -> Table:
+    """int8 networks against the same in fp32, on the runtimes that have int8 kernels."""
+    rows = latency[latency["to_fp32"].notna() & (latency["runtime"] != "eager")]
+    networks = rows["variant"].astype(str).str.replace(r"precision=int8, | precision=int8", "", regex=True)
+    return build_table("int8 against fp32", INT8_COLUMNS, rows.assign(variant=networks))
+
+
+def frontier_table(frontier: pd.DataFrame) -> Table:
+    metric = metric_of(frontier)
+    columns = (
+        *(CELL, text_column("runtime"), percent_column(metric.mean, metric)),
+        *(number_column(metric.half_width, "half width"), number_column("median_ms", "ms", 3)),
+        *(number_column("ratio", digits=3), interval_column("ratio_low", "ratio_high", digits=3)),
+        *(flag_column("best", "on the frontier"), *COST, PIXELS, THREADS),
+        *(text_column("device"), text_column("version")),
+    )
+    return build_table("Accuracy and latency", columns, frontier)
+
+
+def blocks_table(caption: str, blocks: pd.DataFrame) -> Table:
+    """The blocks of a network, counted, and timed where `blocks` has milliseconds."""
+    return build_table(caption, BLOCK_COLUMNS, blocks).without_empty_columns()
+
+
+def layers_table(caption: str, layers: pd.DataFrame) -> Table:
+    return build_table(caption, LAYER_COLUMNS, layers)
+
+
+def netadapt_table(trace: pd.DataFrame) -> Table:
+    return build_table("The search, step by step", NETADAPT_COLUMNS, trace)
+
+
+def candidates_table(candidates: pd.DataFrame) -> Table:
+    return build_table("The search, candidate by candidate", CANDIDATE_COLUMNS, candidates)
+
+
+def inside_table(summary: pd.DataFrame) -> Table:
+    """Means over seeds with half their 95% t interval, of `diagnosis.inside_summary`."""
+    columns = (
+        *(CELL, SEEDS, mean_column("dead", "dead depthwise kernels %"), mean_column("silent", "silent channels %")),
+        mean_column("rank_kept", "effective rank, after / before", 3),
+    )
+    return build_table("Inside the networks", columns, summary)
+
+
+def deaths_table(summary: pd.DataFrame) -> Table:
+    """Dead depthwise kernels by cell, of `diagnosis.deaths_summary`."""
+    deaths = summary.reindex(columns=["cell", "n", "top1", "dead", "half_width", "delta", "low", "high", "verdict"])
+    states = ["" if known(delta) else "first" for delta in deaths["delta"]]
+    verdicts = [DEATH_VERDICTS.get(str(verdict), verdict) for verdict in deaths["verdict"]]
+    columns = (
+        *(CELL, SEEDS, number_column("top1", "top-1 %"), number_column("dead", "dead %")),
+        *(number_column("half_width", "half width"), Column("difference", death_difference)),
+        *(interval_column("low", "high", sign=True), VERDICT),
+    )
+    return build_table("Dead depthwise kernels", columns, deaths.assign(state=states, verdict=verdicts))
+
+
+def death_difference(row: Row) -> Cell:
+    return Cell(row["state"]) if row["state"] else number_cell(row["delta"], sign=True)
+
+
+def mean_column(name: str, title: str, digits: int = 2) -> Column:
+    """A mean with half its interval, where there is one."""
+
+    def cell(row: Row) -> Cell:
+        mean, half = number_cell(row.get(name), digits), row.get(f"{name}_half_width")
+        return Cell(f"{mean.text} ± {format_number(half, digits)}", mean.value) if is_number(half) else mean
+
+    return Column(title, cell)

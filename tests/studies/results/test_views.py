@@ -1,4 +1,4 @@
-"""Tables as a reader sees them, of the published results."""
+"""Tables as a reader sees them, from the published results."""
 
 import shutil
 from pathlib import Path
@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from mnet import ConfigError
-from mnet.studies.results.views import claims_of, effects_of, latency_of, reading, summary_of
+from mnet.studies.results.frames import effects_of, latency_of, reading, summary_of
+from mnet.studies.results.table_view import build_table, join_tables, number_column, text_column
+from mnet.studies.results.views import summary_table
 from mnet.studies.runs.store import LATENCY, PUBLISHED
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
-COLUMNS = ["id", "paper", "source", "statement", "paper_value", "ours", "low", "high", "n", "verdict"]
-COLUMNS += ["on", "study", "baseline", "kind", "metric"]
 
 
 @pytest.fixture(scope="module")
@@ -24,129 +24,71 @@ def root(tmp_path_factory) -> Path:
 
 
 def test_a_summary_rounds_and_writes_intervals_out(root):
-    told = summary_of(root, "bottleneck")
+    table = summary_of(root, "bottleneck")
     raw = pd.read_csv(RESULTS / PUBLISHED / "bottleneck/summary.csv").set_index("cell")
-    assert told["difference"].iloc[0] == "baseline"
+    assert table["difference"].iloc[0] == "baseline"
     for cell, row in raw.iloc[1:].iterrows():
-        assert told.loc[cell, "difference"] == f"{row['delta']:+.2f}"
-        assert told.loc[cell, "95% interval"] == f"[{row['low']:+.2f}, {row['high']:+.2f}]"
-        assert told.loc[cell, "top-1 %"] == f"{row['top1_mean']:.2f} ± {row['top1_half_width']:.2f}"
-        assert told.loc[cell, "verdict"] == row["verdict"]
+        assert table.loc[cell, "difference"] == f"{row['delta']:+.2f}"
+        assert table.loc[cell, "95% interval"] == f"[{row['low']:+.2f}, {row['high']:+.2f}]"
+        assert table.loc[cell, "top-1 %"] == f"{row['top1_mean']:.2f}"
+        assert table.loc[cell, "half width"] == f"{row['top1_half_width']:.2f}"
+        assert table.loc[cell, "verdict"] == row["verdict"]
 
 
 def test_own_tables_come_before_the_published_ones_and_it_is_said_which(tmp_path):
     for study in ("se", "stem"):
         shutil.copytree(RESULTS / PUBLISHED / study, tmp_path / PUBLISHED / study)
     shutil.copytree(RESULTS / PUBLISHED / "se", tmp_path / "se")
-    told = reading(tmp_path, "se", "stem")
-    assert list(told["numbers"]) == ["own", "published"]
-    assert set(told["model"]) == {"mobilenet_v3_small"}
-    assert told["seed"].iloc[0].startswith("0 to ")
+    table = reading(tmp_path, "se", "stem")
+    assert list(table["numbers"]) == ["own", "published"]
+    assert set(table["model"]) == {"mobilenet_v3_small"}
+    assert table["seed"].iloc[0].startswith("0 to ")
     assert "executorch" in reading(tmp_path, "se", name=LATENCY)["runtime"].iloc[0]
 
 
 def test_effects_are_within_each_variant(root):
     raw = pd.read_csv(RESULTS / PUBLISHED / "quantization/effects.csv")
     raw = raw[(raw["value"] == "int8") & (raw["against"] == "fp32")]
-    told = effects_of(root, "quantization", "int8", "fp32")
-    assert list(told.index) == list(raw["variant"])
-    assert list(told["difference"]) == [f"{delta:+.2f}" for delta in raw["delta"]]
-    assert told["beyond the first"].iloc[0] == ""
+    table = effects_of(root, "quantization", "int8", "fp32")
+    assert list(table.index) == list(raw["variant"])
+    assert list(table["difference"]) == [f"{delta:+.2f}" for delta in raw["delta"]]
+    assert table["beyond the first"].iloc[0] == ""
     with pytest.raises(ConfigError, match="int8 - fp32"):
         effects_of(root, "quantization", "int8", "fp16")
 
 
 def test_latencies_are_ratios_by_runtime(root):
     raw = pd.read_csv(RESULTS / PUBLISHED / "activation/latency.csv")
-    told = latency_of(root, "activation")
-    assert list(told.columns) == list(dict.fromkeys(raw["runtime"]))
-    assert (told.iloc[0] == "1.000").all()
+    table = latency_of(root, "activation")
+    assert list(table.columns) == list(dict.fromkeys(raw["runtime"]))
+    assert (table.iloc[0] == "1.000").all()
     row = raw[(raw["variant"] == "relu") & (raw["runtime"] == "executorch")].iloc[0]
-    assert told.loc["relu", "executorch"] == f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    assert table.loc["relu", "executorch"] == f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     in_bits = latency_of(root, "quantization", precision="int8")
     assert in_bits.index.str.startswith("precision=int8").all()
     with pytest.raises(ConfigError, match="int8"):
         latency_of(root, "activation", precision="int8")
 
 
-@pytest.fixture
-def claimed(tmp_path) -> Path:
-    """A results folder with three claims: of points on two data sets, of a ratio, and without a run."""
-    points = [
-        "a",
-        "v2",
-        "figure 6a",
-        "is better",
-        None,
-        2.2,
-        0.76,
-        3.64,
-        3,
-        "reproduced",
-        "small",
-        "se",
-        "x",
-        "accuracy",
-    ]
-    more = [*points[:5], 1.0, -1.0, 3.0, 3, "inconclusive", *points[10:]]
-    ratio = [
-        "b",
-        "v3",
-        "table 5",
-        "is faster",
-        0.982,
-        0.9794,
-        0.972,
-        0.987,
-        36,
-        "reproduced",
-        "executorch",
-        "se",
-        "x",
-        "latency",
-    ]
-    none = [
-        "c",
-        "v1",
-        "table 4",
-        "is worse",
-        -1.1,
-        None,
-        None,
-        None,
-        None,
-        "not tested here",
-        None,
-        "stem",
-        "x",
-        "accuracy",
-    ]
-    metrics = ["top1_points", "top1_points", "latency_ratio", "top1_points"]
-    rows = [[*row, metric] for row, metric in zip((points, more, ratio, none), metrics, strict=True)]
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "claims.csv", index=False)
-    return tmp_path
+def test_a_summary_marks_the_baseline_failed_cells_and_cells_with_its_network():
+    rows = {"cell": ["paper", "relu", "se", "same", "one seed"], "n": [3, 3, 0, 3, 1]}
+    differences = {"delta": [None, -0.5, None, 0.0, 0.25], "low": [None, -0.9, None, 0.0, None]}
+    more = {"high": [None, -0.1, None, 0.0, None], "verdict": [None, "down", "", "flat", None], "top1_mean": 90.0}
+    runs = {"cell": ["paper", "relu", "same"], "run_id": ["a", "b", "a"], "top1": 90.0, "top5": [98, 99, 98]}
+    summary = pd.DataFrame({**rows, **differences, **more})
+    table = summary_table(summary, pd.DataFrame(runs)).frame("cell")
+    assert list(table["difference"]) == ["baseline", "-0.50", "", "0", "+0.25"]
+    assert list(table["95% interval"]) == ["", "[-0.90, -0.10]", "", "same network", "needs 2 seeds"]
+    assert list(table["verdict"]) == ["", "down", "failed", "", ""]
+    assert list(table["top-5 %"]) == ["98.00", "99.00", "", "98.00", ""]
 
 
-def test_claims_stand_beside_what_was_measured(claimed):
-    told = claims_of(claimed, "se")
-    assert list(told.index) == ["a", "b"]
-    assert told.loc["a", ["paper", "ours", "95% interval", "n"]].tolist() == ["", "+2.20", "[+0.76, +3.64]", "3"]
-    assert told.loc["b", ["paper", "ours", "95% interval"]].tolist() == ["0.982", "0.979", "[0.972, 0.987]"]
-    assert told.loc["a", "source"] == "v2, figure 6a"
-    assert list(claims_of(claimed, "se", every=True).index) == ["a", "a", "b"]
-    assert claims_of(claimed).loc["c", ["paper", "ours", "n", "on"]].tolist() == ["-1.10", "", "", ""]
-
-
-def test_own_claims_come_before_the_published_ones_and_without_any_it_is_said_what_writes_them(
-    claimed, tmp_path_factory
-):
-    other = tmp_path_factory.mktemp("other")
-    with pytest.raises(ConfigError, match="make claims"):
-        claims_of(other)
-    (other / PUBLISHED).mkdir()
-    shutil.copy(claimed / "claims.csv", other / PUBLISHED / "claims.csv")
-    assert len(claims_of(other)) == 3
-    pd.read_csv(claimed / "claims.csv").head(1).to_csv(other / "claims.csv", index=False)
-    assert len(claims_of(other)) == 1
-    with pytest.raises(ConfigError, match="Did you mean stem"):
-        claims_of(claimed, "stme")
+def test_columns_are_selected_by_title_and_empty_ones_left_out():
+    frame = pd.DataFrame({"a": ["x", "y"], "b": [1.5, None], "c": [None, None]})
+    table = build_table("", [text_column("a"), number_column("b", "B"), number_column("c")], frame)
+    assert list(table.without_empty_columns().columns) == ["a", "B"]
+    assert table.select("B", "a").texts() == [["1.50", "x"], ["", "y"]]
+    assert [cell.value for cell in table.records[0].cells] == [None, 1.5, None]
+    assert join_tables([table, table]).frame("a")["B"].tolist() == ["1.50", ""] * 2
+    with pytest.raises(ConfigError, match="unknown column 'b'"):
+        table.select("b")

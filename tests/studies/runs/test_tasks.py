@@ -19,8 +19,8 @@ from mnet.studies.claims.evidence import claims_table
 from mnet.studies.report import write_report
 from mnet.studies.results.archive import load, read_table
 from mnet.studies.results.examples import read_examples
+from mnet.studies.results.frames import summary_of
 from mnet.studies.results.tables import run_row, write_tables
-from mnet.studies.results.views import summary_of
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.packs import run_jobs
 from mnet.studies.runs.progress import Stopped

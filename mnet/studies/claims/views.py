@@ -1,0 +1,142 @@
+"""The columns of the table of claims, declared once: for the terminal, the READMEs, the notebooks and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from mnet.errors import ConfigError, unknown
+from mnet.studies.claims.evidence import RUNTIMES, headlines
+from mnet.studies.results.archive import known, read_claims
+from mnet.studies.results.table_view import (
+    Cell,
+    Column,
+    Record,
+    Row,
+    Table,
+    build_table,
+    format_interval,
+    format_number,
+    interval_cell,
+    is_number,
+    number_cell,
+    number_column,
+    rows_of,
+    text_column,
+)
+from mnet.studies.runs.store import CLAIMS
+
+UNITS = {
+    **{"_points": "points", "map": "mAP", "miou": "mIoU", "_millions": "M", "_billions": "G", "_percent": "%"},
+    **{"_ms": "×", "_ratio": "×"},
+}
+"""End of a metric's name -> its unit. Milliseconds are measured as ratios."""
+
+
+def unit_of(row: Row) -> str:
+    metric = str(row["metric"])
+    return next((unit for end, unit in UNITS.items() if metric.endswith(end)), "")
+
+
+def digits_of(row: Row) -> tuple[int, bool]:
+    """Digits after the point of a claim's numbers, and whether they have a sign: differences do."""
+    if str(row["metric"]).startswith("latency"):
+        return 3, False
+    return 2, row["kind"] != "arithmetic" or known(row["baseline"])
+
+
+def amount_column(name: str, title: str) -> Column:
+    def cell(row: Row) -> Cell:
+        digits, sign = digits_of(row)
+        return number_cell(row[name], digits, sign=sign)
+
+    return Column(title, cell)
+
+
+def measured_interval(row: Row) -> Cell:
+    digits, sign = digits_of(row)
+    return interval_cell(row["low"], row["high"], digits, sign=sign)
+
+
+COLUMNS = (
+    *(text_column("statement"), text_column("id", "claim"), text_column("verdict")),
+    *(amount_column("paper_value", "paper"), amount_column("ours", "ours"), Column("95% interval", measured_interval)),
+    *(Column("unit", lambda row: Cell(unit_of(row)), numeric=False), number_column("n", digits=0)),
+    *(text_column("on"), text_column("why"), text_column("kind")),
+    Column("source", lambda row: Cell(f"{row['paper']}, {row['source']}"), numeric=False),
+)
+
+
+def claims_table(evidence: pd.DataFrame) -> Table:
+    """One record for each row of evidence.
+
+    Args:
+        evidence: Rows of `evidence.claims_table`.
+    """
+    return build_table("Claims", COLUMNS, evidence)
+
+
+def grouped_claims(evidence: pd.DataFrame) -> Table:
+    """One record for each claim: its headline, with the further evidence below it, filtered by verdict and kind."""
+
+    def record(row: Row, further: list[Record]) -> Record:
+        compared = f"{row['variant']} against {row['baseline']}" if known(row["variant"]) else ""
+        context = f"on {row['on']}" if known(row["on"]) else ""
+        details = "; ".join(filter(None, [compared, context]))
+        tags = {"verdict": str(row["verdict"]), "kind": str(row["kind"])}
+        command = str(row["command"]) if known(row["command"]) else ""
+        cells = [column.cell(row) for column in COLUMNS]
+        return Record(cells, [details] if details else [], command, further, tags)
+
+    records = []
+    for _, rows in evidence.groupby("id", sort=False):
+        first, *rest = rows_of(rows)
+        records.append(record(first, [record(row, []) for row in rest]))
+    return Table("Claims", {column.title: column.numeric for column in COLUMNS}, records)
+
+
+def latency_claims_table(evidence: pd.DataFrame) -> Table:
+    """The latency claims that `make latency-<study>` tests: the paper's ratio, and the measured ones by runtime."""
+    timed = evidence[
+        (evidence["kind"] == "latency") & evidence["command"].str.startswith("make latency") & evidence["on"].notna()
+    ]
+    columns = [text_column("claim"), number_column("paper", digits=3), *map(text_column, RUNTIMES)]
+    rows = []
+    for name, group in timed.groupby("id", sort=False):
+        by_runtime = {str(row["on"]).split()[0].rstrip(","): row for row in rows_of(group)}
+        ratios = {runtime: format_ratio(by_runtime.get(runtime)) for runtime in RUNTIMES}
+        rows.append({"claim": name, "paper": group["paper_value"].iloc[0], **ratios})
+    return build_table("Latency claims", columns, pd.DataFrame(rows))
+
+
+def format_ratio(row: Row | None) -> str:
+    if row is None or not is_number(row["ours"]):
+        return "not tested here"
+    return f"{format_number(row['ours'], 3)} {format_interval(row['low'], row['high'], 3)} {row['verdict']}"
+
+
+def claims_of(root: Path, *studies: str, every: bool = False) -> pd.DataFrame:
+    """The claims that studies test, as a data frame of strings.
+
+    Args:
+        root: The results folder; its own claims.csv, or the published one.
+        studies: Names of studies; none = all.
+        every: All evidence, such as one row per runtime, instead of the headline of each claim.
+
+    Returns:
+        By the claim's id: `statement`, `source`, `paper` (empty where the paper prints no number), `ours`, `95%
+        interval`, `n` seeds or rounds, `verdict` and `on`.
+
+    Raises:
+        ConfigError: There is no claims.csv, or no claim names a study.
+    """
+    evidence = read_claims(root)
+    if evidence is None:
+        raise ConfigError(f"no {CLAIMS} in {root}; `make claims` writes it")
+    for study in studies:
+        if study not in set(evidence["study"]):
+            raise unknown("study with claims", study, sorted(set(evidence["study"])))
+    rows = evidence[evidence["study"].isin(studies)] if studies else evidence
+    titles = ("claim", "statement", "source", "paper", "ours", "95% interval", "n", "verdict", "on")
+    return claims_table(rows if every else headlines(rows)).select(*titles).frame("claim")
