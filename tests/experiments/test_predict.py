@@ -14,7 +14,7 @@ from mnet.data.folders import open_image
 from mnet.files import write_json, write_torch, write_yaml
 from mnet.studies import Trial
 from mnet.studies.runs.predictions import load_predictor
-from mnet.tasks.boxes import Found
+from mnet.tasks.boxes import Detections
 
 SETTINGS = {"dataset": "scenes", "model": "mobilenet_v3_small", "width": 0.35, "resolution": 64, "recipe": "scenes"}
 SIZE = 200, 100  # of the images: width and height
@@ -43,7 +43,7 @@ def image(tmp_path) -> Path:
 def test_boxes_lie_in_the_images_own_pixels(tmp_path, image, capsys, monkeypatch):
     """The network sees 64 x 64; the image is 200 x 100."""
     folder = finished(tmp_path / "run", head="ssdlite", **SETTINGS)
-    seen = Found(torch.tensor([[32.0, 16, 48, 48], [0, 0, 8, 8]]), torch.tensor([0.9, 0.3]), torch.tensor([2, 1]))
+    seen = Detections(torch.tensor([[32.0, 16, 48, 48], [0, 0, 8, 8]]), torch.tensor([0.9, 0.3]), torch.tensor([2, 1]))
     monkeypatch.setattr("mnet.tasks.detection.SSDLiteDetector.predict", lambda self, images: [seen])
     assert program.main([str(folder), str(image), f"--out={tmp_path / 'out'}"]) == 0
     told = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]
