@@ -42,10 +42,11 @@ import mnet
 from mnet.errors import ConfigError, DataError
 from mnet.files import write_csv
 from mnet.latency import Ratio, Sample, paired_ratios, timed
-from mnet.provenance import keep_freed_memory, provenance
+from mnet.provenance import provenance
 from mnet.studies.engines.local import default_workers
 from mnet.studies.runs.store import BENCH
 from mnet.studies.study import load_profile, load_study
+from mnet.training.memory import keep_freed_memory
 
 HERE = Path(__file__).parent
 RESOLUTION, BATCH = 32, 128

@@ -26,8 +26,8 @@ from scipy.stats import binomtest
 from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.latency.comparison import Ready, measure, prepare
+from mnet.latency.machine import check_threads, machine_facts
 from mnet.latency.runtimes import ExportError, make_runtime
-from mnet.provenance import check_threads, machine_facts
 from mnet.studies.latency.tables import Subject, build
 from mnet.studies.runs.store import BENCH_LATENCY
 from mnet.studies.trial import Trial

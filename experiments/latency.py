@@ -33,10 +33,10 @@ from rich.text import Text
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
 from mnet.latency.comparison import COLUMNS, Measurement, Ready, measure, prepare
+from mnet.latency.machine import check_threads, machine_facts, pinned
 from mnet.latency.plots import plot_frontier, plot_latency
 from mnet.latency.runtimes import RUNTIMES, ExportError, Ran, Runtime, make_runtime
 from mnet.models.network import MobileNet
-from mnet.provenance import check_threads, machine_facts, pinned
 from mnet.settings import hints
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.local import default_workers

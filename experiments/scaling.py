@@ -24,12 +24,13 @@ from mnet.errors import ConfigError
 from mnet.files import write_atomic
 from mnet.latency.paired import synchronise
 from mnet.models.cost import cost
-from mnet.provenance import keep_freed_memory, provenance
+from mnet.provenance import provenance
 from mnet.studies import Trial
 from mnet.studies.engines.packing import hand_out
 from mnet.studies.runs.store import PUBLISHED, RUNS
 from mnet.studies.study import list_studies, load_study
 from mnet.tasks.module import make_optimizer
+from mnet.training.memory import keep_freed_memory
 from mnet.training.recipes import recipe
 
 ROOT = HERE.parent

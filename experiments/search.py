@@ -39,12 +39,12 @@ from mnet.data import ImageData
 from mnet.errors import ConfigError, DataError, text, unknown
 from mnet.files import write_csv, write_yaml
 from mnet.latency.comparison import compare
+from mnet.latency.machine import machine_facts
 from mnet.latency.runtimes import RUNTIMES, ExportError
 from mnet.latency.table import LatencyTable, measure_table, read_latency_table
 from mnet.models.spec import Network
 from mnet.models.toggles import Toggles
 from mnet.models.toggles import width as with_width
-from mnet.provenance import machine_facts
 from mnet.search.netadapt import FOUND, NetAdapt, Step, adapt
 from mnet.search.plots import plot_search
 from mnet.search.proposals import MAdds

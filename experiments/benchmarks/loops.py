@@ -36,13 +36,13 @@ from mnet.data import Augment, FashionMNIST, Photographs
 from mnet.data.module import Images, resize
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
-from mnet.provenance import keep_freed_memory
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.run import TRAINER_DEFAULTS, load_data
 from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier
 from mnet.tasks.module import make_optimizer
 from mnet.training.arithmetic import Compile, compiled
+from mnet.training.memory import keep_freed_memory
 from mnet.training.recipes import lr_factor, recipe
 
 PAD = 4

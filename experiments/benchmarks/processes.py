@@ -22,9 +22,9 @@ from benchmarks import loops
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
 from mnet.models.replicas import stack, take_apart
-from mnet.provenance import keep_freed_memory
 from mnet.tasks.module import make_optimizer
 from mnet.training.arithmetic import compiled
+from mnet.training.memory import keep_freed_memory
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from torch.nn import functional
 import mnet
 from mnet.data.batches import Batches
 from mnet.latency import Sample, timed
-from mnet.models import layers
-from mnet.provenance import keep_freed_memory
+from mnet.models import kernels
 from mnet.tasks.module import make_optimizer
 from mnet.training.arithmetic import Compile, compiled, set_tensor_cores
+from mnet.training.memory import keep_freed_memory
 from mnet.training.recipes import recipe
 
 RECIPE = recipe("quick")
@@ -37,7 +37,7 @@ class Way:
     fused: bool = True
     """The optimiser's kernels."""
     own_layers: bool = True
-    """`mnet.models.layers` where they differ from PyTorch's: small maps, ReLU6."""
+    """The kernels of `mnet.models.kernels`, for small maps and ReLU6."""
     memory_kept: bool = True
     on_device: bool = True
     """Images."""
@@ -99,8 +99,8 @@ def step_of(model: str, width: float, device: str, way: Way) -> Callable[[], Non
     if way.memory_kept:
         keep_freed_memory()
     if not way.own_layers:
-        layers.SMALL = 0
-        layers.LeanReLU6.apply = functional.relu6
+        kernels.SMALL_MAP = 0
+        kernels.LeanReLU6.apply = functional.relu6
     set_tensor_cores(way.precision == "tf32")
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (IMAGES, 1, RESOLUTION, RESOLUTION), dtype=torch.uint8, generator=random)

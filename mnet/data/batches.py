@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from mnet.data.augment import Augment, normalise, scale_and_shift
 from mnet.data.targets import Targets
 from mnet.errors import ConfigError
+from mnet.seeding import random_seed
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) float32 channels_last, normalised; labels (N,) int64."""
-
-_STREAMS = {"order": 0, "augment": 1, "step": 2}
-
-
-def random_seed(stream: Literal["order", "augment", "step"], *keys: int) -> int:
-    """A well mixed 64-bit seed, a pure function of the keys (ints in [0, 2**32))."""
-    words = np.random.SeedSequence([_STREAMS[stream], *keys]).generate_state(1, np.uint64)
-    return int(words[0])
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:

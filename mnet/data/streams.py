@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mnet.data.augment import normalise, scale_and_shift
-from mnet.data.batches import ALL, Batch, Resumable, Shard, random_seed, shuffled
+from mnet.data.batches import ALL, Batch, Resumable, Shard, shuffled
 from mnet.data.folders import Sample, hold_out, list_splits
 from mnet.data.module import ImageData, stratified_split
 from mnet.data.photographs import CentreCrop, RandomCrop, open_photograph
 from mnet.errors import ConfigError, DataError, unknown
+from mnet.seeding import random_seed
 
 Folder = TypeVar("Folder", bound=torchvision.datasets.DatasetFolder)
 Key = tuple[int, int]

@@ -7,7 +7,7 @@ a large network and more than a tiny one. `attrs` says how much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,67 +15,23 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnet.errors import ConfigError, unknown
 from mnet.figures import finish
 from mnet.latency.comparison import disturbances, program_sample
+from mnet.latency.machine import pinned
 from mnet.latency.paired import Race, race
 from mnet.latency.runtimes import Program, make_runtime
-from mnet.models.cost import Cost, LayerCost, cost
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, resolve_blocks
-from mnet.provenance import pinned
+from mnet.models.parts import Part, cut, example_images
 from mnet.quantization import fuse
 
-WHOLE, HEAD = "whole", "head"
+WHOLE = "whole"
 UNFUSED = ("eager", "cuda-graphs")
 """Runtimes that run batch norms as layers; for the others they are folded before the network is cut."""
 LATENCY, MADDS = "#D55E00", "#0072B2"
-
-
-class Head(nn.Module):
-    """From the last feature map to the scores: (N, C, H, W) -> (N, num_classes)."""
-
-    def __init__(self, net: MobileNet) -> None:
-        super().__init__()
-        self.hidden, self.classifier = net.hidden, net.classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.hidden(x.mean((2, 3), keepdim=True).flatten(1)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A piece of a network between two feature maps."""
-
-    block: str
-    """stem, blocks.0 .., tail or head."""
-    kind: str
-    """What it is made of, as `5x5 hswish se`."""
-    module: nn.Module
-    example: Tensor
-    """Its input in the network, (N, C, H, W)."""
-    layers: tuple[LayerCost, ...]
-
-    def row(self) -> dict[str, object]:
-        """What is known before it is timed."""
-        return counted_row(self.block, self.kind, self.layers)
-
-
-def counted_row(block: str, kind: str, layers: Sequence[LayerCost]) -> dict[str, object]:
-    """What counting says of a part."""
-    return {
-        "block": block,
-        "kind": kind,
-        "resolution": layers[-1].resolution,
-        "in_channels": layers[0].in_channels,
-        "out_channels": layers[-1].out_channels,
-        "madds": sum(layer.madds for layer in layers),
-        "params": sum(layer.params for layer in layers),
-    }
 
 
 def block_latency(
@@ -240,10 +196,11 @@ def time_parts(
         machine = make_runtime(runtime, threads=threads, folder=Path(folder))
         programs, samples, parts = {}, {}, {}
         for name, net in nets.items():
-            parts[name] = tuple(cut(net, resolution, batch=batch, seed=seed, fused=runtime not in UNFUSED))
+            images = example_images(net, resolution, batch, seed)
+            parts[name] = tuple(runtime_parts(net, runtime, images))
             if (count := len(parts[name])) != (wanted := len(next(iter(parts.values())))):
                 raise ConfigError(f"{name} has {count} parts and {next(iter(nets))} {wanted}: no part is another's")
-            whole = Part(block=WHOLE, kind="", module=net, example=image(net, resolution, batch, seed), layers=())
+            whole = Part(block=WHOLE, kind="", module=net, example=images, layers=())
             for part in (whole, *parts[name]):
                 key = Timed.key(name, part.block)
                 programs[key] = machine.prepare(part.module, part.example)
@@ -252,71 +209,10 @@ def time_parts(
     return Timed(parts, programs, found, refused)
 
 
-def image(net: MobileNet, resolution: int, batch: int, seed: int) -> Tensor:
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, net.network.in_channels, resolution, resolution, generator=random)
-
-
-def cut(net: MobileNet, resolution: int, *, batch: int = 1, seed: int = 0, fused: bool = False) -> Iterator[Part]:
-    """The parts of a network in the order of execution, each with the input that it has in it.
-
-    Args:
-        net: Put in eval mode.
-        resolution, batch, seed: Of the images.
-        fused: Whether batch norms are folded first.
-
-    Raises:
-        ConfigError: Not a float network of this family.
-    """
-    if not isinstance(net, MobileNet):
-        raise ConfigError(f"only a MobileNet in float can be cut into blocks, not a {type(net).__name__}")
-    if net.network.head is not None:
-        raise ConfigError(f"only a classifier can be cut into blocks: {net.network.head.kind} stands on several maps")
-    source = fuse(net) if fused else net.eval()
-    modules = {"stem": source.stem, **{f"blocks.{i}": one for i, one in enumerate(source.blocks)}}
-    if net.network.tail is not None:
-        modules["tail"] = source.tail
-    modules[HEAD] = Head(source)
-    layers, kinds = layers_by_part(cost(net, resolution)), dict(named_kinds(net.network))
-    x = image(net, resolution, batch, seed)
-    for name, module in modules.items():
-        yield Part(block=name, kind=kinds[name], module=module.eval(), example=x, layers=tuple(layers[name]))
-        with torch.no_grad():
-            x = module(x)
-
-
-def counted_blocks(network: Network, resolution: int) -> pd.DataFrame:
-    """The columns of `block_latency` that need no measurement: `block` to `params`, a row a part."""
-    layers, kinds = layers_by_part(cost(network, resolution)), dict(named_kinds(network))
-    return pd.DataFrame([counted_row(part, kinds[part], own) for part, own in layers.items()])
-
-
-def layers_by_part(found: Cost) -> dict[str, list[LayerCost]]:
-    """Part -> its layers, in the order of execution."""
-    layers: dict[str, list[LayerCost]] = {}
-    for layer in found.rows:
-        layers.setdefault(part_of(layer.layer), []).append(layer)
-    return layers
-
-
-def part_of(layer: str) -> str:
-    """Of which part a layer is: `blocks.3.se.fc1.conv` -> `blocks.3`."""
-    first, *rest = layer.split(".")
-    return f"{first}.{rest[0]}" if first == "blocks" else HEAD if first in ("hidden", "classifier") else first
-
-
-def named_kinds(network: Network) -> Iterator[tuple[str, str]]:
-    """Part -> what it is made of, in a few words."""
-    yield "stem", f"{network.stem.kernel}x{network.stem.kernel} {network.stem.activation}"
-    for i, at in enumerate(resolve_blocks(network)):
-        words = [f"{at.row.kernel}x{at.row.kernel}", at.row.activation, "se" if at.squeeze else ""]
-        yield f"blocks.{i}", " ".join(filter(None, words))
-    if network.tail is not None:
-        yield "tail", f"1x1 {network.tail.activation}"
-    if network.head is not None:
-        yield HEAD, network.head.kind
-        return
-    yield HEAD, f"pool, hidden {network.hidden.activation}" if network.hidden else "pool"
+def runtime_parts(net: MobileNet, runtime: str, images: Tensor) -> Iterator[Part]:
+    """As `cut`; batch norms are folded first unless the runtime is one of `UNFUSED`."""
+    folded = isinstance(net, MobileNet) and runtime not in UNFUSED
+    return cut(fuse(net) if folded else net, images)
 
 
 def plot_blocks(frame: pd.DataFrame, path: Path | None, title: str) -> Figure:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from mnet.errors import ConfigError, unknown
+from mnet.latency.machine import busiest_program, check_threads, pinned
 from mnet.latency.paired import Race, Sample, calls_for, clock_of, race
 from mnet.latency.runtimes import ExportError, Precision, Program, Run, Runtime, make_runtime, one_line
 from mnet.latency.runtimes.torch_eager import settled
 from mnet.models.cost import cost
 from mnet.models.network import MobileNet
-from mnet.provenance import busiest, check_threads, pinned
 
 EXPORTED = Path("results/exported")
 COLUMNS = ("variant", "median_ms", "ratio", "low", "high", "rounds", "stopped")
@@ -313,7 +313,7 @@ def disturbances(found: Race, baseline: str) -> list[str]:
     """What the reader should know of the machine's behaviour, a line each."""
     notes = []
     if found.others > BUSY:
-        name = busiest()
+        name = busiest_program()
         by = f", most of it {name}" if name else ""
         notes.append(f"the machine is busy: other programs keep {found.others:.1f} of {os.cpu_count()} cores busy{by}")
     if not found.steady:

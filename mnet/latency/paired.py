@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mnet.errors import ConfigError, unknown
-from mnet.provenance import Others
+from mnet.latency.machine import BackgroundLoad
 
 Sample = Callable[[], float]
 """Does the work once and says how many seconds it took."""
@@ -196,7 +196,7 @@ def race(
 
     with no_garbage_collection():
         steady = warm_up(sample, running, baseline, warmup)
-        others, end, look = Others(), time.perf_counter() + budget_s, min_rounds
+        others, end, look = BackgroundLoad(), time.perf_counter() + budget_s, min_rounds
         while True:
             for name in random.permutation(list(running)):
                 times[name].append(sample(name))

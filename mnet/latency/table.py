@@ -19,16 +19,18 @@ from typing import cast
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.latency.blocks import UNFUSED, WHOLE, Part, counted_blocks, cut, image
+from mnet.latency.blocks import WHOLE, runtime_parts
 from mnet.latency.comparison import disturbances, program_sample
+from mnet.latency.machine import machine_facts, pinned
 from mnet.latency.paired import Sample, race
 from mnet.latency.runtimes import Program, make_runtime
 from mnet.models.network import MobileNet
+from mnet.models.parts import Part, example_images, part_costs
 from mnet.models.spec import Network, resolve_blocks, round_channels
-from mnet.provenance import machine_facts, pinned
 
 EXPANSIONS, BOTTLENECKS = (1.0, 0.75, 0.5, 0.25), (1.0, 0.5)
 """Shares of a network's channels that parts are timed with, every pair of them."""
@@ -151,9 +153,8 @@ def measure_table(
     programs: dict[object, Program] = {}
     samples: dict[str, Sample] = {}
     rows: list[dict[str, object]] = []
-    parts = [
-        [whole(net, resolution, seed), *cut(net, resolution, seed=seed, fused=runtime not in UNFUSED)] for net in nets
-    ]
+    images = example_images(nets[0], resolution, seed=seed)
+    parts = [[whole(net, images), *runtime_parts(net, runtime, images)] for net in nets]
     keys = {identity(part, number) for number, own in enumerate(parts) for part in own}
     with TemporaryDirectory() as folder, ExitStack() as stack:
         refused = stack.enter_context(pinned(threads))
@@ -186,8 +187,8 @@ def measure_table(
     return LatencyTable(table.assign(**cast(dict[str, str], facts)))
 
 
-def whole(net: MobileNet, resolution: int, seed: int) -> Part:
-    return Part(block=WHOLE, kind="", module=net, example=image(net, resolution, 1, seed), layers=())
+def whole(net: MobileNet, images: Tensor) -> Part:
+    return Part(block=WHOLE, kind="", module=net, example=images, layers=())
 
 
 def identity(part: Part, number: int) -> object:
@@ -211,7 +212,7 @@ def scaled(network: Network, expansions: float, bottlenecks: float) -> Network:
 
 def shapes_of(network: Network, resolution: int) -> pd.DataFrame:
     """A row a part: `block, expanded, ends, madds`; `expanded` is 0 where a part has no expansion."""
-    counted = counted_blocks(network, resolution)
+    counted = part_costs(network, resolution)
     wide = {f"blocks.{i}": at.row.expansion or 0 for i, at in enumerate(resolve_blocks(network))}
     return pd.DataFrame(
         {

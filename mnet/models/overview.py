@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mnet.errors import ConfigError, text, unknown
 from mnet.figures import finish
-from mnet.latency.blocks import part_of
 from mnet.models.cost import Cost, cost
+from mnet.models.parts import part_name
 from mnet.models.spec import Network, resolve_blocks
 from mnet.models.toggles import Toggles, describe
 from mnet.settings import field_help, hints
@@ -265,7 +265,7 @@ def by_part(found: Cost) -> pd.DataFrame:
     """Parameters, multiply-adds and the most that is alive, by part, in the order of execution."""
     sums = {"params": "sum", "madds": "sum", "activation_bytes": "max"}
     layers = found.layers
-    return layers.groupby(layers["layer"].map(part_of), sort=False).agg(sums)
+    return layers.groupby(layers["layer"].map(part_name), sort=False).agg(sums)
 
 
 def plot_choices(networks: Mapping[str, Network], path: Path | None, title: str) -> Figure:

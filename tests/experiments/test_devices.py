@@ -14,9 +14,10 @@ import train
 import yaml
 
 from mnet.data.augment import Augment, normalise
-from mnet.data.batches import ALL, Batches, Shard, random_seed, shuffled
+from mnet.data.batches import ALL, Batches, Shard, shuffled
 from mnet.data.streams import Keys
 from mnet.errors import ConfigError
+from mnet.seeding import random_seed
 from mnet.studies import Trial
 from mnet.studies.runs.run import load_data
 from mnet.studies.runs.store import CORRECT, METRICS, WEIGHTS, read_correct, read_result

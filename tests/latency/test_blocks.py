@@ -11,9 +11,11 @@ from torch import nn
 import mnet
 from mnet.errors import ConfigError
 from mnet.latency import blocks
-from mnet.latency.blocks import block_latency, compare_blocks, cut, plot_blocks
+from mnet.latency.blocks import block_latency, compare_blocks, plot_blocks
 from mnet.latency.runtimes import Ran
 from mnet.latency.runtimes.torch_eager import Eager, TorchProgram
+from mnet.models.parts import cut, example_images
+from mnet.quantization import fuse
 
 SLOW_S = 0.001
 
@@ -41,7 +43,7 @@ def test_the_parts_one_after_another_are_the_network(model, fused):
     net = mnet.create_model(model, width=0.25, num_classes=7, separable=model != "mobilenet_v1")
     net.train()(torch.randn(4, 3, 64, 64))
     net.eval()
-    parts = list(cut(net, 64, batch=2, fused=fused))
+    parts = list(cut(fuse(net) if fused else net, example_images(net, 64, batch=2)))
     rows = [part.row() for part in parts]
     total = mnet.cost(net, 64)
     assert sum(row["madds"] for row in rows) == total.madds

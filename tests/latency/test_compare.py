@@ -10,9 +10,9 @@ from torch import nn
 import mnet.latency
 from mnet.errors import ConfigError
 from mnet.latency.comparison import COLUMNS, check, disturbances, measure, prepare
+from mnet.latency.machine import pinned
 from mnet.latency.paired import race
 from mnet.latency.runtimes import ExportError, make_runtime
-from mnet.provenance import pinned
 
 
 class Work(nn.Module):

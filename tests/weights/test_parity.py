@@ -13,7 +13,7 @@ from torchvision import models
 
 import mnet
 from mnet import ConfigError
-from mnet.models.layers import Conv2d
+from mnet.models.kernels import Conv2d
 
 TORCHVISION: list[tuple[str, dict, dict]] = [
     *((model, {}, {}) for model in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")),

@@ -236,11 +236,11 @@ def fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) 
 @cache
 def sources(runtime: str) -> bytes:
     """The code that an exported file depends on beside the network's own description, as bytes."""
-    from mnet.models import heads, layers, network
+    from mnet.models import heads, kernels, layers, network
     from mnet.quantization import fuse
 
     here = Path(__file__)
-    family = [Path(str(one.__file__)) for one in (layers, heads, network)]
+    family = [Path(str(one.__file__)) for one in (kernels, layers, heads, network)]
     files = [here, here.parent / f"{RUNTIMES[runtime][0]}.py", *family]
     return b"".join((*(path.read_bytes() for path in files), inspect.getsource(fuse).encode()))
 

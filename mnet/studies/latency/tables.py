@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from mnet.errors import ConfigError, text
 from mnet.files import write_csv
 from mnet.latency.comparison import Measurement
+from mnet.latency.machine import machine_facts
 from mnet.models.layers import Activate
 from mnet.models.network import MobileNet
-from mnet.provenance import machine_facts
 from mnet.settings import check_names
 from mnet.studies.claims.claims import Claim
 from mnet.studies.claims.verdicts import ratio_verdict

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError
-from mnet.latency.blocks import counted_blocks
 from mnet.models.cost import cost
+from mnet.models.parts import part_costs
 from mnet.models.spec import Network
 from mnet.models.toggles import Toggles
 from mnet.studies.options import PARAMETERS, trial_from
@@ -269,7 +269,7 @@ def per_layer(data: Data) -> tuple[Figure | None, dict[str, Table]]:
         kept[f"blocks-{runtime_name}"] = tables.blocks_table(caption, frame, command)
     if network is not None:
         if not figures:
-            blocks = counted_blocks(network, size)
+            blocks = part_costs(network, size)
             figures.append(charts.blocks_chart(blocks))
             kept["blocks"] = views.blocks_table(f"Blocks of {what}", blocks)
         kept["layers"] = views.layers_table(f"Layers of {what}", cost(network, size).layers)

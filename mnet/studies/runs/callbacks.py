@@ -24,10 +24,10 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from mnet.data.batches import Shard, random_seed
+from mnet.data.batches import Shard
 from mnet.files import write_atomic, write_torch
 from mnet.models.diagnostics import LOGGED, dead_kernels
-from mnet.provenance import seed_all
+from mnet.seeding import random_seed, seed_all
 from mnet.studies.runs.progress import NotFinite, Progress, Report, Stopped
 from mnet.studies.runs.store import METRICS, RESUME
 from mnet.tasks.module import LOG_STEPS

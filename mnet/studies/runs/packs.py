@@ -21,7 +21,6 @@ from mnet.data import ImageData
 from mnet.data.batches import Batches, Resumable
 from mnet.files import TEMPORARY, remove_temporary
 from mnet.models.replicas import join, split
-from mnet.provenance import keep_freed_memory
 from mnet.studies.runs.callbacks import (
     MetricsFiles,
     ProgressMonitor,
@@ -35,6 +34,7 @@ from mnet.studies.runs.progress import NotFinite, Report
 from mnet.studies.runs.run import CHECKPOINT_SECONDS, Training, finish, make_trainer, prepare_run, quieten
 from mnet.studies.runs.store import RESUME, Busy, adopt, find_finished, lock, write_config
 from mnet.tasks.pack import Pack
+from mnet.training.memory import keep_freed_memory
 
 NEXT = f"{TEMPORARY}{RESUME}"
 """A checkpoint that is whole, but not all of its pack's are."""

@@ -33,7 +33,7 @@ from mnet.models.cost import cost
 from mnet.models.diagnostics import dead_kernels
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
-from mnet.provenance import keep_freed_memory, provenance
+from mnet.provenance import provenance
 from mnet.quantization import CALIBRATION_BATCH, convert, prepare, quantize, require, save
 from mnet.studies.runs.callbacks import (
     DeadKernels,
@@ -66,6 +66,7 @@ from mnet.studies.trial import Trial
 from mnet.tasks.module import LOG_STEPS, TaskModule
 from mnet.training.arithmetic import Compile, check_precision, set_tensor_cores
 from mnet.training.ema import WarmEMA
+from mnet.training.memory import keep_freed_memory
 from mnet.training.recipes import Recipe
 
 CALIBRATION = 512

@@ -1,4 +1,4 @@
-"""What is asked of the machine."""
+"""Memory that steps free and use again."""
 
 import platform
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from mnet.provenance import keep_freed_memory
+from mnet.training.memory import keep_freed_memory
 
 def step():
     for _ in range(2):
@@ -25,10 +25,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_memory_that_a_step_frees_is_there_for_the_next_one():
-    kept, given_back = (
-        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
-        for how in ("kept", "as is")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_freed_by_a_step_is_reused_by_the_next_one():
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("kept", "returned")
     )
-    assert kept < given_back / 10, (kept, given_back)
+    assert kept < returned / 10, (kept, returned)

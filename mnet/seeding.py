@@ -1,0 +1,24 @@
+"""Random seeds: every draw is a pure function of a run's seed, the epoch and the step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+_STREAMS = {"order": 0, "augment": 1, "step": 2}
+
+
+def random_seed(stream: Literal["order", "augment", "step"], *keys: int) -> int:
+    """A well mixed 64-bit seed, a pure function of the stream and the keys (ints in [0, 2**32))."""
+    words = np.random.SeedSequence([_STREAMS[stream], *keys]).generate_state(1, np.uint64)
+    return int(words[0])
+
+
+def seed_all(seed: int) -> None:
+    """`torch.manual_seed` without the 0.3 ms it takes to record its caller while no GPU is in use."""
+    if torch.cuda.is_initialized():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
