@@ -16,7 +16,7 @@ options = $(foreach pair,MODEL:model DATA:dataset DATA_DIR:data_dir RESOLUTION:r
   $(if $($(word 1,$(subst :, ,$(pair)))),'--$(word 2,$(subst :, ,$(pair)))=$($(word 1,$(subst :, ,$(pair))))')) $(TRAINER) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies claims report compare predict diagnose search search-blocks notebooks publish latency latency-android sweep agent test test-kill lint
+.PHONY: help setup studies claims report compare predict diagnose search search-blocks notebooks publish latency latency-android sweep agent test test-all test-kill lint
 .PHONY: bench bench-latency clean
 
 help: ## this list
@@ -81,8 +81,11 @@ sweep: $(RUN) ## register a study with W&B: make sweep STUDY=se
 agent: $(RUN) ## work on a registered sweep: make agent SWEEP=entity/project/id
 	@$(PY) experiments/sweep.py --agent='$(SWEEP)'
 
-test: $(RUN) $(VENV)/.dev ## the test suite
+test: $(RUN) $(VENV)/.dev ## the test suite (6 minutes on 2 cores)
 	@$(PY) -m pytest $(ARGS)
+
+test-all: $(RUN) $(VENV)/.dev ## the test suite, its slowest cases included (15 minutes on 2 cores)
+	@$(PY) -m pytest --all $(ARGS)
 
 test-kill: $(RUN) $(VENV)/.dev ## kill a sweep 20 times and compare its tables with an undisturbed one's
 	@$(PY) -m pytest tests/studies/runs/test_kill.py --kills=$(or $(KILLS),20) $(ARGS)

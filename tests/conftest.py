@@ -1,13 +1,16 @@
-"""Shared by all tests: one thread, a fixed seed, a small folder of images, and who runs which file.
+"""Shared by all tests: one thread, a fixed seed, a small folder of images, a small network, and what runs where.
 
-pytest-xdist runs the files of the suite side by side, each in one process, so that what a file's tests share is made
-once. A single file is run in this process: no other has to start, and what its tests print is seen.
+pytest-xdist runs the files of the suite side by side, each in one process, so that the fixtures of a file are built
+once. A single file runs in the main process: nothing else has to start, and printed output is visible.
+
+`make test` leaves out tests marked `full`; `make test-all` runs them, and draws more examples in property tests.
 """
 
 import gc
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -24,8 +27,15 @@ FIRST += ("test_slurm.py", "test_notebooks.py", "test_own_study.py", "test_repor
 
 
 def pytest_addoption(parser) -> None:
+    parser.addoption("--all", action="store_true", help="also run tests marked `full`, and draw more examples")
     parser.addoption("--kills", type=int, default=2, help="how often tests/studies/runs/test_kill.py kills a sweep")
     parser.addoption("--kill-seed", type=int, default=0, help="of the moments")
+
+
+def pytest_configure(config) -> None:
+    for name, examples in (("quick", 15), ("all", 80)):
+        hypothesis.settings.register_profile(name, deadline=None, derandomize=True, max_examples=examples)
+    hypothesis.settings.load_profile("all" if config.getoption("--all") else "quick")
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist: `-p no:xdist -o addopts=-q`
@@ -36,7 +46,15 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return 0 if alone or cores == 1 else min(cores, WORKERS)
 
 
-def pytest_collection_modifyitems(items) -> None:
+def pytest_collection_modifyitems(config, items) -> None:
+    left_out = []
+    for item in items:
+        for mark in item.iter_markers("full"):
+            assert mark.args, f"{item.nodeid}: give the mark `full` the reason why `make test` can do without this test"
+            left_out.append(item)
+    if left_out and not config.getoption("--all") and not any("::" in argument for argument in config.args):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     gc.freeze()  # what is imported stays: statsmodels and paired timing collect garbage again and again, 0.3 s each
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 

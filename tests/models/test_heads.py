@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.networks import LR_ASPP, SSDLITE, lively
-from support.toggle_space import attempt, chosen, drawn, models
+from support.toggle_space import attempt, chosen, models
 from torch import nn
 from torchvision.models import detection, segmentation
 from torchvision.models.segmentation.deeplabv3 import ASPP
@@ -119,7 +119,6 @@ def test_segmenters_cost_what_table_7_says(model, toggles, head, filters, params
 @given(
     model=models, toggles=chosen, head=st.sampled_from(["ssdlite", "lr_aspp", "r_aspp"]), size=st.sampled_from([64, 97])
 )
-@drawn
 def test_every_toggle_gives_maps_as_large_and_wide_as_they_say(model, toggles, head, size):
     network = attempt(model, **{**toggles, "head": head, "head_filters": None, "lowest_boxes": None})
     if network is None:

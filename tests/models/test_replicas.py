@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support.toggle_space import SINGLE, attempt, chosen, drawn, models
+from support.toggle_space import SINGLE, attempt, chosen, models
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -106,7 +106,6 @@ def turned(names: list[str], by: int) -> list[str]:
     return names[by % len(names) :] + names[: by % len(names)]
 
 
-@settings(drawn, max_examples=12)
 @given(models, chosen, st.sampled_from([24, 33]))
 def test_toggles_together(model, chosen, side):
     network = attempt(model, **{**NARROW, **chosen})

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support.toggle_space import NAMES, SINGLE, attempt, chosen, drawn, models, values
+from support.toggle_space import NAMES, SINGLE, attempt, chosen, models, values
 from torch import nn
 
 import mnet
@@ -49,7 +49,6 @@ def as_counted(row: LayerCost) -> tuple:
     return row.params, row.madds, row.resolution
 
 
-@drawn
 @given(models, chosen, st.sampled_from([28, 32, 65, 96, 224]))
 def test_cost_from_the_table_is_what_the_module_does(model, chosen, resolution):
     network = attempt(model, **chosen)
@@ -88,7 +87,6 @@ def runs_forward_and_backward(network: Network, resolution: int) -> None:
     assert torch.equal(images, before)  # what is in place never reaches the caller
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
 @given(models, chosen)
 def test_every_accepted_combination_runs_forward_and_backward_at_every_size(model, chosen):
     network = attempt(model, **{"width": 0.25, **chosen})
@@ -102,7 +100,6 @@ def test_the_papers_own_size_runs(model):
     runs_forward_and_backward(mnet.describe(model), 224)
 
 
-@drawn
 @given(models, chosen, st.randoms(use_true_random=False))
 def test_the_order_in_which_toggles_are_named_does_not_matter(model, chosen, random):
     names = list(chosen)
@@ -110,7 +107,6 @@ def test_the_order_in_which_toggles_are_named_does_not_matter(model, chosen, ran
     assert attempt(model, **chosen) == attempt(model, **{name: chosen[name] for name in names})
 
 
-@drawn
 @given(models, chosen)
 def test_every_toggle_is_idempotent_and_none_is_the_identity(model, chosen):
     network = attempt(model, **chosen)
@@ -124,7 +120,6 @@ def test_every_toggle_is_idempotent_and_none_is_the_identity(model, chosen):
             assert toggles.FUNCTIONS[name](alone, value) == alone, name
 
 
-@drawn
 @given(models, chosen)
 def test_a_network_survives_yaml_and_hashes(model, chosen):
     network = attempt(model, **chosen)

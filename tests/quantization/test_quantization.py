@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from support.toggle_space import attempt, chosen, models
 from torch import nn
 
@@ -54,7 +54,6 @@ def drawn(count=32):
     return torch.randn(count, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 
 
-@settings(deadline=None, derandomize=True, max_examples=15)
 @given(models, chosen)
 def test_fusing_leaves_no_batch_norm_and_the_same_outputs(model, chosen):
     network = attempt(model, **{"width": 0.25, **chosen})

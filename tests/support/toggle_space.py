@@ -4,7 +4,6 @@ import types
 import typing
 from dataclasses import fields
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 import mnet
@@ -37,7 +36,6 @@ models = st.sampled_from(mnet.list_models())
 chosen = st.dictionaries(st.sampled_from(NAMES), st.none(), max_size=5).flatmap(
     lambda names: st.fixed_dictionaries({name: st.sampled_from(values(name)) for name in names})
 )
-drawn = settings(deadline=None, derandomize=True, max_examples=80)
 
 
 def attempt(model: str, **chosen) -> Network | None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import ablate
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from support.networks import lively
-from support.toggle_space import attempt, chosen, drawn, models
+from support.toggle_space import attempt, chosen, models
 from torch import Tensor
 
 import mnet
@@ -85,7 +85,6 @@ def test_what_a_toggle_adds_is_new_and_what_it_takes_away_is_left():
     assert net.blocks[-1].project.conv.weight.equal(whole.blocks[-1].project.conv.weight)
 
 
-@settings(drawn, max_examples=25)
 @given(models, chosen)
 def test_every_network_either_takes_weights_or_says_why_not(model, chosen):
     network = attempt(model, **{"width": WIDTH, **chosen})

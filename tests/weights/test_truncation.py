@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from support.networks import lively
-from support.toggle_space import attempt, chosen, drawn, models
+from support.toggle_space import attempt, chosen, models
 
 import mnet
 from mnet.models.network import MobileNet
@@ -21,7 +21,6 @@ def small(model: str, **toggles) -> MobileNet:
     return lively(mnet.create_model(model, num_classes=5, in_channels=1, **{"width": 0.25, **toggles})).eval()
 
 
-@settings(drawn, max_examples=25)
 @given(models, chosen)
 def test_the_wiring_names_every_tensor_of_every_network_once(model, toggles):
     toggles = {name: value for name, value in toggles.items() if name not in ("head", "head_filters", "lowest_boxes")}
