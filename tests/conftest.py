@@ -6,6 +6,7 @@ once. A single file runs in the main process: nothing else has to start, and pri
 `make test` leaves out tests marked `full`; `make test-all` runs them, and draws more examples in property tests.
 """
 
+import dataclasses
 import gc
 import os
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+import mnet
 
 torch.set_num_threads(1)
 
@@ -28,7 +31,7 @@ FIRST += ("test_slurm.py", "test_notebooks.py", "test_own_study.py", "test_repor
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--all", action="store_true", help="also run tests marked `full`, and draw more examples")
-    parser.addoption("--kills", type=int, default=2, help="how often tests/studies/runs/test_kill.py kills a sweep")
+    parser.addoption("--kills", type=int, default=1, help="how often tests/studies/runs/test_kill.py kills a sweep")
     parser.addoption("--kill-seed", type=int, default=0, help="of the moments")
 
 
@@ -62,6 +65,18 @@ def pytest_collection_modifyitems(config, items) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> str:
+    """The file of a network of two blocks that any test may train: a step takes milliseconds, not a tenth of a second.
+
+    It has what V3 has: squeeze-and-excite, h-swish, a stride, a shortcut, dropout in its head.
+    """
+    network = mnet.describe("mobilenet_v3_small", num_classes=10, in_channels=1, width=0.25)
+    path = tmp_path_factory.mktemp("models") / "tiny_v3.yaml"
+    mnet.write_network(dataclasses.replace(network, blocks=network.blocks[3:5]), path)
+    return str(path)
 
 
 @pytest.fixture(scope="session")

@@ -76,8 +76,8 @@ def test_every_device_evaluates_every_image_in_order():
 
 
 @pytest.fixture
-def settings(images) -> dict[str, object]:
-    return {"dataset": "imagefolder", "data_dir": str(images), "resolution": 28, "width": 0.25, "batch_size": 10}
+def settings(images, tiny_model) -> dict[str, object]:
+    return {"dataset": "imagefolder", "data_dir": str(images), "resolution": 28, "model": tiny_model, "batch_size": 10}
 
 
 def test_the_data_asks_lightning_which_share_is_its_own(settings):

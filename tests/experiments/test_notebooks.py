@@ -1,10 +1,18 @@
-"""The notebooks run top to bottom on the published tables alone, and are committed with what came out of them."""
+"""The notebooks run top to bottom on the published tables alone, and are committed with their outputs.
 
+`make test` runs one in Jupyter's kernel and the code of the others in this process, which has imported torch already.
+"""
+
+import ast
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.figure import Figure
 
 import notebooks
 
@@ -18,8 +26,8 @@ SIZE = 300_000
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> dict[str, str]:
-    """Where the notebooks read: the published tables and nothing else; and how long they measure."""
+def sources(tmp_path_factory) -> dict[str, str]:
+    """Name -> its value in the notebooks: the published tables and nothing else are read, and measuring is short."""
     root = notebooks.published_only(notebooks.RESULTS, tmp_path_factory.mktemp("results"))
     return {"RESULTS": f"Path({str(root)!r})", "SECONDS": "0.1"}
 
@@ -40,9 +48,48 @@ def check_outputs(notebook: nbformat.NotebookNode) -> None:
             assert "text/html" in kinds
 
 
+def run_cell(source: str, names: dict[str, object]) -> object:
+    """The value of a cell's last expression, without Jupyter; None where its last line is a statement."""
+    *statements, last = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("%"))).body
+    if not isinstance(last, ast.Expr):
+        statements, last = [*statements, last], ast.Expr(ast.Constant(None))
+    exec(compile(ast.Module(statements, []), "cell", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+
+
 @pytest.mark.parametrize("path", READ, ids=lambda path: path.stem)
-def test_a_notebook_runs_top_to_bottom_on_published_tables_alone(path, told, tmp_path):
-    done = notebooks.execute(path, told)
+def test_the_code_of_a_notebook_draws_every_figure_and_reads_published_tables_alone(path, sources, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    formatter, names, origins = DisplayFormatter(), {}, ""
+    for cell in code(nbformat.read(path, as_version=4)):
+        source, last = cell.source, cell.source.rstrip().splitlines()[-1]
+        for name, value in sources.items():
+            source = re.sub(rf"^{name} = .*$", lambda _, line=f"{name} = {value}": line, source, flags=re.M)
+        with pd.option_context("display.max_colwidth", None):
+            value = run_cell(source, names)
+            shown = formatter.format(value)[0]
+        assert (isinstance(value, Figure) or "image/png" in shown) == last.startswith("plot_"), source
+        if isinstance(value, Figure):
+            value.draw_without_rendering()
+            assert any(axes.has_data() for axes in value.axes), source
+            plt.close(value)
+        if re.match(r"\w+_of\(|reading\(|rows_table\(", last):
+            assert "<td" in shown["text/html"], source
+        origins += shown.get("text/html", "")
+    assert "<td>own</td>" not in origins
+    assert path.stem.startswith("01") or "<td>published</td>" in origins
+
+
+ELSEWHERE = pytest.mark.full("another notebook runs in the kernel, and the code of this one without it")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path if path.stem.startswith("06") else pytest.param(path, marks=ELSEWHERE) for path in READ],
+    ids=lambda path: path.stem,
+)
+def test_a_notebook_runs_top_to_bottom_on_published_tables_alone(path, sources, tmp_path):
+    done = notebooks.execute(path, sources)
     check_outputs(done)
     texts = [output.text for cell in code(done) for output in cell.outputs if output.get("name") == "stderr"]
     assert path.stem == LIVE or not texts  # a warning of pandas or matplotlib would be in what is committed

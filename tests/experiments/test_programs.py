@@ -1,7 +1,7 @@
 """The programs as a user calls them, on a small folder of images.
 
-Each is called in a process of its own where it succeeds and where it fails. Other calls are of its `main`, in this
-process: a new one imports torch and Lightning for longer than it trains.
+Each runs once in a process of its own; test_damage.py and test_wandb.py have processes that fail. The other calls are
+of its `main`, in this process: a new one imports torch and Lightning for longer than it trains.
 """
 
 import importlib
@@ -18,25 +18,18 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 
-def begin(*arguments: object, **settings) -> subprocess.Popen:
+def call(*arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     command = [sys.executable, str(ROOT / "experiments" / arguments[0]), *map(str, arguments[1:])]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes, **settings)
-
-
-def call(*arguments: object, **settings) -> subprocess.CompletedProcess:
-    process = begin(*arguments, **settings)
-    out, error = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
-def study(images, tmp_path_factory):
+def study(images, tiny_model, tmp_path_factory):
     """The arguments of a small activation study, and the folder that a first call has filled."""
     out = tmp_path_factory.mktemp("results")
-    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28", "--width=0.25")
-    arguments += ("--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
+    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28")
+    arguments += (f"--model={tiny_model}", "--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
     arguments += ("--pack=1",)  # train.py trains alone, and is to give the same bits
     return arguments, out / "activation", call("ablate.py", *arguments)
 
@@ -76,7 +69,7 @@ def test_a_run_that_two_studies_share_is_paid_once(study, tmp_path, capsys):
     others.write_text((ROOT / "experiments/sweeps/activation.yaml").read_text())
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
     settings = [argument for argument in arguments[1:] if not argument.startswith("--activation")]
-    settings += ["--activation=paper,relu,relu6", "--model=mobilenet_v3_small"]
+    settings += ["--activation=paper,relu,relu6"]
     assert ablate.main([str(others), "activation", *settings]) == 0
     assert "6 cells, 6 runs, 4 finished before" in capsys.readouterr().out
     mine, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("mine", "activation"))
@@ -102,15 +95,8 @@ def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, t
     theirs = yaml.safe_load((run / "result.json").read_text())
     for name in ("top1", "test_loss", "val_loss", "params"):
         assert ours[name] == theirs[name]
+    assert "logging offline" not in done.stdout  # as the user wished
     assert list(tmp_path.glob(f"train/runs/{run.name}/wandb/offline-run-*/*.wandb"))
-
-
-def test_a_trial_that_fails_is_named_and_the_others_go_on(images, tmp_path, capsys):
-    arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28", "--width=0.25")
-    arguments += ("--batch_size=16", "--activation=paper", "--lr=0.1,1e30", "--seeds=1", f"--out={tmp_path}")
-    assert ablate.main(arguments) == 1
-    assert "NotFinite" in capsys.readouterr().err
-    assert list(pd.read_csv(tmp_path / "activation" / "runs.csv")["cell"]) == [0.1]
 
 
 @pytest.mark.parametrize(
@@ -145,12 +131,3 @@ def test_bad_input_gets_one_clear_error_before_anything_is_written(arguments, sa
     assert error.startswith("error: ")
     assert said in error
     assert not list(tmp_path.rglob("*"))
-
-
-def test_a_bad_option_ends_the_process_with_a_non_zero_code(tmp_path):
-    both = [begin(program, "activation", "--activaton=relu", cwd=tmp_path) for program in ("ablate.py", "train.py")]
-    for process in both:
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 2
-        assert error.startswith("error: ")
-        assert "Traceback" not in error

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import compare
 import pandas as pd
 import psutil
 import pytest
+import sweep
 import train
 import yaml
 from support.wandb_server import API_KEY, Run, is_dead, serving
@@ -76,9 +78,10 @@ def begin(environment: dict[str, str], program: str, *arguments: str, **settings
 
 
 def end(process: subprocess.Popen, code: int = 0) -> str:
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == code, said
-    return said
+    """What a process printed, once it has ended with the expected code."""
+    output, _ = process.communicate()
+    assert process.returncode == code, output
+    return output
 
 
 def register(account: dict[str, str], settings: dict[str, object], out: Path) -> str:
@@ -95,10 +98,10 @@ def train_here(tiny: dict[str, object], out: Path, **settings: object) -> Path:
     return folder
 
 
-def wait_for(condition, timeout_s: float = 200) -> None:
-    until = time.monotonic() + timeout_s
+def wait_for(condition, process: subprocess.Popen | None = None) -> None:
+    """Wait for a condition, which never holds once the process has ended."""
     while not condition():
-        assert time.monotonic() < until, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
 
 
@@ -120,43 +123,31 @@ def measured(result: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def working(tiny, account, tmp_path_factory):
-    """A grid of two activations and two seeds, one of its runs finished before, and two agents that have just begun
-    to work on it. They wait for W&B most of the time, so that other tests can run meanwhile."""
+def swept(tiny, account, server, tmp_path_factory):
+    """A grid of two activations, the second one's run finished before, after an agent has worked on it: the sweep and
+    its runs as the server knows them, and the results folder."""
     out = tmp_path_factory.mktemp("results")
-    before = train_here(tiny, out, activation="relu", seed=1) / "result.json"
+    before = train_here(tiny, out, activation="relu", seed=0) / "result.json"
     written = before.stat().st_mtime_ns
-    sweep = register(account, {**tiny, "activation": "paper,relu", "seeds": 2}, out)
-    agents = [begin(account, "sweep.py", f"--agent={sweep}") for _ in range(2)]
-    yield sweep, agents, out, (before, written)
-    for agent in agents:
-        kill(agent)
+    name = register(account, {**tiny, "activation": "paper,relu", "seeds": 1}, out)
+    end(begin(account, "sweep.py", f"--agent={name}"))
+    registered = server.sweeps[name.rpartition("/")[2]]
+    return registered, [server.runs[run] for run in registered.taken], out, (before, written)
 
 
-@pytest.fixture(scope="module")
-def swept(working, server):
-    """The same when it is done: the sweep and its runs as the server knows them, and the results folder."""
-    sweep, agents, out, before = working
-    for agent in agents:
-        end(agent)
-    found = server.sweeps[sweep.rpartition("/")[2]]
-    return found, [server.runs[name] for name in found.taken], out, before
-
-
-def test_a_run_whose_agent_was_killed_is_taken_by_the_next_one_and_ends_the_same(
-    working, tiny, account, server, tmp_path
-):
+@pytest.mark.full("an agent's run, and a run that is killed and resumed, are each tested without the other")
+def test_a_run_whose_agent_was_killed_is_taken_by_the_next_one_and_ends_the_same(tiny, account, server, tmp_path):
     settings = {**tiny, "activation": "paper", "seed": 7, "epochs": 12}
-    sweep = server.sweeps[(name := register(account, settings, tmp_path / "results")).rpartition("/")[2]]
+    registered = server.sweeps[(name := register(account, settings, tmp_path / "results")).rpartition("/")[2]]
     first = begin(account, "sweep.py", f"--agent={name}")
-    wait_for(lambda: list(tmp_path.glob("results/activation/runs/*/resume.ckpt")))
+    wait_for(lambda: list(tmp_path.glob("results/activation/runs/*/resume.ckpt")), first)
     died = kill(first)
     wait_for(lambda: not any(map(psutil.pid_exists, died)))
-    (run,) = (server.runs[taken] for taken in sweep.taken)
+    (run,) = (server.runs[taken] for taken in registered.taken)
     assert (run.exit_code, run.preempting, run.starts) == (None, True, 1)
     assert not list(tmp_path.rglob("result.json"))
 
-    sweep.patience_s = 0.0
+    registered.patience_s = 0.0
     second = begin(account, "sweep.py", f"--agent={name}")
     undisturbed = train_here(settings, tmp_path / "undisturbed")
     end(second)
@@ -167,21 +158,21 @@ def test_a_run_whose_agent_was_killed_is_taken_by_the_next_one_and_ends_the_same
 
 
 def test_a_registered_sweep_is_the_file_with_the_overrides_laid_over_its_parameters(swept, tiny):
-    sweep, _, out, _ = swept
+    registered, _, out, _ = swept
     file = yaml.safe_load(SWEEP_FILE.read_text())
     own = {name: {"value": value} for name, value in tiny.items()}
-    varied = {"activation": {"values": ["paper", "relu"]}, "seed": {"values": [0, 1]}}
-    assert sweep.config["parameters"] == file["parameters"] | own | varied
-    assert sweep.config["command"] == [*file["command"][:-1], f"--out={out}", "${args}"]
+    varied = {"activation": {"values": ["paper", "relu"]}, "seed": {"values": [0]}}
+    assert registered.config["parameters"] == file["parameters"] | own | varied
+    assert registered.config["command"] == [*file["command"][:-1], f"--out={out}", "${args}"]
     for key in ("program", "method", "name", "description", "metric"):
-        assert sweep.config[key] == file[key]
+        assert registered.config[key] == file[key]
 
 
 def test_agents_work_off_the_grid_and_every_result_is_here_and_on_the_server(swept):
     _, runs, out, _ = swept
     folders = {folder.name: folder for folder in (out / "activation" / "runs").iterdir()}
     assert {run.config["run_id"] for run in runs} == set(folders)
-    assert len(folders) == 4
+    assert len(folders) == 2
     for run in runs:
         result = json.loads((folders[run.config["run_id"]] / "result.json").read_text())
         for shown, name in SAID_IN_RESULT.items():
@@ -196,14 +187,9 @@ def test_runs_can_be_grouped_by_any_toggle(swept):
     for run in runs:
         assert (run.group, run.job_type) == ("activation/mobilenet_v3_small", "trial")
         assert run.tags == ["activation", "mobilenet_v3_small", "imagefolder"]
-    assert sorted((run.config["activation"], run.config["seed"]) for run in runs) == [
-        ("paper", 0),
-        ("paper", 1),
-        ("relu", 0),
-        ("relu", 1),
-    ]
+    assert sorted((run.config["activation"], run.config["seed"]) for run in runs) == [("paper", 0), ("relu", 0)]
     assert {(run.config["width"], run.config["se"], run.config["epochs"]) for run in runs} == {(0.25, "paper", 2)}
-    assert {run.display_name for run in runs} >= {"width=0.25 seed=0", "activation=relu width=0.25 seed=1"}
+    assert {run.display_name for run in runs} >= {"width=0.25 seed=0", "activation=relu width=0.25 seed=0"}
 
 
 def test_a_cell_finished_before_is_not_trained_again_but_its_result_and_charts_are_logged(swept):
@@ -222,15 +208,19 @@ def test_an_api_key_is_written_nowhere(swept, home):
 
 
 def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swept, account, server, tmp_path):
-    sweep, runs, out, _ = swept
-    addresses = [f"me/mnet/sweeps/{sweep.name}", f"https://wandb.ai/me/mnet/runs/{runs[0].name}?nw=x", "wandb:me/mnet"]
+    registered, runs, out, _ = swept
+    addresses = [
+        f"me/mnet/sweeps/{registered.name}",
+        f"https://wandb.ai/me/mnet/runs/{runs[0].name}?nw=x",
+        "wandb:me/mnet",
+    ]
     script = (
         "import sys; from mnet.studies import load; [load(a).to_pickle(f'{i}.pkl') for i, a in enumerate(sys.argv[1:])]"
     )
     server.runs["theirs"] = Run("theirs", config={"lr": 0.1}, summary={"test/top1": 99.0}, exit_code=0)
     server.runs["unfinished"] = replace(runs[0], name="unfinished", exit_code=1)
     command = [sys.executable, "-c", script, *addresses]
-    subprocess.run(command, env=account, cwd=tmp_path, timeout=100, check=True)
+    subprocess.run(command, env=account, cwd=tmp_path, check=True)
     swept_rows, one, project = (pd.read_pickle(tmp_path / f"{i}.pkl") for i in range(3))
     here = load(out).sort_values("run_id", ignore_index=True)
     pd.testing.assert_frame_equal(swept_rows.sort_values("run_id", ignore_index=True), here)
@@ -238,46 +228,48 @@ def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swep
     assert set(here["run_id"]) <= set(project["run_id"])
 
 
-def test_without_an_account_or_a_network_one_line_says_what_is_missing(home, account, tmp_path):
-    nowhere = {**account, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "1"}
-    arguments = ("me/mnet/one", "me/mnet/two")
-    processes = [begin(environment, "compare.py", *arguments, cwd=tmp_path) for environment in (home, nowhere)]
-    without, unreachable = (end(process, code=2).splitlines()[-1] for process in processes)
-    asked = "error: no such folder, and W&B cannot be asked for me/mnet/one: "
-    assert without == f"{asked}no W&B account; log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
-    assert unreachable.startswith(f"{asked}Failed to verify credentials with http://127.0.0.1:9")
+def test_without_an_account_or_a_network_one_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    def unreachable() -> None:
+        raise ConnectionError("connection refused\nand a page of trace")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mnet.studies.results.wandb_runs.wandb.Api", unreachable)
+    for account, reason in (
+        (False, "no W&B account; log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"),
+        (True, "connection refused"),
+    ):
+        monkeypatch.setattr("mnet.studies.results.wandb_runs.has_account", lambda account=account: account)
+        assert compare.main(["me/mnet/one", "me/mnet/two"]) == 2
+        line = f"error: no such folder, and W&B cannot be asked for me/mnet/one: {reason}\n"
+        assert capsys.readouterr().err == line
 
 
 @pytest.fixture(scope="module")
-def offline(swept, tiny, home, tmp_path_factory):
-    """What two runs said that cannot reach W&B, for want of an account and by the user's wish; and their files."""
+def offline(tiny, home, tmp_path_factory):
+    """The output of a run that has no W&B account, and the file that W&B wrote offline."""
     out = tmp_path_factory.mktemp("offline")
-    arguments = [*options(tiny), "--wandb=on", "--variant=se=false kernel=3"]
-    without = begin(home, "train.py", *arguments, "--study=without", f"--out={out / 'a'}")
-    wished = begin({**home, "WANDB_MODE": "offline"}, "train.py", *arguments, "--study=wished", f"--out={out / 'b'}")
-    said = end(without), end(wished)
-    return said, [next(out.glob(f"{name}/*/runs/*/wandb/offline-run-*/*.wandb")) for name in "ab"]
+    arguments = [*options(tiny), "--wandb=on", "--variant=se=false kernel=3", "--study=without", f"--out={out}"]
+    output = end(begin(home, "train.py", *arguments))
+    return output, next(out.glob("*/runs/*/wandb/offline-run-*/*.wandb"))
 
 
 def test_without_an_account_a_run_trains_and_one_line_says_how_to_upload_it(offline):
-    (said, wished), (file, _) = offline
-    first, last = said.splitlines()
+    output, file = offline
+    first, last = output.splitlines()
     assert first.startswith("no W&B account: logging offline; ")
     assert f"wandb sync {file.parents[1]}/offline-*`" in first
     assert last.startswith("finished: test top-1")
-    assert "logging offline" not in wished
 
 
-@pytest.mark.parametrize("which", (0, 1), ids=("without", "wished"))
-def test_wandb_sync_reads_config_history_and_summary_of_an_offline_run(which, offline, account, server):
-    file, known = offline[1][which], set(server.runs)
+def test_wandb_sync_uploads_config_history_and_summary_of_an_offline_run(offline, account, server):
+    file, before = offline[1], set(server.runs)
     command = [sys.executable, "-m", "wandb", "sync", str(file.parent)]
-    subprocess.run(command, capture_output=True, text=True, env=account, timeout=60, check=True)
-    (run,) = (run for name, run in server.runs.items() if name not in known)
+    subprocess.run(command, capture_output=True, text=True, env=account, check=True)
+    (run,) = (run for name, run in server.runs.items() if name not in before)
     result = json.loads((file.parents[2] / "result.json").read_text())
     assert run.config["variant"] == "se=false kernel=3"
     assert (run.config["se"], run.config["kernel"]) == (False, 3)
-    assert run.config["study"] == ("without", "wished")[which]
+    assert run.config["study"] == "without"
     history = [row[METRIC] for row in run.history if METRIC in row]
     assert len(history) >= 2
     assert history[-1] == pytest.approx(result["val_top1"])
@@ -285,7 +277,7 @@ def test_wandb_sync_reads_config_history_and_summary_of_an_offline_run(which, of
 
 
 def test_load_gives_the_same_row_from_an_offline_file_and_never_counts_a_run_twice(offline, tmp_path):
-    folder = offline[1][0].parents[2]
+    folder = offline[1].parents[2]
     here = load(folder)
     shutil.copytree(folder / "wandb", tmp_path / "wandb")
     pd.testing.assert_frame_equal(load(tmp_path), here)
@@ -316,19 +308,17 @@ def test_a_run_that_another_process_trains_is_waited_for(tiny, tmp_path, monkeyp
     assert f"another process works on run {ours.name}; waiting for it" in capsys.readouterr().out
 
 
-def test_without_an_account_a_sweep_says_in_one_line_what_works_and_how_to_log_in(home, tmp_path):
-    processes = [
-        begin(home, "sweep.py", "activation", cwd=tmp_path),
-        begin(home, "sweep.py", "--agent=me/mnet/sweep0", cwd=tmp_path),
-        begin({**home, "WANDB_MODE": "offline"}, "sweep.py", "activation", cwd=tmp_path),
-    ]
-    registering, working, switched_off = (end(process, code=2).splitlines() for process in processes)
-    assert registering == [
-        "error: no W&B account; make ablate-activation works without one. For W&B log in with `.venv/bin/wandb login`, "
-        "or set WANDB_API_KEY"
-    ]
-    assert working[0].startswith("error: no W&B account; make ablate-<study> works without one.")
-    assert switched_off == [
-        "error: a sweep needs W&B online, and WANDB_MODE is 'offline'; make ablate-activation works without"
-    ]
+def test_without_an_account_a_sweep_says_in_one_line_what_works_and_how_to_log_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mnet.studies.runs.tracking.has_account", lambda: False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    how = "For W&B log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
+    for argument, target in (("activation", "activation"), ("--agent=me/mnet/sweep0", "<study>")):
+        assert sweep.main([argument]) == 2
+        line = f"error: no W&B account; make ablate-{target} works without one. {how}\n"
+        assert capsys.readouterr().err == line
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert sweep.main(["activation"]) == 2
+    line = "error: a sweep needs W&B online, and WANDB_MODE is 'offline'; make ablate-activation works without\n"
+    assert capsys.readouterr().err == line
     assert not list(tmp_path.rglob("*"))

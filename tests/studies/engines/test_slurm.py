@@ -25,8 +25,8 @@ def same(result):
 
 
 @pytest.fixture
-def tiny(images) -> Trial:
-    return Trial(dataset="imagefolder", data_dir=images, resolution=28, width=0.25, batch_size=16, epochs=2)
+def tiny(images, tiny_model) -> Trial:
+    return Trial(dataset="imagefolder", data_dir=images, resolution=28, model=tiny_model, batch_size=16, epochs=2)
 
 
 def test_a_trial_that_slurm_stops_is_queued_again_and_goes_on_to_the_same_numbers(tiny, tmp_path):
@@ -42,7 +42,8 @@ def test_a_trial_that_slurm_stops_is_queued_again_and_goes_on_to_the_same_number
             with seen.open("a") as stream:
                 stream.write(f"{progress.step} ")
             if progress.step == 3 and job.trial.seed == 0 and not again:
-                time.sleep(0.5)  # let the driver see it as started
+                while not (tmp_path / "started").exists():  # the driver has yet to see that it runs
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGUSR2)
             return report(progress)
 
@@ -51,7 +52,13 @@ def test_a_trial_that_slurm_stops_is_queued_again_and_goes_on_to_the_same_number
     events, trials = [], [tiny, replace(tiny, seed=1, lr=1e30)]
     jobs = [Job(trial, tmp_path / "results", "tiny") for trial in trials]
     engine = SlurmEngine(minutes=5, cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once)
-    engine.run(jobs, events.append)
+
+    def keep(event):
+        events.append(event)
+        if event.kind == "started" and event.job == jobs[0]:
+            (tmp_path / "started").touch()
+
+    engine.run(jobs, keep)
     kinds = [event.kind for event in events if event.job == jobs[0] and event.kind != "progress"]
     assert kinds == ["started", "retrying", "started", "finished"]
     assert (tmp_path / "steps 0").read_text().startswith("1 2 3 3 4 ")  # from the checkpoint of step 2

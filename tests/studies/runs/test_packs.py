@@ -31,9 +31,9 @@ def _told_and_logged_often():
 
 
 @pytest.fixture(scope="module", params=["quick", "v3"])  # v3: dropout, an average of the weights, RMSprop
-def trial(request, images) -> Trial:
+def trial(request, images, tiny_model) -> Trial:
     """Four epochs of seven batches."""
-    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "width": 0.25, "lr": 0.01}
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "model": tiny_model, "lr": 0.01}
     return Trial(**settings, recipe=request.param, batch_size=10, epochs=4)
 
 

@@ -22,8 +22,9 @@ SWEEPS = Path(__file__).parents[3] / "experiments/sweeps"
 
 
 @pytest.fixture
-def trial(images) -> Trial:
-    return Trial(dataset="imagefolder", data_dir=images, resolution=28, width=0.25, batch_size=16, epochs=3, seed=5)
+def trial(images, tiny_model) -> Trial:
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "model": tiny_model}
+    return Trial(**settings, batch_size=16, epochs=3, seed=5)
 
 
 MEASURED = ("top1", "top5", "test_loss", "val_top1", "val_loss", "params", "madds", "resolution", "epochs")
@@ -37,7 +38,7 @@ def test_a_run_leaves_config_metrics_weights_and_result(trial, tmp_path):
     folder = tmp_path / trial.run_id
     seen: list[Progress] = []
     result = run_trial(trial, folder, seen.append)
-    files = ["config.yaml", "correct.npz", "metrics.csv", "result.json", "weights.pt"]
+    files = ["config.yaml", "correct.npz", "metrics.csv", "network.yaml", "result.json", "weights.pt"]
     assert sorted(path.name for path in folder.iterdir()) == files
     assert 100 * read_correct(folder).mean() == pytest.approx(result["top1"])
     assert json.loads((folder / "result.json").read_text()) == result
@@ -105,7 +106,8 @@ def test_a_run_for_some_steps_on_validation_alone_is_none_of_a_study(trial, tmp_
     assert {"top1", "test_loss"}.isdisjoint(result)
     assert result["val_top1"] == round(metrics["val/top1"].dropna().iloc[-1], 4)
     assert run_trial(short, folder) == result  # it is finished, all the same
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.csv", "result.json", "weights.pt"]
+    files = ["config.yaml", "metrics.csv", "network.yaml", "result.json", "weights.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     with pytest.raises(ConfigError, match="no finished run"):
         load(tmp_path)
     with pytest.raises(ConfigError, match="tested=false leaves nothing to compare"):
@@ -128,7 +130,7 @@ def test_a_run_begins_with_another_ones_weights_and_keeps_the_network_that_it_wa
     network = trial.network(2, 1)
     rows = (*network.blocks[:-1], replace(network.blocks[-1], expansion=network.blocks[-1].expansion - 8))
     mnet.write_network(replace(network, blocks=rows), path)
-    own = replace(trial, width=None, model=str(path), pretrained=str(source), epochs=1, lr=1e-9)
+    own = replace(trial, model=str(path), pretrained=str(source), epochs=1, lr=1e-9)
     result = run_trial(own, tmp_path / "moved")
     assert result["pretrained_share"] == 1
     assert result["val_top1"] >= read_result(source)["val_top1"] - 25  # two channels' worth from what it was
@@ -143,7 +145,7 @@ def test_dead_kernels_are_counted_through_training_and_at_its_end(trial, tmp_pat
     source, short = tmp_path / trial.run_id, replace(trial, epochs=2, epoch_steps=1, lr=1e-9)
     assert run_trial(trial, source)["dead_kernels"] == 0
     state = torch.load(source / "weights.pt", weights_only=True)
-    state["blocks.2.depthwise.conv.weight"][:3] *= 1e-3
+    state["blocks.1.depthwise.conv.weight"][:3] *= 1e-3
     torch.save(state, source / "weights.pt")
     result = run_trial(replace(short, pretrained=str(source)), tmp_path / "run")
     kernels = sum(len(one) for name, one in state.items() if name.endswith("depthwise.conv.weight"))
