@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from mnet.data.folders import open_image
+from mnet.data.decoding import open_image
 from mnet.errors import ConfigError, DataError
 from mnet.figures import finish
 from mnet.files import write_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -72,6 +72,8 @@ def coerce(name: str, value: object, hint: object) -> Any:
         if math.isfinite(number) and (hint is float or number.is_integer()):
             return hint(number)
     if hint is str and isinstance(value, str):
+        return value
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, hint):
         return value
     if hint is Path and isinstance(value, str | Path):
         return Path(value).expanduser()  # make and YAML do not expand ~

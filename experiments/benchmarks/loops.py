@@ -33,7 +33,7 @@ from torchvision import datasets, models, transforms
 
 import mnet
 from mnet.data import Augment, FashionMNIST, Photographs
-from mnet.data.module import Images, resize
+from mnet.data.in_memory import Images, resize
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
@@ -68,7 +68,7 @@ class ColourGarments(FashionMNIST):
     default_augment: ClassVar[Augment] = Augment(flip=True, pad=PAD)
 
     def read(self) -> tuple[Images, Images]:
-        size = IMAGES + self.val_size
+        size = IMAGES + self.settings.val_size
         train, test = (Images(part.images[:size].expand(-1, 3, -1, -1), part.labels[:size]) for part in super().read())
         return train, test
 

@@ -1,26 +1,30 @@
-"""Data sets by name. All give a model `num_classes`, `in_channels`, `resolution` and three loaders; `tasks` says what
-their images can be learned for, and those of several tasks take `task`."""
+"""Data sets by name.
+
+Each has `num_classes`, `in_channels`, `resolution` and three loaders. Its `tasks` say which labels it has; a data set
+with several tasks takes the setting `task`.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-
-from mnet.data.annotated import COCO, VOC, Cityscapes
 from mnet.data.augment import Augment
 from mnet.data.batches import Batches
 from mnet.data.cifar import CIFAR10, CIFAR100
+from mnet.data.cityscapes import Cityscapes
+from mnet.data.coco import COCO
 from mnet.data.fashion_mnist import FashionMNIST
-from mnet.data.folders import ImageFolder
+from mnet.data.imagefolder import ImageFolder
+from mnet.data.imagenet import ImageNet
+from mnet.data.imagenette import Imagenette
 from mnet.data.module import ImageData
+from mnet.data.photographs import Photographs
 from mnet.data.scenes import ScenesData
-from mnet.data.streams import ImageNet, Imagenette, Photographs
+from mnet.data.voc import VOC
 from mnet.errors import unknown
 
-CLASSIFIED = (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder, Photographs)
+CLASSIFICATION = (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder, Photographs)
 ANNOTATED = (ScenesData, COCO, VOC, Cityscapes)
-DATASETS: dict[str, type[ImageData]] = {data.name: data for data in (*CLASSIFIED, *ANNOTATED)}
-"""By the name that settings use."""
+DATASETS: dict[str, type[ImageData]] = {data.name: data for data in (*CLASSIFICATION, *ANNOTATED)}
+"""Data sets by the name that settings use."""
 
 __all__ = [
     "CIFAR10",
@@ -43,16 +47,11 @@ __all__ = [
 
 
 def create_data(name: str, **settings: object) -> ImageData:
-    """The data set `name` of `DATASETS`; nothing is read before its `prepare_data()` and `setup()`.
+    """The data set `name` of `DATASETS`. It reads no file before `prepare_data()` and `setup()`.
 
     Raises:
         ConfigError: An unknown name, an unknown setting, or a value that cannot be used.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    build: Callable[..., ImageData] = DATASETS[name]
-    allowed = inspect.signature(build).parameters
-    for setting in settings:
-        if setting not in allowed:
-            raise unknown(f"setting of {name}", setting, allowed)
-    return build(**settings)
+    return DATASETS[name](**settings)

@@ -14,30 +14,30 @@ from mnet.errors import ConfigError
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done at random to each training image."""
+    """Random changes to each training image."""
 
     flip: bool = True
     """Mirror left to right, one image in two."""
     pad: int = 0
-    """Pad with this many black pixels on each side, then crop back to size at a random place."""
+    """Pad with this many black pixels on each side, then crop back to size at a random position."""
     erase: float = 0.0
-    """Shard of the images, in [0, 1], that lose a square of half their side (cutout).
+    """Share of the images, in [0, 1], that lose a square of half their side (cutout).
 
     Source: DeVries & Taylor 2017, section 3 (16 of 32 pixels on CIFAR-10)."""
 
     def __post_init__(self) -> None:
         if self.pad < 0:
-            raise ConfigError(f"augment.pad is {self.pad}; a number of pixels from 0 on.")
+            raise ConfigError(f"augment.pad is {self.pad}; expected at least 0 pixels.")
         if not 0 <= self.erase <= 1:
-            raise ConfigError(f"augment.erase is {self.erase}; a share in [0, 1].")
+            raise ConfigError(f"augment.erase is {self.erase}; expected a share in [0, 1].")
 
 
 def scale_and_shift(
     mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What `normalise` takes, from mean and standard deviation per channel of pixels scaled to [0, 1]."""
-    spread = torch.tensor(std, device=device)
-    return 1 / (255 * spread), -torch.tensor(mean, device=device) / spread
+    """Arguments of `normalise`, from mean and standard deviation per channel of pixels scaled to [0, 1]."""
+    deviation = torch.tensor(std, device=device)
+    return 1 / (255 * deviation), -torch.tensor(mean, device=device) / deviation
 
 
 def normalise(
@@ -53,17 +53,17 @@ def normalise(
         images: (N, C, H, W), uint8 or float.
         scale: (C,) float32, factor per channel.
         shift: (C,) float32, added per channel.
-        augment: what to do at random; None for evaluation.
-        generator: source of all randomness, on the images' device.
+        augment: random changes; None for evaluation.
+        generator: source of all random numbers, on the images' device.
     """
-    pixels = images.permute(0, 2, 3, 1)  # crop and flip while a pixel is still one byte
+    pixels = images.permute(0, 2, 3, 1)  # crop and flip while a channel is one byte
     if augment and augment.pad:
         pixels = _crop(pixels, augment.pad, generator)
     if augment and augment.flip:
         mirrored = torch.rand(len(pixels), generator=generator, device=pixels.device) < 0.5
         pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(2), pixels)
     n, height, width, channels = pixels.shape
-    rows = pixels.reshape(n, height, width * channels)  # long rows vectorise, three channels do not
+    rows = pixels.reshape(n, height, width * channels)  # long rows vectorise, 3 channels do not
     result = torch.mul(rows, scale.repeat(width)).add_(shift.repeat(width)).view(n, height, width, channels)
     if augment and augment.erase:
         result *= _cutout(pixels, augment.erase, generator)
@@ -71,22 +71,22 @@ def normalise(
 
 
 def _crop(pixels: Tensor, pad: int, generator: Generator | None) -> Tensor:
-    """(N, H, W, C) windows of the padded images. All windows are one view; indexing copies those chosen."""
+    """(N, H, W, C) random windows of the padded images: one view of all windows, indexed."""
     n, height, width, channels = pixels.shape
     padded = F.pad(pixels, (0, 0, pad, pad, pad, pad)).contiguous()
     image, row, column, channel = padded.stride()
-    places = 2 * pad + 1
+    offsets = 2 * pad + 1
     windows = padded.as_strided(
-        (n, places, places, height, width, channels), (image, row, column, row, column, channel)
+        (n, offsets, offsets, height, width, channels), (image, row, column, row, column, channel)
     )
-    y, x = torch.randint(places, (2, n), generator=generator, device=pixels.device)
+    y, x = torch.randint(offsets, (2, n), generator=generator, device=pixels.device)
     return windows[torch.arange(n, device=pixels.device), y, x]
 
 
 def _cutout(pixels: Tensor, share: float, generator: Generator | None) -> Tensor:
-    """(N, H, W, 1) float mask: 0 in the square lost, which may hang over the edge, 1 elsewhere.
+    """(N, H, W, 1) float mask: 0 in the erased square, which may extend beyond the edge, 1 elsewhere.
 
-    Zero is the mean colour, since the mask is applied after normalisation.
+    Applied after normalisation, so that an erased pixel has the mean colour.
     """
     n, height, width, _ = pixels.shape
     draws = torch.rand((3, n, 1), generator=generator, device=pixels.device)
@@ -98,5 +98,5 @@ def _cutout(pixels: Tensor, share: float, generator: Generator | None) -> Tensor
         return (position >= start) & (position < start + side)
 
     rows, columns = inside(height, draws[0]), inside(width, draws[1])
-    lost = rows[:, :, None] & columns[:, None, :] & (draws[2] < share)[:, :, None]
-    return (~lost).float().unsqueeze(-1)
+    erased = rows[:, :, None] & columns[:, None, :] & (draws[2] < share)[:, :, None]
+    return (~erased).float().unsqueeze(-1)

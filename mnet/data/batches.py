@@ -1,4 +1,4 @@
-"""Mini-batches of images held in memory: no worker processes, no Python per sample, exact resume."""
+"""Batches of images in memory: no worker processes, no Python code per sample, exact resume."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
 
 
 class Shard(NamedTuple):
-    """Which part of every training batch this process trains on; there is one process a device."""
+    """The part of every training batch that this process trains on; there is one process per device."""
 
     rank: int = 0
     world: int = 1
 
     @property
     def keys(self) -> tuple[int, ...]:
-        """What sets this process's random streams apart; nothing where it is the only one."""
+        """Keys that distinguish this process's random streams; none for a single process."""
         return (self.rank,) if self.world > 1 else ()
 
     def take(self, batch: Tensor) -> Tensor:
@@ -39,12 +39,12 @@ class Shard(NamedTuple):
     def check(self, batch_size: int) -> None:
         """
         Raises:
-            ConfigError: The shares would not be equal, and the mean of their gradients not the batch's.
+            ConfigError: The shards would differ in size, and the mean of their gradients from the batch's gradient.
         """
         if batch_size % self.world:
             raise ConfigError(
-                f"batch_size is {batch_size}, of all devices together, and there are {self.world} devices; "
-                f"it must be a multiple of {self.world}."
+                f"batch_size is {batch_size}, over all devices together, and there are {self.world} devices; "
+                f"expected a multiple of {self.world}."
             )
 
 
@@ -52,7 +52,7 @@ ALL = Shard()
 
 
 class Resumable:
-    """Epoch and position of a loader, as Lightning sets, saves and restores them.
+    """Epoch and position of a loader, which Lightning sets, saves and restores.
 
     Lightning calls `sampler.set_epoch` at the start of each epoch, after `iter()`: iterators must be lazy.
     """
@@ -61,12 +61,12 @@ class Resumable:
 
     def __init__(self) -> None:
         self._epoch = 0
-        self._position = 0  # batches handed out in this epoch
-        self._start = 0  # where the next iteration begins: 0, unless a state was loaded
+        self._position = 0  # batches yielded in this epoch
+        self._start = 0  # first batch of the next iteration: 0, unless a state was loaded
 
     @property
     def sampler(self) -> Resumable:
-        """Where Lightning looks for `set_epoch`."""
+        """Lightning calls `set_epoch` on it."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -81,18 +81,18 @@ class Resumable:
         self._start = self._position
 
     def _begin(self) -> int:
-        """The first batch of this iteration. Uses up a loaded state."""
+        """The index of the first batch of this iteration. A loaded state is used once."""
         start, self._start = self._start, 0
         self._position = start
         return start
 
 
 class Batches(Resumable):
-    """Loader over images in memory, on any device; the batches come from the same device.
+    """A loader over images in memory, on any device; the batches are on the same device.
 
-    For training, the order is a pure function of (seed, epoch) and the augmentation of a batch one of
-    (seed, epoch, batch index), so resuming needs no state of any random generator. Another device draws
-    another augmentation, in the same order.
+    The training order is a pure function of (seed, epoch), the augmentation of a batch one of (seed, epoch, batch
+    index), so resuming needs no state of a random generator. On another kind of device the order is the same and the
+    augmentation differs.
     """
 
     def __init__(
@@ -106,30 +106,30 @@ class Batches(Resumable):
         train: bool = False,
         augment: Augment | None = None,
         seed: int = 0,
-        share: Shard = ALL,
+        shard: Shard = ALL,
     ) -> None:
         """
         Args:
             images: (N, C, H, W) uint8.
-            labels: (N,) int64; of `TargetBatches` boxes or masks.
-            batch_size: of all devices together.
+            labels: (N,) int64; boxes or masks for `TargetBatches`.
+            batch_size: images per batch, over all devices together.
             mean: per channel, of pixels scaled to [0, 1].
             std: likewise.
             train: shuffle, augment and drop an incomplete last batch (unless it is the only one).
             augment: used for training only.
-            seed: of order and augmentation.
-            share: of every training batch, in images, that is handed out here; evaluation sees all of them.
+            seed: seed of order and augmentation.
+            shard: the part of every training batch to yield; evaluation yields all images.
 
         Raises:
-            ConfigError: The devices cannot share a batch equally.
+            ConfigError: The batch cannot be divided equally among the devices.
         """
         super().__init__()
-        # (N, H, W, C): a crop then moves whole pixels, and a batch is channels_last without a transposition
+        # (N, H, W, C): crops move whole pixels, and a batch is channels_last without a transposition
         self._pixels = images.permute(0, 2, 3, 1).contiguous()
         self.labels = labels.to(images.device)
         self.batch_size = min(batch_size, len(images)) if train else batch_size
-        self.share = share if train else ALL
-        self.share.check(self.batch_size)
+        self.shard = shard if train else ALL
+        self.shard.check(self.batch_size)
         self.train = train
         self.augment = augment if train else None
         self.seed = seed
@@ -148,7 +148,7 @@ class Batches(Resumable):
         order = self._order()
         for index in range(start, len(self)):
             part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-            chosen = part if order is None else self.share.take(order[part])
+            chosen = part if order is None else self.shard.take(order[part])
             # before the yield: a checkpoint written while the batch is in use counts it
             self._position = index + 1
             yield self._batch(chosen, index)
@@ -160,24 +160,24 @@ class Batches(Resumable):
 
     def _batch(self, chosen: Tensor | slice, index: int) -> tuple[Tensor, Any]:
         images = self._pixels[chosen].permute(0, 3, 1, 2)
-        return normalise(images, self._scale, self._shift, self.augment, self._drawing(index)), self.labels[chosen]
+        return normalise(images, self._scale, self._shift, self.augment, self._seeded(index)), self.labels[chosen]
 
-    def _drawing(self, index: int) -> Generator:
-        """Of the augmentation of a batch."""
+    def _seeded(self, index: int) -> Generator:
+        """The generator for the augmentation of a batch."""
         if self.augment:
-            self._generator.manual_seed(random_seed("augment", self.seed, self._epoch, index, *self.share.keys))
+            self._generator.manual_seed(random_seed("augment", self.seed, self._epoch, index, *self.shard.keys))
         return self._generator
 
 
 class TargetBatches(Batches):
-    """The same with boxes or masks, which are mirrored with their images; a crop or cutout is not done to them."""
+    """Batches with boxes or masks, which are mirrored with their images. Crops and cutout are not applied."""
 
     labels: Targets
 
     def _batch(self, chosen: Tensor | slice, index: int) -> tuple[Tensor, Targets]:
         pixels, targets = self._pixels[chosen], self.labels.select(chosen)
         if self.augment and self.augment.flip:
-            which = torch.rand(len(pixels), generator=self._drawing(index), device=pixels.device) < 0.5
+            which = torch.rand(len(pixels), generator=self._seeded(index), device=pixels.device) < 0.5
             pixels = torch.where(which.view(-1, 1, 1, 1), pixels.flip(2), pixels)
             targets = targets.mirrored(which, pixels.shape[2])
         return normalise(pixels.permute(0, 3, 1, 2), self._scale, self._shift), targets

@@ -5,6 +5,7 @@ Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,42 +15,26 @@ import torchvision
 
 from mnet.data.augment import Augment
 from mnet.data.download import quiet_network
-from mnet.data.module import VAL_SIZE, Images, InMemoryImages
+from mnet.data.in_memory import Images, InMemoryImages, InMemorySettings
 from mnet.errors import DataError
 
 
+@dataclass(frozen=True, kw_only=True)
+class CIFARSettings(InMemorySettings):
+    """Settings of CIFAR-10 and CIFAR-100."""
+
+    download: bool = False
+    """Let torchvision fetch the 160 MB if they are missing."""
+
+
 class _CIFAR(InMemoryImages):
+    settings_type = CIFARSettings
+    settings: CIFARSettings
     source: ClassVar[type[torchvision.datasets.CIFAR10]]
     native_resolution = 32
     train_size = 50_000
     in_channels = 3
     default_augment = Augment(flip=True, pad=4)
-
-    def __init__(
-        self,
-        *,
-        data_dir: Path = Path("data"),
-        batch_size: int = 128,
-        resolution: int | None = None,
-        seed: int = 0,
-        val_size: int = VAL_SIZE,
-        augment: Augment | None = None,
-        download: bool = False,
-    ) -> None:
-        """As `InMemoryImages`.
-
-        Args:
-            download: let torchvision fetch the 160 MB if they are missing.
-        """
-        super().__init__(
-            data_dir=data_dir,
-            batch_size=batch_size,
-            resolution=resolution,
-            seed=seed,
-            val_size=val_size,
-            augment=augment,
-        )
-        self.download = download
 
     @property
     def folder(self) -> Path:
@@ -58,36 +43,35 @@ class _CIFAR(InMemoryImages):
     def prepare_data(self) -> None:
         """
         Raises:
-            DataError: Files are missing, or the download asked for failed.
+            DataError: Files are missing, or their download failed.
         """
-        if self.download:
+        if self.settings.download:
             try:
                 with quiet_network():
                     self.source(self.data_dir, download=True)
             except (OSError, RuntimeError) as error:
-                raise self._missing(f"the download of {self.source.url} failed: {error}") from error
+                raise self._unavailable(f"the download of {self.source.url} failed: {error}") from error
         names = [name for name, _ in self.source.train_list + self.source.test_list]
         names.append(self.source.meta["filename"])
         absent = [name for name in names if not (self.folder / name).is_file()]
         if absent:
-            raise self._missing(f"{self.folder} lacks {', '.join(absent)}")
+            raise self._unavailable(f"{self.folder} lacks {', '.join(absent)}")
 
     def read(self) -> tuple[Images, Images]:
         self.prepare_data()
-        train, test = (self._read(train=part) for part in (True, False))
-        return train, test
+        return self._read(train=True), self._read(train=False)
 
     def _read(self, *, train: bool) -> Images:
         try:
             data = self.source(self.data_dir, train=train)
         except (RuntimeError, EOFError, OSError) as error:
-            reason = f"a file in {self.folder} is corrupt (md5 not as published); delete the folder"
-            raise self._missing(reason) from error
+            reason = f"a file in {self.folder} is corrupt (its md5 is not the published one); delete the folder"
+            raise self._unavailable(reason) from error
         self.class_names = tuple(data.classes)
         images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
         return Images(images, torch.tensor(data.targets, dtype=torch.int64))
 
-    def _missing(self, reason: str) -> DataError:
+    def _unavailable(self, reason: str) -> DataError:
         return DataError(
             f"{self.name}: {reason}. Unpack {self.source.url} in {self.data_dir}, so that "
             f"{self.folder} holds its files, or set download=True."
@@ -108,7 +92,7 @@ class CIFAR10(_CIFAR):
 
 
 class CIFAR100(_CIFAR):
-    """CIFAR-100. `class_names` are known after `setup()`."""
+    """CIFAR-100. `class_names` are set after `setup()`."""
 
     name = "cifar100"
     source = torchvision.datasets.CIFAR100

@@ -1,4 +1,4 @@
-"""Fetching and storing files: quietly, with timeouts, all or nothing."""
+"""Downloading and storing files: quietly, with timeouts, atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMAND_TIMEOUT_S = 600
 
 @contextlib.contextmanager
 def quiet_network() -> Iterator[None]:
-    """For torchvision's downloads: no progress bars, and a timeout."""
+    """No progress bars and a timeout, for torchvision's downloads."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT_S)
     try:
@@ -29,10 +29,10 @@ def quiet_network() -> Iterator[None]:
 
 
 def run_program(command: list[str], folder: Path) -> None:
-    """Run in `folder`, without a shell.
+    """Run a command in `folder`, without a shell.
 
     Raises:
-        DataError: The command failed; the message is the last line it wrote.
+        DataError: The command failed; the message is its last line.
     """
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
     if result.returncode:
@@ -41,7 +41,7 @@ def run_program(command: list[str], folder: Path) -> None:
 
 
 def store(path: Path, data: bytes) -> None:
-    """Write a file that other processes see whole or not at all.
+    """Write a file atomically.
 
     Raises:
         DataError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 60,000 + 10,000 images of 10 kinds of garment, 28x28, grey. Found or fetched, and verified.
+"""Fashion-MNIST: 60,000 + 10,000 grey images of 10 kinds of garment, 28x28. Found or downloaded, and verified.
 
 Source: Xiao, Rasul and Vollgraf 2017, https://github.com/zalandoresearch/fashion-mnist
 """
@@ -21,13 +21,13 @@ import torchvision
 
 from mnet.data.augment import Augment
 from mnet.data.download import NETWORK_TIMEOUT_S, quiet_network, run_program, store
-from mnet.data.module import Images, InMemoryImages
+from mnet.data.in_memory import Images, InMemoryImages
 from mnet.errors import DataError
 
 log = logging.getLogger(__name__)
 
 SYSTEM_COPY = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package puts the files. Its archives differ from upstream's, their contents do not."""
+"""Folder of Debian's package. Its archives differ from upstream's in compression only."""
 PACKAGE = "dataset-fashion-mnist"
 
 SHA256 = {
@@ -36,11 +36,11 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-"""Of the unpacked files."""
+"""Hashes of the unpacked files."""
 
 
 class FashionMNIST(InMemoryImages):
-    """Fashion-MNIST, with nothing to prepare: see `fetch` for where it is looked for."""
+    """Fashion-MNIST, which needs no preparation: see `fetch` for its sources."""
 
     name = "fashion_mnist"
     native_resolution = 28
@@ -57,7 +57,7 @@ class FashionMNIST(InMemoryImages):
 
     @property
     def folder(self) -> Path:
-        """torchvision's layout."""
+        """The folder in torchvision's layout."""
         return self.data_dir / "FashionMNIST" / "raw"
 
     def prepare_data(self) -> None:
@@ -68,8 +68,7 @@ class FashionMNIST(InMemoryImages):
         fetch(self.folder)
 
     def read(self) -> tuple[Images, Images]:
-        train, test = (self._read(part) for part in ("train", "t10k"))
-        return train, test
+        return self._read("train"), self._read("t10k")
 
     def _read(self, part: str) -> Images:
         pixels = np.frombuffer(verified(self.folder, f"{part}-images-idx3-ubyte"), np.uint8, offset=16)
@@ -78,7 +77,7 @@ class FashionMNIST(InMemoryImages):
         return Images(images, torch.from_numpy(labels.astype(np.int64)))
 
 
-def present(folder: Path, name: str) -> Path | None:
+def _find(folder: Path, name: str) -> Path | None:
     """The file in `folder`, unpacked or packed."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
 
@@ -89,7 +88,7 @@ def verified(folder: Path, name: str) -> bytes:
     Raises:
         DataError: Missing, truncated or not the published bytes.
     """
-    path = present(folder, name)
+    path = _find(folder, name)
     if path is None:
         raise DataError(f"{folder / name} is missing.")
     try:
@@ -98,38 +97,38 @@ def verified(folder: Path, name: str) -> bytes:
         raise DataError(f"{path} cannot be read ({error}). Delete it and run again.") from error
     if hashlib.sha256(data).hexdigest() != SHA256[name]:
         raise DataError(
-            f"{path} is not the published file: {len(data):,} bytes unpacked, with another sha256. "
+            f"{path} is not the published file: {len(data):,} bytes unpacked, with a different sha256. "
             "Delete it and run again."
         )
     return data
 
 
 def fetch(folder: Path) -> None:
-    """Make `folder` hold the four files, unpacked and verified, from the first source that has them.
+    """Provide the four files in `folder`, unpacked and verified, from the first source that has them.
 
     Raises:
         DataError: A file already in `folder` is corrupt (it is never replaced), or every source failed.
     """
     for name in SHA256:
-        if (path := present(folder, name)) is not None:
+        if (path := _find(folder, name)) is not None:
             data = verified(folder, name)
             if path.name != name:
                 store(folder / name, data)
-    missing = [name for name in SHA256 if present(folder, name) is None]
+    missing = [name for name in SHA256 if _find(folder, name) is None]
     if not missing:
         return
     failures: list[str] = []
     for source, provide in SOURCES.items():
         with tempfile.TemporaryDirectory(prefix="mnet-") as temporary:
             try:
-                found = provide(Path(temporary))
-                contents = {name: verified(found, name) for name in missing}
+                provided = provide(Path(temporary))
+                contents = {name: verified(provided, name) for name in missing}
             except (DataError, OSError, RuntimeError, subprocess.SubprocessError) as error:
                 failures.append(f"  {source}: {' '.join(str(error).split())}")
                 continue
         for name, data in contents.items():
             store(folder / name, data)
-        log.info("Fashion-MNIST from %s is now in %s", source, folder)
+        log.info("Fashion-MNIST was copied from %s to %s", source, folder)
         return
     raise DataError(
         f"Fashion-MNIST is not in {folder} (missing: {', '.join(missing)}). Tried:\n"
@@ -152,7 +151,7 @@ def _torchvision_download(temporary: Path) -> Path:
 
 
 def _debian_package(temporary: Path) -> Path:
-    """Without root: the package is unpacked, not installed."""
+    """Needs no root: the package is unpacked, not installed."""
     for program in ("apt-get", "dpkg"):
         if shutil.which(program) is None:
             raise DataError(f"no {program} on this machine")
@@ -177,4 +176,4 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
     "torchvision's download": _torchvision_download,
     f"Debian's package {PACKAGE} (apt-get download)": _debian_package,
 }
-"""In this order. Each gets a temporary folder and says where the files are."""
+"""Tried in this order. Each takes a temporary folder and returns the folder of the files."""

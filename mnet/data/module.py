@@ -1,43 +1,72 @@
-"""What every data set offers a classifier, and the base of those that fit in memory."""
+"""The interface of every data set: settings, what a network must know of the images, and loaders."""
 
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from mnet.data.augment import Augment
-from mnet.data.batches import ALL, Batches, Shard
-from mnet.data.targets import Targets
+from mnet.data.batches import ALL, Shard
+from mnet.data.splits import check_val_size
 from mnet.errors import ConfigError
+from mnet.settings import parse
 
 VAL_SIZE = 5000
-_SPLIT_SEED = 20171021  # of the validation split, the same in every study: never the seed of a run
-_CHUNK = 2048  # images resized at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The settings of every data set."""
+
+    data_dir: Path = Path("data")
+    """Folder that contains the data set's own folder."""
+    batch_size: int = 128
+    """Images per batch, over all devices together."""
+    resolution: int | None = None
+    """Height and width in pixels; None keeps the data set's own."""
+    seed: int = 0
+    """Seed of training order and augmentation, not of the split."""
+    val_size: int = VAL_SIZE
+    """Training images held out for validation, always the same ones."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1.")
+        if self.resolution is not None and self.resolution < 1:
+            raise ConfigError(
+                f"resolution is {self.resolution}; expected at least 1 pixel, or None for the data's own."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}; expected 0 to 2**32 - 1.")
+        if self.val_size < 1:
+            raise ConfigError(f"val_size is {self.val_size}; expected at least 1: models are chosen on validation.")
 
 
 class ImageData(L.LightningDataModule):
-    """A classification data set: what a classifier needs to know, and the loaders.
+    """A data set: what a network must know of its images, and three loaders.
 
-    `num_classes`, `in_channels`, `resolution` and `class_names` may be read after `prepare_data()` and
-    `setup()`; where the data set is a published one, at once.
+    `num_classes`, `in_channels`, `resolution` and `class_names` are set after `prepare_data()` and `setup()`; those of
+    a published data set, before.
     """
 
+    settings_type: ClassVar[type[DataSettings]] = DataSettings
+    settings: DataSettings
     name: str
-    """As in `DATASETS`."""
+    """The key in `DATASETS`."""
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    """Of `mnet.tasks.TASKS`: what its images can be learned for."""
+    """Those of `mnet.tasks.TASKS` that its labels allow."""
     native_resolution: ClassVar[int]
-    """Side in pixels when `resolution` is None."""
+    """Height and width in pixels when `resolution` is None."""
     train_size: ClassVar[int | None] = None
-    """Images in the published training set, validation included."""
+    """Images in the published training set, validation included; None for a user's own images."""
+    named_by_files: ClassVar[bool] = False
+    """Whether the class names are only in the files."""
     num_classes: int
     in_channels: int
     class_names: tuple[str, ...]
@@ -45,224 +74,62 @@ class ImageData(L.LightningDataModule):
     """Per channel, of training pixels scaled to [0, 1]."""
     std: tuple[float, ...]
 
-    def __init__(self, *, data_dir: Path, batch_size: int, resolution: int | None, seed: int, val_size: int) -> None:
+    def __init__(self, **settings: object) -> None:
         """
+        Args:
+            settings: fields of `settings_type`, in any spelling that `mnet.settings.coerce` reads.
+
         Raises:
-            ConfigError: A setting that no data set could satisfy.
+            ConfigError: An unknown setting, or a value that cannot be used.
         """
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; at least 1.")
-        if resolution is not None and resolution < 1:
-            raise ConfigError(f"resolution is {resolution}; pixels from 1 on, or None for the data's own.")
-        if not 0 <= seed < 2**32:
-            raise ConfigError(f"seed is {seed}; from 0 to 2**32 - 1.")
-        if val_size < 1:
-            raise ConfigError(f"val_size is {val_size}; at least 1, for models are chosen on validation.")
+        self.settings = parse(self.settings_type, settings, f"setting of {self.name}")
         if self.train_size is not None:
-            check_val_size(val_size, self.train_size)
-        self.data_dir = Path(data_dir)
-        self.batch_size = batch_size
-        self.resolution = self.native_resolution if resolution is None else resolution
-        self.seed = seed
-        self.val_size = val_size
+            check_val_size(self.settings.val_size, self.train_size)
+        given = self.settings.resolution
+        self.resolution = self.native_resolution if given is None else given
+
+    @property
+    def data_dir(self) -> Path:
+        return self.settings.data_dir
+
+    @property
+    def batch_size(self) -> int:
+        return self.settings.batch_size
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
 
     @classmethod
     def classes(cls, task: str) -> int | None:
-        """Classes of the data set for a task; None = only the images tell."""
+        """Number of classes for a task; None if only the files tell."""
         return getattr(cls, "num_classes", None)
-
-    named_by_files: ClassVar[bool] = False
-    """Whether only the files tell what the classes are called."""
 
     @property
     def normalisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation as images (C, H, W) take them: (C, 1, 1)."""
-        mean, std = (torch.tensor(one).view(-1, 1, 1) for one in (self.mean, self.std))
+        """Mean and standard deviation, each (C, 1, 1), to broadcast over images (C, H, W)."""
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return mean, std
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """What the network's classes are called, the background of segmentation too."""
+        """Names of the network's outputs, including the background of segmentation."""
         return self.class_names
 
     def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
-        """The same images, not read again, for another run.
+        """A copy for another run that shares the images already read.
 
         Args:
             batch_size: images per batch.
-            seed: of order and augmentation.
-            augment: None is the data set's default.
+            seed: seed of order and augmentation.
+            augment: None is the data set's default; ignored by data sets that are not in memory.
         """
         data = copy.copy(self)
-        data.batch_size, data.seed = batch_size, seed
+        data.settings = replace(self.settings, batch_size=batch_size, seed=seed)
         return data
 
     @property
-    def device_share(self) -> Shard:
+    def device_shard(self) -> Shard:
         """This device's part of every training batch."""
         return ALL if self.trainer is None else Shard(self.trainer.global_rank, self.trainer.world_size)
-
-
-class Images(NamedTuple):
-    """Raw images and what they show."""
-
-    images: Tensor
-    """(N, C, H, W) uint8"""
-    labels: Any
-    """(N,) int64; or boxes or masks (`mnet.data.targets`)"""
-
-
-class InMemoryImages(ImageData):
-    """A data set decoded once into memory. A subclass says how to read it (`read`)."""
-
-    default_augment: ClassVar[Augment]
-    loader: ClassVar[type[Batches]] = Batches
-    """`TargetBatches` of boxes or masks."""
-
-    def __init__(
-        self,
-        *,
-        data_dir: Path = Path("data"),
-        batch_size: int = 128,
-        resolution: int | None = None,
-        seed: int = 0,
-        val_size: int = VAL_SIZE,
-        augment: Augment | None = None,
-    ) -> None:
-        """
-        Args:
-            data_dir: where the data set's own folder is.
-            batch_size: images per batch.
-            resolution: side in pixels to resize to; None keeps the data's own.
-            seed: of training order and augmentation, not of the split.
-            val_size: images taken from train for validation, always the same ones.
-            augment: None is the data set's default.
-        """
-        super().__init__(data_dir=data_dir, batch_size=batch_size, resolution=resolution, seed=seed, val_size=val_size)
-        self.augment = self.default_augment if augment is None else augment
-        self._splits: dict[str, Images] = {}
-        self._there: dict[tuple[str, torch.device], Images] = {}
-
-    @abstractmethod
-    def read(self) -> tuple[Images, Images]:
-        """Train (validation included) and test, at any size.
-
-        Raises:
-            DataError: Missing, truncated or corrupt files.
-        """
-
-    def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices (into the images of train) of those to train on and those for validation."""
-        return stratified_split(labels, self.val_size)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read, resize and split, once."""
-        if self._splits:
-            return
-        train, test = (Images(resize(part.images, self.resolution), part.labels) for part in self.read())
-        chosen, held_out = self.split(train.labels)
-        self._splits = {
-            "train": as_batches_want(train.images[chosen], train.labels[chosen]),
-            "val": as_batches_want(train.images[held_out], train.labels[held_out]),
-            "test": as_batches_want(*test),
-        }
-
-    def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
-        data = super().for_run(batch_size, seed)
-        data.augment = self.default_augment if augment is None else augment
-        return data
-
-    def share(self) -> None:
-        """Move the images to memory that processes this data set is sent to use without a copy."""
-        for part in self._splits.values():
-            part.images.share_memory_()
-            part.labels.share_memory_()
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the images in memory."""
-        return sum(part.images.nbytes + part.labels.nbytes for part in self._splits.values())
-
-    def train_dataloader(self) -> Batches:
-        return self.batches("train", train=True)
-
-    def val_dataloader(self) -> Batches:
-        return self.batches("val")
-
-    def test_dataloader(self) -> Batches:
-        return self.batches("test")
-
-    def placed(self, split: str, device: torch.device | None = None) -> Images:
-        """A split where it is trained on: on a GPU its bytes are there once, and no batch is sent to it. By default
-        that is where the Trainer trains."""
-        found = self._splits[split]
-        if device is None:
-            device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        if device.type != "cuda":
-            return found
-        if (split, device) not in self._there:
-            self._there[split, device] = Images(found.images.to(device), found.labels.to(device))
-        return self._there[split, device]
-
-    def batches(self, split: str, *, train: bool = False, device: torch.device | None = None) -> Batches:
-        """A loader over 'train', 'val' or 'test'; `train` shuffles and augments. `device` as for `placed`."""
-        images, labels = self.placed(split, device)
-        return self.loader(
-            images,
-            labels,
-            batch_size=self.batch_size,
-            mean=self.mean,
-            std=self.std,
-            train=train,
-            augment=self.augment,
-            seed=self.seed,
-            share=self.device_share,
-        )
-
-
-def as_batches_want(images: Tensor, labels: Tensor | Targets) -> Images:
-    """Pixel by pixel in memory, so that every loader uses these bytes and makes no copy."""
-    return Images(images.contiguous(memory_format=torch.channels_last), labels)
-
-
-def resize(images: Tensor, resolution: int) -> Tensor:
-    """uint8 (N, C, H, W) to (N, C, resolution, resolution), antialiased."""
-    if images.shape[-2:] == (resolution, resolution):
-        return images
-    result = torch.empty((*images.shape[:2], resolution, resolution), dtype=torch.uint8)
-    for start in range(0, len(images), _CHUNK):
-        part = images[start : start + _CHUNK]
-        result[start : start + _CHUNK] = TF.resize(part, [resolution, resolution], antialias=True)
-    return result
-
-
-def check_val_size(val_size: int, train_size: int) -> None:
-    """
-    Raises:
-        ConfigError: Validation would leave nothing to train on.
-    """
-    if val_size >= train_size:
-        raise ConfigError(f"val_size is {val_size}, train has {train_size} images; at most {train_size - 1}.")
-
-
-def stratified_split(labels: Tensor, val_size: int) -> tuple[Tensor, Tensor]:
-    """Indices (train, validation), each in ascending order and in the proportions of the classes.
-
-    A pure function of labels and size. Quotas are rounded by largest remainder, so they add up to `val_size`.
-
-    Raises:
-        ConfigError: val_size is not below the number of labels.
-    """
-    check_val_size(val_size, len(labels))
-    found = labels.numpy()
-    classes, counts = np.unique(found, return_counts=True)
-    exact = counts * (val_size / len(found))
-    quotas = np.floor(exact).astype(int)
-    most = np.argsort(quotas - exact, kind="stable")[: val_size - quotas.sum()]
-    quotas[most] += 1
-    generator = np.random.default_rng(_SPLIT_SEED)
-    held_out = np.zeros(len(found), dtype=bool)
-    for label, quota in zip(classes, quotas, strict=True):
-        held_out[generator.permutation(np.flatnonzero(found == label))[:quota]] = True
-    return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))

@@ -1,81 +1,50 @@
-"""A photograph as a network sees it: part of it, at the network's size, with as little decoding as that takes.
-
-A JPEG can be decoded to an eighth, a quarter or half of its size for a fraction of the work (Pillow's `draft`), and
-cropping and scaling are then one pass over what is left. What comes out is bytes: the batch is normalised as one.
-"""
+"""A user's own images, decoded in every epoch: for more of them than fit in memory."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import RandomResizedCrop
 
-CROP_SHARE = 224 / 256
-"""Of the shorter side, for evaluation: the usual 256 and 224 pixels."""
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, in pixels."""
+from mnet.data.decoding import open_lazily
+from mnet.data.folders import Sample, hold_out, list_splits
+from mnet.data.streamed_images import Split, StreamedImages
 
 
-def open_photograph(path: str | Path) -> Image.Image:
-    """An image whose size is known, and whose pixels are not yet decoded.
+class Photographs(StreamedImages):
+    """The same folders and splits as `ImageFolder`, decoded when needed, normalised with ImageNet's statistics.
 
-    Raises:
-        OSError: It is no image.
+    `num_classes` and `class_names` are set after `prepare_data()`.
     """
-    return Image.open(path)
+
+    name = "photographs"
+    named_by_files = True
+
+    @cached_property
+    def _listing(self) -> tuple[list[str], list[Sample], list[Sample]]:
+        return list_splits(self.data_dir)
+
+    def source(self, split: Split) -> ImageList:
+        names, train, test = self._listing
+        self.class_names, self.num_classes = tuple(names), len(names)
+        return ImageList(train if split == "train" else test)
+
+    def split(self, train: Any) -> tuple[Tensor, Tensor]:
+        return hold_out(train.samples, self.settings.val_size, self.data_dir)
 
 
-@dataclass(frozen=True)
-class RandomCrop:
-    """For training: a part of random size, aspect and place, mirrored one time in two, as torchvision's
-    RandomResizedCrop and RandomHorizontalFlip draw it; (side, side, 3) uint8."""
+class ImageList:
+    """Image files and their classes; a file is opened when its index is asked for."""
 
-    side: int
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        drawn = RandomResizedCrop(self.side).make_params([image])
-        left, top, width, height = (drawn[name] for name in ("left", "top", "width", "height"))
-        seen = scaled(image, (left, top, left + width, top + height), self.side)
-        return seen.flip(1) if torch.rand(1) < 0.5 else seen
+    def __len__(self) -> int:
+        return len(self.samples)
 
-
-@dataclass(frozen=True)
-class CentreCrop:
-    """For evaluation: the middle; (side, side, 3) uint8."""
-
-    side: int
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        width, height = image.size
-        across = CROP_SHARE * min(width, height)
-        left, top = (width - across) / 2, (height - across) / 2
-        return scaled(image, (left, top, left + across, top + across), self.side)
-
-
-def scaled(image: Image.Image, box: Box, side: int) -> Tensor:
-    """A part of an image in a square of `side` pixels, antialiased: (side, side, 3) uint8.
-
-    Raises:
-        OSError: The file is damaged.
-    """
-    width, height = image.size
-    shrink = max(1.0, min(box[2] - box[0], box[3] - box[1]) / side)
-    image.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))  # no smaller; of JPEGs alone
-    across, down = image.size[0] / width, image.size[1] / height
-    part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    small = in_colour(image).resize((side, side), Image.Resampling.BILINEAR, part)
-    return torch.from_numpy(np.array(ImageOps.exif_transpose(small)))  # of a square, as well after as before
-
-
-def in_colour(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits."""
-    if image.mode.startswith("I"):  # 16 bits, which convert() would clip
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.samples[index]
+        return open_lazily(path), label

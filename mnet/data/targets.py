@@ -1,4 +1,4 @@
-"""What images show beside a class: boxes and masks, in tensors that a batch is cut from."""
+"""Labels of detection and segmentation: boxes and masks of many images as tensors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 IGNORED = 255
-"""In masks: pixels that nobody has labelled; they count neither in the loss nor in mIoU."""
+"""Value of unlabelled pixels in masks; they count neither in the loss nor in mIoU."""
 
 
 class Boxes(NamedTuple):
-    """Objects of every image, padded to as many as any of them has; an image may have none."""
+    """The objects of each image, padded to the largest number of objects; an image may have none."""
 
     boxes: Tensor
     """(N, objects, 4) float32: left, top, right, bottom in pixels; zeros where there is no object."""
@@ -23,13 +23,13 @@ class Boxes(NamedTuple):
         return Boxes(self.boxes[chosen], self.labels[chosen])
 
     def mirrored(self, which: Tensor, width: int) -> Boxes:
-        """Left and right exchanged in the images of `which`, (N,) bool, each `width` pixels wide."""
+        """Mirrored left to right in the images of `which`, (N,) bool, each `width` pixels wide."""
         left, top, right, bottom = self.boxes.unbind(2)
         flipped = torch.stack([width - right, top, width - left, bottom], 2) * (self.labels > 0).unsqueeze(2)
         return Boxes(torch.where(which.view(-1, 1, 1), flipped, self.boxes), self.labels)
 
     def of(self, image: int) -> tuple[Tensor, Tensor]:
-        """(objects, 4) and (objects,) of one image, without the padding."""
+        """Boxes (objects, 4) and labels (objects,) of one image, without the padding."""
         real = self.labels[image] > 0
         return self.boxes[image][real], self.labels[image][real]
 
@@ -56,7 +56,7 @@ class Masks(NamedTuple):
         return Masks(self.classes[chosen])
 
     def mirrored(self, which: Tensor, width: int) -> Masks:
-        """Left and right exchanged in the images of `which`, (N,) bool."""
+        """Mirrored left to right in the images of `which`, (N,) bool."""
         return Masks(torch.where(which.view(-1, 1, 1), self.classes.flip(2), self.classes))
 
     def to(self, device: torch.device) -> Masks:
@@ -75,9 +75,9 @@ Targets = Boxes | Masks
 
 
 def pad_boxes(objects: list[tuple[Tensor, Tensor]]) -> Boxes:
-    """One `Boxes` of images' boxes (objects, 4) and labels (objects,)."""
-    most = max((len(labels) for _, labels in objects), default=0)
-    boxes, labels = torch.zeros(len(objects), most, 4), torch.zeros(len(objects), most, dtype=torch.int64)
-    for i, (own_boxes, own_labels) in enumerate(objects):
-        boxes[i, : len(own_boxes)], labels[i, : len(own_labels)] = own_boxes, own_labels
+    """`Boxes` from each image's boxes (objects, 4) and labels (objects,)."""
+    count = max((len(labels) for _, labels in objects), default=0)
+    boxes, labels = torch.zeros(len(objects), count, 4), torch.zeros(len(objects), count, dtype=torch.int64)
+    for i, (image_boxes, image_labels) in enumerate(objects):
+        boxes[i, : len(image_boxes)], labels[i, : len(image_labels)] = image_boxes, image_labels
     return Boxes(boxes, labels)

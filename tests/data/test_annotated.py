@@ -1,4 +1,4 @@
-"""COCO, Pascal VOC and Cityscapes, read from folders in their true format that are written here."""
+"""COCO, Pascal VOC and Cityscapes, read from small folders that the tests write in the published format."""
 
 import json
 import pickle
@@ -14,12 +14,12 @@ from mnet.data import COCO, VOC, Cityscapes, create_data
 from mnet.data.targets import IGNORED
 from mnet.errors import ConfigError, DataError
 
-SIZE = 120, 80  # of every image: width and height
-LEFT = (12, 8, 48, 40)  # of a red square: left, top, right, bottom
+SIZE = 120, 80  # width and height of every image
+LEFT = (12, 8, 48, 40)  # a red square: left, top, right, bottom
 
 
 def image(path: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, int] = SIZE) -> None:
-    """Black, with a red square where each box is."""
+    """A black image with a red square in each box."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     for left, top, right, bottom in boxes:
         pixels[top:bottom, left:right, 0] = 255
@@ -28,17 +28,17 @@ def image(path: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, i
 
 
 def write_coco(root: Path, objects: list[list[dict]]) -> Path:
-    """The same images in train and val: `objects` of each, as annotations without ids."""
+    """The same images in train and val. `objects` are the annotations of each, without ids."""
     for split in ("train", "val"):
         images, annotations = [], []
-        for i, own in enumerate(objects):
-            boxes = [tuple(int(v) for v in (x, y, x + w, y + h)) for x, y, w, h in (one["bbox"] for one in own)]
+        for i, items in enumerate(objects):
+            boxes = [tuple(int(v) for v in (x, y, x + w, y + h)) for x, y, w, h in (item["bbox"] for item in items)]
             image(root / f"coco/{split}2017/{i:012}.png", [b for b in boxes if b[2] > b[0] and b[3] > b[1]])
             images.append({"id": i, "file_name": f"{i:012}.png", "width": SIZE[0], "height": SIZE[1]})
             annotations += [
-                {"id": 100 * i + k, "image_id": i, "area": 1.0, "iscrowd": 0, **one} for k, one in enumerate(own)
+                {"id": 100 * i + k, "image_id": i, "area": 1.0, "iscrowd": 0, **item} for k, item in enumerate(items)
             ]
-        ids = [one for one in range(1, 91) if one not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # the real ones
+        ids = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # COCO's own
         content = {
             "images": images,
             "annotations": annotations,
@@ -51,20 +51,20 @@ def write_coco(root: Path, objects: list[list[dict]]) -> Path:
 
 
 def write_voc(root: Path, objects: list[list[tuple[str, tuple, int]]], mask: np.ndarray | None = None) -> Path:
-    """Objects are name, box as VOC counts it (from 1, the last pixel in), difficult."""
+    """Each object is a name, a box as VOC counts (from 1, including the last pixel) and whether it is difficult."""
     base, names = root / "VOCdevkit/VOC2012", []
-    for i, own in enumerate(objects):
+    for i, items in enumerate(objects):
         names.append(f"2012_{i:06}")
-        image(base / f"JPEGImages/{names[-1]}.jpg", [(b[0] - 1, b[1] - 1, b[2], b[3]) for _, b, _ in own])
+        image(base / f"JPEGImages/{names[-1]}.jpg", [(b[0] - 1, b[1] - 1, b[2], b[3]) for _, b, _ in items])
         ends = ("xmin", "ymin", "xmax", "ymax")
-        told = "".join(
+        tags = "".join(
             f"<object><name>{name}</name><difficult>{hard}</difficult><bndbox>"
             + "".join(f"<{end}>{value}</{end}>" for end, value in zip(ends, box, strict=True))
             + "</bndbox></object>"
-            for name, box, hard in own
+            for name, box, hard in items
         )
         (base / "Annotations").mkdir(exist_ok=True)
-        (base / f"Annotations/{names[-1]}.xml").write_text(f"<annotation><folder>VOC2012</folder>{told}</annotation>")
+        (base / f"Annotations/{names[-1]}.xml").write_text(f"<annotation><folder>VOC2012</folder>{tags}</annotation>")
         pixels = np.zeros((SIZE[1], SIZE[0]), np.uint8) if mask is None else mask
         (base / "SegmentationClass").mkdir(exist_ok=True)
         file = Image.fromarray(pixels, mode="P")
@@ -90,7 +90,7 @@ def write_cityscapes(root: Path, ids: np.ndarray, count: int = 3) -> Path:
 
 
 def ready(name: str, root: Path, **settings):
-    data = create_data(name, data_dir=root, val_size=1, batch_size=2, workers=0, **settings)
+    data = create_data(name, data_dir=root, val_size=1, batch_size=2, **{"workers": 0, **settings})
     data.prepare_data()
     data.setup()
     return data
@@ -101,7 +101,7 @@ def red(image: torch.Tensor, data) -> torch.Tensor:
     return image[0] * data.std[0] + data.mean[0] > 0.5
 
 
-def test_coco_boxes_lie_on_what_they_mean_at_the_new_size_with_contiguous_classes(tmp_path):
+def test_coco_boxes_are_scaled_with_the_image_and_classes_are_contiguous(tmp_path):
     square = {"bbox": [12, 8, 36, 32], "category_id": 13}
     crowd = {"bbox": [0, 0, 120, 80], "category_id": 1, "iscrowd": 1}
     data = ready("coco", write_coco(tmp_path, [[square], [square, crowd], []]), resolution=64)
@@ -109,13 +109,13 @@ def test_coco_boxes_lie_on_what_they_mean_at_the_new_size_with_contiguous_classe
     assert images.shape == (2, 3, 64, 64)
     expected = torch.tensor([12 * 64 / 120, 8 * 64 / 80, 48 * 64 / 120, 40 * 64 / 80])
     for i in range(2):
-        found, labels = boxes.of(i)
-        torch.testing.assert_close(found, expected[None])
+        corners, labels = boxes.of(i)
+        torch.testing.assert_close(corners, expected[None])
         assert labels.tolist() == [12]  # 12 is not in COCO, so 13 is the twelfth
     assert (data.num_classes, data.class_names[11]) == (80, "kind 13")
 
 
-def test_images_without_objects_are_samples_and_degenerate_boxes_never_reach_a_batch(tmp_path):
+def test_images_without_objects_are_kept_and_degenerate_boxes_are_dropped(tmp_path):
     bad = [[5, 5, 0, 9], [5, 5, -4, 9], [130, 5, 20, 20], [5, 5, 0.4, 30], [110, 60, 40, 40]]
     objects = [[], [{"bbox": box, "category_id": 1} for box in bad]]
     data = ready("coco", write_coco(tmp_path, objects), resolution=60)
@@ -128,10 +128,10 @@ def test_images_without_objects_are_samples_and_degenerate_boxes_never_reach_a_b
             assert (width >= 1).all()
 
 
-def test_flips_and_crops_move_a_image_and_its_boxes_together(tmp_path):
+def test_flips_and_crops_move_an_image_and_its_boxes_together(tmp_path):
     square = {"bbox": [12, 8, 36, 32], "category_id": 1}
     data = ready("coco", write_coco(tmp_path, [[square]] * 9), resolution=96)
-    loader, sides, seen = data.train_dataloader(), set(), 0
+    loader, sides, count = data.train_dataloader(), set(), 0
     for epoch in range(4):
         loader.set_epoch(epoch)
         for images, boxes in loader:
@@ -140,12 +140,12 @@ def test_flips_and_crops_move_a_image_and_its_boxes_together(tmp_path):
                     inside = red(images[i], data)[top + 2 : bottom - 2, left + 2 : right - 2]
                     assert inside.float().mean() > 0.95
                     sides.add(left > 48)
-                    seen += 1
-    assert seen > 20
+                    count += 1
+    assert count > 20
     assert sides == {True, False}
 
 
-def test_voc_boxes_count_from_one_and_difficult_objects_are_left_out(tmp_path):
+def test_voc_boxes_count_from_one_and_difficult_objects_are_dropped(tmp_path):
     objects = [[("cat", (13, 9, 48, 40), 0), ("person", (50, 50, 90, 70), 1)], [("tvmonitor", (1, 1, 120, 80), 0)]]
     data = ready("voc", write_voc(tmp_path, objects), resolution=80)
     images, boxes = next(iter(data.test_dataloader()))
@@ -155,7 +155,7 @@ def test_voc_boxes_count_from_one_and_difficult_objects_are_left_out(tmp_path):
     assert red(images[0], data)[10:38, 10:30].all()
 
 
-def test_voc_masks_keep_the_aspect_and_what_is_not_labelled(tmp_path):
+def test_voc_masks_keep_the_aspect_ratio_and_unlabelled_pixels(tmp_path):
     mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
     mask[8:40, 12:48], mask[40:44, 12:48] = 15, IGNORED
     data = ready(
@@ -163,7 +163,7 @@ def test_voc_masks_keep_the_aspect_and_what_is_not_labelled(tmp_path):
     )
     images, masks = next(iter(data.test_dataloader()))
     assert (data.num_classes, images.shape, masks.classes.shape) == (21, (2, 3, 60, 60), (2, 60, 60))
-    assert (masks.classes[0, 40:] == IGNORED).all()  # 120 x 80 in 60 x 60: 40 rows are left
+    assert (masks.classes[0, 40:] == IGNORED).all()  # 120 x 80 in 60 x 60 has 40 rows
     assert set(masks.classes[0, :40].unique().tolist()) == {0, 15, IGNORED}
     assert ((masks.classes[0, :40] == 15) == red(images[0], data)[:40]).float().mean() > 0.97
     for images, masks in data.train_dataloader():
@@ -171,9 +171,9 @@ def test_voc_masks_keep_the_aspect_and_what_is_not_labelled(tmp_path):
         assert agree.float().mean() > 0.95
 
 
-def test_cityscapes_has_19_classes_and_evaluates_twice_as_wide_as_high(tmp_path):
+def test_cityscapes_has_19_classes_and_is_evaluated_at_an_aspect_ratio_of_two(tmp_path):
     ids = np.full((64, 128), 7, np.uint8)  # road
-    ids[:8], ids[8:40, 12:48] = 1, 26  # ego vehicle, which is not evaluated; car
+    ids[:8], ids[8:40, 12:48] = 1, 26  # ego vehicle (not evaluated); car
     data = ready("cityscapes", write_cityscapes(tmp_path, ids), resolution=32)
     images, masks = next(iter(data.test_dataloader()))
     assert (data.num_classes, images.shape) == (19, (2, 3, 32, 64))
@@ -182,8 +182,8 @@ def test_cityscapes_has_19_classes_and_evaluates_twice_as_wide_as_high(tmp_path)
     assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 32, 32)
 
 
-def test_images_can_be_sent_to_workers_however_these_are_started(tmp_path):
-    """Beyond Linux, and on it from Python 3.14 on, a worker is not forked: what it reads is pickled."""
+def test_data_sets_can_be_pickled_for_workers(tmp_path):
+    """Outside Linux, and on Linux from Python 3.14 on, workers are not forked but receive pickled data sets."""
     roots = [
         ("coco", "detection", write_coco(tmp_path / "coco", [[], [], []])),
         ("voc", "detection", write_voc(tmp_path / "voc", [[("cat", (13, 9, 48, 40), 0)]] * 3)),
@@ -195,34 +195,32 @@ def test_images_can_be_sent_to_workers_however_these_are_started(tmp_path):
             assert torch.equal(pickle.loads(pickle.dumps(part))[0, 0][0], part[0, 0][0])
 
 
-def test_an_epoch_goes_on_where_it_stopped_with_the_same_batches_in_any_number_of_workers(tmp_path):
+def test_an_epoch_resumes_with_the_same_batches_for_any_number_of_workers(tmp_path):
     objects = [[{"bbox": [12 + i, 8, 36, 32], "category_id": 1}] for i in range(7)]
     data = ready("coco", write_coco(tmp_path, objects), resolution=48)
     loader = data.train_dataloader()
     loader.set_epoch(1)
     whole = list(loader)
-    again = ready("coco", tmp_path, resolution=48)
-    again.workers = 2
-    other = again.train_dataloader()
-    other.load_state_dict({"epoch": 1, "position": 1})
-    rest = list(other)
+    resumed = ready("coco", tmp_path, resolution=48, workers=2).train_dataloader()
+    resumed.load_state_dict({"epoch": 1, "position": 1})
+    rest = list(resumed)
     assert len(rest) == len(whole) - 1
-    for (images, boxes), (mine, own) in zip(whole[1:], rest, strict=True):
-        assert torch.equal(images, mine)
-        assert torch.equal(boxes.boxes, own.boxes)
+    for (images, boxes), (resumed_images, resumed_boxes) in zip(whole[1:], rest, strict=True):
+        assert torch.equal(images, resumed_images)
+        assert torch.equal(boxes.boxes, resumed_boxes.boxes)
     loader.set_epoch(2)
     assert not torch.equal(next(iter(loader))[0], whole[0][0])
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("coco", "annotations_trainval2017.zip"), ("voc", "VOCtrainval"), ("cityscapes", "gtFine")]
+    ("name", "archive"), [("coco", "annotations_trainval2017.zip"), ("voc", "VOCtrainval"), ("cityscapes", "gtFine")]
 )
-def test_what_is_missing_is_said_with_where_to_get_it(tmp_path, name, said):
-    with pytest.raises(DataError, match=said):
+def test_the_error_for_missing_files_names_the_archive(tmp_path, name, archive):
+    with pytest.raises(DataError, match=archive):
         create_data(name, data_dir=tmp_path).prepare_data()
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_errors_name_unreadable_files(tmp_path):
     root = write_coco(tmp_path / "a", [[], [], []])
     (root / "coco/val2017/000000000000.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"val2017.000000000000\.png cannot be read"):
@@ -241,24 +239,24 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mask", "said"),
+    ("mask", "message"),
     [
         (np.zeros((SIZE[1], SIZE[0] // 2), np.uint8), "60x80 pixels, its image 120x80"),
-        (np.full((SIZE[1], SIZE[0]), 21, np.uint8), "has class 21; classes are 0 to 20"),
+        (np.full((SIZE[1], SIZE[0]), 21, np.uint8), "has class 21; expected 0 to 20"),
     ],
 )
-def test_a_mask_of_another_image_or_of_other_classes_is_refused(tmp_path, mask, said):
+def test_a_mask_of_the_wrong_size_or_with_invalid_classes_raises(tmp_path, mask, message):
     data = ready("voc", write_voc(tmp_path, [[]] * 3, mask), task="segmentation")
-    with pytest.raises(DataError, match=rf"2012_00000.\.png.*{said}"):
+    with pytest.raises(DataError, match=rf"2012_00000.\.png.*{message}"):
         next(iter(data.test_dataloader()))
 
 
-def test_a_task_that_a_data_set_has_not_is_refused(tmp_path):
+def test_an_unsupported_task_raises(tmp_path):
     with pytest.raises(ConfigError, match="unknown task of coco 'segmentation'; one of detection"):
         create_data("coco", data_dir=tmp_path, task="segmentation")
 
 
-def test_the_classes_are_the_published_ones():
+def test_the_number_of_classes_is_the_published_one():
     assert (COCO.classes("detection"), VOC.classes("detection"), VOC.classes("segmentation")) == (80, 20, 21)
     assert Cityscapes.classes("segmentation") == 19
     assert {kind.name for kind in datasets.Cityscapes.classes if kind.ignore_in_eval}.isdisjoint(Cityscapes.class_names)

@@ -33,7 +33,7 @@ def epoch(batches: Batches, number: int) -> list[tuple[float, ...]]:
 
 
 class Recorder(L.LightningModule):
-    """Notes every training batch; fails where it is told to."""
+    """Records every training batch; fails at step `fail_at`."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         super().__init__()
@@ -65,9 +65,9 @@ def fit(module: Recorder, folder: Path, every: int, resume: Path | None = None) 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("every", [1, 3, 4, 5, 7, 10, 12, 14])
-def test_a_run_killed_and_resumed_sees_the_batches_of_an_undisturbed_one(tmp_path: Path, every: int) -> None:
-    undisturbed = fit(Recorder(), tmp_path / "whole", every)
-    assert len(set(undisturbed)) == 15
+def test_a_killed_and_resumed_run_sees_the_batches_of_an_uninterrupted_one(tmp_path: Path, every: int) -> None:
+    uninterrupted = fit(Recorder(), tmp_path / "whole", every)
+    assert len(set(uninterrupted)) == 15
     killed = Recorder(fail_at=every + 1 if every < 14 else None)
     if every < 14:
         with pytest.raises(RuntimeError, match="killed"):
@@ -75,10 +75,10 @@ def test_a_run_killed_and_resumed_sees_the_batches_of_an_undisturbed_one(tmp_pat
     else:
         fit(killed, tmp_path, every)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
-    assert fit(Recorder(), tmp_path / "rest", 99, tmp_path / "last.ckpt") == undisturbed[saved:]
+    assert fit(Recorder(), tmp_path / "rest", 99, tmp_path / "last.ckpt") == uninterrupted[saved:]
 
 
-def test_order_and_augmentation_are_functions_of_seed_and_epoch_alone() -> None:
+def test_order_and_augmentation_depend_only_on_seed_and_epoch() -> None:
     first, again = loader(), loader()
     assert epoch(first, 0) == epoch(again, 0)
     assert epoch(first, 1) != epoch(first, 0)
@@ -87,7 +87,7 @@ def test_order_and_augmentation_are_functions_of_seed_and_epoch_alone() -> None:
     assert epoch(loader(seed=1), 0) != epoch(first, 0)
 
 
-def test_a_loaded_state_skips_what_was_seen_and_only_once() -> None:
+def test_a_loaded_state_skips_the_batches_before_it_once() -> None:
     batches = loader()
     whole = epoch(batches, 2)
     batches.load_state_dict({"epoch": 2, "position": 3})
@@ -114,14 +114,14 @@ def test_evaluation_images_are_normalised_and_channels_last() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_each_crop_is_a_window_of_its_own_padded_image_mirrored_or_not(dtype: torch.dtype) -> None:
+def test_each_crop_is_a_window_of_its_padded_image_mirrored_or_not(dtype: torch.dtype) -> None:
     images = torch.randint(1, 256, (64, 3, 5, 4)).to(dtype)
     one, zero = torch.ones(3), torch.zeros(3)
     result = normalise(images, one, zero, Augment(flip=True, pad=2), torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2))
-    found = set()
+    windows = set()
     for image, source in zip(result, padded, strict=True):
-        found.add(
+        windows.add(
             next(
                 (y, x, mirrored)
                 for y in range(5)
@@ -130,21 +130,21 @@ def test_each_crop_is_a_window_of_its_own_padded_image_mirrored_or_not(dtype: to
                 if (image.flip(2) if mirrored else image).equal(source[:, y : y + 5, x : x + 4])
             )
         )
-    assert len(found) > 20
-    assert {mirrored for *_, mirrored in found} == {False, True}
+    assert len(windows) > 20
+    assert {mirrored for *_, mirrored in windows} == {False, True}
 
 
-def test_cutout_takes_at_most_a_quarter_of_the_chosen_share_of_images() -> None:
+def test_cutout_erases_at_most_a_quarter_of_the_chosen_share_of_images() -> None:
     images = torch.full((400, 1, 8, 8), 9, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     result = normalise(images, torch.ones(1), torch.zeros(1), Augment(flip=False, erase=0.5), generator)
-    lost = (result == 0).flatten(1).sum(1)
-    assert 150 < (lost > 0).sum() < 250
-    assert lost.max() == 16
+    erased = (result == 0).flatten(1).sum(1)
+    assert 150 < (erased > 0).sum() < 250
+    assert erased.max() == 16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_images_on_a_gpu_give_batches_on_it_in_the_same_order() -> None:
+def test_images_on_a_gpu_yield_batches_on_it_in_the_same_order() -> None:
     images, labels = next(iter(loader(device="cuda")))
     assert images.is_cuda
     assert labels.cpu().equal(next(iter(loader()))[1])

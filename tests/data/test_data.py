@@ -12,10 +12,11 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
-from mnet.data import DATASETS, ImageFolder, ImageNet, Imagenette, create_data, folders
-from mnet.data.module import stratified_split
-from mnet.data.photographs import CentreCrop, RandomCrop, open_photograph
-from mnet.data.streams import Stream
+from mnet.data import DATASETS, Augment, ImageFolder, ImageNet, Imagenette, create_data, imagefolder
+from mnet.data.cifar import CIFARSettings
+from mnet.data.decoding import CentreCrop, RandomCrop, open_lazily
+from mnet.data.splits import stratified_split
+from mnet.data.streams import StreamLoader
 from mnet.errors import ConfigError, DataError
 from mnet.studies.trial import USER_DATASETS
 
@@ -37,7 +38,7 @@ def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_data_set_is_created_by_its_name_and_touches_no_file(name: str, tmp_path: Path) -> None:
+def test_every_data_set_is_created_by_name_without_reading_files(name: str, tmp_path: Path) -> None:
     data = create_data(name, data_dir=tmp_path / "none", batch_size=4, seed=3)
     assert data.name == name
     assert data.resolution > 0
@@ -56,9 +57,12 @@ def test_every_data_set_is_created_by_its_name_and_touches_no_file(name: str, tm
         ({"name": "cifar10", "val_size": 0}, "val_size is 0"),
         ({"name": "cifar10", "seed": -1}, "seed is -1"),
         ({"name": "imagenette", "size": "320"}, "Did you mean 320px"),
+        ({"name": "imagenet", "workers": -1}, "workers is -1"),
+        ({"name": "cifar10", "resolution": "large"}, "resolution must be a whole number, not 'large'"),
+        ({"name": "scenes", "augment": "flip"}, "augment must be"),
     ],
 )
-def test_a_bad_setting_is_refused_before_anything_is_read(settings: dict[str, object], message: str) -> None:
+def test_an_invalid_setting_raises_before_files_are_read(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create_data(**settings)  # type: ignore[arg-type]
 
@@ -68,7 +72,29 @@ def test_importing_mnet_does_not_import_lightning() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_split_is_fixed_stratified_and_exactly_as_large_as_asked() -> None:
+def test_settings_are_read_from_text_and_defaults_differ_by_data_set() -> None:
+    data = create_data("cifar10", batch_size="64", resolution="null", download="true")
+    assert data.settings == CIFARSettings(batch_size=64, download=True)
+    settings = {name: data.settings_type() for name, data in DATASETS.items()}
+    defaults = {name: (default.batch_size, default.val_size) for name, default in settings.items()}
+    assert defaults["fashion_mnist"] == defaults["imagefolder"] == (128, 5000)
+    assert defaults["imagenet"] == defaults["photographs"] == (128, 1000)
+    assert (defaults["coco"], defaults["scenes"]) == ((32, 200), (32, 500))
+
+
+def test_a_copy_for_another_run_shares_the_images_and_changes_order_and_augmentation(tmp_path: Path) -> None:
+    data = create_data("imagefolder", data_dir=folder(tmp_path, count=9), resolution=8, batch_size=2)
+    data.prepare_data()
+    data.setup()
+    copy = data.for_run(3, 7, Augment(flip=False))
+    assert (copy.settings.batch_size, copy.settings.seed, data.settings.batch_size, data.settings.seed) == (3, 7, 2, 0)
+    loaders = [one.train_dataloader() for one in (data, copy, copy.for_run(3, 7))]
+    default = ImageFolder.default_augment
+    assert [loader.augment for loader in loaders] == [default, Augment(flip=False), default]
+    assert copy._splits["train"].images is data._splits["train"].images
+
+
+def test_the_split_is_fixed_stratified_and_has_the_exact_size() -> None:
     labels = torch.arange(1000) % 7
     train, val = stratified_split(labels, 100)
     assert torch.cat([train, val]).sort().values.equal(torch.arange(1000))
@@ -114,7 +140,7 @@ def test_cifar_is_read_from_its_published_layout(
 # --- folders of images
 
 
-def test_two_classes_of_five_images_are_a_data_set(tmp_path: Path) -> None:
+def test_two_classes_of_five_images_are_enough(tmp_path: Path) -> None:
     data = ImageFolder(data_dir=folder(tmp_path), resolution=16, batch_size=128)
     data.prepare_data()
     data.setup()
@@ -129,7 +155,7 @@ def test_two_classes_of_five_images_are_a_data_set(tmp_path: Path) -> None:
     assert sum(len(labels) for part in parts for _, labels in part) == 10
 
 
-def test_grey_images_give_one_channel_and_a_single_coloured_one_gives_three(tmp_path: Path) -> None:
+def test_grey_images_have_one_channel_and_one_colour_image_makes_three(tmp_path: Path) -> None:
     def channels() -> int:
         data = ImageFolder(data_dir=tmp_path, resolution=8)
         data.setup()
@@ -142,8 +168,8 @@ def test_grey_images_give_one_channel_and_a_single_coloured_one_gives_three(tmp_
     assert channels() == 3
 
 
-def test_adding_a_image_moves_no_other(tmp_path: Path) -> None:
-    def places(count: int) -> dict[tuple[str, str], str]:
+def test_adding_an_image_moves_no_other(tmp_path: Path) -> None:
+    def splits(count: int) -> dict[tuple[str, str], str]:
         data = ImageFolder(data_dir=folder(tmp_path, count=count), resolution=4)
         data.setup()
         _, held_out = data.split(torch.tensor([label for _, label in data._train]))
@@ -152,12 +178,12 @@ def test_adding_a_image_moves_no_other(tmp_path: Path) -> None:
         parts |= {path: "test" for path, _ in data._test}
         return {(path.parent.name, path.name): part for path, part in parts.items()}
 
-    few, many = places(60), places(80)
+    few, many = splits(60), splits(80)
     assert all(many[name] == part for name, part in few.items())
     assert {"train", "val", "test"} == set(few.values())
 
 
-def test_train_and_test_folders_are_used_as_they_are(tmp_path: Path) -> None:
+def test_train_and_test_folders_are_used_unchanged(tmp_path: Path) -> None:
     folder(tmp_path / "train", count=6)
     folder(tmp_path / "test", count=2)
     data = ImageFolder(data_dir=tmp_path, resolution=8)
@@ -171,7 +197,7 @@ def test_train_and_test_folders_are_used_as_they_are(tmp_path: Path) -> None:
         ImageFolder(data_dir=tmp_path).prepare_data()
 
 
-def test_bad_folders_and_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_invalid_folders_and_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="0 folders"):
         ImageFolder(data_dir=tmp_path).prepare_data()
     folder(tmp_path, ("cat",))
@@ -186,7 +212,7 @@ def test_bad_folders_and_images_are_named(tmp_path: Path, monkeypatch: pytest.Mo
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"dog/3.png cannot be read"):
         ImageFolder(data_dir=tmp_path, resolution=8).setup()
-    monkeypatch.setattr(folders, "MEMORY_LIMIT_BYTES", 10 * 3 * 50**2)
+    monkeypatch.setattr(imagefolder, "MEMORY_LIMIT_BYTES", 10 * 3 * 50**2)
     with pytest.raises(DataError, match="resolution 50 would fit"):
         ImageFolder(data_dir=tmp_path, resolution=51).setup()
 
@@ -204,7 +230,7 @@ def imagenette(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def stream(root: Path, workers: int, seed: int = 0) -> Stream:
+def stream(root: Path, workers: int, seed: int = 0) -> StreamLoader:
     data = Imagenette(data_dir=root, resolution=16, batch_size=7, val_size=10, workers=workers, seed=seed)
     data.prepare_data()
     data.setup()
@@ -228,24 +254,24 @@ def test_imagenette_has_fixed_splits_and_channels_last_batches(imagenette: Path)
 
 
 def test_a_stream_is_the_same_for_any_number_of_workers_and_resumes_in_mid_epoch(imagenette: Path) -> None:
-    alone, shared = stream(imagenette, 0), stream(imagenette, 2)
+    serial, parallel = stream(imagenette, 0), stream(imagenette, 2)
     epochs = []
     for epoch in (0, 1):
-        for loader in (alone, shared):
+        for loader in (serial, parallel):
             loader.set_epoch(epoch)
-        epochs.append(list(alone))
-        for (images, labels), (same, also) in zip(epochs[-1], shared, strict=True):
-            assert images.equal(same)
-            assert labels.equal(also)
+        epochs.append(list(serial))
+        for (images, labels), (parallel_images, parallel_labels) in zip(epochs[-1], parallel, strict=True):
+            assert images.equal(parallel_images)
+            assert labels.equal(parallel_labels)
     assert not epochs[0][0][0].equal(epochs[1][0][0])
-    alone.load_state_dict({"epoch": 1, "position": 2})
-    rest = list(alone)
+    serial.load_state_dict({"epoch": 1, "position": 2})
+    rest = list(serial)
     assert len(rest) == 2
     assert all(images.equal(expected) for (images, _), (expected, _) in zip(rest, epochs[1][2:], strict=True))
-    assert alone.state_dict() == {"epoch": 1, "position": 4}
+    assert serial.state_dict() == {"epoch": 1, "position": 4}
 
 
-def test_an_incomplete_imagenette_is_refused(imagenette: Path, tmp_path: Path) -> None:
+def test_an_incomplete_imagenette_raises(imagenette: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"imagenette2-160/train is missing.*imagenette2-160.tgz"):
         Imagenette(data_dir=tmp_path).prepare_data()
     for split in ("train", "val"):
@@ -271,7 +297,7 @@ def test_imagenet_is_read_from_torchvisions_layout(tmp_path: Path, monkeypatch: 
 
 
 def photograph(path: Path, size: tuple[int, int], quality: int = 95) -> Image.Image:
-    """A smooth JPEG, of which little is lost at a reduced size."""
+    """A smooth JPEG, which loses little detail at a reduced size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
@@ -281,64 +307,62 @@ def photograph(path: Path, size: tuple[int, int], quality: int = 95) -> Image.Im
 
 
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (50, 40)])
-def test_a_photograph_is_cropped_and_scaled_as_torchvision_would(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_photographs_are_cropped_and_scaled_as_by_torchvision(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "one.jpg"
     photograph(path, size)
-    theirs = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224), v2.PILToTensor()])
-    expected = theirs(Image.open(path).convert("RGB")).permute(1, 2, 0).float()
-    found = CentreCrop(224)(open_photograph(path))
-    assert found.dtype == torch.uint8
-    assert (found.float() - expected).abs().mean() < 1.5
+    reference = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224), v2.PILToTensor()])
+    expected = reference(Image.open(path).convert("RGB")).permute(1, 2, 0).float()
+    pixels = CentreCrop(224)(open_lazily(path))
+    assert pixels.dtype == torch.uint8
+    assert (pixels.float() - expected).abs().mean() < 1.5
     crop = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.PILToTensor()])
     for seed in range(4):
         torch.manual_seed(seed)
         expected = crop(Image.open(path).convert("RGB")).permute(1, 2, 0).float()
         torch.manual_seed(seed)
-        found = RandomCrop(224)(open_photograph(path)).float()
-        assert min((one - expected).abs().mean() for one in (found, found.flip(1))) < 1.5
+        pixels = RandomCrop(224)(open_lazily(path)).float()
+        assert min((image - expected).abs().mean() for image in (pixels, pixels.flip(1))) < 1.5
 
 
 def test_a_large_photograph_is_decoded_at_a_reduced_size(tmp_path: Path) -> None:
     photograph(tmp_path / "one.jpg", (2400, 1800))
-    opened = open_photograph(tmp_path / "one.jpg")
+    opened = open_lazily(tmp_path / "one.jpg")
     CentreCrop(224)(opened)
-    assert opened.size == (600, 450)  # an eighth would be smaller than what is wanted
+    assert opened.size == (600, 450)  # an eighth would be smaller than the crop needs
 
 
-def test_a_photograph_stands_upright(tmp_path: Path) -> None:
+def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     upright = photograph(tmp_path / "one.jpg", (300, 300))
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned back
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees to view
     turned.save(tmp_path / "turned.jpg", quality=95, exif=exif)
-    found, expected = (CentreCrop(64)(open_photograph(tmp_path / f"{name}.jpg")) for name in ("turned", "one"))
-    assert (found.float() - expected.float()).abs().mean() < 2
+    pixels, expected = (CentreCrop(64)(open_lazily(tmp_path / f"{name}.jpg")) for name in ("turned", "one"))
+    assert (pixels.float() - expected.float()).abs().mean() < 2
 
 
-def test_photographs_are_found_and_split_as_in_memory_and_resume_in_mid_epoch(tmp_path: Path) -> None:
+def test_photographs_are_split_as_in_memory_and_resume_in_mid_epoch(tmp_path: Path) -> None:
     for number, name in enumerate(("cat", "dog")):
         for index in range(20):
             photograph(tmp_path / name / f"{index}.jpg", (60 + index, 50 + number))
-    memory, stream = (
-        create_data(name, data_dir=tmp_path, resolution=32, batch_size=6) for name in ("imagefolder", "photographs")
-    )
+    memory = create_data("imagefolder", data_dir=tmp_path, resolution=32, batch_size=6)
+    stream = create_data("photographs", data_dir=tmp_path, resolution=32, batch_size=6, workers=2)
     for data in (memory, stream):
         data.prepare_data()
         data.setup()
-    stream.workers = 2
     assert stream.class_names == memory.class_names == ("cat", "dog")
     for split in ("val_dataloader", "test_dataloader"):
-        known, found = (torch.cat([y for _, y in getattr(data, split)()]) for data in (memory, stream))
-        assert known.tolist() == found.tolist()
-    whole, again = stream.train_dataloader(), stream.train_dataloader()
-    again.load_state_dict({"epoch": 0, "position": 2})
-    for (images, labels), (same, also) in zip(list(whole)[2:], again, strict=True):
+        expected, labels = (torch.cat([y for _, y in getattr(data, split)()]) for data in (memory, stream))
+        assert expected.tolist() == labels.tolist()
+    whole, resumed = stream.train_dataloader(), stream.train_dataloader()
+    resumed.load_state_dict({"epoch": 0, "position": 2})
+    for (images, labels), (resumed_images, resumed_labels) in zip(list(whole)[2:], resumed, strict=True):
         assert images.is_contiguous(memory_format=torch.channels_last)
-        assert images.equal(same)
-        assert labels.equal(also)
+        assert images.equal(resumed_images)
+        assert labels.equal(resumed_labels)
 
 
-def test_a_damaged_photograph_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_photograph(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         for index in range(4):
             photograph(tmp_path / name / f"{index}.jpg", (60, 50))
@@ -352,5 +376,5 @@ def test_a_damaged_photograph_is_named(tmp_path: Path) -> None:
             list(part)
 
 
-def test_what_is_ones_own_is_known_by_its_name() -> None:
+def test_data_sets_of_a_users_own_images_have_no_published_size() -> None:
     assert {name for name, data in DATASETS.items() if data.train_size is None} == set(USER_DATASETS)

@@ -18,7 +18,7 @@ SIZES = {"train": 40, "t10k": 20}
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Small idx files of random garments, taken for the published ones."""
+    """Small idx files of random garments that count as the published ones."""
     random = np.random.default_rng(0)
     contents = {}
     for part, count in SIZES.items():
@@ -96,7 +96,7 @@ def test_only_the_missing_file_is_fetched(
     assert (folder / "train-images-idx3-ubyte").stat().st_mtime_ns == before
 
 
-def test_if_all_sources_fail_the_error_lists_each_with_its_reason_and_the_way_out(
+def test_if_all_sources_fail_the_error_lists_each_reason_and_the_remedy(
     tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(temporary: Path) -> Path:
@@ -116,7 +116,7 @@ def test_if_all_sources_fail_the_error_lists_each_with_its_reason_and_the_way_ou
     assert not (tmp_path / "raw").exists()
 
 
-def test_without_package_lists_apt_is_asked_again_with_private_ones(
+def test_without_package_lists_apt_retries_with_private_ones(
     tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[str] = []
@@ -141,7 +141,7 @@ def test_without_package_lists_apt_is_asked_again_with_private_ones(
     assert "Dir::State::Lists" in commands[2]
 
 
-def test_processes_that_fetch_at_once_do_not_tear_each_other(
+def test_concurrent_fetches_leave_whole_files(
     tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fashion_mnist, "SYSTEM_COPY", write(tmp_path / "system", files, packed=True))
@@ -155,7 +155,7 @@ def test_processes_that_fetch_at_once_do_not_tear_each_other(
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == files
 
 
-def test_a_write_that_breaks_off_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: str, target: Path) -> None:
         raise OSError("disk full")
 

@@ -15,7 +15,7 @@ import yaml
 
 from mnet.data.augment import Augment, normalise
 from mnet.data.batches import ALL, Batches, Shard, shuffled
-from mnet.data.streams import Keys
+from mnet.data.streams import KeySampler
 from mnet.errors import ConfigError
 from mnet.seeding import random_seed
 from mnet.studies import Trial
@@ -31,7 +31,7 @@ def loader(share: Shard = ALL, *, train: bool = True, augment: Augment | None = 
     images = torch.randint(256, (COUNT, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return Batches(
         images, torch.arange(COUNT), batch_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1),
-        train=train, augment=augment, seed=3, share=share,
+        train=train, augment=augment, seed=3, shard=share,
     )  # fmt: skip
 
 
@@ -52,11 +52,12 @@ def test_the_shares_of_all_devices_are_the_batch_at_every_step_and_none_is_seen_
 
 
 def test_streamed_images_are_shared_in_the_same_way():
-    whole = list(Keys(COUNT, SIZE, 3, train=True))
-    shares = [list(Keys(COUNT, SIZE, 3, train=True, share=Shard(rank, WORLD))) for rank in range(WORLD)]
+    whole = list(KeySampler(COUNT, SIZE, 3, train=True))
+    shares = [list(KeySampler(COUNT, SIZE, 3, train=True, shard=Shard(rank, WORLD))) for rank in range(WORLD)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [batch[rank::WORLD] for rank in range(WORLD)] == parts
-    assert list(Keys(COUNT, SIZE, 3, train=False, share=Shard(1, WORLD))) == list(Keys(COUNT, SIZE, 3, train=False))
+    evaluation = list(KeySampler(COUNT, SIZE, 3, train=False, shard=Shard(1, WORLD)))
+    assert evaluation == list(KeySampler(COUNT, SIZE, 3, train=False))
 
 
 def test_devices_augment_differently_and_a_single_one_as_ever():
@@ -87,7 +88,7 @@ def test_the_data_asks_lightning_which_share_is_its_own(settings):
     data.trainer = SimpleNamespace(
         global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
     )
-    assert (alone.share, data.train_dataloader().share) == (ALL, Shard(1, 2))
+    assert (alone.shard, data.train_dataloader().shard) == (ALL, Shard(1, 2))
 
 
 def test_a_batch_that_devices_cannot_share_equally_is_refused(settings, tmp_path, capsys):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import mnet
-from mnet.data.folders import open_image
+from mnet.data.decoding import open_image
 from mnet.files import write_json, write_torch, write_yaml
 from mnet.studies import Trial
 from mnet.studies.runs.predictions import load_predictor

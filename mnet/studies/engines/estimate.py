@@ -7,7 +7,6 @@ stay near the defaults, scaled to this machine.
 
 from __future__ import annotations
 
-import inspect
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -127,12 +126,11 @@ def count_images(dataset: str, data_dir: Path) -> tuple[int, int, bool]:
     """Images in train, how many of these are for validation, and whether they are held in memory."""
     from mnet.data import DATASETS
     from mnet.data.folders import VAL_SHARE, list_images
-    from mnet.data.module import InMemoryImages
+    from mnet.data.in_memory import InMemoryImages
 
     data = DATASETS[dataset]
     if data.train_size is not None:
-        held_out = inspect.signature(data).parameters["val_size"].default
-        return data.train_size, held_out, issubclass(data, InMemoryImages)
+        return data.train_size, data.settings_type.val_size, issubclass(data, InMemoryImages)
     folder = data_dir / "train"
     try:
         train = len(list_images(folder if folder.is_dir() else data_dir)[1])

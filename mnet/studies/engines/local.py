@@ -359,7 +359,7 @@ def data_key(job: Job) -> DataKey:
 
 def shared(data: Sequence[ImageData]) -> dict[DataKey, ImageData]:
     """The data sets that can be shared, by what trials call them; the workers read the others themselves."""
-    from mnet.data.module import InMemoryImages
+    from mnet.data.in_memory import InMemoryImages
 
     found: dict[DataKey, ImageData] = {}
     for one in data:

@@ -26,7 +26,7 @@ from torch.fx import GraphModule
 
 from mnet.data import DATASETS, Augment, ImageData, create_data
 from mnet.data.batches import Shard
-from mnet.data.module import InMemoryImages
+from mnet.data.in_memory import InMemoryImages
 from mnet.errors import ConfigError
 from mnet.files import remove_temporary, write_json, write_torch
 from mnet.models.cost import cost

@@ -11,7 +11,7 @@ import torch
 from common.terminal import print_summary
 
 from mnet.data import ScenesData
-from mnet.data.module import Images
+from mnet.data.in_memory import Images
 from mnet.errors import ConfigError
 from mnet.studies import Trial, load_study
 from mnet.studies.claims.claims import Claim

@@ -1,0 +1,143 @@
+"""Data sets that fit in memory: decoded, resized and split once, then cut into batches without worker processes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from mnet.data.augment import Augment
+from mnet.data.batches import Batches
+from mnet.data.module import DataSettings, ImageData
+from mnet.data.splits import stratified_split
+from mnet.data.targets import Targets
+
+_CHUNK = 2048  # images resized at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemorySettings(DataSettings):
+    """Settings of a data set in memory."""
+
+    augment: Augment | None = None
+    """Random changes to training images; None is the data set's default."""
+
+
+class Images(NamedTuple):
+    """Raw images with their labels."""
+
+    images: Tensor
+    """(N, C, H, W) uint8"""
+    labels: Any
+    """(N,) int64; or boxes or masks (`mnet.data.targets`)"""
+
+
+class InMemoryImages(ImageData):
+    """A data set decoded once into memory. A subclass implements `read`."""
+
+    settings_type = InMemorySettings
+    settings: InMemorySettings
+    default_augment: ClassVar[Augment]
+    loader: ClassVar[type[Batches]] = Batches
+    """`TargetBatches` for boxes or masks."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._splits: dict[str, Images] = {}
+        self._on_device: dict[tuple[str, torch.device], Images] = {}
+
+    @abstractmethod
+    def read(self) -> tuple[Images, Images]:
+        """Train (validation included) and test, at any size.
+
+        Raises:
+            DataError: Missing, truncated or corrupt files.
+        """
+
+    def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of training and validation images among those of train."""
+        return stratified_split(labels, self.settings.val_size)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, resize and split, once."""
+        if self._splits:
+            return
+        train, test = (Images(resize(part.images, self.resolution), part.labels) for part in self.read())
+        chosen, held_out = self.split(train.labels)
+        self._splits = {
+            "train": channels_last(train.images[chosen], train.labels[chosen]),
+            "val": channels_last(train.images[held_out], train.labels[held_out]),
+            "test": channels_last(*test),
+        }
+
+    def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
+        data = super().for_run(batch_size, seed)
+        data.settings = replace(data.settings, augment=augment)
+        return data
+
+    def share(self) -> None:
+        """Move the images to shared memory, so that processes that receive this data set need no copy."""
+        for part in self._splits.values():
+            part.images.share_memory_()
+            part.labels.share_memory_()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of images and labels in memory, in bytes."""
+        return sum(part.images.nbytes + part.labels.nbytes for part in self._splits.values())
+
+    def train_dataloader(self) -> Batches:
+        return self.batches("train", train=True)
+
+    def val_dataloader(self) -> Batches:
+        return self.batches("val")
+
+    def test_dataloader(self) -> Batches:
+        return self.batches("test")
+
+    def images_on(self, split: str, device: torch.device | None = None) -> Images:
+        """A split on a device, copied to a GPU once, so that no batch has to be sent there. None is the Trainer's."""
+        images = self._splits[split]
+        if device is None:
+            device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if device.type != "cuda":
+            return images
+        if (split, device) not in self._on_device:
+            self._on_device[split, device] = Images(images.images.to(device), images.labels.to(device))
+        return self._on_device[split, device]
+
+    def batches(self, split: str, *, train: bool = False, device: torch.device | None = None) -> Batches:
+        """A loader over 'train', 'val' or 'test'; `train` shuffles and augments, `device` as for `images_on`."""
+        images, labels = self.images_on(split, device)
+        augment = self.settings.augment
+        return self.loader(
+            images,
+            labels,
+            batch_size=self.settings.batch_size,
+            mean=self.mean,
+            std=self.std,
+            train=train,
+            augment=self.default_augment if augment is None else augment,
+            seed=self.settings.seed,
+            shard=self.device_shard,
+        )
+
+
+def channels_last(images: Tensor, labels: Tensor | Targets) -> Images:
+    """The memory layout of `Batches`, so that all loaders share these bytes."""
+    return Images(images.contiguous(memory_format=torch.channels_last), labels)
+
+
+def resize(images: Tensor, resolution: int) -> Tensor:
+    """uint8 (N, C, H, W) to (N, C, resolution, resolution), antialiased."""
+    if images.shape[-2:] == (resolution, resolution):
+        return images
+    result = torch.empty((*images.shape[:2], resolution, resolution), dtype=torch.uint8)
+    for start in range(0, len(images), _CHUNK):
+        part = images[start : start + _CHUNK]
+        result[start : start + _CHUNK] = TF.resize(part, [resolution, resolution], antialias=True)
+    return result
