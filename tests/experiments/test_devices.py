@@ -92,11 +92,11 @@ def test_the_data_asks_lightning_which_share_is_its_own(settings):
 
 
 def test_a_batch_that_devices_cannot_share_equally_is_refused(settings, tmp_path, capsys):
-    with pytest.raises(ConfigError, match="batch_size is 6, of all devices together, and there are 4 devices"):
+    with pytest.raises(ConfigError, match="batch_size is 6, over all devices together, and there are 4 devices"):
         loader(Shard(3, 4))
     options = [f"--{name}={value}" for name, value in {**settings, "batch_size": 15}.items()]
     assert train.main([*options, *TWO, f"--out={tmp_path}"]) == 2
-    assert "batch_size is 15, of all devices together, and there are 2 devices" in capsys.readouterr().err
+    assert "batch_size is 15, over all devices together, and there are 2 devices" in capsys.readouterr().err
 
 
 def test_a_cluster_gives_a_trial_one_device(settings, tmp_path, capsys):
