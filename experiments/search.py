@@ -52,12 +52,11 @@ from mnet.studies.engines import Engine, Event
 from mnet.studies.engines.remote import is_url
 from mnet.studies.options import PARAMETERS, VARIANT, trial_from
 from mnet.studies.runs.run import load_data
-from mnet.studies.runs.store import TRACE
+from mnet.studies.runs.store import CHECK, TRACE
 from mnet.studies.study import load_study
 from mnet.studies.trial import Trial
 
 MADDS = "madds"
-CHECK = "latency-check.csv"
 WIDTHS = tuple(step / 40 for step in range(8, 41))
 """Where a width of the same latency is looked for."""
 CHECKED = 5

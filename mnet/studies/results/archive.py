@@ -12,7 +12,17 @@ import pandas as pd
 from mnet.errors import ConfigError, text, unknown
 from mnet.studies.options import PARAMETERS, cell_name, trial_from
 from mnet.studies.results.tables import EXCLUDED_COLUMNS, run_row
-from mnet.studies.runs.store import CLAIMS, CONFIG, PUBLISHED, RESULT, RUNS, read_result, read_settings
+from mnet.studies.runs.store import (
+    CANDIDATES,
+    CLAIMS,
+    CONFIG,
+    PUBLISHED,
+    RESULT,
+    RUNS,
+    TRACE,
+    read_result,
+    read_settings,
+)
 from mnet.studies.trial import USER_DATASETS, Trial
 
 OFFLINE = "offline-run-*/run-*.wandb"
@@ -77,6 +87,11 @@ def studies_with(root: Path, name: str = RUNS) -> list[str]:
     """The studies that have a table of this name, here or published."""
     found = [*root.glob(f"*/{name}"), *(root / PUBLISHED).glob(f"*/{name}")]
     return sorted({path.parent.name for path in found})
+
+
+def list_searches(root: Path) -> list[str]:
+    """The searches of a results folder, by name."""
+    return sorted({path.parent.name for name in (TRACE, CANDIDATES) for path in root.glob(f"*/{name}")})
 
 
 def load(source: str | Path = "results") -> pd.DataFrame:

@@ -51,7 +51,7 @@ REPORT = "report.html"
 """Of a study, and of the results folder."""
 
 # Files of a search, see `mnet.search`.
-TRACE, CANDIDATES, PROXY = "trace.csv", "candidates.csv", "proxy.csv"
+TRACE, CANDIDATES, PROXY, CHECK = "trace.csv", "candidates.csv", "proxy.csv", "latency-check.csv"
 
 # Of the results folder.
 CLAIMS = "claims.csv"

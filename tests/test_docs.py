@@ -1,42 +1,54 @@
-"""The tables of the READMEs are those of the published results."""
+"""README and docs: tables follow from the published results, links resolve, commands are parsed, code runs."""
 
+import importlib
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import claims
 import pandas as pd
 import publish
 import pytest
+from common.readme_tables import TABLES, fill
 
 import mnet
 from mnet import ConfigError
 from mnet.studies import paired_deltas, study_table
 from mnet.studies.claims.claims import load_claims
-from mnet.studies.results import archive
 from mnet.studies.results.archive import read_table
 from mnet.studies.results.effects import ALL
 from mnet.studies.results.statistics import half_width
+from mnet.studies.runs.store import CLAIMS as PUBLISHED_CLAIMS
 from mnet.studies.runs.store import SUMMARY
 from mnet.studies.study import list_studies
 from mnet.tasks import metric_of
 
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/published/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 PUBLISHED = ROOT / "results/published"
 EFFECTS = sorted(path.parent.name for path in PUBLISHED.glob("*/effects.csv"))
 CLAIMS = {claim.id: claim for claim in load_claims(ROOT / "experiments/claims.yaml")}
 STUDIES = [study for study in list_studies(ROOT / "experiments/sweeps") if study not in EFFECTS]
 
 
-@pytest.mark.parametrize("path", publish.READMES, ids=lambda path: path.parent.name)
-def test_the_tables_of_the_readmes_are_those_of_the_published_results(path):
-    written = path.read_text()
-    assert written.count("<!-- begin ") >= 2
-    assert publish.fill(written, PUBLISHED) == written
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_tables_of_the_documents_are_those_of_the_published_results():
+    for path in publish.DOCUMENTS:
+        assert fill(path.read_text(), PUBLISHED) == path.read_text(), path
+    used = {name for path in publish.DOCUMENTS for name in re.findall("<!-- begin (.*?) -->", path.read_text())}
+    assert used == set(TABLES)
     with pytest.raises(ConfigError, match="wants the table 'claimz'"):
-        publish.fill("<!-- begin claimz -->\n<!-- end claimz -->", PUBLISHED)
+        fill("<!-- begin claimz -->\n<!-- end claimz -->", PUBLISHED)
 
 
 def test_the_published_claims_follow_from_the_published_runs_and_times():
-    found, kept = claims.evaluate(PUBLISHED), read_table(PUBLISHED / archive.CLAIMS)
+    found, kept = claims.evaluate(PUBLISHED), read_table(PUBLISHED / PUBLISHED_CLAIMS)
     assert list(found) == list(kept)
     assert len(found["id"].unique()) == len(CLAIMS)
     for name in ("id", "verdict", "why", "command"):
@@ -70,25 +82,50 @@ def test_every_published_effect_follows_from_the_runs(study):
         assert row["high"] - row["delta"] == pytest.approx(half_width(own.to_numpy()))
 
 
-def test_what_is_trained_on_in_int8_ends_above_what_is_rounded_after_training():
-    effects = pd.read_csv(PUBLISHED / "quantization/effects.csv").set_index(["value", "against", "variant"])
-    gained = effects.loc[("int8-qat", "int8")]
-    assert (gained["delta"] > 0).all()
-    assert gained.loc[ALL, "low"] > 0
+def test_every_link_of_the_documents_resolves():
+    pattern = r"\]\(([^)#\s]+)|(?:src|srcset)=\"([^\"]+)\""
+    links = [(path, "".join(found)) for path in PAGES for found in re.findall(pattern, path.read_text())]
+    assert len(links) > 60
+    assert not [(path.name, link) for path, link in links if "://" not in link and not (path.parent / link).exists()]
 
 
-def test_the_readme_says_what_bf16_costs():
-    effects = pd.read_csv(PUBLISHED / "precision/effects.csv").set_index(["value", "variant"])
-    delta, low, high = effects.loc[("bf16", ALL), ["delta", "low", "high"]]
-    assert f"{delta:.2f} [{low:.2f}, {high:+.2f}] points below fp32" in (ROOT / "README.md").read_text()
+def shell_commands() -> list[str]:
+    """Every command in a shell block of the documents, without its comment."""
+    lines = [line for path in PAGES for block in blocks(path, "sh") for line in block.splitlines()]
+    return sorted({line.partition(" #")[0].strip() for line in lines} - {""})
 
 
-def test_the_readme_says_what_the_laboratorys_bench_found():
-    readme = (ROOT / "README.md").read_text()
-    bench = pd.read_csv(PUBLISHED / "bench-latency.csv")
-    same, slow = bench[bench["planted"] == 0], bench[bench["planted"] > 0]
-    assert f"different in {((same['low'] > 1) | (same['high'] < 1)).sum()} of {len(same)} trials" in readme
-    assert f"is found in {(slow['low'] > 1).sum()} of {len(slow)}" in readme
+@pytest.mark.parametrize("command", shell_commands())
+def test_every_command_of_the_documents_is_parsed_by_its_program(command):
+    """`make -n` expands it to the call of a program, whose own parser then reads every option and value."""
+    words = shlex.split(command)
+    if words[0] == "make":
+        done = subprocess.run([*words, "-n"], capture_output=True, text=True, cwd=ROOT, check=True)
+        calls = [line for line in done.stdout.splitlines() if "experiments/" in line]
+        if not calls:
+            assert words[1:] in ([], ["test"], ["setup"], ["lint"], ["test-kill"])
+            return
+        words = shlex.split(calls[-1])
+    start = next(i for i, word in enumerate(words) if word.startswith("experiments/"))
+    importlib.import_module(Path(words[start]).stem).read_arguments(words[start + 1 :])
+
+
+PYTHON = [(path, code) for path in PAGES for code in blocks(path, "python")]
+CHEAPER = {'runtime="executorch", resolution=224': 'runtime="eager", resolution=64', "budget_s=30": "budget_s=0.5"}
+
+
+@pytest.mark.parametrize(("path", "code"), PYTHON, ids=[path.stem for path, _ in PYTHON])
+def test_the_python_of_the_documents_runs(path, code, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for slow, quick in CHEAPER.items():
+        code = code.replace(slow, quick)
+    lines, scope = code.splitlines(), {}
+    exec("\n".join(line for line in lines if "# ConfigError: ..." not in line), scope)
+    for line in lines:
+        call, raises, message = line.partition("# ConfigError: ... ")
+        if raises:
+            with pytest.raises(ConfigError, match=re.escape(message)):
+                exec(call, scope)
 
 
 def test_a_search_is_published_with_its_network_which_its_tables_name_by_where_it_is_then(tmp_path, monkeypatch):

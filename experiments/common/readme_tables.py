@@ -1,0 +1,235 @@
+"""The tables of README.md and docs/*.md, as the published results have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from common.markdown import fill_marks, markdown_table, pipe_table
+from common.options import SWEEPS, overrides, sweep_file
+from mnet.errors import ConfigError
+from mnet.search.netadapt import FOUND
+from mnet.studies.claims.evidence import count_verdicts, headlines
+from mnet.studies.claims.views import claims_table, latency_claims_table
+from mnet.studies.results.archive import known, list_searches, read_table, studies_with, study_table
+from mnet.studies.results.diagnosis import deaths_summary
+from mnet.studies.results.table_view import (
+    Cell,
+    Column,
+    Table,
+    build_table,
+    interval_cell,
+    join_tables,
+    number_column,
+    text_column,
+)
+from mnet.studies.results.views import deaths_table, effects_table, int8_table, summary_table
+from mnet.studies.runs.store import BENCH, BENCH_LATENCY, CHECK, CLAIMS, EFFECTS, LATENCY, SUMMARY
+from mnet.studies.study import list_studies, load_study
+from mnet.tasks import TASKS, task_in
+
+LONGER = "longer"
+"""The folder of results of the profile with that name."""
+DATA = "fashion_mnist at 28 px"
+"""The setting that rows do not repeat."""
+DECIDED = ("up", "down")
+ONE_SAMPLE = Cell("one sample")
+
+
+def fill(text: str, root: Path) -> str:
+    """A document with its tables as the published results have them.
+
+    Raises:
+        ConfigError: It wants a table that there is not.
+    """
+
+    def table(name: str) -> str:
+        if name not in TABLES:
+            raise ConfigError(f"a document wants the table {name!r}; there are {', '.join(TABLES)}")
+        return TABLES[name](root)
+
+    return fill_marks(text, table)
+
+
+def claims(root: Path) -> str:
+    """Every claim that was tested by training or timing, with its verdict, and a line of counts."""
+    evidence = read_table(root / CLAIMS)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(evidence).items())
+    heads = headlines(evidence)
+    tested = heads[heads["n"].notna()]
+    contexts = [on.removeprefix(f"{DATA}, ").partition(" thread")[0].removesuffix(", 1") for on in tested["on"]]
+    table = claims_table(tested.assign(on=contexts))
+    shown = table.select("statement", "paper", "ours", "95% interval", "verdict", "on")
+    return f"{len(heads)} claims: {counts}.\n\n{markdown_table(shown)}"
+
+
+def studies(root: Path) -> str:
+    """The question and the cells of every sweep file, at the quick profile's settings."""
+    rows = []
+    for name in list_studies(SWEEPS):
+        study = load_study(sweep_file(name), overrides(name, "quick", None, {}))
+        question, _, _ = " ".join(study.description.split()).partition("?")
+        varied = ", ".join(f"`{option}`" for option in study.varied)
+        rows.append([f"`{name}`", f"{question}?", varied, f"{len(study.cells)}", study.baseline])
+    return pipe_table(("study", "question", "varies", "cells", "baseline"), rows, right=("cells",))
+
+
+def activation(root: Path) -> str:
+    """The table that `make ablate-activation` ends with."""
+    titles = ("cell", "n", "top-1 %", "sd", "difference", "95% interval", "verdict", "params", "MAdds")
+    return markdown_table(summary_table(study_table(root, "activation", SUMMARY)).select(*titles))
+
+
+def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The studies of classification that compare their cells with the first; others compare within their networks."""
+    within = studies_with(root, EFFECTS)
+    for study in studies_with(root, SUMMARY):
+        table = study_table(root, study, SUMMARY)
+        if study not in (*within, *list_searches(root)) and task_in(table) == TASKS["classification"]:
+            yield study, table
+
+
+def answers(root: Path) -> str:
+    """The comparisons of the quick studies that found a difference."""
+    tables = []
+    for _, summary in summaries(root):
+        named = summary.assign(against=summary["cell"].iloc[0])
+        table = summary_table(named, more=(text_column("study"), text_column("against")))
+        decided = [row for row, verdict in zip(table.records, summary["verdict"], strict=True) if verdict in DECIDED]
+        tables.append(replace(table, records=decided))
+    return markdown_table(join_tables(tables).select("study", "cell", "against", "difference", "95% interval"))
+
+
+def comparisons(root: Path) -> str:
+    """Every cell of every study."""
+    tables = [summary_table(summary, more=[text_column("study")]) for _, summary in summaries(root)]
+    titles = ("study", "cell", "n", "top-1 %", "difference", "95% interval", "verdict")
+    return markdown_table(join_tables(tables).select(*titles))
+
+
+def longer(root: Path) -> str:
+    return comparisons(root / LONGER)
+
+
+def found(root: Path) -> str:
+    """What searches found, beside the same network scaled by width, and whole."""
+    tables = []
+    more = (text_column("search"), text_column("network"), number_column("latency", digits=3))
+    for study in list_searches(root):
+        summary, check = study_table(root, study, SUMMARY), root / study / CHECK
+        ratios = dict(read_table(check)[["variant", "ratio"]].to_numpy()) if check.is_file() else {}
+        networks, latencies = [], []
+        for cell in summary["cell"].astype(str):
+            settings = dict(word.partition("=")[::2] for word in cell.split())
+            is_found = settings["model"].endswith(FOUND)
+            networks.append("found" if is_found else " ".join(cell.split()[1:]) or "whole")
+            latencies.append(ratios.get("found" if is_found else f"width {settings.get('width', '1')}"))
+        named = summary.assign(search=study, network=networks, latency=pd.Series(latencies, dtype=float))
+        tables.append(summary_table(named, more=more))
+    difference = ("difference", "95% interval", "verdict")
+    titles = ("search", "network", "n", "top-1 %", *difference, "latency", "params", "MAdds")
+    return markdown_table(join_tables(tables).select(*titles))
+
+
+def dead(root: Path) -> str:
+    """Depthwise kernels that died, by how they were trained."""
+    table = deaths_table(deaths_summary(study_table(root, "dead-kernels")))
+    return short_models(table.select("cell", "n", "top-1 %", "dead %", "difference", "95% interval", "verdict"))
+
+
+def short_models(table: Table) -> str:
+    return markdown_table(table).replace("model=mobilenet_", "")
+
+
+def cells(root: Path, study: str) -> str:
+    """Every cell of a study, with the other metrics of its task and its costs."""
+    summary, runs = study_table(root, study, SUMMARY), study_table(root, study)
+    measured = [f"{metric.label} %" for metric in task_in(summary).metrics]
+    titles = ("cell", "n", *measured, "difference", "95% interval", "verdict", "params", "MAdds")
+    return short_models(summary_table(summary, runs).select(*titles))
+
+
+def detection(root: Path) -> str:
+    return cells(root, "detection")
+
+
+def segmentation(root: Path) -> str:
+    return cells(root, "segmentation")
+
+
+def effects(root: Path) -> str:
+    """What int8 does within every network."""
+    return within_networks(root, "quantization")
+
+
+def bf16(root: Path) -> str:
+    """What training in 16 bits does within every network."""
+    return within_networks(root, "precision")
+
+
+def within_networks(root: Path, study: str) -> str:
+    titles = ("variant", "compared", "difference", "95% interval", "verdict", "beyond the first", "its 95% interval")
+    return markdown_table(effects_table(study_table(root, study, EFFECTS)).select(*titles))
+
+
+def latency(root: Path) -> str:
+    """The latency claims on every runtime."""
+    return markdown_table(latency_claims_table(read_table(root / CLAIMS)))
+
+
+def laboratory(root: Path) -> str:
+    """How often `make bench-latency` called equal networks different, and found a planted slowdown."""
+    trials = read_table(root / BENCH_LATENCY)
+    equal, slowed = trials[trials["planted"] == 0], trials[trials["planted"] > 0]
+    wrong, found = int(((equal["low"] > 1) | (equal["high"] < 1)).sum()), int((slowed["low"] > 1).sum())
+    low, high = binomtest(wrong, len(equal)).proportion_ci()
+    return (
+        f"- The same network twice is called different in {wrong} of {len(equal)} trials ({wrong / len(equal):.1%}, "
+        f"95% interval {100 * low:.1f} to {100 * high:.1f}%).\n"
+        f"- A network slowed down by {slowed['planted'].iloc[0]:.0%} is found in {found} of {len(slowed)} trials, in "
+        f"{slowed['seconds'].median():.1f} s (median; {slowed['seconds'].max():.0f} s at most)."
+    )
+
+
+def int8(root: Path) -> str:
+    """int8 networks against the same in fp32, on every runtime that is quick at it."""
+    return markdown_table(int8_table(study_table(root, "quantization", LATENCY)))
+
+
+BENCH_COLUMNS = (
+    *(text_column("what"), text_column("ours"), text_column("theirs"), number_column("ratio", digits=3)),
+    Column("95% interval", lambda row: interval_cell(row["low"], row["high"], 3) if known(row["low"]) else ONE_SAMPLE),
+    *(text_column("goal"), text_column("verdict")),
+)
+
+
+def bench(root: Path) -> str:
+    """What `make bench` measured, misses too."""
+    return markdown_table(build_table("Bench", BENCH_COLUMNS, read_table(root / BENCH)))
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    function.__name__: function
+    for function in (
+        claims,
+        studies,
+        activation,
+        answers,
+        comparisons,
+        longer,
+        effects,
+        bf16,
+        detection,
+        segmentation,
+        found,
+        dead,
+        latency,
+        laboratory,
+        int8,
+        bench,
+    )
+}
