@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from common.markdown import fill_marks, pipe_table
 from common.options import HERE, SWEEPS, overrides
-from mnet.training.memory import keep_freed_memory
 from torch.nn import functional
 
 import mnet
