@@ -22,7 +22,8 @@ from mnet.files import write_csv
 from mnet.studies.claims import views
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.evidence import claims_table, count_verdicts, headlines
-from mnet.studies.results.archive import load, studies_with, study_table
+from mnet.studies.results.archive import studies_with, study_table
+from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row
 from mnet.studies.runs.store import CLAIMS, LATENCY, LATENCY_CLAIMS, SUMMARY, TRACE
 from mnet.studies.study import list_studies, load_study

@@ -15,7 +15,7 @@ from mnet.errors import ConfigError
 from mnet.search.netadapt import FOUND
 from mnet.studies.claims.evidence import count_verdicts, headlines
 from mnet.studies.claims.views import claims_table, latency_claims_table
-from mnet.studies.results.archive import known, list_searches, read_table, studies_with, study_table
+from mnet.studies.results.archive import is_known, list_searches, read_table, studies_with, study_table
 from mnet.studies.results.diagnosis import deaths_summary
 from mnet.studies.results.table_view import (
     Cell,
@@ -37,7 +37,7 @@ LONGER = "longer"
 DATA = "fashion_mnist at 28 px"
 """The setting that rows do not repeat."""
 DECIDED = ("up", "down")
-ONE_SAMPLE = Cell("one sample")
+SINGLE = Cell("one sample")
 
 
 def fill(text: str, root: Path) -> str:
@@ -202,7 +202,7 @@ def int8(root: Path) -> str:
 
 BENCH_COLUMNS = (
     *(text_column("what"), text_column("ours"), text_column("theirs"), number_column("ratio", digits=3)),
-    Column("95% interval", lambda row: interval_cell(row["low"], row["high"], 3) if known(row["low"]) else ONE_SAMPLE),
+    Column("95% interval", lambda row: interval_cell(row["low"], row["high"], 3) if is_known(row["low"]) else SINGLE),
     *(text_column("goal"), text_column("verdict")),
 )
 

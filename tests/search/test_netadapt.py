@@ -13,7 +13,8 @@ import mnet
 from mnet import ConfigError
 from mnet.search.netadapt import FOUND, NETWORKS, NetAdapt, adapt
 from mnet.search.proposals import MAdds
-from mnet.studies.results.archive import load, study_table
+from mnet.studies.results.archive import study_table
+from mnet.studies.results.loading import load
 from mnet.studies.runs.store import RESULT, TRACE, WEIGHTS
 from mnet.studies.trial import Trial
 from mnet.weights.truncation import sizes

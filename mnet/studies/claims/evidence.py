@@ -69,7 +69,7 @@ def claims_table(
 
     Args:
         claims: Of `load_claims`.
-        runs: Of `archive.load`; a run of several studies counts once.
+        runs: Of `load`; a run that several studies share counts once.
         planned: What the studies would train, the cheapest first: a row a cell, with the settings and the `run_id`
             of its trial with seed 0, its `study`, and the `command`.
         latencies: Study -> its `latency-claims.csv`, with what else is known of a row in `device` and `fell_back`.

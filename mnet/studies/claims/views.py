@@ -8,7 +8,7 @@ import pandas as pd
 
 from mnet.errors import ConfigError, unknown
 from mnet.studies.claims.evidence import RUNTIMES, headlines
-from mnet.studies.results.archive import known, read_claims
+from mnet.studies.results.archive import is_known, read_claims
 from mnet.studies.results.table_view import (
     Cell,
     Column,
@@ -43,7 +43,7 @@ def digits_of(row: Row) -> tuple[int, bool]:
     """Digits after the point of a claim's numbers, and whether they have a sign: differences do."""
     if str(row["metric"]).startswith("latency"):
         return 3, False
-    return 2, row["kind"] != "arithmetic" or known(row["baseline"])
+    return 2, row["kind"] != "arithmetic" or is_known(row["baseline"])
 
 
 def amount_column(name: str, title: str) -> Column:
@@ -81,11 +81,11 @@ def grouped_claims(evidence: pd.DataFrame) -> Table:
     """One record for each claim: its headline, with the further evidence below it, filtered by verdict and kind."""
 
     def record(row: Row, further: list[Record]) -> Record:
-        compared = f"{row['variant']} against {row['baseline']}" if known(row["variant"]) else ""
-        context = f"on {row['on']}" if known(row["on"]) else ""
+        compared = f"{row['variant']} against {row['baseline']}" if is_known(row["variant"]) else ""
+        context = f"on {row['on']}" if is_known(row["on"]) else ""
         details = "; ".join(filter(None, [compared, context]))
         tags = {"verdict": str(row["verdict"]), "kind": str(row["kind"])}
-        command = str(row["command"]) if known(row["command"]) else ""
+        command = str(row["command"]) if is_known(row["command"]) else ""
         cells = [column.cell(row) for column in COLUMNS]
         return Record(cells, [details] if details else [], command, further, tags)
 

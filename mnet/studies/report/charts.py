@@ -37,7 +37,7 @@ from mnet.studies.report.marks import (
     vertical,
 )
 from mnet.studies.report.tables import VERDICT_WORDS
-from mnet.studies.results.archive import known
+from mnet.studies.results.archive import is_known
 from mnet.studies.results.plots import SPARE, colour
 from mnet.studies.results.table_view import Row, format_interval, format_number, is_number, rows_of
 from mnet.tasks import metric_of
@@ -98,7 +98,7 @@ def conditions(row: Row) -> str:
     """What a mark says of its run, beside the number."""
     settings = ", ".join(f"{name}={value}" for name, value in told(row).items())
     ran = ", ".join(
-        f"{name} {row[name]}" for name in ("device", "threads", "torch") if name in row and known(row[name])
+        f"{name} {row[name]}" for name in ("device", "threads", "torch") if name in row and is_known(row[name])
     )
     return f"{settings}\nrun {row['run_id']}; {ran}"
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from mnet.errors import ConfigError, text
 from mnet.studies.options import PARAMETERS, trial_from
-from mnet.studies.results.archive import RESOLVED, known
+from mnet.studies.results.archive import is_known
+from mnet.studies.results.finished import RESOLVED
 from mnet.studies.results.table_view import Row
 from mnet.studies.runs.store import CONFIG, run_folder
 from mnet.studies.trial import USER_DATASETS, Trial, changed
@@ -46,7 +47,7 @@ class Place:
 
 def told(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:
     """The settings of a row that are not as in the paper."""
-    return {name: row[name] for name in names if name in row and known(row[name]) and row[name] != PLAIN}
+    return {name: row[name] for name in names if name in row and is_known(row[name]) and row[name] != PLAIN}
 
 
 def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
@@ -60,7 +61,7 @@ def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
         None if no spelling has the row's `run_id`.
     """
     settings = told(row, [name for name in PARAMETERS if name not in DECIDED])
-    choices = {name: [None, *([row[name]] if name in row and known(row[name]) else [])] for name in DECIDED}
+    choices = {name: [None, *([row[name]] if name in row and is_known(row[name]) else [])] for name in DECIDED}
     choices["lr"] += [rate for rate in rates if rate not in choices["lr"]]
     spellings = itertools.product(*(choices[name] for name in DECIDED))
     for values in sorted(spellings, key=lambda values: sum(value is not None for value in values)):
@@ -95,6 +96,6 @@ def settings_of(trial: Trial) -> dict[str, object]:
 def latency_command(row: Row, target: str = "latency") -> str:
     """Times the networks of a row's study again, on its runtime."""
     words = [f"{target}-{row['study']}", f"RUNTIME={row['runtime']}", f"THREADS={row['threads']}"]
-    if known(row.get("batch")) and int(row["batch"]) != 1:
+    if is_known(row.get("batch")) and int(row["batch"]) != 1:
         words.append(f"BATCH={row['batch']}")
     return " ".join(["make", *map(shlex.quote, words)])

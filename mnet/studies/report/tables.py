@@ -8,7 +8,7 @@ import pandas as pd
 
 from mnet.studies.report.commands import Place, latency_command, run_command, told
 from mnet.studies.results import views
-from mnet.studies.results.archive import known
+from mnet.studies.results.archive import is_known
 from mnet.studies.results.table_view import (
     Cell,
     Record,
@@ -70,8 +70,8 @@ def effects_table(effects: pd.DataFrame) -> Table:
 
 def latency_table(latency: pd.DataFrame) -> Table:
     def details(row: Row) -> list[str]:
-        exported = [f"exported: {row['file']}, sha256 {row['sha256']}"] if known(row.get("file")) else []
-        return [*exported, *([f"note: {row['note']}"] if known(row.get("note")) else [])]
+        exported = [f"exported: {row['file']}, sha256 {row['sha256']}"] if is_known(row.get("file")) else []
+        return [*exported, *([f"note: {row['note']}"] if is_known(row.get("note")) else [])]
 
     rows = rows_of(latency)
     return views.latency_table(latency).without_empty_columns().annotate(map(latency_command, rows), map(details, rows))
@@ -110,7 +110,7 @@ def distinct(frame: pd.DataFrame, column: str) -> str:
     """The different values of a column; of `finished`, the first and the last day."""
     if column not in frame:
         return ""
-    values = list(dict.fromkeys(str(value) for value in frame[column] if known(value)))
+    values = list(dict.fromkeys(str(value) for value in frame[column] if is_known(value)))
     if column == "finished":
         days = sorted({value[:10] for value in values})
         return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mnet.studies.report.tables import VERDICT_WORDS, distinct
-from mnet.studies.results.archive import known
+from mnet.studies.results.archive import is_known
 from mnet.studies.results.table_view import Row, format_interval, format_number, rows_of
 from mnet.studies.runs.store import RUNS
 
@@ -101,7 +101,7 @@ def facts(found: Sequence[Data]) -> list[str]:
     """What the page is of, in a line."""
     runs = [data.runs for data in found if data.runs is not None]
     different = len(set(pd.concat(runs)["run_id"])) if runs else 0
-    days = sorted({str(day)[:10] for one in runs if "finished" in one for day in one["finished"] if known(day)})
+    days = sorted({str(day)[:10] for one in runs if "finished" in one for day in one["finished"] if is_known(day)})
     published = sum(RUNS in data.published for data in found)
     said = [f"{len(found)} {'study' if len(found) == 1 else 'studies'}"]
     said += [f"{published} published with the project"] if published else []

@@ -12,7 +12,8 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from mnet.errors import text
-from mnet.studies.results.archive import RESOLVED, known
+from mnet.studies.results.archive import is_known
+from mnet.studies.results.finished import RESOLVED
 from mnet.studies.results.lookup import Run
 from mnet.studies.results.revisions import REPOSITORY, History, history_between
 from mnet.studies.results.statistics import LEVEL
@@ -130,7 +131,7 @@ def compare(a: Run, b: Run, repository: Path = REPOSITORY) -> Comparison:
         results=tuple(
             Change(name, float(str(a.row[name])), float(str(b.row[name])))
             for name in UNITS
-            if known(a.row.get(name)) and known(b.row.get(name))
+            if is_known(a.row.get(name)) and is_known(b.row.get(name))
         ),
         images=same_images(a, b),
     )
@@ -142,12 +143,12 @@ def differences(
 ) -> tuple[Difference, ...]:
     """Where two mappings differ, among `names` or all that one of them has."""
     found = [Difference(name, a.get(name), b.get(name)) for name in (names or {**a, **b})]
-    return tuple(one for one in found if (known(one.a) or known(one.b)) and written(one.a) != written(one.b))
+    return tuple(one for one in found if (is_known(one.a) or is_known(one.b)) and written(one.a) != written(one.b))
 
 
 def written(value: object) -> str:
     """A value as it is shown: 1,527,818 and 0.2 whatever the type, `paper` for None."""
-    if not known(value):
+    if not is_known(value):
         return text(None)
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return f"{value:,.10g}" if number else text(value)

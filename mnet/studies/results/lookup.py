@@ -13,7 +13,8 @@ import pandas as pd
 
 from mnet.errors import ConfigError, unknown
 from mnet.studies.options import PARAMETERS
-from mnet.studies.results.archive import RESOLVED, described_trial, load
+from mnet.studies.results.finished import RESOLVED, described_trial
+from mnet.studies.results.loading import load
 from mnet.studies.runs.store import CONFIG, PUBLISHED, RESULT, RUNS, read_settings
 from mnet.studies.trial import USER_DATASETS
 from mnet.training.recipes import Recipe

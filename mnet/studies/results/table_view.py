@@ -10,7 +10,7 @@ from typing import Any, TypeGuard, cast
 import pandas as pd
 
 from mnet.errors import unknown
-from mnet.studies.results.archive import known
+from mnet.studies.results.archive import is_known
 
 MILLION = 1e6
 
@@ -112,7 +112,7 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def text_column(name: str, title: str | None = None) -> Column:
-    return Column(title or name, lambda row: Cell(str(row[name]) if known(row.get(name)) else ""), numeric=False)
+    return Column(title or name, lambda row: Cell(str(row[name]) if is_known(row.get(name)) else ""), numeric=False)
 
 
 def number_column(
@@ -130,7 +130,7 @@ def flag_column(name: str, title: str | None = None) -> Column:
     """A column of yes and no."""
 
     def cell(row: Row) -> Cell:
-        return Cell(("yes" if row[name] else "no") if known(row.get(name)) else "")
+        return Cell(("yes" if row[name] else "no") if is_known(row.get(name)) else "")
 
     return Column(title or name, cell, numeric=False)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mnet.studies.results.archive import known
+from mnet.studies.results.archive import is_known
 from mnet.studies.results.table_view import (
     MILLION,
     Cell,
@@ -142,7 +142,7 @@ def difference_interval(row: Row) -> Cell:
 def verdict_cell(row: Row) -> Cell:
     if row["state"] == FAILED:
         return Cell(FAILED)
-    return Cell(str(row["verdict"]) if row["state"] == "" and known(row.get("verdict")) else "")
+    return Cell(str(row["verdict"]) if row["state"] == "" and is_known(row.get("verdict")) else "")
 
 
 def percent_column(name: str, metric: Metric) -> Column:
@@ -218,7 +218,7 @@ def inside_table(summary: pd.DataFrame) -> Table:
 def deaths_table(summary: pd.DataFrame) -> Table:
     """Dead depthwise kernels by cell, of `diagnosis.deaths_summary`."""
     deaths = summary.reindex(columns=["cell", "n", "top1", "dead", "half_width", "delta", "low", "high", "verdict"])
-    states = ["" if known(delta) else "first" for delta in deaths["delta"]]
+    states = ["" if is_known(delta) else "first" for delta in deaths["delta"]]
     verdicts = [DEATH_VERDICTS.get(str(verdict), verdict) for verdict in deaths["verdict"]]
     columns = (
         *(CELL, SEEDS, number_column("top1", "top-1 %"), number_column("dead", "dead %")),

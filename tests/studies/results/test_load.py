@@ -1,17 +1,15 @@
-"""load: one frame from folders, tables, W&B's configuration and summary, and the files that it writes offline."""
+"""`load`: one data frame from folders, tables, or the configuration and summary of runs on W&B."""
 
 import json
-import struct
-import zlib
 
 import pandas as pd
 import pytest
-from wandb.proto.wandb_internal_pb2 import Record
 
 from mnet.errors import ConfigError
 from mnet.files import write_json, write_yaml
 from mnet.studies import load
-from mnet.studies.results.archive import Finished, finished_row
+from mnet.studies.results import wandb_runs
+from mnet.studies.results.finished import FinishedRun, finished_row
 from mnet.studies.results.wandb_runs import Address, read_address, read_run
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import CONFIG, RESULT, run_folder
@@ -58,7 +56,7 @@ def keep(trial: Trial, root, study: str = "activation", **more: object):
 @pytest.mark.parametrize("name", TRIALS)
 def test_what_is_logged_to_wandb_makes_the_row_of_the_folder(name, tmp_path):
     trial = TRIALS[name]
-    here = finished_row(Finished("activation", trial, result_of(trial)), {})
+    here = finished_row(FinishedRun("activation", trial, result_of(trial)), {})
     there = finished_row(read_run("run", *logged(trial, tmp_path)), {})
     pd.testing.assert_frame_equal(pd.DataFrame([there]), pd.DataFrame([here]))
 
@@ -110,60 +108,20 @@ def test_a_run_on_a_folder_of_images_says_which(tmp_path):
     }
 
 
-def record(**kinds: dict[str, object]) -> bytes:
-    """A message of W&B: config or summary with these entries."""
-    made = Record()
-    for kind, entries in kinds.items():
-        for key, value in entries.items():
-            getattr(made, kind).update.add(key=key, value_json=json.dumps(value))
-    return made.SerializeToString()
+def test_wandb_is_asked_with_a_timeout_and_its_error_names_the_address(monkeypatch):
+    timeouts = []
 
+    def api(timeout):
+        timeouts.append(timeout)
+        raise OSError("no route to host\nmore")
 
-def log(*records: bytes, block: int = 32768) -> bytes:
-    """Records as LevelDB's log keeps them: in blocks, with a header of 7 bytes for each part of a record."""
-    content = b":W&B\xe1\xbe\x00"
-    for whole in records:
-        left, first = whole, True
-        while left or first:
-            if (room := block - len(content) % block) < 7:
-                content, room = content + bytes(room), block
-            part, left = left[: room - 7], left[room - 7 :]
-            kind = bytes([{(1, 1): 1, (1, 0): 2, (0, 0): 3, (0, 1): 4}[first, not left]])
-            content += struct.pack("<IH", zlib.crc32(kind + part), len(part)) + kind + part
-            first = False
-    return content
-
-
-@pytest.fixture
-def offline(tmp_path):
-    """A file that W&B wrote offline, of a run without a result here, whose records span blocks; and the run's row."""
-    trial = TRIALS["toggled"]
-    config, summary = logged(trial, tmp_path)
-    file = tmp_path / "results" / "wandb" / "offline-run-1-abc" / "run-abc.wandb"
-    file.parent.mkdir(parents=True)
-    parts = record(config=config), record(summary={"notes": "x" * 70_000}), record(summary=summary)
-    file.write_bytes(log(*parts))
-    return file, finished_row(Finished("activation", trial, result_of(trial)), {})
-
-
-def test_an_offline_file_is_a_row_and_with_a_result_in_a_folder_it_is_not_another_one(offline):
-    file, row = offline
-    root = file.parents[2]
-    pd.testing.assert_frame_equal(load(root), pd.DataFrame([row]), check_dtype=False)
-    keep(TRIALS["toggled"], root)
-    config, summary = logged(TRIALS["toggled"], root)
-    older = {name: value for name, value in summary.items() if name not in PROVENANCE}
-    file.write_bytes(log(record(config=config), record(summary=older)))
-    assert load(root)[["top1", "threads"]].values.tolist() == [[50.0, 1]]
-    assert load(root)["threads"].dtype == int
-
-
-def test_a_file_that_a_kill_cut_off_has_no_finished_run_and_a_damaged_one_is_named(offline):
-    file, _ = offline
-    content = file.read_bytes()
-    file.write_bytes(content[:-10])
-    with pytest.raises(ConfigError, match="no finished run in"):
-        load(file.parents[2])
-    file.write_bytes(content[:300] + b"?" + content[301:])
-    with pytest.raises(ConfigError, match=r"run-abc\.wandb cannot be read with wandb .*damaged at byte 7;"):
-        load(file.parents[2])
+    monkeypatch.setattr(wandb_runs, "has_account", lambda: True)
+    monkeypatch.setattr(wandb_runs.wandb, "Api", api)
+    with pytest.raises(ConfigError, match=r"no folder me/mnet/abc, and W&B cannot be asked for it: no route to host$"):
+        load("me/mnet/runs/abc")
+    assert timeouts == [wandb_runs.TIMEOUT_S] and timeouts[0] <= 10
+    monkeypatch.setattr(wandb_runs, "has_account", lambda: False)
+    with pytest.raises(ConfigError, match="no W&B account; log in"):
+        load("me/mnet")
+    with pytest.raises(ConfigError, match="not a W&B address"):
+        load("nowhere")

@@ -13,7 +13,7 @@ import mnet
 from mnet import ConfigError
 from mnet.studies import Trial, load_study
 from mnet.studies.options import PARAMETERS, trial_from
-from mnet.studies.results.archive import load
+from mnet.studies.results.loading import load
 from mnet.studies.runs.progress import NotFinite, Progress
 from mnet.studies.runs.run import TRAINER_DEFAULTS, run_trial
 from mnet.studies.runs.store import read_correct, read_result, read_settings

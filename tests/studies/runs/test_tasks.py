@@ -17,9 +17,10 @@ from mnet.studies import Trial, load_study
 from mnet.studies.claims.claims import Claim
 from mnet.studies.claims.evidence import claims_table
 from mnet.studies.report import write_report
-from mnet.studies.results.archive import load, read_table
+from mnet.studies.results.archive import read_table
 from mnet.studies.results.examples import read_examples
 from mnet.studies.results.frames import summary_of
+from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row, write_tables
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.packs import run_jobs

@@ -1,0 +1,45 @@
+"""A finished run, from a results folder or from W&B, as a row of `runs.csv`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pandas as pd
+
+from mnet.studies.options import PARAMETERS, cell_name, trial_from
+from mnet.studies.results.tables import run_row
+from mnet.studies.trial import USER_DATASETS, Trial
+
+RESOLVED = ("epochs", "batch_size", "lr")
+"""Settings that tables and W&B hold as the recipe resolved them."""
+
+
+class FinishedRun(NamedTuple):
+    study: str
+    trial: Trial
+    result: Mapping[str, object]
+    """As in result.json. Its values override those that `run_row` derives from the trial."""
+
+
+def finished_row(run: FinishedRun, cells: Mapping[tuple[str, str], str]) -> dict[str, object]:
+    """The row of a run.
+
+    Args:
+        run: The run.
+        cells: Study and run id -> name of the cell. A run without one is named by what differs from the paper.
+    """
+    toggles = {name: value for name, value in run.trial.toggles().items() if value is not None}
+    row = run_row(run.study, cell_name({"model": run.trial.model, **toggles}), run.trial, run.result)
+    images = {"data_dir": str(run.trial.data_dir)} if run.trial.dataset in USER_DATASETS else {}
+    return {**row, "cell": cells.get((run.study, str(row["run_id"])), row["cell"]), **images}
+
+
+def described_trial(settings: Mapping[str, object]) -> Trial:
+    """The trial of a row of `runs.csv` or of a run on W&B, without `RESOLVED`.
+
+    Those hold what was trained: 0 epochs for int8, a tenth of the requested learning rate for int8-qat. Read as
+    requests they would be refused, or divided again.
+    """
+    options = {name: settings[name] for name in PARAMETERS if name in settings and name not in RESOLVED}
+    return trial_from({name: value for name, value in options.items() if not pd.isna(value)})  # type: ignore[call-overload]
