@@ -1,8 +1,8 @@
-"""What a network costs, counted from its table alone: parameters, multiply-adds, activation memory."""
+"""What a network costs, counted from its table: parameters, multiply-adds, activation memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mnet.errors import ConfigError
 from mnet.models.heads import HEADS, uses_tail
 from mnet.models.layer_cost import LayerCost, convolution, linear
-from mnet.models.spec import Network, resolve_blocks
+from mnet.models.spec import FeatureMap, Network, ResolvedBlock, resolve_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a network at a resolution, for one image."""
+    """The cost of a network for one image of some resolution."""
 
     rows: tuple[LayerCost, ...]
 
@@ -36,12 +36,12 @@ class Cost:
 
     @cached_property
     def peak_activation_bytes(self) -> int:
-        """The largest `activation_bytes` of any layer: what inference in float32 needs at least, weights aside."""
+        """The largest `activation_bytes` of any layer: a lower bound for float32 inference, without weights."""
         return max(row.activation_bytes for row in self.rows)
 
     @property
     def layers(self) -> pd.DataFrame:
-        """One row a layer, with the fields of `LayerCost` as columns."""
+        """One row per layer; the columns are the fields of `LayerCost`."""
         import pandas as pd
 
         return pd.DataFrame([asdict(row) for row in self.rows])
@@ -53,7 +53,7 @@ class Cost:
 
 
 def cost(network: Network | MobileNet, resolution: int = 224) -> Cost:
-    """Parameters, multiply-adds and peak activation memory, in total and by layer.
+    """Parameters, multiply-adds and peak activation memory, in total and per layer.
 
     Args:
         network: A `Network` or a module that `create_model` built.
@@ -67,54 +67,64 @@ def cost(network: Network | MobileNet, resolution: int = 224) -> Cost:
         raise ConfigError(f"cost takes a Network or a module that create_model built, not {type(network).__name__}")
     if resolution < 1:
         raise ConfigError(f"resolution must be at least 1, not {resolution}")
-    return Cost(tuple(count(spec, resolution)))
+    return Cost(tuple(_layers(spec, resolution)))
 
 
-def count(net: Network, size: int) -> Iterator[LayerCost]:
-    """The layers in the order of execution."""
-    images = size
+def _layers(net: Network, resolution: int) -> Iterator[LayerCost]:
+    """Every layer, in the order of execution."""
     head = HEADS[net.head.kind] if net.head is not None else None
-    maps = head.stands_on(net) if head is not None else ()
-    taken = {(one.block, one.inside) for one in maps}
-    yield convolution(
-        "stem.conv", "stem", (net.in_channels, net.stem.out_channels), size, net.stem.kernel, net.stem.stride
-    )
-    size = (size - 1) // net.stem.stride + 1
-    waiting = 0  # elements of maps that the head still needs
-    for i, at in enumerate(resolve_blocks(net)):
-        name, wide = f"blocks.{i}", at.expanded
-        shortcut = at.in_channels * size**2 if at.shortcut and net.shortcut == "bottleneck" else 0
-        kept = shortcut + waiting
-        beside = waiting if at.row.expansion is None else kept  # without an expansion, the input is what is kept
-        if at.row.expansion is not None:
-            yield convolution(f"{name}.expand.conv", "expand", (at.in_channels, wide), size, kept=waiting)
-        inside = wide * size**2 if (i, True) in taken else 0
-        if net.separable:
-            inner, kernel, stride = (wide, wide), at.row.kernel, at.stride
-            yield convolution(
-                f"{name}.depthwise.conv", "depthwise", inner, size, kernel, stride, groups=wide, kept=beside
-            )
-            size = (size - 1) // at.stride + 1
-        kept, waiting = kept + inside, waiting + inside
-        if at.squeeze:
-            alive = wide * size**2 + kept
-            yield linear(f"{name}.se.fc1", "se", wide, at.squeeze, alive)
-            yield linear(f"{name}.se.fc2", "se", at.squeeze, wide, alive)
-        if net.separable:
-            yield convolution(f"{name}.project.conv", "project", (wide, at.row.out_channels), size, kept=kept)
-        else:
-            full = (wide, at.row.out_channels)
-            yield convolution(f"{name}.project.conv", "full", full, size, at.row.kernel, at.stride, kept=beside)
-            size = (size - 1) // at.stride + 1
-        waiting += at.row.out_channels * size**2 if (i, False) in taken and i + 1 < len(net.blocks) else 0
+    head_maps = head.input_maps(net) if head is not None else ()
+    stem, size = net.stem, resolution
+    yield convolution("stem.conv", "stem", (net.in_channels, stem.out_channels), size, stem.kernel, stem.stride)
+    size = (size - 1) // stem.stride + 1
+    kept = 0  # elements of the maps so far that the head takes
+    for i, block in enumerate(resolve_blocks(net)):
+        rows = list(_block_layers(net, i, block, size, kept, inside_kept=_takes(head_maps, i, inside=True)))
+        yield from rows
+        if _takes(head_maps, i, inside=True):
+            kept += block.expanded * size**2
+        size = rows[-1].resolution
+        if _takes(head_maps, i, inside=False) and i + 1 < len(net.blocks):
+            kept += block.row.out_channels * size**2
     channels = net.blocks[-1].out_channels
     if net.tail is not None and uses_tail(net):
-        yield convolution("tail.conv", "tail", (channels, net.tail.out_channels), size, net.tail.kernel, kept=waiting)
+        yield convolution("tail.conv", "tail", (channels, net.tail.out_channels), size, net.tail.kernel, kept=kept)
         channels = net.tail.out_channels
     if head is not None:
-        yield from head.count(net, [one.size(images) for one in maps])
+        yield from head.layer_costs(net, [one.size(resolution) for one in head_maps])
         return
     if net.hidden is not None:
         yield linear("hidden.0", "hidden", channels, net.hidden.out_features)
         channels = net.hidden.out_features
     yield linear("classifier", "classifier", channels, net.num_classes)
+
+
+def _takes(maps: Sequence[FeatureMap], block: int, *, inside: bool) -> bool:
+    return any((one.block, one.inside) == (block, inside) for one in maps)
+
+
+def _block_layers(
+    net: Network, i: int, block: ResolvedBlock, size: int, kept: int, *, inside_kept: bool
+) -> Iterator[LayerCost]:
+    """The layers of a block on a map of `size` pixels a side, while `kept` elements of earlier maps wait for the head;
+    `inside_kept`: so does the block's expansion."""
+    row, name, wide = block.row, f"blocks.{i}", block.expanded
+    shortcut = block.in_channels * size**2 if block.shortcut and net.shortcut == "bottleneck" else 0
+    first = kept if row.expansion is None else kept + shortcut  # without expansion, the shortcut is the layer's input
+    later = kept + shortcut + (wide * size**2 if inside_kept else 0)
+    if row.expansion is not None:
+        yield convolution(f"{name}.expand.conv", "expand", (block.in_channels, wide), size, kept=kept)
+    if net.separable:
+        yield convolution(
+            f"{name}.depthwise.conv", "depthwise", (wide, wide), size, row.kernel, block.stride, groups=wide, kept=first
+        )
+        size = (size - 1) // block.stride + 1
+    if block.squeeze:
+        alive = wide * size**2 + later
+        yield linear(f"{name}.se.fc1", "se", wide, block.squeeze, kept=alive)
+        yield linear(f"{name}.se.fc2", "se", block.squeeze, wide, kept=alive)
+    if net.separable:
+        yield convolution(f"{name}.project.conv", "project", (wide, row.out_channels), size, kept=later)
+    else:
+        full = (wide, row.out_channels)
+        yield convolution(f"{name}.project.conv", "full", full, size, row.kernel, block.stride, kept=first)

@@ -1,4 +1,4 @@
-"""What one layer costs: the rows that `mnet.models.cost` adds up."""
+"""The cost of one layer: the rows that `mnet.models.cost` adds up."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """One convolution or linear layer, with the batch norm behind it."""
+    """One convolution or linear layer, with the batch norm that follows it."""
 
     layer: str
     """Its name in the built module."""
     kind: str
-    """stem, expand, depthwise, se, project, full (non-separable), tail, hidden or classifier; of a head
-    extra, branch, scores or places."""
+    """stem, expand, depthwise, se, project, full (not separable), tail, hidden or classifier; in a head: extra,
+    branch, scores or places."""
     in_channels: int
     out_channels: int
     kernel: int
@@ -21,11 +21,12 @@ class LayerCost:
     resolution: int
     """Height and width of the output, in pixels."""
     params: int
-    """Weights and biases, and the batch norm's weight and bias."""
+    """Weights and biases, of the batch norm too."""
     madds: int
-    """Multiply-adds of the convolution or linear layer for one image; biases are not counted."""
+    """Multiply-adds for one image; biases and batch norms are not counted."""
     activation_bytes: int
-    """What is alive in float32 while it runs, for one image: input, output, and what a shortcut still needs."""
+    """float32 activations in memory while it runs, for one image: input, output, and maps that a shortcut or a head
+    still needs."""
 
 
 def convolution(
@@ -40,35 +41,46 @@ def convolution(
     bias: bool = False,
     kept: int = 0,
 ) -> LayerCost:
-    """A convolution with its batch norm, or its bias, on a map of `size` pixels a side; `kept` elements live beside."""
-    into, out = channels
-    after = (size - 1) // stride + 1
-    weights = into // groups * out * kernel**2
+    """A convolution with its batch norm, or its bias.
+
+    Args:
+        layer, kind: As in `LayerCost`.
+        channels: Of input and output.
+        size: Height and width of the input, in pixels.
+        kernel, stride, groups: Of the convolution.
+        bias: Whether it has a bias instead of a batch norm.
+        kept: Elements of other maps in memory.
+    """
+    in_channels, out_channels = channels
+    out_size = (size - 1) // stride + 1
+    weights = in_channels // groups * out_channels * kernel**2
     return LayerCost(
         layer=layer,
         kind=kind,
-        in_channels=into,
-        out_channels=out,
+        in_channels=in_channels,
+        out_channels=out_channels,
         kernel=kernel,
         stride=stride,
-        resolution=after,
-        params=weights + (out if bias else 2 * out),
-        madds=weights * after**2,
-        activation_bytes=4 * (into * size**2 + out * after**2 + kept),
+        resolution=out_size,
+        params=weights + (out_channels if bias else 2 * out_channels),
+        madds=weights * out_size**2,
+        activation_bytes=4 * (in_channels * size**2 + out_channels * out_size**2 + kept),
     )
 
 
-def linear(layer: str, kind: str, into: int, out: int, kept: int = 0, bias: bool = True) -> LayerCost:
-    """A fully connected layer, or a 1x1 convolution on means."""
+def linear(
+    layer: str, kind: str, in_features: int, out_features: int, *, kept: int = 0, bias: bool = True
+) -> LayerCost:
+    """A fully connected layer, or a 1x1 convolution on channel means; arguments as of `convolution`."""
     return LayerCost(
         layer=layer,
         kind=kind,
-        in_channels=into,
-        out_channels=out,
+        in_channels=in_features,
+        out_channels=out_features,
         kernel=1,
         stride=1,
         resolution=1,
-        params=into * out + (out if bias else 0),
-        madds=into * out,
-        activation_bytes=4 * (into + out + kept),
+        params=in_features * out_features + (out_features if bias else 0),
+        madds=in_features * out_features,
+        activation_bytes=4 * (in_features + out_features + kept),
     )

@@ -17,7 +17,7 @@ class MobileNet(nn.Module):
     """The module of a `Network`, which it keeps as `.network`.
 
     Shape:
-        (N, in_channels, H, W) -> (N, num_classes); with a head what that one gives, see `mnet.models.heads`.
+        (N, in_channels, H, W) -> (N, num_classes), or the output of the network's head, see `mnet.models.heads`.
     """
 
     head: Head | None
@@ -29,7 +29,7 @@ class MobileNet(nn.Module):
         self.stem = ConvNormAct(
             network.in_channels, stem.out_channels, stem.kernel, stem.activation, stride=stem.stride, network=network
         )
-        self.blocks = nn.Sequential(*(InvertedResidual(placed, network) for placed in resolve_blocks(network)))
+        self.blocks = nn.Sequential(*(InvertedResidual(block, network) for block in resolve_blocks(network)))
         channels = network.blocks[-1].out_channels
         self.tail: nn.Module = nn.Identity()
         if tail is not None and uses_tail(network):
@@ -53,11 +53,11 @@ class MobileNet(nn.Module):
         return self.tail(self.blocks(self.stem(x)))
 
     def feature_maps(self, x: Tensor, maps: Sequence[FeatureMap | str]) -> list[Tensor]:
-        """Several feature maps of the same images.
+        """Several feature maps of a batch.
 
         Args:
-            x: (N, in_channels, H, W).
-            maps: Of `mnet.feature_maps(net.network)`, or their names: C2, C3, C4, last, C5.
+            x: Images (N, in_channels, H, W).
+            maps: Values of `mnet.feature_maps(net.network)`, or their names: C2, C3, C4, last, C5.
 
         Returns:
             In the order of `maps`, each (N, channels, ceil(H / stride), ceil(W / stride)).
@@ -66,32 +66,32 @@ class MobileNet(nn.Module):
             ConfigError: The network has no such map.
         """
         wanted = [feature_map(self.network, one) if isinstance(one, str) else one for one in maps]
-        kept = {(one.block, one.inside) for one in wanted}  # the others are not held in memory
-        found: dict[tuple[int, bool], Tensor] = {}
+        keys = {(one.block, one.inside) for one in wanted}  # all other maps are freed
+        tensors: dict[tuple[int, bool], Tensor] = {}
         x = self.stem(x)
         for i, block in enumerate(cast(Iterable[InvertedResidual], self.blocks)):
-            wide = block.widen(x)
-            if (i, True) in kept:
-                found[i, True] = wide
-            x = block.narrow(x, wide)
-            if (i, False) in kept:
-                found[i, False] = x
-        if (last := (len(self.blocks), False)) in kept:
-            found[last] = self.tail(x)
-        return [found[one.block, one.inside] for one in wanted]
+            expanded = block.widen(x)
+            if (i, True) in keys:
+                tensors[i, True] = expanded
+            x = block.narrow(x, expanded)
+            if (i, False) in keys:
+                tensors[i, False] = x
+        if (tail := (len(self.blocks), False)) in keys:
+            tensors[tail] = self.tail(x)
+        return [tensors[one.block, one.inside] for one in wanted]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores before softmax, or the head's."""
+        """Class scores before softmax, or the output of the head."""
         if self.head is not None:
             return self.head(self.feature_maps(x, self.head.maps), x.shape[2:])
-        pooled = self.forward_features(x).mean((2, 3), keepdim=True).flatten(1)  # what runtimes know as one operator
+        pooled = self.forward_features(x).mean((2, 3), keepdim=True).flatten(1)  # runtimes have one operator for it
         return self.classifier(self.dropout(self.hidden(pooled)))
 
 
 def initialise(module: nn.Module) -> None:
     """Kaiming-normal convolutions (fan out), unit batch norms, N(0, 0.01) linear layers, zero biases.
 
-    Source: torchvision's MobileNets; the papers do not say.
+    Source: torchvision's MobileNets; the papers give no initialisation.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -109,8 +109,8 @@ def create_model(
 
     Args:
         model: One of `list_models()`, or a file of `write_network`; or a `Network`, built as it is.
-        num_classes: Outputs of the classifier; None = the table's own, of the papers' 1000.
-        in_channels: Channels of the images; None = the table's own, of the papers' 3.
+        num_classes: Outputs of the classifier; None = the table's number, 1000 in the papers.
+        in_channels: Channels of the images; None = the table's number, 3 in the papers.
         toggles: Fields of `mnet.Toggles`; None = as in the paper.
 
     Raises:

@@ -1,9 +1,9 @@
-"""What a MobileNet is, as plain data: rows (`Block`), their frame (`Network`), and where a row stands (`place`).
+"""What a MobileNet is, as plain data: rows (`Block`), and the frame around them (`Network`).
 
-The three papers describe one block with different settings. V1's depthwise-separable block is an inverted
-residual with no expansion, no shortcut and a non-linear projection; V2 adds the expansion, the shortcut and the
-linear projection; V3 adds squeeze-and-excite (SE), h-swish and another head. `tables` holds the rows,
-`toggles` changes them, `network` builds them and `cost` counts them.
+The three papers describe one block with different settings. V1's depthwise-separable block is an inverted residual
+with no expansion, no shortcut and a non-linear projection; V2 adds the expansion, the shortcut and the linear
+projection; V3 adds squeeze-and-excite (SE), h-swish and a rearranged head. `tables` holds the rows, `toggles` changes
+them, `network` builds them and `cost` counts them.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Block:
     """
 
     kernel: int
-    """Of the depthwise convolution; odd."""
+    """Size of the depthwise kernel; odd."""
     expansion: int | None
-    """Channels after the 1x1 expansion ("exp size"); None = no expansion layer."""
+    """Channels after the 1x1 expansion (V3's "exp size"); None = no expansion layer."""
     out_channels: int
-    """Channels after the projection: the bottleneck."""
+    """Channels after the 1x1 projection: the bottleneck."""
     activation: Activation
-    """After the expansion and after the depthwise convolution."""
+    """Non-linearity after the expansion and after the depthwise convolution."""
     stride: int = 1
     se: bool = False
     projection: Activation | None = None
@@ -64,20 +64,23 @@ class Hidden:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What stands on the feature maps instead of pooling and classifier, for detection or segmentation."""
+    """What replaces pooling and classifier, for detection or segmentation."""
 
     kind: HeadKind
     filters: tuple[int, ...]
-    """ssdlite: of the extra feature maps after C5, each half as wide. The others: of the branches on C5."""
+    """ssdlite: channels of the extra feature maps after C5, each half as large as the one before. lr_aspp, r_aspp:
+    channels of their branches."""
     bn_eps: float
     boxes: tuple[int, ...] = ()
-    """ssdlite: default boxes a place, of every map."""
+    """ssdlite: default boxes per position of each map."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A whole network: stem -> blocks -> 1x1 tail -> global pooling -> hidden -> dropout -> classifier; or, with a
-    `head`, that one on feature maps of the first three."""
+    """A whole network: stem -> blocks -> 1x1 tail -> global pooling -> hidden -> dropout -> classifier.
+
+    A `head` replaces everything from the pooling on, and takes feature maps of the first three.
+    """
 
     name: str
     stem: Conv
@@ -89,24 +92,25 @@ class Network:
     bn_momentum: float
     """PyTorch's convention: the weight of the new batch (1 - TensorFlow's decay)."""
     shortcut: Shortcut = "bottleneck"
-    """What stride-1 blocks with as many channels out as in add: their ends, their insides, or nothing."""
+    """What a stride-1 block with as many output as input channels adds: its input to its output (bottleneck), its
+    expansion to the output of its depthwise convolution (expansion), or nothing."""
     separable: bool = True
-    """False: depthwise and projection are one full convolution, expansion -> out_channels."""
+    """False: one full convolution, expansion -> out_channels, replaces depthwise convolution and projection."""
     se_ratio: float = 0.25
-    """Channels inside SE as a fraction of the expansion."""
+    """Channels inside SE, as a fraction of the expansion."""
     se_gate: Gate = "hsigmoid"
     output_stride: int = 32
-    """Strides beyond it become dilations."""
+    """The largest total stride; later strides become dilations."""
     width: float = 1.0
-    """The width multiplier that these rows already carry."""
+    """The width multiplier that the rows already include."""
     width_rule: WidthRule = "paper"
     torchvision_rounds: bool = False
-    """Whether torchvision scales this table by a rule of its own (V3 does)."""
+    """Whether torchvision scales this table by another rule than the authors (V3)."""
     reduced_tail: bool = False
     """Whether the channels after C4 are already halved."""
     in_channels: int = 3
     num_classes: int = 1000
-    """What the images show. A detector adds the background to them; to segmentation it is a class like others."""
+    """Detection adds the background as one more class; in segmentation it is one of them."""
     head: Head | None = None
     """None = the classifier."""
 
@@ -122,7 +126,7 @@ class Network:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data for YAML or JSON; `from_dict` reads it back to an equal Network."""
+        """Plain data for YAML or JSON; `from_dict` turns it back into an equal Network."""
         return {**asdict(self), "blocks": [asdict(row) for row in self.blocks]}
 
     @classmethod
@@ -151,7 +155,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedBlock:
-    """A row in its place: what it means after all rows before it."""
+    """A row in the context of the rows before it."""
 
     row: Block
     in_channels: int
@@ -167,10 +171,10 @@ class ResolvedBlock:
 def resolve_blocks(network: Network) -> list[ResolvedBlock]:
     """Every block with its input channels, its effective stride and dilation, and whether it has a shortcut.
 
-    A block strided in the table has no shortcut, also when `output_stride` turns the stride into dilation; it
-    is itself dilated, as in torchvision's dilated V3.
+    A block with a stride in the table has no shortcut, even if `output_stride` turns the stride into a dilation; the
+    block itself is then dilated, as in torchvision's dilated V3.
     """
-    placed = []
+    resolved = []
     channels, total_stride, dilation = network.stem.out_channels, network.stem.stride, 1
     for row in network.blocks:
         stride = row.stride
@@ -178,7 +182,7 @@ def resolve_blocks(network: Network) -> list[ResolvedBlock]:
             dilation, stride = dilation * stride, 1
         total_stride *= stride
         expanded = channels if row.expansion is None else row.expansion
-        placed.append(
+        resolved.append(
             ResolvedBlock(
                 row=row,
                 in_channels=channels,
@@ -190,61 +194,63 @@ def resolve_blocks(network: Network) -> list[ResolvedBlock]:
             )
         )
         channels = row.out_channels
-    return placed
+    return resolved
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMap:
-    """A map that a head may stand on: (N, channels, ceil(H / stride), ceil(W / stride))."""
+    """A map that a head may take: (N, channels, ceil(H / stride), ceil(W / stride))."""
 
     name: str
     block: int
-    """Index of the block that it comes from; one more than the last = from the 1x1 tail."""
+    """Index of the block that computes it; one past the last block = the 1x1 tail."""
     inside: bool
-    """Whether it is the block's expansion, before the depthwise convolution, or its output."""
+    """True: the block's expansion, before the depthwise convolution. False: the block's output."""
     channels: int
     stride: int
 
-    def size(self, images: int) -> int:
-        """Its side, of images of so many pixels a side."""
-        return -(-images // self.stride)
+    def size(self, resolution: int) -> int:
+        """Height and width for images of this height and width."""
+        return -(-resolution // self.stride)
 
 
 def feature_maps(network: Network) -> dict[str, FeatureMap]:
-    """The maps of a network by name, from fine to coarse.
+    """The feature maps of a network by name, from fine to coarse.
 
-    Stages begin at the strided rows of the table and are counted from the last, so they are the same ones where
-    `output_stride` dilates (their strides say so) and where `total_stride` drops the early strides.
+    A stage begins at a row with a stride, and stages are counted from the last. They stay the same when
+    `output_stride` turns strides into dilations and when `total_stride` drops the early strides.
 
     Returns:
-        C2, C3: the output of the stage's first block (as LR-ASPP takes C3 in torchvision). C4: the expansion of the
-        last stage's first block; of one without expansion, its input (V3 §6.3). last: the output of the last block.
-        C5: what is pooled for the classifier, of the 1x1 tail where there is one.
+        C2, C3: the output of the stage's first block (torchvision's LR-ASPP takes this C3). C4: the expansion of the
+        last stage's first block, or its input if it has none (V3 §6.3). last: the output of the last block. C5: the
+        map that is pooled for the classifier: the output of the 1x1 tail, or of the last block if there is no tail.
     """
-    placed, tail = resolve_blocks(network), network.tail
-    strides = list(itertools.accumulate((at.stride for at in placed), operator.mul, initial=network.stem.stride))
-    first = [i for i, at in enumerate(placed) if at.row.stride > 1]
-    found: dict[str, FeatureMap] = {}
+    blocks, tail = resolve_blocks(network), network.tail
+    strides = list(itertools.accumulate((block.stride for block in blocks), operator.mul, initial=network.stem.stride))
+    stages = [i for i, block in enumerate(blocks) if block.row.stride > 1]
+    maps: dict[str, FeatureMap] = {}
 
     def add(name: str, block: int, channels: int, stride: int, inside: bool = False) -> None:
-        found[name] = FeatureMap(name=name, block=block, inside=inside, channels=channels, stride=stride)
+        maps[name] = FeatureMap(name=name, block=block, inside=inside, channels=channels, stride=stride)
 
     for name, nth in (("C2", 4), ("C3", 3)):
-        if len(first) >= nth:
-            block = first[-nth]
-            add(name, block, placed[block].row.out_channels, strides[block + 1])
-    if first:
-        add("C4", first[-1], placed[first[-1]].expanded, strides[first[-1]], inside=True)
-    end = len(placed) - 1
-    add("last", end, placed[end].row.out_channels, strides[-1])
-    add("C5", *((end + 1, tail.out_channels) if tail else (end, placed[end].row.out_channels)), strides[-1])
-    return found
+        if len(stages) >= nth:
+            first = stages[-nth]
+            add(name, first, blocks[first].row.out_channels, strides[first + 1])
+    if stages:
+        first = stages[-1]
+        add("C4", first, blocks[first].expanded, strides[first], inside=True)
+    end = len(blocks) - 1
+    add("last", end, blocks[end].row.out_channels, strides[-1])
+    add("C5", *((end + 1, tail.out_channels) if tail else (end, blocks[end].row.out_channels)), strides[-1])
+    return maps
 
 
 def feature_map(network: Network, name: str) -> FeatureMap:
-    """
+    """One of `feature_maps`.
+
     Raises:
-        ConfigError: The network has no map of that name; the message has those that it has.
+        ConfigError: The network has no such map; the message lists those it has.
     """
     maps = feature_maps(network)
     if name not in maps:
@@ -253,7 +259,7 @@ def feature_map(network: Network, name: str) -> FeatureMap:
 
 
 def last_map(network: Network) -> FeatureMap:
-    """What segmentation stands on: C5; without a wide 1x1 tail that only classification needs (V2's 1280).
+    """The map that segmentation takes: C5, or `last` where the 1x1 tail serves classification alone (V2's 1280).
 
     Source: the parameters in V3, table 7.
     """
@@ -261,9 +267,9 @@ def last_map(network: Network) -> FeatureMap:
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, at least `divisor`, and never less than 90% of `channels`.
+    """The nearest multiple of `divisor`, at least `divisor` and at least 90% of `channels`.
 
-    Source: the V2 authors' code; timm and torchvision share it.
+    Source: the V2 authors' code; timm and torchvision do the same.
     """
     rounded = max(divisor, math.floor(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor

@@ -1,4 +1,4 @@
-"""The papers' tables. Hold each beside the paper's own; a row's comment is its input at 224 px."""
+"""The papers' tables, to be read beside the papers. A row's comment is the size of its input for 224 px images."""
 
 # ruff: noqa: E501
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mnet.models.spec import Block, Conv, Head, Hidden, Network
 
 # fmt: off
 
-# V1, table 1. The non-linearity follows both the depthwise and the pointwise convolution.
+# V1, table 1. A non-linearity follows both the depthwise and the pointwise convolution.
 V1 = Network(
     name="mobilenet_v1",
     stem=Conv(kernel=3, out_channels=32, activation="relu", stride=2),
@@ -43,7 +43,7 @@ V1 = Network(
     bn_momentum=0.1,
 )
 
-# V2, table 2. The paper gives t = expansion / input channels: 1 in the first row, 6 in the others.
+# V2, table 2. The paper prints t = expansion / input channels: 1 in the first row, 6 in the others.
 V2 = Network(
     name="mobilenet_v2",
     stem=Conv(kernel=3, out_channels=32, activation="relu6", stride=2),
@@ -102,7 +102,7 @@ V3_LARGE = Network(
     torchvision_rounds=True,
 )
 
-# V3, table 2. (The authors' code has 1280 hidden features instead of 1024 at some checkpoints.)
+# V3, table 2. (Some checkpoints of the authors' code have 1280 hidden features instead of 1024.)
 V3_SMALL = Network(
     name="mobilenet_v3_small",
     stem=Conv(kernel=3, out_channels=16, activation="hswish", stride=2),
@@ -127,8 +127,8 @@ V3_SMALL = Network(
     torchvision_rounds=True,
 )
 
-# What stands on a backbone. SSDLite: V2 §6.2, with the extra maps of the authors' code. R-ASPP: V2 §6.3, two branches
-# of ASPP. LR-ASPP: V3 §6.4, figure 10. Batch norms' eps are torchvision's: the papers do not say.
+# Heads. SSDLite: V2 §6.2, with the extra maps of the authors' code. LR-ASPP: V3 §6.4, figure 10. R-ASPP: V2 §6.3, two
+# branches of ASPP. The papers do not print the batch norms' eps; these are torchvision's.
 HEADS = {
     "ssdlite": Head(kind="ssdlite", filters=(512, 256, 256, 128), bn_eps=1e-3, boxes=(3, 6, 6, 6, 6, 6)),
     "lr_aspp": Head(kind="lr_aspp", filters=(128,), bn_eps=1e-5),
@@ -141,32 +141,32 @@ MODELS: Mapping[str, Network] = MappingProxyType({net.name: net for net in (V1, 
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` and `describe` take."""
+    """The models that `create_model` and `describe` accept."""
     return list(MODELS)
 
 
 FILES = (".yaml", ".yml")
-"""What the file of a network of one's own ends with."""
+"""Suffixes of a file of `write_network`."""
 
 
 def table(model: str) -> Network:
-    """The published table of a model, or one's own in a file of `write_network`.
+    """The published table of a model, or the network in a file of `write_network`.
 
     Raises:
-        ConfigError: No such model, and the message has the nearest name; or no such file, or it holds something else.
+        ConfigError: Unknown model (the message has the nearest name), or a missing or malformed file.
     """
     if model.endswith(FILES):
         path = Path(model).expanduser()
         if not path.is_file():
-            raise ConfigError(f"model={model}: there is no such file")
-        return read_network(path, path.stat().st_mtime_ns)
+            raise ConfigError(f"model={model}: no such file")
+        return _read_network(path, path.stat().st_mtime_ns)
     if model not in MODELS:
         raise unknown("model", model, MODELS)
     return MODELS[model]
 
 
 @cache
-def read_network(path: Path, modified: int) -> Network:
+def _read_network(path: Path, modified: int) -> Network:
     try:
         content = yaml.safe_load(path.read_text())
         if not isinstance(content, dict):
@@ -177,5 +177,5 @@ def read_network(path: Path, modified: int) -> Network:
 
 
 def write_network(network: Network, path: Path) -> None:
-    """Write a network to a file that can be given wherever a model is named."""
+    """Write a network to a YAML file, which can be given wherever a model's name is expected."""
     write_yaml(path, network.to_dict())

@@ -1,11 +1,11 @@
-"""The toggles: each one a field of `Toggles` and a function of the same name, Network -> Network.
+"""The toggles: each is a field of `Toggles` and a function of the same name, Network -> Network.
 
-To add one: a field with its docstring, a function below with the same name, and a test. The command line, the
-checking of sweep files, the columns of the results and the documentation follow from the field.
+To add one: a field with its docstring, a function with the same name below, and a test. The command line, the
+validation of sweep files, the columns of the results and the documentation follow from the field.
 
-The order of the fields is the order of application (head, which rows there are, what each row does, width and its
-rounding last), so the order in which a user names toggles does not matter. Every function is idempotent and
-refuses what it cannot do before anything is built.
+Toggles are applied in the order of the fields (the head, which rows there are, what each row does, width and its
+rounding last), so the order in which a user names them does not matter. Every function is idempotent, and refuses an
+impossible combination before anything is built.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from mnet.models.spec import (
 from mnet.models.tables import HEADS, table
 from mnet.settings import check_types, parse
 
-MIN_EXTRA = 16
-"""Filters that an extra map of SSDLite has at least."""
+MIN_EXTRA_FILTERS = 16
+"""The fewest filters of an extra map of SSDLite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Toggles:
-    """What differs from the paper's network. None = as in the paper."""
+    """The differences from the paper's network. None = as in the paper."""
 
-    # What stands on the rows, then which rows there are.
+    # The head, and which rows there are.
     head: HeadKind | None = None
-    """What stands on the feature maps, and so the task: the classifier (None), SSDLite for detection, LR-ASPP or
+    """The head on the feature maps, which decides the task: None = the classifier, SSDLite for detection, LR-ASPP or
     R-ASPP for segmentation. Source: V2 §6.2 and §6.3, V3 §6.3 and §6.4."""
     head_filters: int | None = None
-    """Filters of the branches of LR-ASPP (128) or R-ASPP (256). Source: V3, table 7."""
+    """Filters in the branches of LR-ASPP (128) or R-ASPP (256). Source: V3, table 7."""
     lowest_boxes: Literal[3, 6] | None = None
-    """Default boxes a place of SSDLite's finest map, C4: 3 (the papers' costs, table 6 of V3) or 6 (torchvision's)."""
+    """Default boxes per position of C4, SSDLite's finest map: 3 (gives the costs in V3, table 6) or 6 (torchvision)."""
     shallow: bool | None = None
-    """Without the five 14x14x512 blocks of V1. Source: V1, table 5."""
+    """V1 without its five 14x14x512 blocks. Source: V1, table 5."""
     last_stage: Literal["streamlined", "full"] | None = None
     """Pool before (streamlined) or after (full) the last wide 1x1 convolution. Source: V3 §5.1, figure 5."""
     reduced_tail: bool | None = None
@@ -59,31 +59,31 @@ class Toggles:
     stem_stride: Literal[1, 2] | None = None
     """Stride of the first convolution; 1 for small images."""
     total_stride: Literal[4, 8, 16, 32] | None = None
-    """Input size over last feature map's size, reached by dropping the earliest strides; for small images."""
+    """Input size divided by the last feature map's size, reached by dropping the earliest strides; for small images."""
     # What each row does.
     separable: bool | None = None
-    """False: a full convolution instead of depthwise and pointwise. Source: V1, table 4."""
+    """False: a full convolution instead of depthwise and projection. Source: V1, table 4."""
     kernel: Literal[3, 5] | None = None
     """Size of every depthwise kernel; 3 in the minimalistic V3."""
     activation: Activation | None = None
-    """Every non-linearity but SE's own. Source: V3 §5.2, table 5."""
+    """Every non-linearity outside SE. Source: V3 §5.2, table 5."""
     hswish_from: int | None = None
-    """h-swish from the first layer with at least this many output channels on, ReLU before. Source: V3, table 5."""
+    """ReLU, then h-swish from the first layer with at least this many output channels on. Source: V3, table 5."""
     stem_activation: Activation | None = None
     """Non-linearity of the first convolution; None follows `activation`. Source: V3 §5.1."""
     bottleneck: Literal["linear", "relu", "relu6"] | None = None
     """Non-linearity after the projection. Source: V2, figure 6a."""
     shortcut: Shortcut | None = None
-    """Between bottlenecks, between expanded layers (around the depthwise convolution, in the same blocks),
-    or none. Source: V2, figure 6b."""
+    """Between bottlenecks, between expansions (around the depthwise convolution of the same blocks), or none.
+    Source: V2, figure 6b."""
     se: bool | None = None
     """Squeeze-and-excite in every block or in none. Source: V3 §5.3."""
     se_ratio: float | None = None
-    """Channels inside SE over channels of the expansion, in (0, 1]. Source: V3 §5.3."""
+    """Channels inside SE as a fraction of the expansion, in (0, 1]. Source: V3 §5.3."""
     se_gate: Gate | None = None
-    """The gate of SE. Source: V3 §5.2."""
+    """The gate function of SE. Source: V3 §5.2."""
     output_stride: Literal[8, 16, 32] | None = None
-    """Largest stride; later strides become dilations. Source: V3 §6.4."""
+    """The largest total stride; later strides become dilations. Source: V3 §6.4."""
     # Width, once and last.
     width_rule: WidthRule | None = None
     """How scaled channels are rounded: the authors' rule, or torchvision's for V3."""
@@ -96,12 +96,12 @@ class Toggles:
             raise ConfigError("activation and hswish_from both choose every activation; give one of them")
 
     def apply(self, network: Network) -> Network:
-        """`network` with these toggles.
+        """`network` with these toggles applied.
 
         Raises:
             ConfigError: An impossible combination, with the reason.
         """
-        for name, function in FUNCTIONS.items():
+        for name, function in _FUNCTIONS.items():
             value = getattr(self, name)
             if value is not None:
                 network = function(network, value)
@@ -115,21 +115,21 @@ def describe(
 
     Args:
         model: One of `list_models()`, or a file of `write_network`.
-        num_classes: Outputs of the classifier; None = the table's own, of the papers' 1000.
-        in_channels: Channels of the images; None = the table's own, of the papers' 3.
+        num_classes: Outputs of the classifier; None = the table's number, 1000 in the papers.
+        in_channels: Channels of the images; None = the table's number, 3 in the papers.
         toggles: Fields of `Toggles`.
 
     Raises:
         ConfigError: Unknown model, toggle or value, or an impossible combination.
     """
-    return toggled(table(model), parse(Toggles, toggles, "toggle"), num_classes, in_channels)
+    return with_toggles(table(model), parse(Toggles, toggles, "toggle"), num_classes, in_channels)
 
 
 @cache
-def toggled(network: Network, toggles: Toggles, num_classes: int | None, in_channels: int | None) -> Network:
-    """As `describe`, of toggles that are known to be right."""
-    own = {"num_classes": num_classes, "in_channels": in_channels}
-    return toggles.apply(replace(network, **{name: value for name, value in own.items() if value is not None}))  # type: ignore[arg-type]
+def with_toggles(network: Network, toggles: Toggles, num_classes: int | None, in_channels: int | None) -> Network:
+    """As `describe`, from parsed toggles; cached."""
+    given = {"num_classes": num_classes, "in_channels": in_channels}
+    return toggles.apply(replace(network, **{name: value for name, value in given.items() if value is not None}))  # type: ignore[arg-type]
 
 
 def head(net: Network, value: HeadKind) -> Network:
@@ -157,15 +157,15 @@ def shallow(net: Network, value: bool) -> Network:
         return net
     if net.tail is not None:
         raise ConfigError(f"shallow=True drops V1's five 14x14x512 blocks; {net.name} has none")
-    same = [i for i, row in enumerate(net.blocks) if i and row.out_channels == net.blocks[i - 1].out_channels == 512]
-    return replace(net, blocks=tuple(row for i, row in enumerate(net.blocks) if i not in same))
+    five = [i for i, row in enumerate(net.blocks) if i and row.out_channels == net.blocks[i - 1].out_channels == 512]
+    return replace(net, blocks=tuple(row for i, row in enumerate(net.blocks) if i not in five))
 
 
 def last_stage(net: Network, value: str) -> Network:
-    """`full` ends V3 as V2 ends: one more block, then the wide 1x1 before pooling. `streamlined` is its inverse.
+    """`full` ends V3 as V2 ends: one more block, then the wide 1x1 before pooling. `streamlined` is the inverse.
 
-    V3-Small's full stage is the analogue of V3-Large's: an expansion of 576, a projection to twice the last
-    block's channels (192), and the 1x1 to 1024 at 7x7.
+    The full stage of V3-Small follows V3-Large's: an expansion to 576, a projection to twice the last block's channels
+    (192), and the 1x1 to 1024 at 7x7.
     """
     last = net.blocks[-1]
     if net.tail is None:
@@ -183,8 +183,8 @@ def last_stage(net: Network, value: str) -> Network:
 
 
 def reduced_tail(net: Network, value: bool) -> Network:
-    """C4 is the expansion of the last strided block; it stays, but for segmentation, which takes no C4 (so say the
-    parameters in V3, tables 6 and 7). All after it is halved."""
+    """Everything after C4 is halved. C4 itself, the expansion of the last strided block, is kept for classification
+    and detection; segmentation, which does not use C4, halves it too (see the parameters in V3, tables 6 and 7)."""
     if not value or net.reduced_tail:
         return net
     first = max(i for i, row in enumerate(net.blocks) if row.stride > 1)
@@ -235,15 +235,15 @@ def separable(net: Network, value: bool) -> Network:
 
 
 def kernel(net: Network, value: int) -> Network:
-    return each_block(net, lambda row: replace(row, kernel=value))
+    return _each_block(net, lambda row: replace(row, kernel=value))
 
 
 def activation(net: Network, value: Activation) -> Network:
-    return with_activations(net, lambda channels: value)
+    return _with_activations(net, lambda channels: value)
 
 
 def hswish_from(net: Network, value: int) -> Network:
-    """Channels are those of the table, before `width`; V3-Large's own table is 80 with an h-swish stem."""
+    """Counts the table's channels, before `width`. V3-Large as published is hswish_from=80 with an h-swish stem."""
     if value < 1:
         raise ConfigError(f"hswish_from must be at least 1, not {value}")
     reached = False
@@ -253,7 +253,7 @@ def hswish_from(net: Network, value: int) -> Network:
         reached = reached or channels >= value
         return "hswish" if reached else "relu"
 
-    return with_activations(net, choose)
+    return _with_activations(net, choose)
 
 
 def stem_activation(net: Network, value: Activation) -> Network:
@@ -262,27 +262,27 @@ def stem_activation(net: Network, value: Activation) -> Network:
 
 def bottleneck(net: Network, value: Literal["linear", "relu", "relu6"]) -> Network:
     projection = None if value == "linear" else value
-    return each_block(net, lambda row: replace(row, projection=projection))
+    return _each_block(net, lambda row: replace(row, projection=projection))
 
 
 def shortcut(net: Network, value: Shortcut) -> Network:
     if value == "expansion" and not net.separable:
-        raise ConfigError("shortcut=expansion goes around the depthwise convolution; separable=False has none")
+        raise ConfigError("shortcut=expansion goes around the depthwise convolution, which separable=False removes")
     return replace(net, shortcut=value)
 
 
 def se(net: Network, value: bool) -> Network:
-    return each_block(net, lambda row: replace(row, se=value))
+    return _each_block(net, lambda row: replace(row, se=value))
 
 
 def se_ratio(net: Network, value: float) -> Network:
     if not 0 < value <= 1:
         raise ConfigError(f"se_ratio must be in (0, 1], not {value}")
-    return replace(needs_se(net, f"se_ratio={value}"), se_ratio=value)
+    return replace(_require_se(net, f"se_ratio={value}"), se_ratio=value)
 
 
 def se_gate(net: Network, value: Gate) -> Network:
-    return replace(needs_se(net, f"se_gate={value}"), se_gate=value)
+    return replace(_require_se(net, f"se_gate={value}"), se_gate=value)
 
 
 def output_stride(net: Network, value: int) -> Network:
@@ -301,15 +301,14 @@ def width_rule(net: Network, value: WidthRule) -> Network:
 def width(net: Network, value: float) -> Network:
     """Every channel count x `value`, rounded to a multiple of 8.
 
-    `paper`: an expansion keeps its ratio to its input, and the last feature layer is not scaled below width 1 where the
-    classifier stands on it.
-    `torchvision` (V3 only): expansions are rounded on their own, the 1x1 tail keeps its ratio to the last block,
-    and the last feature layer is scaled too. At width 1 the rules agree.
+    `paper`: an expansion keeps its ratio to its input; below width 1, the last layer before the classifier is not
+    scaled. `torchvision` (differs for V3 only): expansions are rounded independently, the 1x1 tail keeps its ratio to
+    the last block, and the last layer is scaled too. At width 1 the rules agree.
     """
     if value == net.width:
         return net
     if net.width != 1 or value <= 0:
-        reason = f"the rows already carry width {net.width}" if net.width != 1 else "it must be positive"
+        reason = f"the rows already include width {net.width}" if net.width != 1 else "it must be positive"
         raise ConfigError(f"width={value}: {reason}")
     by_torchvision = net.width_rule == "torchvision" and net.torchvision_rounds
 
@@ -335,36 +334,36 @@ def width(net: Network, value: float) -> Network:
     elif tail is not None:
         tail = replace(tail, out_channels=feature_layer(tail.out_channels))
     head = net.head
-    if head is not None and head.kind == "ssdlite":  # as in the authors' code; LR-ASPP's branches are not scaled
-        head = replace(head, filters=tuple(max(MIN_EXTRA, int(filters * value)) for filters in head.filters))
+    if head is not None and head.kind == "ssdlite":  # as the authors do; LR-ASPP's branches are not scaled
+        head = replace(head, filters=tuple(max(MIN_EXTRA_FILTERS, int(filters * value)) for filters in head.filters))
     return replace(net, stem=stem, blocks=tuple(blocks), tail=tail, hidden=hidden, head=head, width=float(value))
 
 
-def each_block(net: Network, change: Callable[[Block], Block]) -> Network:
+def _each_block(net: Network, change: Callable[[Block], Block]) -> Network:
     return replace(net, blocks=tuple(change(row) for row in net.blocks))
 
 
-def with_activations(net: Network, choose: Callable[[int], Activation]) -> Network:
-    """Every activation chosen by its layer's output channels, from the input to the output."""
+def _with_activations(net: Network, choose: Callable[[int], Activation]) -> Network:
+    """Every activation chosen by its layer's output channels, layer by layer from the input on."""
 
     def change(row: Block) -> Block:
         chosen = choose(row.out_channels)
         return replace(row, activation=chosen, projection=row.projection and chosen)
 
     stem = replace(net.stem, activation=choose(net.stem.out_channels))
-    net = replace(each_block(net, change), stem=stem)
+    net = replace(_each_block(net, change), stem=stem)
     tail = net.tail and replace(net.tail, activation=choose(net.tail.out_channels))
     hidden = net.hidden and replace(net.hidden, activation=choose(net.hidden.out_features))
     return replace(net, tail=tail, hidden=hidden)
 
 
-def needs_se(net: Network, what: str) -> Network:
+def _require_se(net: Network, setting: str) -> Network:
     if not any(row.se for row in net.blocks):
-        raise ConfigError(f"{what} changes nothing: {net.name} has no squeeze-and-excite here; add se=True")
+        raise ConfigError(f"{setting} has no effect: {net.name} has no squeeze-and-excite here; add se=True")
     return net
 
 
-FUNCTIONS: dict[str, Callable[[Network, object], Network]] = {
+_FUNCTIONS: dict[str, Callable[[Network, object], Network]] = {
     field.name: globals()[field.name] for field in fields(Toggles)
 }
-"""Field of `Toggles` -> the function above, in the order of application."""
+"""Field of `Toggles` -> the function of that name, in the order of application."""

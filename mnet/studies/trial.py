@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from mnet.errors import ConfigError, text, unknown
 from mnet.models.spec import Network
 from mnet.models.tables import table
-from mnet.models.toggles import Toggles, toggled
+from mnet.models.toggles import Toggles, with_toggles
 from mnet.models.toggles import width as with_width
 from mnet.models.width import solve_width
 from mnet.tasks import Task, task_of
@@ -132,7 +132,7 @@ class Trial(Toggles):
         Raises:
             ConfigError: Unknown model, an impossible combination of toggles, or a `target_madds` out of reach.
         """
-        network = toggled(table(self.model), Toggles(**self.toggles()), num_classes, in_channels)  # type: ignore[arg-type]
+        network = with_toggles(table(self.model), Toggles(**self.toggles()), num_classes, in_channels)  # type: ignore[arg-type]
         return network if self.target_madds is None else with_width(network, self.solved_width())
 
     def solved_width(self) -> float:
@@ -142,7 +142,7 @@ class Trial(Toggles):
         wherever the trial is named, hashed or trained.
         """
         data = self.input_spec()
-        network = toggled(table(self.model), Toggles(**self.toggles()), data.num_classes, data.in_channels)  # type: ignore[arg-type]
+        network = with_toggles(table(self.model), Toggles(**self.toggles()), data.num_classes, data.in_channels)  # type: ignore[arg-type]
         assert self.target_madds is not None
         return solve_width(network, data.resolution, self.target_madds)
 

@@ -53,9 +53,9 @@ class DefaultBoxes(DefaultBoxGenerator):
 
     def on(self, network: Network, size: tuple[int, int]) -> Tensor:
         """The default boxes of images of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
-        maps = SSDLiteHead.stands_on(network)
+        maps = SSDLiteHead.input_maps(network)
         heights, widths = (
-            SSDLiteHead.with_extra([one.size(side) for one in maps], len(self.boxes) - len(maps)) for side in size
+            SSDLiteHead.map_sizes([one.size(side) for one in maps], len(self.boxes) - len(maps)) for side in size
         )
         grids = [torch.empty(1, 1, *one) for one in zip(heights, widths, strict=True)]
         (found,) = self(ImageList(torch.empty(1, 1, *size), [size]), grids)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnet.errors import ConfigError
-from mnet.models.heads import settings_of
+from mnet.models.heads import head_spec
 from mnet.models.network import MobileNet
 from mnet.models.spec import HeadKind, Network, feature_map, resolve_blocks
 from mnet.models.toggles import describe
@@ -178,11 +178,11 @@ def torchvision_ssdlite(network: Network, backbone: Names) -> Names:
         if layer == cut:  # the block itself is taken apart, and its expansion is a layer of its own
             inner = inner[2 if before else 1 :]
         yield ours, ".".join(["backbone.features", *(["0", index] if before else ["1", str(layer - cut)]), *inner])
-    for i in range(len(settings_of(network).filters)):
+    for i in range(len(head_spec(network).filters)):
         for step in range(3):
             yield from pair(f"head.extra.{i}.{step}", f"backbone.extra.{i}.{step}")
     for ours, theirs in (("scores", "classification_head"), ("places", "regression_head")):
-        for i in range(len(settings_of(network).boxes)):
+        for i in range(len(head_spec(network).boxes)):
             yield from pair(f"head.{ours}.{i}.0", f"head.{theirs}.module_list.{i}.0")
             yield f"head.{ours}.{i}.1", f"head.{theirs}.module_list.{i}.1"
 

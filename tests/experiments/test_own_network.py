@@ -29,7 +29,7 @@ def test_it_is_built_described_and_toggled_as_a_papers_own(path):
     assert mnet.create_model(path, num_classes=3, in_channels=3).network.num_classes == 3
     assert mnet.describe(path, activation="relu") == Toggles(activation="relu").apply(NETWORK)
     assert mnet.describe("mobilenet_v2").num_classes == 1000
-    with pytest.raises(ConfigError, match=r"the rows already carry width 0\.5"):
+    with pytest.raises(ConfigError, match=r"the rows already include width 0\.5"):
         mnet.describe(path, width=0.25)
     assert Trial(model=path).run_id == Trial(width=0.5, se=False).run_id  # of the same network, however it is named
     assert Trial(model=path, activation="relu").run_id != Trial(model=path).run_id
