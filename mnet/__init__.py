@@ -1,7 +1,7 @@
 """mnet: what each choice of the MobileNet papers buys, measured.
 
-The family needs torch alone: `create_model`, `describe`, `cost`, `Toggles`, weights in and out. `mnet.data`,
-`mnet.tasks`, `mnet.training` and `mnet.studies` are imported when used.
+`import mnet` needs torch alone, and gives `create_model`, `describe`, `cost`, `Toggles`, and weights in torchvision's
+layout. Import `mnet.data`, `mnet.tasks`, `mnet.training`, `mnet.latency` and `mnet.studies` where you need them.
 """
 
 from mnet.errors import ConfigError, DataError

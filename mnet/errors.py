@@ -11,11 +11,11 @@ class ConfigError(ValueError):
 
 
 class DataError(RuntimeError):
-    """A data set that is missing, truncated or corrupt. The message names the file and the way out."""
+    """A data set that is missing, truncated or corrupt. The message names the file and the fix."""
 
 
 def text(value: object) -> str:
-    """How a setting is written on the command line, in YAML and in tables: None is `paper`."""
+    """A setting as it is written on the command line, in YAML and in tables: None is `paper`."""
     return "paper" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

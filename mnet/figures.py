@@ -1,4 +1,4 @@
-"""What the figures have alike, wherever they are drawn."""
+"""The common style of matplotlib figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnet.files import write_atomic
 def finish(
     figure: Figure, path: Path | None, title: str, *, legend: bool = False, grid: Literal["x", "y", "both"] = "x"
 ) -> Figure:
-    """What all figures have alike, then the file, if one is asked for: PNG, whole or absent."""
+    """Apply the common style; write the figure as PNG to `path`, unless it is None."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis=grid, color="#dddddd", linewidth=0.6)

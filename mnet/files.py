@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writes: a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 TEMPORARY = ".writing-"
+"""Prefix of files that are not complete yet."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write to a temporary file beside `path`, then rename: a reader, or a kill, never sees half a file."""
+    """Write to a temporary file beside `path`, then rename it: no reader and no kill leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
     try:
@@ -28,7 +29,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.chmod(temporary, 0o644)  # mkstemp creates private files
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -36,21 +37,23 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed writers left of files in `folder`; only where nobody writes now."""
+    """Remove the incomplete files of killed writers from `folder`. No other process may be writing there."""
     for path in folder.glob(f"{TEMPORARY}*"):
         path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:
+    """Indented JSON, written atomically."""
     write_atomic(path, lambda stream: stream.write(json.dumps(content, indent=2).encode() + b"\n"))
 
 
 def write_yaml(path: Path, content: object) -> None:
+    """YAML with keys in their order, written atomically."""
     write_atomic(path, lambda stream: stream.write(yaml.safe_dump(content, sort_keys=False).encode()))
 
 
 def write_torch(path: Path, content: object) -> None:
-    """As `torch.save`. By way of memory: torch turns a full disk into an error of another kind."""
+    """`torch.save`, written atomically. It goes through memory, because torch hides the error of a full disk."""
     import torch
 
     buffer = io.BytesIO()
@@ -59,4 +62,5 @@ def write_torch(path: Path, content: object) -> None:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """CSV without the index, written atomically."""
     write_atomic(path, lambda stream: stream.write(frame.to_csv(index=False).encode()))

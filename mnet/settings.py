@@ -1,10 +1,10 @@
-"""Typed settings from text: one reading of a dataclass's fields for the command line, YAML and keyword arguments."""
+"""Typed settings from text: dataclass fields read alike from the command line, YAML and keyword arguments."""
 
 from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -17,17 +17,15 @@ T = TypeVar("T")
 NONE_TEXTS = ("paper", "null", "None", "")  # W&B's agent writes a null as None
 
 
-def resolve_hints(cls: type) -> dict[str, object]:
+@cache
+def hints(cls: type) -> dict[str, object]:
+    """Field name -> type of a dataclass, in declared order."""
     resolved = get_type_hints(cls)
     return {field.name: resolved[field.name] for field in fields(cls)}
 
 
-hints: Callable[[type], dict[str, object]] = cache(resolve_hints)
-"""Field name -> type of a dataclass, in declared order."""
-
-
 def field_help(cls: type) -> dict[str, str]:
-    """Field name -> its documentation, the docstring under the field, for `--help`."""
+    """Field name -> the docstring under the field, for `--help`."""
     import docstring_parser
 
     params = [param for base in reversed(cls.__mro__[:-1]) for param in docstring_parser.parse_from_object(base).params]
@@ -36,8 +34,9 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def check_names(kind: str, names: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raises:
-    ConfigError: One of `names` is not allowed; the message has the nearest spelling.
+    """
+    Raises:
+        ConfigError: One of `names` is not in `allowed`; the message has the nearest spelling.
     """
     allowed = list(allowed)
     for name in names:
@@ -49,7 +48,7 @@ def coerce(name: str, value: object, hint: object) -> Any:
     """`value` as the type `hint`: '0.5' -> 0.5, 'true' -> True, 1.0 -> 1, 'paper' -> None where None is allowed.
 
     Raises:
-        ConfigError: The value does not fit; the message names it and what is allowed.
+        ConfigError: The value does not fit; the message names it and the allowed values.
     """
     if get_origin(hint) in (Union, types.UnionType):
         options = get_args(hint)
@@ -76,26 +75,31 @@ def coerce(name: str, value: object, hint: object) -> Any:
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, hint):
         return value
     if hint is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()  # make and YAML do not expand ~
-    wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}.get(hint, str(hint))  # type: ignore[call-overload]
-    raise ConfigError(f"{name} must be {wanted}, not {value!r}")
+        return Path(value).expanduser()  # neither make nor YAML expands ~
+    expected = {bool: "true or false", int: "a whole number", float: "a finite number"}.get(hint, str(hint))  # type: ignore[call-overload]
+    raise ConfigError(f"{name} must be {expected}, not {value!r}")
 
 
 def parse(cls: type[T], settings: Mapping[str, object], kind: str = "setting") -> T:
-    """An instance of the dataclass `cls` from names and values in any spelling that `coerce` reads.
+    """An instance of the dataclass `cls` from names and values, in any spelling that `coerce` accepts.
+
+    Args:
+        cls: The dataclass.
+        settings: Field name -> value.
+        kind: What an unknown name is called in the message.
 
     Raises:
-        ConfigError: An unknown name or a value that does not fit.
+        ConfigError: An unknown name, or a value that does not fit.
     """
     check_names(kind, settings, hints(cls))
     return cls(**{name: coerce(name, value, hints(cls)[name]) for name, value in settings.items()})
 
 
 def check_types(instance: object) -> None:
-    """For `__post_init__`: every field has its declared type; nothing is rewritten.
+    """For `__post_init__`: check that every field has its declared type, without changing any.
 
     Raises:
-        ConfigError: A field's value is not what its type says.
+        ConfigError: A value is not of its field's type.
     """
     for name, hint in hints(type(instance)).items():
         value = getattr(instance, name)

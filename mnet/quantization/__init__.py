@@ -1,9 +1,9 @@
-"""int8: batch norms folded, ranges seen on training images, weights and activations rounded to 8 bits.
+"""int8: fold batch norms, observe ranges on training images, round weights and activations to 8 bits.
 
-    fuse -> prepare (export, observers, calibration) -> [train on, with rounding simulated] -> convert
+    fuse -> prepare (export, insert observers, calibrate) -> [continue training with simulated rounding] -> convert
 
-The result is a graph that computes in float what an int8 kernel computes, so its accuracy is measured anywhere;
-exported again it becomes the int8 program of a runtime.
+The result is a graph that computes in float what an int8 kernel computes, so its accuracy can be measured anywhere.
+A runtime turns it into an int8 program by exporting it again.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ Images = Tensor | Iterable[Tensor]
 CALIBRATION_BATCH = 64
 
 SOURCE = "mnet_source"
-"""In the `meta` of what `quantize` returns: the float network and the images, for a runtime that quantises itself."""
+"""Key in the `meta` of a graph of `quantize`: (float network, images), for a runtime that quantises by itself."""
 
 aten = torch.ops.aten
 
-OUT_OF_PLACE = {
+_OUT_OF_PLACE = {
     aten.relu_.default: aten.relu.default,
     aten.relu6_.default: aten.relu6.default,
     aten.hardswish_.default: aten.hardswish.default,
     aten.silu_.default: aten.silu.default,
 }
-"""An in-place activation of a graph -> what leaves its input to the gradient and to whoever else reads it."""
+"""In-place activation -> the same one out of place, which keeps its input for the gradient and for other readers."""
 
 
 def fuse(net: MobileNet) -> MobileNet:
-    """A copy in eval mode with every batch norm folded into its convolution; the same function up to rounding."""
+    """A copy in eval mode with every batch norm folded into its convolution; equal up to rounding."""
     fused = copy.deepcopy(net).eval()
     for layer in fused.modules():
         if isinstance(layer, ConvNormAct) and isinstance(layer.norm, nn.BatchNorm2d):
@@ -55,107 +55,107 @@ def fuse(net: MobileNet) -> MobileNet:
 
 
 def quantize(net: MobileNet, images: Images) -> nn.Module:
-    """Post-training int8: weights per channel, activations per tensor, with ranges as seen on `images`.
+    """Post-training int8: weights per channel, activations per tensor, with the ranges observed on `images`.
 
     Args:
-        net: In float; left as it is.
-        images: To calibrate on: some hundred training images, normalised as for training.
+        net: In float; unchanged.
+        images: For calibration: a few hundred training images, normalised as for training.
 
     Returns:
-        A module on the CPU, in eval mode for good, for any batch size at the images' resolution.
+        A module on the CPU, always in eval mode, for any batch size at the resolution of the images.
 
     Raises:
         ConfigError: torchao or executorch is not installed, or there are no images.
     """
-    seen = together(images)
-    converted = convert(prepare(net, seen))
-    converted.meta[SOURCE] = net, seen
+    batch = _concatenate(images)
+    converted = convert(prepare(net, batch))
+    converted.meta[SOURCE] = net, batch
     return converted
 
 
 def prepare(net: MobileNet, images: Images, *, training: bool = False) -> GraphModule:
-    """The fused network as a graph that sees its ranges, calibrated.
+    """The fused network as a calibrated graph with observers.
 
     Args:
-        net: In float; left as it is.
+        net: In float; unchanged.
         images: As for `quantize`.
-        training: Whether it is trained on: then rounding is simulated, with straight-through gradients. Batch
-            norms are frozen in it, since they are folded ("static folding", Nagel et al. 2021, arXiv 2106.08295).
+        training: Prepare for further training, with simulated rounding and straight-through gradients. Batch norms are
+            folded, and so frozen ("static folding", Nagel et al. 2021, arXiv 2106.08295).
 
     Raises:
         ConfigError: As `quantize`.
     """
-    require()
+    check_installed()
     from torchao.quantization.pt2e import disable_fake_quant, enable_fake_quant
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
 
     from mnet.quantization.quantizer import Int8Quantizer
 
-    seen = together(images).cpu()
-    graph = export(fuse(net).cpu(), seen)
+    batch = _concatenate(images).cpu()
+    graph = _export(fuse(net).cpu(), batch)
     prepared: GraphModule = (prepare_qat_pt2e if training else prepare_pt2e)(graph, Int8Quantizer(training=training))
     prepared.apply(disable_fake_quant)
     with torch.no_grad():
-        for batch in seen.split(CALIBRATION_BATCH):
-            prepared(batch)
+        for part in batch.split(CALIBRATION_BATCH):
+            prepared(part)
     prepared.apply(enable_fake_quant)
-    return settable(prepared)
+    return _accept_modes(prepared)
 
 
-def together(images: Images) -> Tensor:
-    """(N, C, H, W).
+def _concatenate(images: Images) -> Tensor:
+    """The images as one batch (N, C, H, W).
 
     Raises:
         ConfigError: There are none.
     """
     batches = [images] if isinstance(images, Tensor) else list(images)
     if not sum(map(len, batches)):
-        raise ConfigError("no images to calibrate on; some hundred of the training split are wanted")
+        raise ConfigError("no images to calibrate on; give a few hundred of the training split")
     return torch.cat(batches)
 
 
-def export(net: MobileNet, images: Tensor) -> GraphModule:
-    """The operators of a network on images of this size, in batches of any size; none in place, no dropout."""
+def _export(net: MobileNet, images: Tensor) -> GraphModule:
+    """The operators of a network for images of this size and any batch size; without in-place operators and dropout."""
     net.add_module("dropout", nn.Identity())
-    example = torch.zeros(2, *images.shape[1:])  # of one image, 1 would be taken for a constant
+    example = torch.zeros(2, *images.shape[1:])  # a batch size of 1 would become a constant
     program = torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     graph = program.module()
     assert isinstance(graph, GraphModule)
     for node in graph.graph.nodes:
-        node.target = OUT_OF_PLACE.get(node.target, node.target)
+        node.target = _OUT_OF_PLACE.get(node.target, node.target)
     graph.recompile()
     return graph
 
 
-def observe(prepared: nn.Module, seeing: bool) -> None:
-    """Whether a network prepared for training goes on widening its ranges by what it sees."""
+def set_observing(prepared: nn.Module, on: bool) -> None:
+    """Whether a network prepared for training still updates its ranges."""
     from torchao.quantization.pt2e import disable_observer, enable_observer
 
-    prepared.apply(enable_observer if seeing else disable_observer)
+    prepared.apply(enable_observer if on else disable_observer)
 
 
 def convert(prepared: GraphModule) -> GraphModule:
-    """The int8 graph, on the CPU, of what `prepare` made; that is used up."""
+    """The int8 graph of a graph from `prepare`, on the CPU; `prepared` cannot be used afterwards."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     converted: GraphModule = convert_pt2e(prepared.cpu())
-    return settable(GraphModule(converted, converted.graph))  # without the float weights
+    return _accept_modes(GraphModule(converted, converted.graph))  # without the float weights
 
 
-def settable(graph: GraphModule) -> GraphModule:
-    """A graph that takes `train()` and `eval()`, which change nothing in it; an exported one refuses them."""
+def _accept_modes(graph: GraphModule) -> GraphModule:
+    """Let an exported graph accept `train()` and `eval()`, which it refuses by default; they do not change it."""
     for name in ("train", "eval"):
         setattr(graph, name, MethodType(getattr(nn.Module, name), graph))
     return graph
 
 
 def save(converted: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
-    """Write an int8 graph, weights in 8 bits; `load` reads it.
+    """Write an int8 graph, with 8-bit weights, for `load`.
 
     Args:
-        converted: Of `quantize` or `convert`.
+        converted: From `quantize` or `convert`.
         shape: Of an image, (C, H, W).
-        path: Where to.
+        path: The file to write.
     """
     example = torch.zeros(2, *shape)
     program = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
@@ -165,27 +165,27 @@ def save(converted: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
 
 
 def load(path: Path) -> nn.Module:
-    """The int8 network that `save` wrote, e.g. the `weights.pt` of a run with precision=int8.
+    """The int8 network in a file of `save`, e.g. the `weights.pt` of a run with precision=int8.
 
     Raises:
-        ConfigError: torchao is not installed, or the file holds something else, as a float run's weights.
+        ConfigError: torchao is not installed, or the file holds something else, e.g. float weights.
     """
-    require()
+    check_installed()
     try:
         module = torch.export.load(path).module()
-    except Exception as error:  # whatever torch raises for another file
+    except Exception as error:  # torch raises many types for other files
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} is no int8 network, as runs with precision=int8 leave it: {reason}") from None
+        raise ConfigError(f"{path} is not the int8 network of a run with precision=int8: {reason}") from None
     assert isinstance(module, GraphModule)
-    return settable(module)
+    return _accept_modes(module)
 
 
-def require() -> None:
+def check_installed() -> None:
     """
     Raises:
-        ConfigError: What int8 needs is not installed.
+        ConfigError: torchao or executorch is not installed.
     """
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of torchao's own habits
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao causes warnings on import
     try:
         import mnet.quantization.quantizer  # noqa: F401
     except ImportError as error:

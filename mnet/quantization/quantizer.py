@@ -1,6 +1,6 @@
-"""Where a network of the family is rounded to 8 bits, for XNNPACK and, alike, TFLite's kernels.
+"""Where a MobileNet is rounded to 8 bits: as XNNPACK and TFLite's kernels do.
 
-Imports torchao and executorch; `mnet.quantization` imports it where it is needed.
+Imports torchao and executorch; `mnet.quantization` imports it on use.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 aten = torch.ops.aten
 
 SMALLEST_SCALE = 2**-12
-"""Of weights and activations alike: XNNPACK's own."""
+"""Of weights and activations: XNNPACK's limit."""
 
 WEIGHTED = (aten.conv2d.default, aten.linear.default)
 JOINING = (aten.add.Tensor, aten.mul.Tensor)
 CLAMPS = (aten.relu.default, aten.relu6.default)
-"""ReLU and ReLU6; a kernel that ends in one applies it before it rounds."""
+"""A kernel that ends in one applies it before rounding."""
 CURVES = (aten.hardswish.default, aten.silu.default, aten.hardsigmoid.default, aten.sigmoid.default)
-"""Tables of 256 entries to an int8 kernel: one operator each, 8 bits in and 8 bits out."""
+"""One operator each, 8 bits in and out; an int8 kernel has a table of 256 entries."""
 ROUNDED = (*WEIGHTED, *JOINING, *CLAMPS, *CURVES, aten.mean.dim)
 
 
 class Int8Quantizer(Quantizer):
     """8 bits in and out of every operator: weights symmetric and per channel, activations affine and per tensor.
 
-    ExecuTorch's own XNNPACKQuantizer knows conv + ReLU as one operator, but not conv + ReLU6, of which it rounds both
-    halves over the range of the first, and lets a mean share the range of what it averages, which is far wider.
+    ExecuTorch's XNNPACKQuantizer fuses conv + ReLU, but not conv + ReLU6: it rounds the output of both over the range
+    of the convolution. It also gives a mean the range of its input, which is far wider.
     """
 
     def __init__(self, *, training: bool) -> None:
         """
         Args:
-            training: Whether rounding is simulated while the network is trained.
+            training: Whether to simulate rounding for further training.
         """
         super().__init__()
         config = get_symmetric_quantization_config(is_per_channel=True, is_qat=training)
         self.activation, self.weight = config.input_activation, config.weight
-        if training:  # the fused kernel scales weights by another rule (to 127.5) than the int8 network (to 127)
+        if training:  # torchao's fused observer scales weights to 127.5, the int8 network to 127
             observer = MovingAveragePerChannelMinMaxObserver.with_args(averaging_constant=1.0, eps=SMALLEST_SCALE)
             rounding = FakeQuantize.with_args(observer=observer)
             self.weight = replace(self.weight, observer_or_fake_quant_ctr=rounding)
@@ -56,16 +56,17 @@ class Int8Quantizer(Quantizer):
             if node.target in WEIGHTED:
                 inputs[node.args[1]] = self.weight
             node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
-            last_of(node).meta.setdefault(Q_ANNOTATION_KEY, QuantizationAnnotation(_annotated=True))
-            last_of(node).meta[Q_ANNOTATION_KEY].output_qspec = self.activation
+            last = _last_node(node)
+            last.meta.setdefault(Q_ANNOTATION_KEY, QuantizationAnnotation(_annotated=True))
+            last.meta[Q_ANNOTATION_KEY].output_qspec = self.activation
         return model
 
     def validate(self, model: GraphModule) -> None:
-        """Nothing that the family can build is refused."""
+        """Every network of this package is supported."""
 
 
-def last_of(node: Node) -> Node:
-    """Where the operator that begins at `node` ends: at its clamp, if that is all its output goes to."""
+def _last_node(node: Node) -> Node:
+    """The last node of the operator that begins at `node`: the clamp behind it, if nothing else reads its output."""
     user = next(iter(node.users))
     merges = node.target in (*WEIGHTED, *JOINING) and len(node.users) == 1 and user.target in CLAMPS
     return user if merges else node

@@ -13,10 +13,10 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from mnet.models.spec import Network
-from mnet.quantization import observe
+from mnet.quantization import set_observing
 from mnet.tasks.drawing import Limit, draw_bars, show_image
 from mnet.tasks.module import TaskModule
-from mnet.training.recipes import QAT_SEEING, Recipe
+from mnet.training.recipes import QAT_OBSERVED, Recipe
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and class indices (N,)."""
@@ -100,12 +100,12 @@ class QuantizedClassifier(ImageClassifier):
         self._seeing: bool | None = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self._observe(self.trainer.global_step < QAT_SEEING * self.trainer.estimated_stepping_batches)
+        self._observe(self.trainer.global_step < QAT_OBSERVED * self.trainer.estimated_stepping_batches)
 
     def on_validation_start(self) -> None:
         self._observe(False)
 
     def _observe(self, seeing: bool) -> None:
         if seeing != self._seeing:
-            observe(self.net, seeing)
+            set_observing(self.net, seeing)
             self._seeing = seeing

@@ -26,7 +26,7 @@ from mnet.tasks.drawing import Limit, legend, show_image
 from mnet.training.arithmetic import Compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
-from mnet.weights.transfer import Transferred
+from mnet.weights.transfer import TransferReport
 
 LOG_STEPS = 50
 Batch = tuple[Tensor, Any]
@@ -74,7 +74,7 @@ class TaskModule(Trained):
     A subclass says what a step returns, what is measured, and how (`training_step`, `metrics`, `evaluate`).
     """
 
-    start: Transferred | None = None
+    start: TransferReport | None = None
     """What it started with of other weights."""
     shown: ClassVar[tuple[str, ...]]
     """Of what `metrics` compute, the names that are logged: those of the task."""

@@ -1,4 +1,4 @@
-"""Recipes, TensorFlow's RMSprop, and the average of the weights."""
+"""Training: recipes, TensorFlow's RMSprop, averaged weights, compilation and precision."""
 
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import RECIPES, Recipe, bn_momentum_for, lr_factor, recipe

@@ -1,4 +1,4 @@
-"""RMSprop as TensorFlow computes it, which the papers' learning rates assume."""
+"""RMSprop as TensorFlow computes it; the papers' learning rates assume it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 class RMSpropTF(Optimizer):
     """RMSprop with epsilon inside the root, a mean square that starts at one, and the learning rate inside the
-    momentum: a change of the rate does not reach steps already in the buffer.
+    momentum: a change of the rate does not affect updates already in the buffer.
 
     Args:
         params: Parameters, or parameter groups.

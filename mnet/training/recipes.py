@@ -1,6 +1,6 @@
-"""How to train, as data: the papers' recipes and ours for short budgets. One table, `RECIPES`.
+"""How to train, as data: the papers' recipes and recipes for short budgets. One table, `RECIPES`.
 
-A recipe says nothing of network or data. Learning rates are scaled linearly from `lr_batch` to the batch in use.
+A recipe is independent of network and data. Learning rates are scaled linearly from `lr_batch` to the batch size.
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ from mnet.errors import ConfigError, unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way to train."""
+    """How to train: duration, optimiser, schedule, regularisation."""
 
     epochs: int
     epoch_steps: int | None = None
-    """Training steps an epoch; None = every image once."""
+    """Training steps per epoch; None = every image once."""
     batch_size: int
     optimizer: Literal["sgd", "adamw", "rmsprop_tf"]
     lr: float
-    """The schedule's highest learning rate, at a batch of `lr_batch` images."""
+    """The schedule's highest learning rate, for a batch of `lr_batch` images."""
     lr_batch: int
     schedule: Literal["onecycle", "exponential"]
-    """onecycle: up for `warmup`, then a cosine to zero. exponential: x `decay` every `decay_epochs`, in steps."""
+    """onecycle: a linear warm-up, then a cosine to zero. exponential: x `decay` every `decay_epochs`, after a linear
+    warm-up."""
     momentum: float = 0.9
     """SGD's (Nesterov), RMSprop's, or AdamW's first beta."""
     weight_decay: float = 0.0
-    """L2 on weights; never on batch norms and biases."""
+    """L2 on weights, but not on batch norms and biases."""
     decay_depthwise: bool = True
-    """Whether weight decay reaches depthwise kernels."""
+    """Whether weight decay applies to depthwise kernels."""
     warmup: float = 0.0
-    """Fraction of all steps with a rising learning rate."""
+    """Fraction of all steps in which the learning rate rises."""
     decay: float = 1.0
     decay_epochs: float = 1.0
     label_smoothing: float = 0.0
     augment: bool = True
-    """Whether training images are augmented, in the data set's own way."""
+    """Whether training images are augmented, as the data set defines it."""
     dropout: float | None = None
-    """None = the network's own."""
+    """None = the network's rate."""
     bn_momentum: float = 0.1
-    """For long runs, in PyTorch's convention (1 - TensorFlow's decay); short runs raise it, see `bn_momentum_for`."""
+    """In PyTorch's convention (1 - TensorFlow's decay); short runs raise it, see `bn_momentum_for`."""
     ema: float = 0.0
-    """Decay of the average of the weights that is evaluated; 0 = none. It warms up as (1 + n) / (10 + n)."""
+    """Decay of the averaged weights that are evaluated; 0 = no average. See `mnet.training.ema`."""
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        # Ours: a few minutes on a laptop's core.
+        # For small images: a few minutes on one core of a laptop.
         "quick": Recipe(
             epochs=2,
             batch_size=96,
@@ -64,7 +65,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             augment=False,  # no gain within two epochs
             weight_decay=1e-4,
         ),
-        # Ours: to convergence on small images.
+        # For small images: to convergence.
         "full": Recipe(
             epochs=40,
             batch_size=128,
@@ -76,7 +77,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             label_smoothing=0.05,
             weight_decay=5e-4,
         ),
-        # Ours: boxes and masks of `scenes`, minutes on a laptop's core.
+        # For boxes and masks of `scenes`: minutes on one core of a laptop.
         "scenes": Recipe(
             epochs=3,
             batch_size=32,
@@ -84,10 +85,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             lr=0.1,
             lr_batch=32,
             schedule="onecycle",
-            warmup=0.3,  # shorter, and SSDLite is slow to find its first boxes
+            warmup=0.3,  # with less, SSDLite is slow to find its first boxes
             weight_decay=1e-4,
         ),
-        # torchvision's for SSDLite on COCO: SGD 0.15 at 8 x 24 images, cosine, 660 epochs.
+        # torchvision, SSDLite on COCO: SGD, 0.15 for 8 x 24 images, cosine, 660 epochs.
         "ssdlite": Recipe(
             epochs=660,
             batch_size=192,
@@ -97,8 +98,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             schedule="onecycle",
             weight_decay=4e-5,
         ),
-        # V1 §3.2: RMSprop, little or no weight decay on depthwise filters; rate and decay are the released code's,
-        # L2 and average are V2's.
+        # V1 §3.2: RMSprop, little or no weight decay on depthwise filters. Learning rate and its decay are from the
+        # released code, L2 and the average of weights from V2.
         "v1": Recipe(
             epochs=200,
             batch_size=64,
@@ -113,7 +114,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             bn_momentum=0.003,
             ema=0.9999,
         ),
-        # V2 §6.1: RMSprop 0.9 / 0.9, weight decay 4e-5, 0.045 and 0.98 per epoch at a batch of 96 a worker.
+        # V2 §6.1: RMSprop 0.9 / 0.9, weight decay 4e-5, 0.045 and 0.98 per epoch, batches of 96 per worker.
         "v2": Recipe(
             epochs=300,
             batch_size=96,
@@ -126,7 +127,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             bn_momentum=0.003,
             ema=0.9999,
         ),
-        # V3 §6.1: RMSprop 0.9, 0.1 at a batch of 4096, 0.99 every 3 epochs, dropout 0.8 kept, L2 1e-5, EMA 0.9999.
+        # V3 §6.1: RMSprop 0.9, 0.1 for batches of 4096, 0.99 every 3 epochs, dropout keeps 0.8, L2 1e-5, EMA 0.9999.
         "v3": Recipe(
             epochs=600,
             batch_size=4096,
@@ -147,26 +148,27 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name in `RECIPES`.
 
     Raises:
-        ConfigError: No such recipe; the message has the nearest name.
+        ConfigError: Unknown name; the message has the nearest one.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]
 
 
-QAT_EPOCHS = 0.1
-QAT_LR = 0.1
-QAT_SEEING = 0.7
+QAT_EPOCHS, QAT_LR = 0.1, 0.1
+"""Epochs and learning rate of quantization-aware training, as fractions of the recipe's."""
+QAT_OBSERVED = 0.7
+"""Fraction of its steps in which activation ranges are still updated."""
 
 
 def quantization_aware(recipe: Recipe) -> Recipe:
-    """How a network that `recipe` has trained is trained on with int8 rounding simulated: `QAT_EPOCHS` of its epochs,
-    one at least, from `QAT_LR` of its rate to zero; the ranges are frozen after `QAT_SEEING` of the steps.
+    """How training continues, after `recipe`, with int8 rounding simulated.
 
-    Chosen on validation. Nothing decays and nothing is averaged: with batch norms folded, weights carry their scale.
+    `QAT_EPOCHS` of the epochs, but at least one, on a cosine from `QAT_LR` of the learning rate to zero. Both were
+    chosen on validation images. No weight decay and no average: with batch norms folded, the weights carry their scale.
     """
     return replace(
         recipe,
@@ -180,16 +182,16 @@ def quantization_aware(recipe: Recipe) -> Recipe:
 
 
 def bn_momentum_for(recipe: Recipe, steps: int) -> float:
-    """Batch norm's momentum for a run of `steps`: the recipe's own, or what makes 40 time constants fit.
+    """Batch norm's momentum for a run of `steps`: the recipe's, raised until the run spans 40 time constants.
 
-    With V3's 0.01 a run of 430 steps spans 4 time constants: its running statistics are those of early weights
-    and of their initial value, and evaluation is at chance while training looks well.
+    With V3's 0.01 a run of 430 steps spans 4 time constants. Its running statistics then reflect early weights and
+    their initial value, and evaluation is at chance level while training looks fine.
     """
     return max(recipe.bn_momentum, min(0.1, 40 / steps))
 
 
 def lr_factor(recipe: Recipe, steps: int, epochs: int) -> Callable[[int], float]:
-    """The learning rate at a step, as a fraction of the highest. A pure function of the step."""
+    """The schedule: step -> learning rate as a fraction of the highest."""
     if steps < 1:
         raise ConfigError(f"a run needs at least 1 step, not {steps}")
     rising = recipe.warmup * steps

@@ -13,7 +13,7 @@ from torch import nn
 import mnet
 from mnet import ConfigError
 from mnet.models.layers import Activate, SqueezeExcite
-from mnet.quantization import convert, fuse, load, observe, prepare, quantize, save
+from mnet.quantization import convert, fuse, load, prepare, quantize, save, set_observing
 
 aten = torch.ops.aten
 CURVES = {
@@ -140,7 +140,7 @@ def test_the_network_itself_is_left_as_it_is(v3):
 def test_what_is_trained_on_rounds_as_the_int8_network_does_and_its_weights_have_gradients():
     net = small("mobilenet_v2")
     prepared = prepare(net, drawn(), training=True)
-    observe(prepared, False)
+    set_observing(prepared, False)
     simulated = prepared(drawn(8))
     simulated.sum().backward()
     weighted = {name: param.grad for name, param in prepared.named_parameters() if name.endswith("weight")}

@@ -132,7 +132,7 @@ def test_bad_weights_are_an_error_before_anything_is_trained(tmp_path, capsys):
     for source, said in (
         (tmp_path / "none.pth", "neither a file of weights nor imagenet"),
         (tmp_path / "notes.txt", "cannot be read as weights"),
-        (tmp_path / "list.pth", "holds no weights by name"),
+        (tmp_path / "list.pth", "has no state dict"),
         (tmp_path / "v2.pth", "do not start mobilenet_v3_small"),
     ):
         assert ablate.main(["activation", f"--pretrained={source}", f"--out={tmp_path / 'results'}"]) == 2

@@ -34,7 +34,7 @@ from mnet.models.diagnostics import dead_kernels
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.provenance import provenance
-from mnet.quantization import CALIBRATION_BATCH, convert, prepare, quantize, require, save
+from mnet.quantization import CALIBRATION_BATCH, check_installed, convert, prepare, quantize, save
 from mnet.studies.runs.callbacks import (
     DeadKernels,
     MetricsFile,
@@ -111,7 +111,7 @@ def run_job(
     """
     if job.trial.quantized and find_finished(job.root, job.run_id) is None:
         check_one_device(job.trial, trainer or {})
-        require()
+        check_installed()
         before = replace(job, trial=job.trial.in_float())
         run_job(before, report, trainer=trainer, checkpoint_s=checkpoint_s, data=data)
     with lock(job.root, job.run_id) if is_rank_zero() else nullcontext():

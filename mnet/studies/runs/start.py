@@ -10,10 +10,10 @@ from mnet.errors import ConfigError
 from mnet.models.network import MobileNet
 from mnet.studies.options import trial_from
 from mnet.studies.runs.store import WEIGHTS, read_result, read_settings
-from mnet.weights.transfer import Transferred, read_weights, transfer, transfer_trained
+from mnet.weights.transfer import TransferReport, read_weights, transfer, transfer_trained
 
 
-def begin_from(pretrained: str, net: MobileNet) -> Transferred:
+def begin_from(pretrained: str, net: MobileNet) -> TransferReport:
     """Copy what fits of weights into a network.
 
     Args:
