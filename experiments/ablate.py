@@ -37,7 +37,7 @@ from mnet.studies.engines.remote import is_url
 from mnet.studies.options import OPTIONS
 from mnet.studies.results.tables import MARGIN, write_tables
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.run import load_data
+from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.start import begin_from
 from mnet.studies.runs.store import FAILURE, SUMMARY, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.study import Study, list_studies, load_study

@@ -51,7 +51,7 @@ from mnet.search.proposals import MAdds
 from mnet.studies.engines import Engine, Event
 from mnet.studies.engines.remote import is_url
 from mnet.studies.options import PARAMETERS, VARIANT, trial_from
-from mnet.studies.runs.run import load_data
+from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.store import CHECK, TRACE
 from mnet.studies.study import load_study
 from mnet.studies.trial import Trial

@@ -44,7 +44,7 @@ from mnet.models.tables import table, write_network
 from mnet.search.blocks import BlockSearch, best, check_proxy, rank_correlation, search_blocks
 from mnet.search.netadapt import FOUND
 from mnet.search.plots import plot_search
-from mnet.studies.runs.run import load_data
+from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.store import CANDIDATES, PROXY
 from mnet.studies.trial import Trial
 

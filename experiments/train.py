@@ -29,9 +29,10 @@ from mnet.settings import coerce, hints
 from mnet.studies.options import OPTIONS, PARAMETERS, VARIANT, expand, field_docs, read_option
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import NotFinite
-from mnet.studies.runs.run import TRAINER_DEFAULTS, is_rank_zero, run_job
+from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import Busy, Result, find_finished, results_root
 from mnet.studies.runs.tracking import is_wanted, log_history, log_result, tracked
+from mnet.studies.runs.trainer import TRAINER_DEFAULTS, is_rank_zero
 from mnet.studies.trial import Trial
 from mnet.training.arithmetic import Compile, check_compile
 

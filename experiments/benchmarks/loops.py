@@ -37,7 +37,8 @@ from mnet.data.in_memory import Images, resize
 from mnet.latency import Sample
 from mnet.latency.paired import synchronise
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
-from mnet.studies.runs.run import TRAINER_DEFAULTS, load_data
+from mnet.studies.runs.prepare import load_data
+from mnet.studies.runs.trainer import TRAINER_DEFAULTS
 from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier
 from mnet.tasks.module import make_optimizer

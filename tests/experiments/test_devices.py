@@ -19,7 +19,7 @@ from mnet.data.streams import KeySampler
 from mnet.errors import ConfigError
 from mnet.seeding import random_seed
 from mnet.studies import Trial
-from mnet.studies.runs.run import load_data
+from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.store import CORRECT, METRICS, WEIGHTS, read_correct, read_result
 
 ROOT = Path(__file__).parents[2]

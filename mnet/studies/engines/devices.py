@@ -29,6 +29,7 @@ from mnet.studies.runs import run
 from mnet.studies.runs.job import Job, RunOptions
 from mnet.studies.runs.progress import Progress, Report, Stopped
 from mnet.studies.runs.store import Busy, Result
+from mnet.studies.runs.trainer import TRAINER_DEFAULTS, is_rank_zero, quieten
 from mnet.studies.trial import Trial
 
 
@@ -40,8 +41,8 @@ def device_count(trainer: Mapping[str, object]) -> int:
     """
     if "devices" not in trainer:
         return 1
-    run.quieten()
-    arguments = {**run.TRAINER_DEFAULTS, **trainer, "logger": False, "enable_checkpointing": False}
+    quieten()
+    arguments = {**TRAINER_DEFAULTS, **trainer, "logger": False, "enable_checkpointing": False}
     try:
         return L.Trainer(**arguments).num_devices  # type: ignore[arg-type]
     except (MisconfigurationException, TypeError, ValueError) as error:
@@ -92,7 +93,7 @@ def main(order: str) -> None:
     job = Job(parse(Trial, given["trial"]), Path(given["root"]), given["study"], compile=given["compile"])
     options: RunOptions = {"trainer": given["trainer"], "checkpoint_s": given["checkpoint_s"]}
     torch.set_num_threads(1)
-    if not run.is_rank_zero():
+    if not is_rank_zero():
         with suppress(Stopped):  # as the first process is
             run.run_job(job, **options)
         return

@@ -79,7 +79,7 @@ def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
 
 def first_images(trial: Trial, count: int) -> Tensor:
     """Of the test split, as a network sees them: (count, C, H, W)."""
-    from mnet.studies.runs.run import load_data
+    from mnet.studies.runs.prepare import load_data
 
     data = load_data(trial, trial.full_recipe())
     batches = islice(iter(data.test_dataloader()), -(-count // trial.full_recipe().batch_size))

@@ -7,39 +7,26 @@ packed is not in their results, up to the order of summation, except as `replica
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import lightning as L
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mnet.data import ImageData
 from mnet.data.batches import Batches, Resumable
-from mnet.files import TEMPORARY, remove_temporary
-from mnet.models.replicas import join, split
-from mnet.studies.runs.callbacks import (
-    MetricsFiles,
-    ProgressMonitor,
-    ResumeCheckpoint,
-    SeedSteps,
-    WholeCheckpoints,
-    usable_checkpoint,
-)
+from mnet.provenance import keep_freed_memory
+from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
+from mnet.studies.runs.checkpoints import ResumeCheckpoint, usable_checkpoint
+from mnet.studies.runs.finish import Training, finish
 from mnet.studies.runs.job import Job, Outcome, failure
+from mnet.studies.runs.metrics import MetricsFiles
+from mnet.studies.runs.packed_checkpoints import PackedCheckpoints, at_one_step
+from mnet.studies.runs.prepare import prepare_run
 from mnet.studies.runs.progress import NotFinite, Report
-from mnet.studies.runs.run import CHECKPOINT_SECONDS, Training, finish, make_trainer, prepare_run, quieten
-from mnet.studies.runs.store import RESUME, Busy, adopt, find_finished, lock, write_config
+from mnet.studies.runs.store import Busy, adopt, find_finished, lock, write_config
+from mnet.studies.runs.trainer import CHECKPOINT_SECONDS, make_trainer, quieten
 from mnet.tasks.pack import Pack
-from mnet.training.memory import keep_freed_memory
-
-NEXT = f"{TEMPORARY}{RESUME}"
-"""A checkpoint that is whole, but not all of its pack's are."""
-STACKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
-"""Of a checkpoint, what has every replica's tensors; `averaging_state` is of `WarmEMA`."""
 
 
 def run_jobs(
@@ -78,36 +65,6 @@ def run_jobs(
             except Exception as error:
                 for job in left.values():
                     yield job, failure(error)
-
-
-def at_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs whose checkpoints, or whose lack of one, are at one step."""
-    roll_forward([job.folder for job in jobs])
-    found: dict[int, list[Job]] = {}
-    for job in jobs:
-        remove_temporary(job.folder)
-        usable_checkpoint(job.folder)  # removes one that is not
-        found.setdefault(step_of(job.folder / RESUME), []).append(job)
-    return list(found.values())
-
-
-def roll_forward(folders: Sequence[Path]) -> None:
-    """Where a pack was killed while its checkpoints took the place of the last ones, let the others follow."""
-    if not any((folder / NEXT).exists() for folder in folders):
-        return
-    steps = [{step_of(folder / name): name for name in (NEXT, RESUME)} for folder in folders]
-    latest = max(set.intersection(*map(set, steps)), default=0)
-    for folder, names in zip(folders, steps, strict=True):
-        if latest and names[latest] == NEXT:
-            os.replace(folder / NEXT, folder / RESUME)
-
-
-def step_of(checkpoint: Path) -> int:
-    """0 = there is none."""
-    try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-    except Exception:  # whatever torch raises for half a file
-        return 0
 
 
 def train(
@@ -196,49 +153,3 @@ class ZippedLoader(Resumable):
     def load_state_dict(self, state: dict[str, int]) -> None:
         for loader in self.loaders:
             loader.load_state_dict(state)
-
-
-class PackedCheckpoints(TorchCheckpointIO):
-    """The checkpoint of a pack as one a run, such as that run alone would write."""
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        super().__init__()
-        self.folders = folders
-        self.file = WholeCheckpoints()
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
-        count = len(self.folders)
-        parts = {name: split(checkpoint[name], count) for name in STACKED if name in checkpoint}
-        for i, folder in enumerate(self.folders):
-            own = {name: part[i] for name, part in parts.items()}
-            callbacks = {name: member_state(state, i, count) for name, state in checkpoint["callbacks"].items()}
-            self.file.save_checkpoint({**checkpoint, **own, "callbacks": callbacks}, folder / NEXT)
-        for folder in self.folders:  # when all are written: see `roll_forward`
-            if (folder / NEXT).exists():
-                os.replace(folder / NEXT, folder / RESUME)
-
-    def load_checkpoint(self, path: Any, *_: object, **__: object) -> dict[str, Any]:
-        every = [torch.load(folder / RESUME, map_location="cpu", weights_only=True) for folder in self.folders]
-        stacked = {name: join([one[name] for one in every]) for name in STACKED if name in every[0]}
-        callbacks = {name: common_state([one["callbacks"][name] for one in every]) for name in every[0]["callbacks"]}
-        return {**every[0], **stacked, "callbacks": callbacks}
-
-
-def member_state(state: Mapping[str, Any], member: int, count: int) -> dict[str, Any]:
-    """Of a callback: the rows of a member (`ResumeCheckpoint`), its share of the seconds (`ProgressMonitor`)."""
-    own = dict(state)
-    if "rows" in own:
-        own["rows"] = own["rows"][member]
-    if "seconds" in own:
-        own["seconds"] /= count
-    return own
-
-
-def common_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The inverse of `member_state`."""
-    common = dict(states[0])
-    if "rows" in common:
-        common["rows"] = [state["rows"] for state in states]
-    if "seconds" in common:
-        common["seconds"] = sum(state["seconds"] for state in states)
-    return common

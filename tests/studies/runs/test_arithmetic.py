@@ -258,7 +258,7 @@ class Strict(DeadKernels):
 @GPU
 @pytest.mark.parametrize("named", ["quick", "v3"])
 def test_no_step_waits_for_the_gpu(trial, named, tmp_path, monkeypatch):
-    monkeypatch.setattr("mnet.studies.runs.run.DeadKernels", Strict)
+    monkeypatch.setattr("mnet.studies.runs.trainer.DeadKernels", Strict)
     monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 1e9)
     try:
         assert run_trial(replace(trial, recipe=named), tmp_path)["device"] != cpu_name()

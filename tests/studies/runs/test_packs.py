@@ -12,9 +12,11 @@ import torch
 
 from mnet.studies import Trial
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.packs import NEXT, run_jobs, step_of
-from mnet.studies.runs.run import TRAINER_DEFAULTS, run_job
+from mnet.studies.runs.packed_checkpoints import NEXT, step_of
+from mnet.studies.runs.packs import run_jobs
+from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import METRICS, RESULT, RESUME, WEIGHTS, lock, read_correct, read_result
+from mnet.studies.runs.trainer import TRAINER_DEFAULTS
 
 SEEDS = 3
 TIMED = {"train_seconds", "images_per_second", "finished", "replicas"}
@@ -24,9 +26,9 @@ TIMED = {"train_seconds", "images_per_second", "finished", "replicas"}
 def _told_and_logged_often():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
-        for module in ("mnet.studies.runs.callbacks", "mnet.tasks.module", "mnet.tasks.pack"):
+        for module in ("mnet.studies.runs.checkpoints", "mnet.tasks.module", "mnet.tasks.pack"):
             patch.setattr(f"{module}.LOG_STEPS", 3)
-        patch.setattr("mnet.studies.runs.run.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 3})
+        patch.setattr("mnet.studies.runs.trainer.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 3})
         yield
 
 

@@ -9,15 +9,15 @@ import torch
 import yaml
 
 from mnet import ConfigError
-from mnet.quantization import load
+from mnet.quantization import load, prepare
 from mnet.studies import Cell, Study, Trial
 from mnet.studies.options import trial_from
 from mnet.studies.results.effects import ALL, effects_table
 from mnet.studies.results.tables import write_tables
-from mnet.studies.runs import run as running
 from mnet.studies.runs.job import Job
+from mnet.studies.runs.prepare import calibration_images, load_data
 from mnet.studies.runs.progress import Stopped
-from mnet.studies.runs.run import calibration_images, load_data, run_job
+from mnet.studies.runs.run import run_job, run_trial
 from mnet.studies.runs.store import Busy, find_finished, lock, read_correct, read_result
 from mnet.tasks.classification import ImageClassifier, QuantizedClassifier
 from mnet.training import recipe
@@ -66,7 +66,7 @@ def test_ranges_widen_in_the_first_part_of_training_and_never_in_validation(tria
     data = load_data(trial, trial.full_recipe())
     network = trial.network(data.num_classes, data.in_channels)
     model = ImageClassifier(network, trial.full_recipe())
-    prepared = running.prepare(model.net, calibration_images(data, 5), training=True)
+    prepared = prepare(model.net, calibration_images(data, 5), training=True)
     model = QuantizedClassifier(network, trial.full_recipe(), prepared)
 
     def widened() -> bool:
@@ -121,9 +121,9 @@ def test_a_qat_run_stopped_in_the_middle_goes_on_to_the_same_numbers(trial, fini
     monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
     start = find_finished(finished, trial.run_id)
     with pytest.raises(Stopped):
-        running.run_trial(qat, tmp_path, lambda progress: progress.step >= 4, start=start)
+        run_trial(qat, tmp_path, lambda progress: progress.step >= 4, start=start)
     assert (tmp_path / "resume.ckpt").exists()
-    again = running.run_trial(qat, tmp_path, start=start)
+    again = run_trial(qat, tmp_path, start=start)
     whole = read_result(Job(qat, finished, "tiny").folder)
     assert {k: again[k] for k in ("top1", "test_loss", "val_loss")} == {
         k: whole[k] for k in ("top1", "test_loss", "val_loss")

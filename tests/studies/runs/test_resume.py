@@ -7,8 +7,9 @@ import torch
 
 from mnet.studies import Trial
 from mnet.studies.runs.progress import Stopped
-from mnet.studies.runs.run import TRAINER_DEFAULTS, run_trial
+from mnet.studies.runs.run import run_trial
 from mnet.studies.runs.store import CORRECT, METRICS, RESULT, RESUME, WEIGHTS
+from mnet.studies.runs.trainer import TRAINER_DEFAULTS
 
 TIMING = ("train_seconds", "images_per_second", "finished")
 WHOLE = (METRICS, CORRECT, WEIGHTS)
@@ -24,9 +25,9 @@ def left(folder):
 def _told_and_logged_often():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
-        patch.setattr("mnet.studies.runs.callbacks.LOG_STEPS", 3)
+        patch.setattr("mnet.studies.runs.checkpoints.LOG_STEPS", 3)
         patch.setattr("mnet.tasks.module.LOG_STEPS", 3)
-        patch.setattr("mnet.studies.runs.run.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 3})
+        patch.setattr("mnet.studies.runs.trainer.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 3})
         yield
 
 

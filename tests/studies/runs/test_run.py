@@ -15,8 +15,9 @@ from mnet.studies import Trial, load_study
 from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.results.loading import load
 from mnet.studies.runs.progress import NotFinite, Progress
-from mnet.studies.runs.run import TRAINER_DEFAULTS, run_trial
+from mnet.studies.runs.run import run_trial
 from mnet.studies.runs.store import read_correct, read_result, read_settings
+from mnet.studies.runs.trainer import TRAINER_DEFAULTS
 
 SWEEPS = Path(__file__).parents[3] / "experiments/sweeps"
 
@@ -95,7 +96,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(trial, tmp_path):
 
 def test_a_run_for_some_steps_on_validation_alone_is_none_of_a_study(trial, tmp_path, monkeypatch):
     monkeypatch.setattr("mnet.tasks.module.LOG_STEPS", 1)
-    monkeypatch.setattr("mnet.studies.runs.run.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 1})
+    monkeypatch.setattr("mnet.studies.runs.trainer.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 1})
     short = replace(trial, epochs=2, epoch_steps=3, tested=False)
     assert short.run_id not in (trial.run_id, replace(short, tested=True).run_id, replace(short, epoch_steps=2).run_id)
     folder = tmp_path / "study/runs" / short.run_id

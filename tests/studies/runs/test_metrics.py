@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from mnet.studies.runs.callbacks import MetricsFile
+from mnet.studies.runs.metrics import MetricsFile
 
 
 def test_a_metrics_file_is_a_table_before_anything_is_logged(tmp_path):
