@@ -38,7 +38,7 @@ from mnet.studies.options import OPTIONS
 from mnet.studies.results.tables import MARGIN, write_tables
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.prepare import load_data
-from mnet.studies.runs.start import begin_from
+from mnet.studies.runs.start import load_pretrained
 from mnet.studies.runs.store import FAILURE, SUMMARY, adopt, find_finished, read_result, results_root, run_folder
 from mnet.studies.study import Study, list_studies, load_study
 from mnet.training.arithmetic import Compile, check_compile, check_precision
@@ -199,7 +199,7 @@ def tell_starts(study: Study) -> Iterator[str]:
         if trial.pretrained is not None:
             data = trial.input_spec()
             net = mnet.create_model(trial.network(data.num_classes, data.in_channels))
-            yield f"{cell.name}: {begin_from(trial.pretrained, net)}"
+            yield f"{cell.name}: {load_pretrained(trial.pretrained, net)}"
 
 
 def pack_size(pack: str) -> int | None:

@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metric = trial.task.headline
         said = "finished before" if before else "finished"
         on, name = ("test", metric.name) if trial.tested else ("validation", f"val_{metric.name}")
-        print(f"{said}: {on} {metric.label} {result[name]:.2f}%, {job.folder}")
+        print(f"{said}: {on} {metric.label} {dict(result)[name]:.2f}%, {job.folder}")
         if "start" in result:
             print(f"  {result['start']}")
     return 0

@@ -112,4 +112,4 @@ def test_a_run_without_weights_is_refused_and_an_unreadable_image_is_named(tmp_p
     assert (tmp_path / "out/one.predicted.png").exists()
     (folder / "weights.pt").unlink()
     assert program.main([str(folder), str(image)]) == 2
-    assert "no finished run with its weights.pt" in capsys.readouterr().err
+    assert "not a finished run with its weights.pt" in capsys.readouterr().err

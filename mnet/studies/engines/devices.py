@@ -29,7 +29,7 @@ from mnet.studies.runs import run
 from mnet.studies.runs.job import Job, RunOptions
 from mnet.studies.runs.progress import Progress, Report, Stopped
 from mnet.studies.runs.store import Busy, Result
-from mnet.studies.runs.trainer import TRAINER_DEFAULTS, is_rank_zero, quieten
+from mnet.studies.runs.trainer import TRAINER_DEFAULTS, is_rank_zero, silence_lightning
 from mnet.studies.trial import Trial
 
 
@@ -41,7 +41,7 @@ def device_count(trainer: Mapping[str, object]) -> int:
     """
     if "devices" not in trainer:
         return 1
-    quieten()
+    silence_lightning()
     arguments = {**TRAINER_DEFAULTS, **trainer, "logger": False, "enable_checkpointing": False}
     try:
         return L.Trainer(**arguments).num_devices  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Checkpoints from which a run is resumed exactly."""
+"""Checkpoints from which a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -22,39 +22,42 @@ from mnet.tasks.module import LOG_STEPS
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT_SECONDS = 30.0
+"""Training time that a kill may cost; writing a checkpoint takes about 30 ms."""
+
 CHECKPOINT_FORMAT = 3
-"""Of the resume file; an older one is not used, since its run may not go on to the same numbers."""
+"""Of the resume file. One of an older format is not used, since the run might not continue to the same numbers."""
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Writes the state of a run at the end of each epoch and every `seconds`, and where it was asked to stop.
+    """Writes the state of a run after each epoch, every `seconds`, and when it is asked to stop.
 
-    A checkpoint that cannot be written (a full disk) costs only what would have to be trained again.
+    A checkpoint that cannot be written (a full disk) costs only the training since the last one.
     """
 
     def __init__(
-        self, folder: Path, seconds: float, watch: ProgressMonitor, metrics: MetricsFile | MetricsFiles
+        self, folder: Path, seconds: float, monitor: ProgressMonitor, metrics: MetricsFile | MetricsFiles
     ) -> None:
         self.path = folder / RESUME
         self.seconds = seconds
-        self.watch, self.metrics = watch, metrics
-        self._kept = time.perf_counter()
-        self._loader: dict[str, int] | None = None
+        self.monitor, self.metrics = monitor, metrics
+        self._saved_at = time.perf_counter()
+        self._loader_state: dict[str, int] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning restores a loader only where nobody has asked for its length before, as every schedule does;
-        # without this a resumed run begins its epoch anew
-        if self._loader is not None:
-            trainer.train_dataloader.load_state_dict(self._loader)  # type: ignore[union-attr]
+        # Lightning restores a loader only if its length was not read before, and every schedule reads it; without this
+        # a resumed run would start its epoch from the beginning
+        if self._loader_state is not None:
+            trainer.train_dataloader.load_state_dict(self._loader_state)  # type: ignore[union-attr]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        # Lightning logs a batch, and ends an epoch, after this hook: a run resumed here would not do either again
+        # Lightning logs a step, and ends an epoch, after this hook; a run resumed from here would do neither again
         if trainer.global_step % LOG_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches:
             return
-        stop, due = self.watch.stop, time.perf_counter() - self._kept >= self.seconds
-        if trainer.world_size > 1:  # all save together, and the first decides; asked seldom, for an answer takes time
+        stop, due = self.monitor.stop, time.perf_counter() - self._saved_at >= self.seconds
+        if trainer.world_size > 1:  # rank zero decides, all save; rarely, because a broadcast takes time
             if trainer.global_step % LOG_STEPS != 1:
                 return
             stop, due = trainer.strategy.broadcast((stop, due))
@@ -68,13 +71,13 @@ class ResumeCheckpoint(Checkpoint):
 
     def save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
-        self._kept = time.perf_counter()
+        self._saved_at = time.perf_counter()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["mnet"] = {"format": CHECKPOINT_FORMAT, "loader": trainer.train_dataloader.state_dict()}  # type: ignore[union-attr]
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._loader = checkpoint["mnet"]["loader"]
+        self._loader_state = checkpoint["mnet"]["loader"]
 
     def state_dict(self) -> dict[str, object]:
         return {"rows": self.metrics.rows}
@@ -84,17 +87,17 @@ class ResumeCheckpoint(Checkpoint):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoint files that are whole or absent: where one cannot be written, training goes on without it."""
+    """Checkpoint files that are whole or absent. If one cannot be written, training continues without it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
         try:
             write_torch(Path(path), checkpoint)
         except OSError as error:
-            log.warning("%s cannot be written now: %s", path, error)
+            log.warning("cannot write %s now: %s", path, error)
 
 
 def usable_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from. One that is damaged, or of an older mnet, is removed: the run begins anew."""
+    """The checkpoint to resume from. One that is damaged or of an older format is deleted: the run starts again."""
     path = folder / RESUME
     if not path.exists():
         return None
@@ -103,6 +106,6 @@ def usable_checkpoint(folder: Path) -> Path | None:
         if checkpoint["mnet"]["format"] == CHECKPOINT_FORMAT:
             return path
     except Exception as error:  # whatever torch raises for half a file
-        log.warning("%s cannot be read (%s): the run begins anew", path, " ".join(str(error).split())[:200])
+        log.warning("cannot read %s (%s): the run starts again", path, " ".join(str(error).split())[:200])
     path.unlink()
     return None

@@ -1,11 +1,11 @@
-"""What a trained run leaves behind: its test, and the files of its folder, result.json last."""
+"""What a trained run leaves behind: the test, and the files of its folder, result.json last."""
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import lightning as L
 
@@ -18,15 +18,7 @@ from mnet.quantization import save
 from mnet.studies.runs.examples import keep_examples
 from mnet.studies.runs.metrics import MetricsFile
 from mnet.studies.runs.progress import NotFinite
-from mnet.studies.runs.store import (
-    FAILURE,
-    FORMAT,
-    RESULT,
-    RESUME,
-    WEIGHTS,
-    Result,
-    write_correct,
-)
+from mnet.studies.runs.store import FORMAT, RESULT, WEIGHTS, Result, remove_leftovers, write_correct
 from mnet.studies.trial import Trial
 from mnet.tasks.module import TaskModule
 from mnet.training.arithmetic import Compile
@@ -37,7 +29,7 @@ class Training(NamedTuple):
 
     steps: int
     seconds: float
-    """This run's share."""
+    """Of a pack, this run's share."""
     compile: Compile
     replicas: int = 1
     """Runs that were trained as one network, see `mnet.models.replicas`."""
@@ -46,71 +38,73 @@ class Training(NamedTuple):
 def finish(
     trial: Trial,
     folder: Path,
-    model: TaskModule,
+    module: TaskModule,
     data: ImageData,
-    machine: L.Trainer,
+    trainer: L.Trainer,
     metrics: MetricsFile,
     training: Training,
 ) -> Result:
-    """Test a trained network, if it is to be, and write all that is kept of its run, the result last.
+    """Test a trained network unless the trial says not to, and write the files of its run, the result last.
 
     Args:
-        trial, folder, data, metrics: Of the run.
-        model: With its trained network.
-        machine: That logs to `metrics`.
+        trial: What was trained.
+        folder: The run's.
+        module: With the trained network.
+        data: The run's.
+        trainer: Logs to `metrics`.
+        metrics: What was logged in training.
         training: How it was trained.
 
+    Returns:
+        The content of result.json; empty in a process that is not rank zero.
+
     Raises:
-        NotFinite: The test loss is no number.
+        NotFinite: The test loss is NaN or infinite.
     """
     headline = trial.task.headline.name
-    validated = metrics.last(f"val/{headline}", "val/loss")
-    tested: Result = test(trial, model, data, machine) if trial.tested else {}
-    if not machine.is_global_zero:
+    val_metric, val_loss = metrics.last(f"val/{headline}", "val/loss")
+    tested = _test(trial, module, data, trainer) if trial.tested else {}
+    if not trainer.is_global_zero:
         return {}
-    recipe, spent, dead = model.recipe, cost(model.network, data.resolution), dead_kernels(model.net)
-    result: Result = {
+    recipe, network_cost, dead = module.recipe, cost(module.network, data.resolution), dead_kernels(module.net)
+    result = {
         **tested,
-        f"val_{headline}": round(validated[0], 4),
-        "val_loss": round(validated[1], 6),
+        f"val_{headline}": round(val_metric, 4),
+        "val_loss": round(val_loss, 6),
         "resolution": data.resolution,
         "epochs": recipe.epochs,
-        "params": spent.params,
-        "madds": spent.madds,
+        "params": network_cost.params,
+        "madds": network_cost.madds,
         "train_seconds": round(training.seconds, 2),
         "images_per_second": round(training.steps * recipe.batch_size / max(training.seconds, 1e-9), 1),
         **({"dead_kernels": round(100 * dead[0].share, 4)} if dead else {}),
-        **provenance(machine.strategy.root_device, machine.world_size),
+        **provenance(trainer.strategy.root_device, trainer.world_size),
         "replicas": training.replicas,
         "compile": training.compile,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "format": FORMAT,
     }
-    if model.start is not None:
-        result |= {"pretrained_share": round(model.start.share, 4), "start": str(model.start)}
+    if module.start is not None:
+        result |= {"pretrained_share": round(module.start.share, 4), "start": str(module.start)}
     metrics.save()
     if trial.tested:
-        keep_examples(model, data, folder)
-        if (correct := model.test_correct) is not None:
+        keep_examples(module, data, folder)
+        if (correct := module.test_correct) is not None:
             write_correct(folder, correct.numpy())
-    if not trial.quantized:
-        write_torch(folder / WEIGHTS, model.net.state_dict())
+    if trial.quantized:
+        save(module.net.cpu(), (data.in_channels, data.resolution, data.resolution), folder / WEIGHTS)
     else:
-        save(model.net.cpu(), (data.in_channels, data.resolution, data.resolution), folder / WEIGHTS)
+        write_torch(folder / WEIGHTS, module.net.state_dict())
     write_json(folder / RESULT, result)
-    for name in (RESUME, FAILURE):
-        (folder / name).unlink(missing_ok=True)
-    return result
+    remove_leftovers(folder)
+    return cast(Result, result)
 
 
-def test(trial: Trial, model: TaskModule, data: ImageData, machine: L.Trainer) -> Result:
-    """What is measured on test images.
-
-    Raises:
-        NotFinite: The test loss is no number.
-    """
-    (found,) = machine.test(model, datamodule=data, verbose=False)
-    if not math.isfinite(found["test/loss"]):
-        raise NotFinite(f"the test loss is {found['test/loss']}")
-    measured = {metric.name: round(found[f"test/{metric.name}"], 4) for metric in trial.task.metrics}
-    return {**measured, "test_loss": round(found["test/loss"], 6)}
+def _test(trial: Trial, module: TaskModule, data: ImageData, trainer: L.Trainer) -> dict[str, float]:
+    """The task's metrics and the loss on test images."""
+    (logged,) = trainer.test(module, datamodule=data, verbose=False)
+    loss = logged["test/loss"]
+    if not math.isfinite(loss):
+        raise NotFinite(f"the test loss is {loss}")
+    metrics = {metric.name: round(logged[f"test/{metric.name}"], 4) for metric in trial.task.metrics}
+    return {**metrics, "test_loss": round(loss, 6)}

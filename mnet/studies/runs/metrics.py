@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class MetricsLogger(Logger):
-    """A logger of metrics alone."""
+    """A logger of metrics only."""
 
     @property
     def name(self) -> str:
@@ -30,11 +30,11 @@ class MetricsLogger(Logger):
         return ""
 
     def log_hyperparams(self, *_: object, **__: object) -> None:
-        """config.yaml has them."""
+        """Nothing: config.yaml has them."""
 
 
 class MetricsFile(MetricsLogger):
-    """Every logged metric, one row a step and epoch, as CSV. Complete after a resume too, see `ResumeCheckpoint`."""
+    """Every logged metric, one row per step and epoch, as CSV. Also complete after a resume, see `ResumeCheckpoint`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class MetricsFile(MetricsLogger):
         self.rows.append({**key, **{name: float(value) for name, value in values.items()}})
 
     def last(self, *names: str) -> list[float]:
-        """The values logged last under these names; nan for one that never was."""
+        """The latest value logged under each name; nan if there is none."""
         return [next((row[name] for row in reversed(self.rows) if name in row), math.nan) for name in names]
 
     @rank_zero_only
@@ -59,25 +59,25 @@ class MetricsFile(MetricsLogger):
         table.writerows(self.rows)
         try:
             write_atomic(self.path, lambda stream: stream.write(text.getvalue().encode()))
-        except OSError as error:  # written again at the next row, and last before the result
-            log.warning("%s cannot be written now: %s", self.path, error)
+        except OSError as error:  # tried again at the next row, and once more before the result
+            log.warning("cannot write %s now: %s", self.path, error)
 
 
 class MetricsFiles(MetricsLogger):
-    """A `MetricsFile` a member of a `Pack`, each with what that one would have logged alone."""
+    """One `MetricsFile` per member of a `Pack`, with what that member would have logged alone."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         super().__init__()
         self.files = [MetricsFile(folder) for folder in folders]
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        own: dict[int, dict[str, float]] = {}
-        for name, value in metrics.items():  # as 0/val/loss, and the epoch of all
+        by_member: dict[int, dict[str, float]] = {}
+        for name, value in metrics.items():  # such as 0/val/loss, and the epoch of all
             member, slash, rest = name.partition("/")
             if slash:
-                own.setdefault(int(member), {"epoch": metrics.get("epoch", 0)})[rest] = value
-        for number, logged in own.items():
-            self.files[number].log_metrics(logged, step)
+                by_member.setdefault(int(member), {"epoch": metrics.get("epoch", 0)})[rest] = value
+        for member_number, member_metrics in by_member.items():
+            self.files[member_number].log_metrics(member_metrics, step)
 
     @property
     def rows(self) -> list[list[dict[str, float]]]:
@@ -85,8 +85,8 @@ class MetricsFiles(MetricsLogger):
 
     @rows.setter
     def rows(self, rows: Sequence[Sequence[dict[str, float]]]) -> None:
-        for file, own in zip(self.files, rows, strict=True):
-            file.rows = list(own)
+        for file, file_rows in zip(self.files, rows, strict=True):
+            file.rows = list(file_rows)
 
     def save(self) -> None:
         for file in self.files:

@@ -1,4 +1,8 @@
-"""The checkpoint of a pack as one checkpoint a run."""
+"""The checkpoint of a pack, written as one checkpoint per run.
+
+All checkpoints of a pack are first written beside the previous ones and then renamed. A pack that is killed between
+two renames is completed when it is resumed, so that its runs are at the same step.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +21,24 @@ from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import RESUME
 
 NEXT = f"{TEMPORARY}{RESUME}"
-"""A checkpoint that is whole, but not all of its pack's are."""
+"""A complete checkpoint that waits for those of the other runs."""
 STACKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
-"""Of a checkpoint, what has every replica's tensors; `averaging_state` is of `WarmEMA`."""
+"""Parts of a checkpoint that stack the tensors of all replicas; `averaging_state` is that of `WarmEMA`."""
 
 
-def at_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs whose checkpoints, or whose lack of one, are at one step."""
-    roll_forward([job.folder for job in jobs])
-    found: dict[int, list[Job]] = {}
+def group_by_step(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Packs of jobs whose checkpoints are at the same step; a job without a usable one is at step 0."""
+    _complete_renames([job.folder for job in jobs])
+    groups: dict[int, list[Job]] = {}
     for job in jobs:
         remove_temporary(job.folder)
-        usable_checkpoint(job.folder)  # removes one that is not
-        found.setdefault(step_of(job.folder / RESUME), []).append(job)
-    return list(found.values())
-
-
-def roll_forward(folders: Sequence[Path]) -> None:
-    """Where a pack was killed while its checkpoints took the place of the last ones, let the others follow."""
-    if not any((folder / NEXT).exists() for folder in folders):
-        return
-    steps = [{step_of(folder / name): name for name in (NEXT, RESUME)} for folder in folders]
-    latest = max(set.intersection(*map(set, steps)), default=0)
-    for folder, names in zip(folders, steps, strict=True):
-        if latest and names[latest] == NEXT:
-            os.replace(folder / NEXT, folder / RESUME)
+        usable_checkpoint(job.folder)  # deletes one that is not
+        groups.setdefault(step_of(job.folder / RESUME), []).append(job)
+    return list(groups.values())
 
 
 def step_of(checkpoint: Path) -> int:
-    """0 = there is none."""
+    """The training step of a checkpoint; 0 if there is none."""
     try:
         return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
     except Exception:  # whatever torch raises for half a file
@@ -53,7 +46,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 class PackedCheckpoints(TorchCheckpointIO):
-    """The checkpoint of a pack as one a run, such as that run alone would write."""
+    """Writes the checkpoint that each run of a pack would write alone, and stacks them when loading."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         super().__init__()
@@ -64,35 +57,48 @@ class PackedCheckpoints(TorchCheckpointIO):
         count = len(self.folders)
         parts = {name: split(checkpoint[name], count) for name in STACKED if name in checkpoint}
         for i, folder in enumerate(self.folders):
-            own = {name: part[i] for name, part in parts.items()}
-            callbacks = {name: member_state(state, i, count) for name, state in checkpoint["callbacks"].items()}
-            self.file.save_checkpoint({**checkpoint, **own, "callbacks": callbacks}, folder / NEXT)
-        for folder in self.folders:  # when all are written: see `roll_forward`
+            member = {name: part[i] for name, part in parts.items()}
+            callbacks = {name: _member_state(state, i, count) for name, state in checkpoint["callbacks"].items()}
+            self.file.save_checkpoint({**checkpoint, **member, "callbacks": callbacks}, folder / NEXT)
+        for folder in self.folders:
             if (folder / NEXT).exists():
                 os.replace(folder / NEXT, folder / RESUME)
 
     def load_checkpoint(self, path: Any, *_: object, **__: object) -> dict[str, Any]:
-        every = [torch.load(folder / RESUME, map_location="cpu", weights_only=True) for folder in self.folders]
-        stacked = {name: join([one[name] for one in every]) for name in STACKED if name in every[0]}
-        callbacks = {name: common_state([one["callbacks"][name] for one in every]) for name in every[0]["callbacks"]}
-        return {**every[0], **stacked, "callbacks": callbacks}
+        members = [torch.load(folder / RESUME, map_location="cpu", weights_only=True) for folder in self.folders]
+        first = members[0]
+        stacked = {name: join([member[name] for member in members]) for name in STACKED if name in first}
+        states = [member["callbacks"] for member in members]
+        callbacks = {name: _pack_state([state[name] for state in states]) for name in states[0]}
+        return {**first, **stacked, "callbacks": callbacks}
 
 
-def member_state(state: Mapping[str, Any], member: int, count: int) -> dict[str, Any]:
-    """Of a callback: the rows of a member (`ResumeCheckpoint`), its share of the seconds (`ProgressMonitor`)."""
-    own = dict(state)
-    if "rows" in own:
-        own["rows"] = own["rows"][member]
-    if "seconds" in own:
-        own["seconds"] /= count
-    return own
+def _complete_renames(folders: Sequence[Path]) -> None:
+    """Rename the checkpoints that a pack had written but not yet renamed when it was killed."""
+    if not any((folder / NEXT).exists() for folder in folders):
+        return
+    names_by_step = [{step_of(folder / name): name for name in (NEXT, RESUME)} for folder in folders]
+    latest = max(set.intersection(*map(set, names_by_step)), default=0)
+    for folder, names in zip(folders, names_by_step, strict=True):
+        if latest and names[latest] == NEXT:
+            os.replace(folder / NEXT, folder / RESUME)
 
 
-def common_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The inverse of `member_state`."""
-    common = dict(states[0])
-    if "rows" in common:
-        common["rows"] = [state["rows"] for state in states]
-    if "seconds" in common:
-        common["seconds"] = sum(state["seconds"] for state in states)
-    return common
+def _member_state(state: Mapping[str, Any], member: int, count: int) -> dict[str, Any]:
+    """A callback's state for one member: its rows (`ResumeCheckpoint`), its share of the time (`ProgressMonitor`)."""
+    member_state = dict(state)
+    if "rows" in state:
+        member_state["rows"] = state["rows"][member]
+    if "seconds" in state:
+        member_state["seconds"] = state["seconds"] / count
+    return member_state
+
+
+def _pack_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The inverse of `_member_state`."""
+    pack_state = dict(states[0])
+    if "rows" in pack_state:
+        pack_state["rows"] = [state["rows"] for state in states]
+    if "seconds" in pack_state:
+        pack_state["seconds"] = sum(state["seconds"] for state in states)
+    return pack_state

@@ -1,8 +1,8 @@
-"""Runs of one cell that differ in their seed alone, trained as replicas of one network.
+"""Runs of one cell that differ only in their seed, trained as replicas of one network.
 
-Each run keeps its own folder, the same files as if it had been trained alone, checkpoints too: a pack that was killed
-goes on as one, to the same bits, or alone; runs that were stopped at the same step go on as a pack. How runs were
-packed is not in their results, up to the order of summation, except as `replicas` and as time.
+Each run keeps its own folder with the same files as if it had been trained alone, checkpoints included. A pack that
+was killed resumes as a pack, to the same bits, or its runs resume alone; runs that were stopped at the same step resume
+as a pack. Apart from rounding (the order of summation), `replicas` and the times, a result does not depend on packing.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import lightning as L
 
 from mnet.data import ImageData
 from mnet.data.batches import Batches, Resumable
-from mnet.provenance import keep_freed_memory
+from mnet.training.memory import keep_freed_memory
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
-from mnet.studies.runs.checkpoints import ResumeCheckpoint, usable_checkpoint
+from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, usable_checkpoint
 from mnet.studies.runs.finish import Training, finish
 from mnet.studies.runs.job import Job, Outcome, failure
 from mnet.studies.runs.metrics import MetricsFiles
-from mnet.studies.runs.packed_checkpoints import PackedCheckpoints, at_one_step
+from mnet.studies.runs.packed_checkpoints import PackedCheckpoints, group_by_step
 from mnet.studies.runs.prepare import prepare_run
 from mnet.studies.runs.progress import NotFinite, Report
 from mnet.studies.runs.store import Busy, adopt, find_finished, lock, write_config
-from mnet.studies.runs.trainer import CHECKPOINT_SECONDS, make_trainer, quieten
+from mnet.studies.runs.trainer import make_trainer, silence_lightning
 from mnet.tasks.pack import Pack
 
 
@@ -37,76 +37,79 @@ def run_jobs(
     checkpoint_s: float = CHECKPOINT_SECONDS,
     data: ImageData | None = None,
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Run jobs that differ in their seed alone, each once, whoever else is about to: as `run.run_job` for each.
+    """Run jobs that differ only in their seed, each as `run.run_job` does.
 
-    Returns:
-        Each job's outcome, as soon as it has one. What goes wrong for all of them together is each one's.
+    Yields:
+        Each job and its outcome, as soon as it is known. An error that stops the training is the outcome of every job
+        that has none yet.
     """
     with ExitStack() as locks:
-        mine: list[Job] = []
+        unfinished: list[Job] = []
         for i, job in enumerate(jobs):
             try:
                 locks.enter_context(lock(job.root, job.run_id))
-            except Busy as error:  # who has one of them may be about to take the others: all are left together
+            except Busy as error:  # the process that has this one may be about to take the others: leave it all of them
                 locks.close()
-                for other in (*mine, *jobs[i:]):
-                    yield other, Outcome("locked", str(error))
+                for left in (*unfinished, *jobs[i:]):
+                    yield left, Outcome("locked", str(error))
                 return
             if (finished := find_finished(job.root, job.run_id)) is not None:
                 yield job, Outcome("finished", adopt(finished, job.folder))
             else:
-                mine.append(job)
-        for together in at_one_step(mine):
-            left = {job.run_id: job for job in together}
+                unfinished.append(job)
+        for pack in group_by_step(unfinished):
+            waiting = {job.run_id: job for job in pack}
             try:
-                for job, outcome in train(together, report, trainer, checkpoint_s, data):
-                    del left[job.run_id]
+                for job, outcome in _train(pack, report, trainer, checkpoint_s, data):
+                    del waiting[job.run_id]
                     yield job, outcome
             except Exception as error:
-                for job in left.values():
+                for job in waiting.values():
                     yield job, failure(error)
 
 
-def train(
+def _train(
     jobs: Sequence[Job],
     report: Report,
-    trainer: Mapping[str, object] | None,
+    arguments: Mapping[str, object] | None,
     checkpoint_s: float,
     data: ImageData | None,
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Train the jobs as one network, then test each.
+    """Train the jobs as one network, then test each; `arguments` are those of Lightning's Trainer.
 
     Raises:
-        NotFinite: No loss is a number.
-        Stopped: The report asked for it.
+        NotFinite: The loss of every job is NaN or infinite.
+        Stopped: The report asked to stop.
     """
-    quieten()
+    silence_lightning()
     keep_freed_memory()
     folders = [job.folder for job in jobs]
-    prepared = []
+    modules, datas = [], []
     for job in jobs:
-        write_config(job.trial, job.folder, trainer)
-        prepared.append(prepare_run(job.trial, data))
-        data = data or prepared[0][1]  # read once
-    models, images = [model for model, _ in prepared], [own for _, own in prepared]
-    trial, recipe, pack = jobs[0].trial, models[0].recipe, Pack(models)
+        write_config(job.trial, job.folder, arguments)
+        module, job_data = prepare_run(job.trial, data)
+        modules.append(module)
+        datas.append(job_data)
+        data = data or job_data  # read once
+    pack = Pack(modules)
     pack.compile_training(jobs[0].compile)
-    watch, metrics = ProgressMonitor(report), MetricsFiles(folders)
-    seeds = SeedSteps(*(own.seed for own in images))
-    callbacks = [watch, seeds, ResumeCheckpoint(folders[0], checkpoint_s, watch, metrics)]
-    machine = make_trainer(trial, recipe, callbacks, [metrics], PackedCheckpoints(folders), trainer)
-    together = cast(L.LightningDataModule, PackedDataModule(images))
-    machine.fit(pack, datamodule=together, ckpt_path=usable_checkpoint(folders[0]), weights_only=True)
-    if machine.interrupted:
+    monitor, metrics = ProgressMonitor(report), MetricsFiles(folders)
+    seeds = SeedSteps(*(job_data.seed for job_data in datas))
+    callbacks = [monitor, seeds, ResumeCheckpoint(folders[0], checkpoint_s, monitor, metrics)]
+    checkpoints = PackedCheckpoints(folders)
+    trainer = make_trainer(jobs[0].trial, modules[0].recipe, callbacks, [metrics], checkpoints, arguments)
+    packed_data = cast(L.LightningDataModule, PackedDataModule(datas))
+    trainer.fit(pack, datamodule=packed_data, ckpt_path=usable_checkpoint(folders[0]), weights_only=True)
+    if trainer.interrupted:
         raise KeyboardInterrupt
     pack.release()
-    training = Training(machine.global_step, watch.seconds / len(jobs), jobs[0].compile, len(models))
-    for i, job in enumerate(jobs):
+    training = Training(trainer.global_step, monitor.seconds / len(jobs), jobs[0].compile, len(jobs))
+    for i, (job, module, job_data, file) in enumerate(zip(jobs, modules, datas, metrics.files, strict=True)):
         try:
-            if i in watch.lost:
+            if i in monitor.diverged:
                 raise NotFinite("the loss is nan")
-            machine.loggers = [metrics.files[i]]
-            result = finish(job.trial, job.folder, models[i], images[i], machine, metrics.files[i], training)
+            trainer.loggers = [file]
+            result = finish(job.trial, job.folder, module, job_data, trainer, file, training)
         except NotFinite as error:
             yield job, failure(error)
         else:
@@ -114,23 +117,23 @@ def train(
 
 
 class PackedDataModule(L.LightningDataModule):
-    """The images of several runs: each one's own order and augmentation for training, the same for validation."""
+    """The images of several runs: for training each run's order and augmentation, for validation the same images."""
 
-    def __init__(self, images: Sequence[ImageData]) -> None:
+    def __init__(self, datas: Sequence[ImageData]) -> None:
         super().__init__()
-        self.images = images
+        self.datas = datas
 
     def train_dataloader(self) -> ZippedLoader:
-        for own in self.images:
-            own.trainer = self.trainer  # they are asked, not this
-        return ZippedLoader([cast(Batches, own.train_dataloader()) for own in self.images])
+        for data in self.datas:
+            data.trainer = self.trainer  # Lightning sets it on this module only
+        return ZippedLoader([cast(Batches, data.train_dataloader()) for data in self.datas])
 
     def val_dataloader(self) -> object:
-        return self.images[0].val_dataloader()
+        return self.datas[0].val_dataloader()
 
 
 class ZippedLoader(Resumable):
-    """Loaders in step: a batch is a list of one from each."""
+    """Several loaders in step: a batch is a list with one batch of each."""
 
     def __init__(self, loaders: Sequence[Batches]) -> None:
         super().__init__()
@@ -140,8 +143,8 @@ class ZippedLoader(Resumable):
         return len(self.loaders[0])
 
     def __iter__(self) -> Iterator[list[object]]:
-        for batch in zip(*self.loaders, strict=True):
-            yield list(batch)
+        for batches in zip(*self.loaders, strict=True):
+            yield list(batches)
 
     def set_epoch(self, epoch: int) -> None:
         for loader in self.loaders:

@@ -1,4 +1,4 @@
-"""A finished run as a predictor: its network with its weights, and how images become its input."""
+"""A finished run as a predictor: its network with trained weights, and how an image becomes its input."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from torchvision.transforms.v2 import functional as TF
 from mnet.data import ImageData, create_data
 from mnet.errors import ConfigError, DataError
 from mnet.models.network import MobileNet
-from mnet.studies.options import trial_from
-from mnet.studies.runs.store import WEIGHTS, read_result, read_settings
+from mnet.studies.runs.start import read_trained
 from mnet.studies.trial import USER_DATASETS, Trial
 from mnet.tasks.module import TaskModule
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network, and what its data set says of images."""
+    """A trained network, with what its data set defines: classes, normalisation and resolution."""
 
     trial: Trial
     model: TaskModule
@@ -35,29 +34,24 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, image: Image.Image) -> Any:
-        """What is seen, in the image's own pixels; of the kind that the task's module says."""
-        seen_as = self.model.fitted(image.convert("L" if len(self.mean) == 1 else "RGB"), self.resolution)
-        images = ((TF.pil_to_tensor(seen_as) / 255 - self.mean) / self.std).unsqueeze(0)
-        (seen,) = self.model.predict(images.to(memory_format=torch.channels_last))
-        return self.model.onto(seen, (images.shape[2], images.shape[3]), (image.height, image.width))
+        """The prediction for an image, in its own pixel coordinates; the type depends on the task's module."""
+        fitted = self.model.fitted(image.convert("L" if len(self.mean) == 1 else "RGB"), self.resolution)
+        images = ((TF.pil_to_tensor(fitted) / 255 - self.mean) / self.std).unsqueeze(0)
+        (prediction,) = self.model.predict(images.to(memory_format=torch.channels_last))
+        return self.model.onto(prediction, (images.shape[2], images.shape[3]), (image.height, image.width))
 
 
 def load_predictor(folder: Path) -> Predictor:
     """The network of a finished run.
 
     Args:
-        folder: The run's: its config.yaml, weights.pt and result.json.
+        folder: The run's, with its config.yaml, weights.pt and result.json.
 
     Raises:
-        ConfigError: It is not finished, or its weights are not here, or are of an int8 program.
+        ConfigError: The run is not finished, its weights are missing, or it is an int8 run.
     """
-    if read_result(folder) is None or not (folder / WEIGHTS).is_file():
-        raise ConfigError(f"{folder} is no finished run with its {WEIGHTS}; train it here first")
-    trial = trial_from(read_settings(folder)[0])
-    if trial.quantized:
-        raise ConfigError(f"{folder} is an {trial.precision} run; its fp32 run has the weights that are read here")
-    state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    data = described(trial)
+    trial, state = read_trained(folder)
+    data = _named_data(trial)
     network = trial.network(len(data.label_names), state["stem.conv.weight"].shape[1])
     model = trial.task.load()(network, trial.full_recipe())
     assert isinstance(model.net, MobileNet)
@@ -65,11 +59,11 @@ def load_predictor(folder: Path) -> Predictor:
     return Predictor(trial, model.eval(), data.label_names, *data.normalisation, data.resolution)
 
 
-def described(trial: Trial) -> ImageData:
-    """The trial's data set, with the names of its classes; read only where nothing else tells.
+def _named_data(trial: Trial) -> ImageData:
+    """The trial's data set with the names of its classes; its files are read only if the names are in them.
 
     Raises:
-        ConfigError: They are one's own images, and not here.
+        ConfigError: The classes are named by the user's folders, which are missing.
     """
     data = create_data(trial.dataset, **trial.data_settings())
     if not data.named_by_files:

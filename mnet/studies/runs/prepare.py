@@ -11,73 +11,81 @@ import torch
 from torch import Tensor
 
 from mnet.data import DATASETS, Augment, ImageData, create_data
-from mnet.data.module import InMemoryImages
+from mnet.data.in_memory import InMemoryImages
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.quantization import CALIBRATION_BATCH, prepare, quantize
-from mnet.studies.runs.start import begin_from
-from mnet.studies.runs.store import (
-    WEIGHTS,
-)
+from mnet.studies.runs.start import load_pretrained
+from mnet.studies.runs.store import WEIGHTS
 from mnet.studies.trial import Trial
 from mnet.tasks.module import TaskModule
 from mnet.training.arithmetic import check_precision
 from mnet.training.recipes import Recipe
 
-CALIBRATION = 512
-"""Training images that the ranges of an int8 network are seen on."""
+CALIBRATION_IMAGES = 512
+"""Training images that set the activation ranges of an int8 network."""
 
 
 def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None) -> tuple[TaskModule, ImageData]:
-    """What is trained, as the seed draws it, and its images, which are read where they are not given."""
+    """The module to train, initialised from the seed, and its data.
+
+    Args:
+        trial: What to train.
+        data: The trial's data set, already read; None reads it.
+        start: The folder of the finished fp32 run, for an int8 one.
+    """
     check_precision(trial.precision)
     recipe = trial.full_recipe()
-    own = augmentation(trial, recipe)
-    data = load_data(trial, recipe) if data is None else data.for_run(recipe.batch_size, trial.seed, own)
+    if data is None:
+        data = load_data(trial, recipe)
+    else:
+        data = data.for_run(recipe.batch_size, trial.seed, _augmentation(trial, recipe))
     L.seed_everything(trial.seed, verbose=False)
     network = trial.network(data.num_classes, data.in_channels)
-    return build_model(trial, network, recipe, data, start), data
-
-
-def build_model(trial: Trial, network: Network, recipe: Recipe, data: ImageData, start: Path | None) -> TaskModule:
-    """What is trained and tested: a new network; or that of the fp32 run in `start`, in int8 or about to be."""
-    model = trial.task.load()(network, recipe)
-    if not trial.quantized:
-        if trial.pretrained is not None:
-            model.start = begin_from(trial.pretrained, cast(MobileNet, model.net))
-        return model
-    from mnet.tasks.classification import QuantizedClassifier
-
-    assert start is not None
-    assert isinstance(model.net, MobileNet)
-    model.net.load_state_dict(torch.load(start / WEIGHTS, map_location="cpu", weights_only=True))
-    seen = calibration_images(data, trial.seed)
-    if trial.precision == "int8-qat":
-        return QuantizedClassifier(network, recipe, prepare(model.net, seen, training=True))
-    model.net = quantize(model.net, seen)
-    return model
-
-
-def calibration_images(data: ImageData, seed: int) -> Tensor:
-    """The first `CALIBRATION` images of training, as the seed shuffles them, not augmented where they are in memory:
-    (N, C, H, W)."""
-    loader = data.for_run(CALIBRATION_BATCH, seed, Augment(flip=False)).train_dataloader()
-    batches = [images for images, _ in islice(iter(loader), CALIBRATION // CALIBRATION_BATCH)]
-    return torch.cat(batches)
-
-
-def augmentation(trial: Trial, recipe: Recipe) -> Augment | None:
-    """None = the data set's own; streamed photographs are always cropped at random."""
-    in_memory = issubclass(DATASETS.get(trial.dataset, ImageData), InMemoryImages)
-    return Augment(flip=False) if in_memory and not recipe.augment else None
+    return _build_module(trial, network, recipe, data, start), data
 
 
 def load_data(trial: Trial, recipe: Recipe) -> ImageData:
     """The trial's data set, read and split."""
     settings: dict[str, object] = {"batch_size": recipe.batch_size, "seed": trial.seed}
-    if (augment := augmentation(trial, recipe)) is not None:
+    if (augment := _augmentation(trial, recipe)) is not None:
         settings["augment"] = augment
     data = create_data(trial.dataset, **trial.data_settings(), **settings)
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+def calibration_images(data: ImageData, seed: int) -> Tensor:
+    """The first `CALIBRATION_IMAGES` training images in the seed's order: (N, C, H, W).
+
+    They are not augmented if the data set is in memory.
+    """
+    loader = data.for_run(CALIBRATION_BATCH, seed, Augment(flip=False)).train_dataloader()
+    batches = [images for images, _ in islice(iter(loader), CALIBRATION_IMAGES // CALIBRATION_BATCH)]
+    return torch.cat(batches)
+
+
+def _augmentation(trial: Trial, recipe: Recipe) -> Augment | None:
+    """None = the data set's default; streamed photographs are always cropped at random."""
+    in_memory = issubclass(DATASETS.get(trial.dataset, ImageData), InMemoryImages)
+    return Augment(flip=False) if in_memory and not recipe.augment else None
+
+
+def _build_module(trial: Trial, network: Network, recipe: Recipe, data: ImageData, start: Path | None) -> TaskModule:
+    """A new network, or the network of the fp32 run in `start`, quantized or prepared for quantization."""
+    module = trial.task.load()(network, recipe)
+    if not trial.quantized:
+        if trial.pretrained is not None:
+            module.start = load_pretrained(trial.pretrained, cast(MobileNet, module.net))
+        return module
+    from mnet.tasks.classification import QuantizedClassifier
+
+    assert start is not None
+    assert isinstance(module.net, MobileNet)
+    module.net.load_state_dict(torch.load(start / WEIGHTS, map_location="cpu", weights_only=True))
+    images = calibration_images(data, trial.seed)
+    if trial.precision == "int8-qat":
+        return QuantizedClassifier(network, recipe, prepare(module.net, images, training=True))
+    module.net = quantize(module.net, images)
+    return module

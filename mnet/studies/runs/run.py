@@ -1,4 +1,4 @@
-"""One trial, trained and tested, and what it leaves behind: a folder with `result.json` written last."""
+"""One trial, trained and tested once."""
 
 from __future__ import annotations
 
@@ -17,24 +17,17 @@ from mnet.data import ImageData
 from mnet.data.batches import Shard
 from mnet.errors import ConfigError
 from mnet.files import remove_temporary
-from mnet.provenance import keep_freed_memory
-from mnet.quantization import convert, require
+from mnet.training.memory import keep_freed_memory
+from mnet.quantization import check_installed, convert
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
-from mnet.studies.runs.checkpoints import ResumeCheckpoint, WholeCheckpoints, usable_checkpoint
+from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, WholeCheckpoints, usable_checkpoint
 from mnet.studies.runs.finish import Training, finish
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.metrics import MetricsFile
 from mnet.studies.runs.prepare import prepare_run
 from mnet.studies.runs.progress import Report, ignore_progress
-from mnet.studies.runs.store import (
-    Result,
-    adopt,
-    find_finished,
-    lock,
-    read_result,
-    write_config,
-)
-from mnet.studies.runs.trainer import CHECKPOINT_SECONDS, is_rank_zero, make_trainer, quieten
+from mnet.studies.runs.store import Result, adopt, find_finished, lock, read_result, write_config
+from mnet.studies.runs.trainer import is_rank_zero, make_trainer, silence_lightning
 from mnet.studies.trial import Trial
 from mnet.training.arithmetic import Compile
 
@@ -48,22 +41,22 @@ def run_job(
     checkpoint_s: float = CHECKPOINT_SECONDS,
     data: ImageData | None = None,
 ) -> Result:
-    """Run a job once, whoever else is about to: a run that any study has finished is copied.
+    """Run a job while holding its lock. If any study has finished the run, its files are copied.
 
-    The fp32 run that an int8 one starts from is found in any study, or trained first, as a run of this one.
+    An int8 run starts from the fp32 run of the same settings and seed: any study's, or one that is trained first as a
+    run of this study.
 
     Args, Returns and Raises as `run_trial`, and:
-        Busy: Another process trains this run, or the one that it starts from.
+        Busy: Another process trains this run, or the fp32 run that it starts from.
     """
     if job.trial.quantized and find_finished(job.root, job.run_id) is None:
-        check_one_device(job.trial, trainer or {})
-        require()
-        before = replace(job, trial=job.trial.in_float())
-        run_job(before, report, trainer=trainer, checkpoint_s=checkpoint_s, data=data)
+        _check_one_device(job.trial, trainer or {})
+        check_installed()
+        fp32 = replace(job, trial=job.trial.in_float())
+        run_job(fp32, report, trainer=trainer, checkpoint_s=checkpoint_s, data=data)
     with lock(job.root, job.run_id) if is_rank_zero() else nullcontext():
         if is_rank_zero():
-            finished = find_finished(job.root, job.run_id)
-            if finished is not None:
+            if (finished := find_finished(job.root, job.run_id)) is not None:
                 return adopt(finished, job.folder)
             remove_temporary(job.folder)
         return run_trial(
@@ -79,16 +72,6 @@ def run_job(
         )
 
 
-def check_one_device(trial: Trial, trainer: Mapping[str, object]) -> None:
-    """
-    Raises:
-        ConfigError: An int8 run on several devices, whose ranges would be those of a part of the images each.
-    """
-    devices = trainer.get("devices", 1)
-    if str(devices) != "1" and not (isinstance(devices, list) and len(devices) == 1):
-        raise ConfigError(f"precision={trial.precision} takes one device, not trainer.devices={devices}; give 1")
-
-
 def run_trial(
     trial: Trial,
     folder: Path,
@@ -101,51 +84,61 @@ def run_trial(
     start: Path | None = None,
     compile: Compile = "off",
 ) -> Result:
-    """Train and test once; a folder that holds a result already is not paid for again.
+    """Train and test once. Returns the existing result if the run is finished.
 
     Args:
         trial: What to run.
-        folder: Where config, metrics, weights and result go. An interrupted run goes on from its checkpoint, in the
-            middle of an epoch too, to the same numbers.
-        report: Told of progress about once a second; a true answer stops the run.
+        folder: For the files of the run. An interrupted run resumes from its checkpoint, also in the middle of an
+            epoch, and computes the same numbers.
+        report: Called with the progress about once a second; a true answer stops the run.
         trainer: Arguments of Lightning's Trainer that differ from `TRAINER_DEFAULTS`.
-        loggers: Beside the CSV file.
+        loggers: In addition to the CSV file.
         checkpoint_s: Seconds between checkpoints.
         data: The trial's data set, already read; None reads it.
         start: The folder of the finished fp32 run, for an int8 one.
         compile: How training steps are compiled.
 
     Returns:
-        The content of `result.json`; nothing where another process leads.
+        The content of result.json; empty in a process that is not rank zero.
 
     Raises:
         ConfigError: The devices cannot share a batch equally, or cannot compute in this precision.
-        DataError: The data set cannot be had.
+        DataError: The data set is missing or damaged.
         NotFinite: The loss became NaN or infinite.
-        Stopped: The report asked for it.
+        Stopped: The report asked to stop.
     """
-    finished = read_result(folder)
-    if finished is not None:
+    if (finished := read_result(folder)) is not None:
         return finished
-    quieten()
+    silence_lightning()
     keep_freed_memory()
     if is_rank_zero():
         write_config(trial, folder, trainer)
-    model, data = prepare_run(trial, data, start)
-    watch, metrics = ProgressMonitor(report), MetricsFile(folder)
-    callbacks = [watch, SeedSteps(trial.seed), ResumeCheckpoint(folder, checkpoint_s, watch, metrics)]
-    compile = "off" if trial.quantized else compile
-    model.compile_training(compile)
-    machine = make_trainer(trial, model.recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
-    Shard(machine.global_rank, machine.world_size).check(model.recipe.batch_size)  # before other processes are started
-    if machine.strategy.launcher is not None:  # these wait for this one, however it ends
-        atexit.register(machine.strategy.launcher.kill, signal.SIGKILL)
+    module, data = prepare_run(trial, data, start)
+    recipe, compile = module.recipe, "off" if trial.quantized else compile
+    module.compile_training(compile)
+    monitor, metrics = ProgressMonitor(report), MetricsFile(folder)
+    callbacks = [monitor, SeedSteps(trial.seed), ResumeCheckpoint(folder, checkpoint_s, monitor, metrics)]
+    lightning_trainer = make_trainer(trial, recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
+    shard = Shard(lightning_trainer.global_rank, lightning_trainer.world_size)
+    shard.check(recipe.batch_size)  # before other processes are started
+    if lightning_trainer.strategy.launcher is not None:  # they would wait for this process, however it ends
+        atexit.register(lightning_trainer.strategy.launcher.kill, signal.SIGKILL)
     if trial.precision != "int8":
-        machine.fit(model, datamodule=data, ckpt_path=usable_checkpoint(folder), weights_only=True)
-    if machine.interrupted:
+        lightning_trainer.fit(module, datamodule=data, ckpt_path=usable_checkpoint(folder), weights_only=True)
+    if lightning_trainer.interrupted:
         raise KeyboardInterrupt
     if trial.precision == "int8-qat":
-        model.net = convert(cast(GraphModule, model.net))
+        module.net = convert(cast(GraphModule, module.net))
     if trial.quantized:
-        machine.validate(model, datamodule=data, verbose=False)
-    return finish(trial, folder, model, data, machine, metrics, Training(machine.global_step, watch.seconds, compile))
+        lightning_trainer.validate(module, datamodule=data, verbose=False)
+    training = Training(lightning_trainer.global_step, monitor.seconds, compile)
+    return finish(trial, folder, module, data, lightning_trainer, metrics, training)
+
+
+def _check_one_device(trial: Trial, trainer: Mapping[str, object]) -> None:
+    """Raises:
+    ConfigError: An int8 run on several devices: each would set activation ranges from its part of the images.
+    """
+    devices = trainer.get("devices", 1)
+    if str(devices) != "1" and not (isinstance(devices, list) and len(devices) == 1):
+        raise ConfigError(f"precision={trial.precision} needs one device, not trainer.devices={devices}; give 1")

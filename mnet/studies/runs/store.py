@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import TypedDict, cast
 
 import numpy as np
 import yaml
@@ -39,6 +39,8 @@ EXAMPLES = "examples.pt"
 RESULT = "result.json"
 RESUME = "resume.ckpt"
 FAILURE = "failure.json"
+KEPT = (CONFIG, NETWORK, METRICS, CORRECT, EXAMPLES, WEIGHTS)
+"""Files of a finished run besides its result."""
 
 # Files of a study.
 RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
@@ -63,7 +65,44 @@ LOCKS, SLURM_LOGS = ".locks", ".slurm"
 FORMAT = 2
 """Of result.json; 1 had no `format`, and no correct.npz beside it."""
 
-Result = dict[str, object]
+
+class Result(TypedDict, total=False):
+    """The content of result.json. Metrics are those of the run's task, in percent; times in seconds."""
+
+    top1: float
+    top5: float
+    map: float
+    map_50: float
+    map_75: float
+    miou: float
+    pixel_accuracy: float
+    test_loss: float
+    val_top1: float
+    val_map: float
+    val_miou: float
+    val_loss: float
+    resolution: int
+    epochs: int
+    params: int
+    madds: int
+    train_seconds: float
+    images_per_second: float
+    dead_kernels: float
+    """Share of the depthwise kernels, in percent."""
+    device: str
+    threads: int
+    torch: str
+    mnet: str
+    revision: str
+    replicas: int
+    """Runs that were trained as one network."""
+    compile: str
+    finished: str
+    """Date and time, UTC."""
+    format: int
+    pretrained_share: float
+    start: str
+    """What the run started from, where that was not a random network."""
 
 
 class Busy(RuntimeError):
@@ -71,49 +110,52 @@ class Busy(RuntimeError):
 
 
 def results_root(out: str, trainer: Mapping[str, object]) -> Path:
-    """Where results go; with other arguments of the Trainer apart, so that neither run is taken for the other."""
+    """The results folder: `out`, or a folder below it for these arguments of the Trainer, which no run id contains."""
     if not trainer:
         return Path(out)
-    written = " ".join(f"{name}={trainer[name]}" for name in sorted(trainer))
-    return Path(out) / f"trainer-{hashlib.sha256(written.encode()).hexdigest()[:6]}"
+    arguments = " ".join(f"{name}={trainer[name]}" for name in sorted(trainer))
+    return Path(out) / f"trainer-{hashlib.sha256(arguments.encode()).hexdigest()[:6]}"
 
 
 def run_folder(root: Path, study: str, run_id: str) -> Path:
-    """Where a run of a study keeps its files."""
+    """The folder of a run of a study."""
     return root / study / "runs" / run_id
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of a finished run; None if there is none, or only a damaged one.
+    """The result of a finished run; None if it is missing or damaged.
 
     Raises:
-        ConfigError: It was written by a later mnet, which may mean other things by the same names.
+        ConfigError: A later version of mnet wrote it; the same names may have other meanings there.
     """
-    result = read_json(folder / RESULT)
-    if result is None or not is_result(result):
+    content = read_json(folder / RESULT)
+    if content is None or not is_result(content):
         return None
-    written = result.get("format", 1)
-    if not isinstance(written, int) or written > FORMAT:
-        by = result.get("mnet", "a later version")
-        raise ConfigError(f"{folder / RESULT} is of format {written}, written by mnet {by}; this one reads {FORMAT}")
-    return result
+    version = content.get("format", 1)
+    if not isinstance(version, int) or version > FORMAT:
+        writer = content.get("mnet", "(a later version)")
+        raise ConfigError(
+            f"{folder / RESULT} has format {version}, written by mnet {writer}; this version reads up to {FORMAT}"
+        )
+    return cast(Result, content)
 
 
 def is_result(content: Mapping[str, object]) -> bool:
-    """Whether it says what a finished run of some task measured, on validation images at least."""
+    """Whether the content of a file has the headline metric of some task, at least on validation images."""
     return any(name in content for task in TASKS.values() for name in (task.headline.name, f"val_{task.headline.name}"))
 
 
-def read_json(path: Path) -> Result | None:
+def read_json(path: Path) -> dict[str, object] | None:
+    """The mapping in a JSON file; None if it is missing or damaged."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return cast(Result, content) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def find_finished(root: Path, run_id: str) -> Path | None:
-    """The folder of a finished run of that id, in whichever study."""
+    """The folder of a finished run with that id, of any study."""
     for path in sorted(root.glob(f"*/runs/{run_id}/{RESULT}")):
         if read_result(path.parent) is not None:
             return path.parent
@@ -130,14 +172,19 @@ def adopt(source: Path, folder: Path) -> Result:
     assert result is not None
     if source == folder:
         return result
-    for name in (CONFIG, NETWORK, METRICS, CORRECT, EXAMPLES, WEIGHTS):
+    for name in KEPT:
         if (source / name).exists():
             with (source / name).open("rb") as stream:
                 write_atomic(folder / name, lambda target, stream=stream: shutil.copyfileobj(stream, target))  # type: ignore[misc]
     write_json(folder / RESULT, result)
+    remove_leftovers(folder)
+    return result
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a finished run does not need: the checkpoint, and the reason of an earlier failure."""
     for name in (RESUME, FAILURE):
         (folder / name).unlink(missing_ok=True)
-    return result
 
 
 @contextmanager
@@ -161,7 +208,7 @@ def lock(root: Path, run_id: str) -> Iterator[None]:
 
 
 def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | None) -> None:
-    """Write the settings of a run, and its network where that came from a file."""
+    """Write the settings of a run, and its network if that came from a file."""
     if trial.model.endswith(FILES):
         write_network(table(trial.model), folder / NETWORK)
     write_yaml(folder / CONFIG, {**trial.settings(), **({"trainer": dict(trainer)} if trainer else {})})
@@ -184,19 +231,19 @@ def write_correct(folder: Path, correct: np.ndarray) -> None:
 
 
 def read_correct(folder: Path) -> np.ndarray | None:
-    """What `write_correct` kept, (N,) bool; None where there is none."""
-    with suppress(OSError, ValueError, KeyError), np.load(folder / CORRECT, allow_pickle=False) as kept:
-        return np.unpackbits(kept["bits"], count=int(kept["count"])).astype(bool)
+    """What `write_correct` wrote, (N,) bool; None if it is missing or damaged."""
+    with suppress(OSError, ValueError, KeyError), np.load(folder / CORRECT, allow_pickle=False) as arrays:
+        return np.unpackbits(arrays["bits"], count=int(arrays["count"])).astype(bool)
     return None
 
 
 def write_failure(folder: Path, reason: str, details: Mapping[str, object]) -> None:
-    """Say why a run failed. Written even where it may fail too: a full disk must not hide the reason."""
+    """Write why a run failed. If that fails too (a full disk), the reason is still the one that is reported."""
     with suppress(OSError):
         write_json(folder / FAILURE, {"reason": reason, **details})
 
 
 def read_failure(folder: Path) -> str | None:
-    """Why the last attempt at a run failed; None where it did not, or the run is finished since."""
+    """Why the last attempt at a run failed; None if it did not fail, or the run has finished since."""
     failure = read_json(folder / FAILURE)
     return None if failure is None or (folder / RESULT).exists() else str(failure.get("reason"))

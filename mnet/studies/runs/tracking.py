@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ import wandb
 from mnet.errors import ConfigError, text
 from mnet.studies.options import VARIANT
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import METRICS, Result
+from mnet.studies.runs.store import METRICS
 from mnet.studies.trial import Trial
 from mnet.tasks import Task
 
@@ -174,7 +174,7 @@ def config_of(job: Job, variant: str | None) -> dict[str, object]:
     return {**settings, **trained, TRAINED: trained, **identity, **({} if variant is None else {VARIANT: variant})}
 
 
-def log_result(run: wandb.Run, task: Task, result: Result) -> None:
+def log_result(run: wandb.Run, task: Task, result: Mapping[str, object]) -> None:
     """Show a finished run's numbers in its summary, and where they were made."""
     shown = {**summary_names(task), **{name: name for name in PROVENANCE}}
     run.summary.update({there: result[name] for there, name in shown.items() if name in result})

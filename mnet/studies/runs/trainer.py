@@ -19,9 +19,6 @@ from mnet.training.arithmetic import set_tensor_cores
 from mnet.training.ema import WarmEMA
 from mnet.training.recipes import Recipe
 
-CHECKPOINT_SECONDS = 30.0
-"""Training that a kill may cost; a checkpoint takes some 30 ms."""
-
 TRAINER_DEFAULTS: Mapping[str, object] = {
     "accelerator": "auto",
     "devices": 1,
@@ -33,9 +30,9 @@ TRAINER_DEFAULTS: Mapping[str, object] = {
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that holds a run and writes its files.
+    """Whether this process holds the lock of a run and writes its files.
 
-    A run on several devices is a process a device: Lightning starts the others with the same command line.
+    A run on several devices has one process per device: Lightning starts the others with the same command line.
     """
     return getattr(rank_zero_only, "rank", 0) == 0
 
@@ -46,26 +43,26 @@ def make_trainer(
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
     checkpoints: CheckpointIO,
-    trainer: Mapping[str, object] | None,
+    arguments: Mapping[str, object] | None,
 ) -> L.Trainer:
+    """The Trainer of a run; `arguments` override `TRAINER_DEFAULTS` and what follows from the trial."""
     set_tensor_cores(trial.precision == "tf32")
     averages = [WarmEMA(recipe.ema)] if recipe.ema else []
-    callbacks = [*callbacks, DeadKernels()]
     by_trial = {
         "limit_train_batches": recipe.epoch_steps or 1.0,
         "precision": "bf16-mixed" if trial.precision == "bf16" else "32-true",
     }
     return L.Trainer(
         max_epochs=recipe.epochs,
-        callbacks=[*callbacks, *averages],
+        callbacks=[*callbacks, DeadKernels(), *averages],
         logger=loggers,
         plugins=[checkpoints],
-        **{**TRAINER_DEFAULTS, **by_trial, **(trainer or {})},  # type: ignore[arg-type]
+        **{**TRAINER_DEFAULTS, **by_trial, **(arguments or {})},  # type: ignore[arg-type]
     )
 
 
-def quieten() -> None:
-    """Lightning explains itself at length."""
+def silence_lightning() -> None:
+    """Turn off Lightning's hints and warnings; its errors remain."""
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 kernels, channels_last
     for name in ("lightning.pytorch", "lightning.fabric"):

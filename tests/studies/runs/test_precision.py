@@ -136,7 +136,7 @@ def test_an_int8_run_waits_for_whoever_trains_its_fp32_run(trial, tmp_path):
 
 
 def test_an_int8_run_on_several_devices_is_refused_before_anything_is_trained(trial, tmp_path):
-    with pytest.raises(ConfigError, match=r"precision=int8 takes one device, not trainer\.devices=2; give 1"):
+    with pytest.raises(ConfigError, match=r"precision=int8 needs one device, not trainer\.devices=2; give 1"):
         run_job(Job(replace(trial, precision="int8"), tmp_path, "tiny"), trainer={"devices": 2})
     assert not list(tmp_path.iterdir())
 

@@ -137,7 +137,7 @@ def test_a_run_begins_with_another_ones_weights_and_keeps_the_network_that_it_wa
     assert result["val_top1"] >= read_result(source)["val_top1"] - 25  # two channels' worth from what it was
     path.unlink()
     assert trial_from(read_settings(tmp_path / "moved")[0]).network(2, 1).blocks == rows
-    for folder, said in ((tmp_path, "no finished run with its weights.pt"), (tmp_path / "none", "neither a file")):
+    for folder, said in ((tmp_path, "not a finished run with its weights.pt"), (tmp_path / "none", "neither a file")):
         with pytest.raises(ConfigError, match=said):
             run_trial(replace(trial, pretrained=str(folder)), tmp_path / "wrong")
 
