@@ -15,7 +15,6 @@ import lightning as L
 
 from mnet.data import ImageData
 from mnet.data.batches import Batches, Resumable
-from mnet.training.memory import keep_freed_memory
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, usable_checkpoint
 from mnet.studies.runs.finish import Training, finish
@@ -27,6 +26,7 @@ from mnet.studies.runs.progress import NotFinite, Report
 from mnet.studies.runs.store import Busy, adopt, find_finished, lock, write_config
 from mnet.studies.runs.trainer import make_trainer, silence_lightning
 from mnet.tasks.pack import Pack
+from mnet.training.memory import keep_freed_memory
 
 
 def run_jobs(

@@ -17,7 +17,6 @@ from mnet.data import ImageData
 from mnet.data.batches import Shard
 from mnet.errors import ConfigError
 from mnet.files import remove_temporary
-from mnet.training.memory import keep_freed_memory
 from mnet.quantization import check_installed, convert
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, WholeCheckpoints, usable_checkpoint
@@ -30,6 +29,7 @@ from mnet.studies.runs.store import Result, adopt, find_finished, lock, read_res
 from mnet.studies.runs.trainer import is_rank_zero, make_trainer, silence_lightning
 from mnet.studies.trial import Trial
 from mnet.training.arithmetic import Compile
+from mnet.training.memory import keep_freed_memory
 
 
 def run_job(
