@@ -6,7 +6,6 @@ Then each call of one of the two is made to wait 2% longer: an interval above 1 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,18 +15,18 @@ from statistics import median
 
 import pandas as pd
 import torch
-from common.options import read_own_options
+from common.options import Parser, check_positive
+from common.program import program
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from scipy.stats import binomtest
 
-from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.latency.comparison import Ready, measure, prepare
+from mnet.latency.runtimes import make_runtime
 from mnet.latency.machine import check_threads, machine_facts
-from mnet.latency.runtimes import ExportError, make_runtime
 from mnet.studies.latency.tables import Subject, build
 from mnet.studies.runs.store import BENCH_LATENCY
 from mnet.studies.trial import Trial
@@ -59,18 +58,19 @@ class Options:
     out: str = "results"
     """Folder for bench-latency.csv and exported programs."""
 
+    def __post_init__(self) -> None:
+        check_positive(self, "trials", "slow_trials", "slowdown", "half_width", "budget", "threads")
+        check_threads(self.threads)
 
-def main(arguments: Sequence[str] | None = None) -> int:
+
+@program
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 measured (also where a goal is missed), 2 bad input."""
-    try:
-        options = read_arguments(sys.argv[1:] if arguments is None else arguments)
-        torch.set_num_threads(1)
-        subject = Subject(Trial(model=options.model, dataset="imagenet"))
-        runtime = make_runtime(options.runtime, threads=options.threads, folder=Path(options.out) / "exported")
-        one = prepare(runtime, build(subject), subject.resolution)
-    except (ConfigError, ExportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = Parser(Options, __doc__).read(arguments).options
+    torch.set_num_threads(1)
+    subject = Subject(Trial(model=options.model, dataset="imagenet"))
+    runtime = make_runtime(options.runtime, threads=options.threads, folder=Path(options.out) / "exported")
+    one = prepare(runtime, build(subject), subject.resolution)
     rows = list(trials(one, options))
     table = pd.DataFrame(rows).assign(runtime=options.runtime, model=options.model, threads=options.threads)
     path = Path(options.out) / BENCH_LATENCY
@@ -79,14 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show(table, options)
     print(f"  {path}")
     return 0
-
-
-def read_arguments(arguments: Sequence[str]) -> Options:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    positive = ("trials", "slow_trials", "slowdown", "half_width", "budget", "threads")
-    _, options = read_own_options(parser, Options, arguments, positive=positive)
-    check_threads(options.threads)
-    return options
 
 
 def trials(one: Ready, options: Options) -> Iterator[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Say what differs between two runs, in settings, code and machine, and by how much their results do.
+"""Show what differs between two runs, in settings, code and machine, and by how much their results differ.
 
     python experiments/compare.py activation:relu:0 activation:hswish:0
     python experiments/compare.py c6cd2d results/activation/runs/c6cd2d9cae27
@@ -8,21 +8,17 @@ A run is study:cell:seed, a run id or its beginning, a run's folder, or entity/p
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.options import read_own_options
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from common.options import Parser
+from common.program import program
+from common.terminal import print_rows
 
-from mnet.errors import ConfigError
 from mnet.studies.results.compare import Change, Comparison, Difference, PairedImages, compare, written
-from mnet.studies.results.lookup import Run, find_run
+from mnet.studies.results.lookup import find_run
 from mnet.studies.results.revisions import History
 
 DIGITS = {"points": 2, "s": 1, "1/s": 1, "": 4}
@@ -37,101 +33,68 @@ class Options:
     """Folder for results."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    try:
-        names, options = read_arguments(sys.argv[1:] if arguments is None else arguments)
-        a, b = (find_run(name, Path(options.out)) for name in names)
-        found = compare(a, b)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(found)
+    parser = Parser(Options, __doc__)
+    parser.add_argument("a", help="the run that differences start from")
+    parser.add_argument("b", help="the run that they lead to")
+    given = parser.read(arguments)
+    root = Path(given.options.out)
+    show(compare(find_run(given.values.a, root), find_run(given.values.b, root)))
     return 0
 
 
-def read_arguments(arguments: Sequence[str]) -> tuple[tuple[str, str], Options]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("a", help="the run that differences start from")
-    parser.add_argument("b", help="the run that they lead to")
-    given, options = read_own_options(parser, Options, arguments)
-    return (given.a, given.b), options
+def show(comparison: Comparison) -> None:
+    """Print a comparison, from settings to results."""
+    for letter, run in (("A", comparison.a), ("B", comparison.b)):
+        print(f"{letter}  {run.name}  {run.run_id}, {run.folder or 'without its folder'}")
+    if not comparison.same:
+        show_differences("settings", comparison.settings)
+        show_differences("they resolve to", comparison.resolved)
+        show_differences("code", comparison.code)
+        for line in history_lines(comparison.history):
+            print(f" {line}")
+        show_differences("versions and hardware", comparison.machine)
+        show_results(comparison.results)
+        print(f" {describe_images(comparison.images)}\n")
+    print("\n".join(comparison.conclusion))
 
 
-def show(found: Comparison) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    for letter, run in (("A", found.a), ("B", found.b)):
-        console.print(f"{letter}  {run.name}  {place(run)}", markup=False, highlight=False)
-    if not found.same:
-        show_all(console, found)
-    console.print("\n".join(found.conclusion), markup=False, highlight=False)
-
-
-def show_all(console: Console, found: Comparison) -> None:
-    for title, differences in (("settings", found.settings), ("they resolve to", found.resolved)):
-        show_differences(console, title, differences)
-    show_differences(console, "code", found.code)
-    show_history(console, found.history)
-    show_differences(console, "versions and hardware", found.machine)
-    show_results(console, found.results)
-    show_images(console, found.images)
-
-
-def place(run: Run) -> str:
-    return f"{run.run_id}, {run.folder or 'without its folder'}"
-
-
-def show_differences(console: Console, title: str, differences: Sequence[Difference]) -> None:
+def show_differences(title: str, differences: Sequence[Difference]) -> None:
     if differences:
-        rows = ((one.name, written(one.a), written(one.b)) for one in differences)
-        show_table(console, (title, "A", "B"), rows)
+        rows = [(row.name, written(row.a), written(row.b)) for row in differences]
+        print_rows(None, {title: False, "A": False, "B": False}, rows)
     else:
-        console.print(f"\n {title}: the same", markup=False, highlight=False)
+        print(f"\n {title}: the same")
 
 
-def show_history(console: Console, history: History | None) -> None:
+def history_lines(history: History | None) -> Iterator[str]:
     if history is None:
         return
     if history.files or not history.note:
         changed = " of mnet; files:" if history.files else "; no file of mnet differs"
-        console.print(f" commits that only A has: {history.only_a}, only B: {history.only_b}{changed}", highlight=False)
-    for line in (*history.files, history.note):
-        if line:
-            console.print(f" {line}", markup=False, highlight=False)
+        yield f"commits that only A has: {history.only_a}, only B: {history.only_b}{changed}"
+    yield from filter(None, (*history.files, history.note))
 
 
-def show_results(console: Console, results: Sequence[Change]) -> None:
+def show_results(results: Sequence[Change]) -> None:
     rows = []
-    for one in results:
-        digits = DIGITS[one.unit]
-        rows.append((one.name, f"{one.a:.{digits}f}", f"{one.b:.{digits}f}", f"{one.delta:+.{digits}f} {one.unit}"))
-    show_table(console, ("results", "A", "B", "B - A"), rows, justify="right")
+    for row in results:
+        digits = DIGITS[row.unit]
+        rows.append((row.name, f"{row.a:.{digits}f}", f"{row.b:.{digits}f}", f"{row.delta:+.{digits}f} {row.unit}"))
+    print_rows(None, {"results": False, "A": True, "B": True, "B - A": True}, rows)
 
 
-def show_images(console: Console, images: PairedImages | None) -> None:
+def describe_images(images: PairedImages | None) -> str:
     if images is None:
-        said = "the same test images: not compared, which ones were right is not known of both"
-    else:
-        said = (
-            f"the same {images.count:,} test images: only A right {images.only_a}, only B {images.only_b}; "
-            f"B - A {images.delta:+.2f} points [{images.low:+.2f}, {images.high:+.2f}] (95%, Wald with "
-            f"Bonett-Price adjustment), p {images.p:.2g} (McNemar, exact). About these two trained networks on other "
-            "such images, not about other seeds."
-        )
-    console.print(f" {said}\n", markup=False, highlight=False)
-
-
-def show_table(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]], justify: str = "left") -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    for position, name in enumerate(names):
-        table.add_column(name, justify="right" if position and justify == "right" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+        return "the same test images: not compared, since it is not recorded which ones both runs got right"
+    return (
+        f"the same {images.count:,} test images: only A right {images.only_a}, only B {images.only_b}; "
+        f"B - A {images.delta:+.2f} points [{images.low:+.2f}, {images.high:+.2f}] (95%, Wald with Bonett-Price "
+        f"adjustment), p {images.p:.2g} (McNemar, exact). This is about these two trained networks on more such "
+        "images, not about other seeds."
+    )
 
 
 if __name__ == "__main__":

@@ -1,23 +1,24 @@
-"""What is inside trained networks: `python experiments/diagnose.py activation`, or without a name of every study.
+"""Look inside trained networks: `python experiments/diagnose.py activation`, or without a name, every study.
 
-Dead depthwise kernels, silent channels, the rank that a non-linearity leaves, and ranges of values, layer by layer, on
-test images; and what V2 and V3 say of a single non-linearity, recomputed: how much of a curve comes back through
+Reports dead depthwise kernels, silent channels, the rank that a non-linearity leaves and the ranges of values, layer by
+layer, on test images. Also recomputes what V2 and V3 state about a single non-linearity: how much of a curve survives
 ReLU, and how far h-swish is from swish.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from common.markdown import markdown_table, pipe_table
-from common.options import SWEEPS
-from rich.console import Console
+from common.options import Parser
+from common.program import program
+from common.sweeps import SWEEPS
 
-from mnet.errors import ConfigError, DataError
+from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.models.diagnostics import DEAD, hard_swish_gap, through_relu
 from mnet.studies.results import views
@@ -38,68 +39,75 @@ from mnet.studies.study import list_studies
 DIMENSIONS = (2, 3, 5, 15, 30)
 """Those of V2's figure 1."""
 DRAWS = 200
-"""Random matrices of each."""
+"""Random matrices for each dimension."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for."""
+
+    out: str = "results"
+    """Folder for results."""
+    pictures: int = 256
+    """Number of test images."""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 2:
+            raise ConfigError(f"pictures must be at least 2, not {self.pictures}")
+
+
+@program
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="*", help="files of experiments/sweeps, without .yaml; none = all with weights")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for results")
-    parser.add_argument("--pictures", type=int, default=256, help="of the test split")
-    options = parser.parse_args(arguments)
-    try:
-        if options.pictures < 2:
-            raise ConfigError(f"pictures must be at least 2, not {options.pictures}")
-        names = options.study or [
-            name for name in list_studies(SWEEPS) if any((options.out / name).glob(f"runs/*/{WEIGHTS}"))
-        ]
-        if not names:
-            raise ConfigError(f"no trained networks in {options.out}; make ablate-activation trains some")
-        tell_theory()
-        for name in names:
-            diagnose(options.out, name, options.pictures)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    parser = Parser(Options, __doc__)
+    parser.add_argument("study", nargs="*", help="studies of experiments/sweeps, by name; none = all with weights")
+    given = parser.read(arguments)
+    root, images = Path(given.options.out), given.options.pictures
+    trained = (name for name in list_studies(SWEEPS) if any((root / name).glob(f"runs/*/{WEIGHTS}")))
+    studies = given.values.study or list(trained)
+    if not studies:
+        raise ConfigError(f"no trained networks in {root}; make ablate-activation trains some")
+    show_theory()
+    for study in studies:
+        diagnose(root, study, images)
     return 0
 
 
-def tell_theory() -> None:
-    """Figure 1 of V2 and figure 6 of V3, as numbers."""
-    found = pd.DataFrame([[one.lost for one in through_relu(DIMENSIONS, seed)] for seed in range(DRAWS)])
+def show_theory() -> None:
+    """Print figure 1 of V2 and figure 6 of V3 as numbers."""
+    lost = pd.DataFrame([[curve.lost for curve in through_relu(DIMENSIONS, seed)] for seed in range(DRAWS)])
     rows = [
-        [f"{count}", f"{found[i].median():.1%}", f"{found[i].quantile(0.025):.1%} to {found[i].quantile(0.975):.1%}"]
+        [f"{count}", f"{lost[i].median():.1%}", f"{lost[i].quantile(0.025):.1%} to {lost[i].quantile(0.975):.1%}"]
         for i, count in enumerate(DIMENSIONS)
     ]
     print(f"A spiral through ReLU and back (V2, figure 1; {DRAWS} random matrices):")
     print(pipe_table(("dimensions", "variance lost, median", "95% of the matrices"), rows))
     gap = hard_swish_gap()
-    print(f"h-swish less swish: at most {gap['largest']:+.3f}, at {gap['at']:+.2f}; {gap['mean']:.3f} on average\n")
+    print(f"h-swish minus swish: at most {gap['largest']:+.3f}, at {gap['at']:+.2f}; {gap['mean']:.3f} on average\n")
 
 
 def diagnose(root: Path, study: str, images: int) -> None:
-    table = inside_table(root, study, images)
-    summary = inside_summary(table)
-    write_csv(root / study / INSIDE, table)
+    """Write and print the tables of one study, and draw its figures."""
+    layers = inside_table(root, study, images)
+    files = [root / study / name for name in (INSIDE, FIGURE)]
+    write_csv(files[0], layers)
     title = f"Inside the networks of {study}, on {images} test images"
-    plot_inside(table, root / study / FIGURE, title)
+    plot_inside(layers, files[1], title)
     print(f"{title}; mean over seeds with 95% t intervals:")
-    print(markdown_table(views.inside_table(summary)))
-    files = [INSIDE, FIGURE]
+    print(markdown_table(views.inside_table(inside_summary(layers))))
     if len(deaths := deaths_table(root, study)):
-        tell_deaths(root, study)
-        write_csv(root / study / DEATHS, deaths)
-        plot_deaths(deaths, root / study / DEATHS_FIGURE, f"Dead depthwise kernels of {study}, through training")
-        files += [DEATHS, DEATHS_FIGURE]
-    least = table["least"].min()
-    print(f"The least norm of a depthwise kernel is {least:.3f} of a new one's; dead is below {DEAD:g}.")
-    for name in files:
-        Console().print(f"  {root / study / name}", highlight=False, soft_wrap=True)
+        show_deaths(root, study)
+        files += [root / study / name for name in (DEATHS, DEATHS_FIGURE)]
+        write_csv(files[2], deaths)
+        plot_deaths(deaths, files[3], f"Dead depthwise kernels of {study}, through training")
+    least = layers["least"].min()
+    print(f"The smallest norm of a depthwise kernel is {least:.3f} of its initial one; dead means below {DEAD:g}.")
+    for path in files:
+        print(f"  {path}")
 
 
-def tell_deaths(root: Path, study: str) -> None:
-    """The share that died of each cell, and whether that differs from the first of its model."""
+def show_deaths(root: Path, study: str) -> None:
+    """Print the share of each cell's kernels that died, and its difference to the first cell of the same model."""
     summary = deaths_summary(study_table(root, study).dropna(subset=["dead_kernels"]))
     titles = ("cell", "dead %", "half width", "difference", "95% interval", "verdict")
     print("Dead depthwise kernels at the end, and the difference to the first cell of the model, paired by seed:")

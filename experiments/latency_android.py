@@ -1,82 +1,82 @@
-"""Latency of a study's networks on an Android phone: `python experiments/latency_android.py se`, then the script that
-it names, then `--import=FOLDER` for the table. A runtime has a folder of its own, with ratios to the study's baseline.
+"""Time a study's networks on an Android phone.
+
+    python experiments/latency_android.py se                   # export, and write the script to run
+    python experiments/latency_android.py --import=FOLDER      # read what the phone printed, as ratios to the baseline
+
+Each runtime has a folder of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from common.options import add_trial_settings, overrides, read_options, refuse, sweep_file, trial_settings
+from common.options import Parser, check_positive
+from common.program import program
+from common.sweeps import load_sweep
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
 from mnet.latency.comparison import prepare
 from mnet.latency.phone import RUNNERS, import_results, write_kit
 from mnet.latency.runtimes import ExportError, Runtime, make_runtime
-from mnet.settings import hints
 from mnet.studies.latency.tables import Subject, build
-from mnet.studies.options import OPTIONS
 from mnet.studies.runs.store import LATENCY
-from mnet.studies.study import Study, load_study
+from mnet.studies.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for, beside the settings of its trials."""
+    """What a call asks for, beside the settings of its networks."""
 
     profile: str = "latency"
     """An entry of experiments/profiles.yaml."""
     runtime: str = "litert,executorch"
-    """litert, executorch or onnxruntime; several with commas between."""
+    """litert, executorch or onnxruntime; a comma separates several."""
     out: str = "results"
-    """Folder for results; what goes to the phone is in latency-android/<study>/<runtime> there."""
+    """Folder for results; the files for the phone go to latency-android/<study>/<runtime> there."""
     threads: int = 1
-    """That a network may use on the phone."""
+    """Threads of a network on the phone."""
     rounds: int = 15
-    """In which each network runs once, as a process of its own."""
+    """Rounds; in each, every network runs once, in a process of its own."""
     runs: int = 50
     """Inferences a process."""
     big_cores: str = "f0"
-    """Mask of the phone's cores to run on, hexadecimal: f0 = 4 to 7."""
+    """Hexadecimal mask of the phone's cores to run on: f0 = cores 4 to 7."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "threads", "rounds", "runs")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, 1 if a network could not be exported, 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="?", help="a file of experiments/sweeps, without .yaml; or a path")
-    parser.add_argument("--import", dest="folder", metavar="FOLDER", help="read what the phone printed there instead")
-    add_trial_settings(parser)
-    try:
-        positive = ("threads", "rounds", "runs")
-        given, options, rest = read_options(parser, Options, arguments, positive=positive)
-        refuse(rest, [*OPTIONS, *hints(Options), "import"])
-        if given.folder is not None:
-            show(Path(given.folder))
-            return 0
-        if given.study is None:
-            raise ConfigError("name a study to export, or --import=FOLDER to read what a phone printed")
-        machines = runtimes(options)
-        laid = overrides(given.study, options.profile, None, trial_settings(given))
-        study = load_study(sweep_file(given.study), laid)
-        kits = [write(study, machine, options) for machine in machines]
-        return 0 if all(kits) else 1
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    parser = Parser(Options, __doc__, trial=True)
+    parser.add_argument("study", nargs="?", help="a study of experiments/sweeps, by its name or path")
+    parser.add_argument("--import", dest="folder", metavar="FOLDER", help="Read what the phone printed into FOLDER.")
+    given = parser.read(arguments)
+    options, study = given.options, given.values.study
+    if given.values.folder is not None:
+        show(Path(given.values.folder))
+        return 0
+    if study is None:
+        raise ConfigError("name a study to export, or --import=FOLDER to read what a phone printed")
+    runtimes = make_runtimes(options)
+    loaded = load_sweep(study, options.profile, settings=given.settings)
+    complete = [write(loaded, runtime, options) for runtime in runtimes]
+    return 0 if all(complete) else 1
 
 
-def runtimes(options: Options) -> list[Runtime]:
+def make_runtimes(options: Options) -> list[Runtime]:
     """
     Raises:
-        ConfigError: One that is unknown, not for a phone or not installed.
+        ConfigError: A runtime is unknown, does not run on a phone or is not installed.
     """
-    names = options.runtime.split(",")
     allowed = [runner.runtime for runner in RUNNERS.values()]
+    names = options.runtime.split(",")
     for name in names:
         if name not in allowed:
             raise unknown("runtime for a phone", name, allowed)
@@ -84,7 +84,7 @@ def runtimes(options: Options) -> list[Runtime]:
 
 
 def write(study: Study, runtime: Runtime, options: Options) -> bool:
-    """Export every cell, check it against eager and write the kit of one runtime. Returns whether all are in it."""
+    """Export every cell, check it against eager and write the files for the phone. Returns whether no cell failed."""
     folder = Path(options.out) / "latency-android" / study.name / runtime.name
     programs: dict[str, Path] = {}
     for cell in study.cells:
@@ -105,22 +105,21 @@ def write(study: Study, runtime: Runtime, options: Options) -> bool:
         runs=options.runs,
         big_cores=options.big_cores,
     )
-    needed = {RUNNERS[path.suffix].binary for path in programs.values()}
-    print(
-        f"{len(programs)} models in {folder}; put {', '.join(sorted(needed))} into its bin/ (where from: the head of "
-        f"run.sh), attach a phone, then: sh {script}"
-    )
+    binaries = sorted({RUNNERS[path.suffix].binary for path in programs.values()})
+    print(f"{len(programs)} models in {folder}; put {', '.join(binaries)} into its bin/ (the head of run.sh says where "
+          f"to get it), attach a phone, then: sh {script}")  # fmt: skip
     return len(programs) == len(study.cells)
 
 
 def show(folder: Path) -> None:
+    """Print and write the table of what a phone printed."""
     frame = import_results(folder)
     write_csv(folder / LATENCY, frame)
     print(", ".join(f"{name} {value}" for name, value in frame.attrs["device"].items()))
     with pd.option_context("display.width", 160, "display.max_colwidth", 80):
         print(frame.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
-    for run, why in frame.attrs["failed"].items():
-        print(f"{run}: {why}")
+    for run, reason in frame.attrs["failed"].items():
+        print(f"{run}: {reason}")
     print(f"  {folder / LATENCY}")
 
 

@@ -6,7 +6,6 @@ reads those alone, as the committed notebooks do.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import re
@@ -18,14 +17,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
-from common.options import HERE, read_own_options
+from common.options import Parser
+from common.program import program
+from common.sweeps import HERE
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import unknown
 from mnet.files import write_atomic
 from mnet.studies.runs.store import PUBLISHED
 
@@ -56,19 +57,15 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(argv=command, display_name="Python 3", language="python")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, 1 if a notebook failed, 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(Options, __doc__)
     parser.add_argument("notebook", nargs="*", help="parts of their names; default: all")
-    failed = False
+    given, failed = parser.read(arguments), False
+    paths = chosen(given.values.notebook)
     with TemporaryDirectory() as folder:
-        try:
-            given, options = read_own_options(parser, Options, arguments)
-            paths = chosen(given.notebook)
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        told = {"RESULTS": f'Path("{published_only(RESULTS, Path(folder))}")'} if options.published else {}
+        told = {"RESULTS": f'Path("{published_only(RESULTS, Path(folder))}")'} if given.options.published else {}
         for path in paths:
             begun = time.monotonic()
             try:

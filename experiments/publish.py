@@ -7,16 +7,18 @@ documents are written again.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from claims import evaluate
-from common.options import HERE, SWEEPS, read_own_options
+from common.evaluation import evaluate_claims
+from common.options import Arguments, Parser
+from common.program import program
 from common.readme_tables import LONGER, fill
+from common.sweeps import HERE, SWEEPS
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
@@ -58,30 +60,28 @@ class Options:
 
     out: str = "results"
     """Folder of the results to publish."""
-    profile: str = "quick"
+    profile: Literal["quick", "longer"] = "quick"
     """That they were trained with; quick or longer."""
     into: str = str(WHERE)
     """Where to."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__).read(arguments)
+
+
+@program
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    try:
-        _, options = read_own_options(parser, Options, arguments)
-        if options.profile not in ("quick", LONGER):
-            raise ConfigError(f"profile must be quick or {LONGER}, not {options.profile!r}")
-        into = Path(options.into)
-        target = into if options.profile == "quick" else into / LONGER
-        for path in copy(Path(options.out), target):
-            print(f"  {path}")
-        write_csv(into / CLAIMS, evaluate(into))
-        for path in DOCUMENTS:
-            text = fill(path.read_text(), into)
-            write_atomic(path, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = read_arguments(arguments).options
+    into = Path(options.into)
+    target = into if options.profile == "quick" else into / LONGER
+    for path in copy(Path(options.out), target):
+        print(f"  {path}")
+    write_csv(into / CLAIMS, evaluate_claims(into))
+    for path in DOCUMENTS:
+        text = fill(path.read_text(), into)
+        write_atomic(path, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
     return 0
 
 

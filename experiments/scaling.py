@@ -16,7 +16,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 from common.markdown import fill_marks, pipe_table
-from common.options import HERE, SWEEPS, overrides
+from common.sweeps import HERE, SWEEPS, overrides
 from torch.nn import functional
 
 import mnet

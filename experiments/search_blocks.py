@@ -1,20 +1,18 @@
 """Search over the blocks of a network: `python experiments/search_blocks.py --model=mobilenet_v3_small --w=-0.15`.
 
-Kernels, expansions, SE, activations and channels of each stage, by MnasNet's reward, on a short training whose ranking
-is checked against the full one. What is found is then trained from scratch, several seeds, beside the network that the
-search began with, scaled by width to the same measured latency.
+Searches kernels, expansions, SE, activations and channels of each stage for the best MnasNet reward, with a short
+training whose ranking is checked against the full one. The network that it finds is then trained from scratch with
+several seeds, beside the start network scaled by width to the same measured latency.
 """
 
 from __future__ import annotations
 
-from multiprocessing import forkserver, set_forkserver_preload
+from common.workers import start_worker_server
 
-if __name__ == "__main__":  # as in ablate.py
-    set_forkserver_preload(["mnet.studies.runs.run"])
-    forkserver.ensure_running()
+if __name__ == "__main__":
+    start_worker_server()
 
 import logging
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -22,22 +20,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import ablate
 import pandas as pd
-from search import (
+from common.driver import choose_engine
+from common.program import program, stop_on_signals
+from common.searching import (
     BUDGET_S,
     MADDS,
-    Common,
-    cells_at,
-    compare_trained,
-    measured_ratios,
+    SearchOptions,
+    compared_cells,
+    matched_width,
+    measure_ratios,
     network_of,
-    read_arguments,
-    width_at,
+    read_search,
+    train_compared,
 )
 
-from mnet.errors import ConfigError, DataError
-from mnet.latency.runtimes import ExportError
 from mnet.models.cost import cost
 from mnet.models.spec import Network
 from mnet.models.tables import table, write_network
@@ -48,112 +45,101 @@ from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.store import CANDIDATES, PROXY
 from mnet.studies.trial import Trial
 
+METHOD = "MnasNet's reward, which V3 §4.1 searches by"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
-    """What a call asks for, beside the settings of the network to begin with."""
+class Options(SearchOptions):
+    """What a call asks for, beside the settings of the start network."""
 
     population: int = BlockSearch.population
     """Candidates a generation."""
     generations: int = BlockSearch.generations
+    """Generations, the first of them random."""
     proxy_steps: int = BlockSearch.proxy_steps
     """Training steps of a candidate."""
     target: float = BlockSearch.target
-    """TAR of the reward, as a share of the seed's latency."""
+    """TAR of the reward, as a share of the start network's latency."""
     w: float = BlockSearch.w
-    """Of the reward, accuracy x (latency / TAR) ^ w; MnasNet has -0.07, V3-Small -0.15."""
+    """Exponent of the reward, accuracy x (latency / TAR) ^ w; -0.07 in MnasNet, -0.15 for V3-Small."""
     proxy_checked: int = BlockSearch.proxy_checked
-    """Candidates that are trained in full too, to see how well the short training ranks them."""
+    """Candidates that are also trained in full, to check how well the short training ranks them."""
 
     def search(self) -> BlockSearch:
-        own = ("population", "generations", "proxy_steps", "target", "w", "proxy_checked")
-        return BlockSearch(**{name: getattr(self, name) for name in own})
+        """The settings of the search, checked."""
+        names = ("population", "generations", "proxy_steps", "target", "w", "proxy_checked")
+        return BlockSearch(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Latencies on a runtime as shares of the seed's, all timed in the same rounds."""
+    """Latencies on a runtime as shares of the start network's, all timed in the same rounds."""
 
-    seed: Trial
+    start: Trial
     runtime: str
 
     def __call__(self, networks: Sequence[Network]) -> list[float]:
-        nets = {"seed": network_of(self.seed), **{str(i): one for i, one in enumerate(networks)}}
-        found = measured_ratios(nets, "seed", self.runtime, self.seed.input_spec().resolution, BUDGET_S / 4)
-        ratios = found.set_index("variant")["ratio"]
+        named = {"start": network_of(self.start), **{str(i): network for i, network in enumerate(networks)}}
+        measured = measure_ratios(named, "start", self.runtime, self.start.input_spec().resolution, BUDGET_S / 4)
+        ratios = measured.set_index("variant")["ratio"]
         return [float(ratios[str(i)]) for i in range(len(networks))]
 
     def __str__(self) -> str:
-        return f"latency on {self.runtime}, at {self.seed.input_spec().resolution} px"
+        return f"latency on {self.runtime}, at {self.start.input_spec().resolution} px"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Multiply-adds as shares of the seed's."""
+    """Multiply-adds as shares of the start network's."""
 
-    seed: Trial
+    start: Trial
 
     def __call__(self, networks: Sequence[Network]) -> list[float]:
-        resolution = self.seed.input_spec().resolution
-        whole = cost(network_of(self.seed), resolution).madds
-        return [cost(one, resolution).madds / whole for one in networks]
+        resolution = self.start.input_spec().resolution
+        whole = cost(network_of(self.start), resolution).madds
+        return [cost(network, resolution).madds / whole for network in networks]
 
     def __str__(self) -> str:
-        return f"multiply-adds at {self.seed.input_spec().resolution} px"
+        return f"multiply-adds at {self.start.input_spec().resolution} px"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: as `ablate.main`."""
+@program
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.default_int_handler)
+    stop_on_signals()
     begun = time.monotonic()
-    try:
-        options, seed = read_arguments(Options, __doc__ or "", arguments)
-        settings, name = options.search(), options.name or f"blocks-{Path(seed.model).stem}"
-        folder = Path(options.out) / name
-        data = load_data(seed, seed.full_recipe())
-        engine = ablate.build_engine(options, {}, [data])
-        costs = Counts(seed) if options.runtime == MADDS else Latencies(seed, options.runtime)
+    options, start = read_search(Options, __doc__, arguments)
+    settings, name = options.search(), options.name or f"blocks-{Path(start.model).stem}"
+    folder, resolution = Path(options.out) / name, start.input_spec().resolution
+    engine = choose_engine(options, {}, [load_data(start, start.full_recipe())])
+    costs = Counts(start) if options.runtime == MADDS else Latencies(start, options.runtime)
 
-        def tell(generation: int, so_far: pd.DataFrame) -> None:
-            spent, first, found = time.monotonic() - begun, so_far.iloc[0], best(so_far)
-            left = timedelta(seconds=round(spent * (settings.generations - generation - 1) / (generation + 1)))
-            told = f"{found['accuracy']:.2f}% at {found['cost']:.2f} of the seed's cost; the seed {first['reward']:.2f}"
-            print(f"[{generation + 1}/{settings.generations}] {so_far['run_id'].nunique()} networks; best reward "
-                  f"{found['reward']:.2f} ({told}); ETA {left}", flush=True)  # fmt: skip
+    def show_generation(generation: int, candidates: pd.DataFrame) -> None:
+        spent, first, leader = time.monotonic() - begun, candidates.iloc[0], best(candidates)
+        left = timedelta(seconds=round(spent * (settings.generations - generation - 1) / (generation + 1)))
+        reached = f"{leader['accuracy']:.2f}% at {leader['cost']:.2f} of the start network's cost"
+        print(f"[{generation + 1}/{settings.generations}] {candidates['run_id'].nunique()} networks; best reward "
+              f"{leader['reward']:.2f} ({reached}), start {first['reward']:.2f}; ETA {left}", flush=True)  # fmt: skip
 
-        candidates = search_blocks(seed, costs, settings, folder, engine, tell)
-        chosen = best(candidates)
-        found = table(str(chosen["network"]))
-        write_network(found, folder / FOUND)
-        print(f"training {settings.proxy_checked} candidates in full, to see how well the short training ranks them")
-        proxy = check_proxy(seed, candidates, settings, folder, engine)
-        said = str(rank_correlation(list(proxy["proxy"]), list(proxy["full"])))
-        print(f"short against full training: {said}")
-        figure = folder / f"{name}-candidates.png"
-        plot_search(Path(options.out), name, figure)
-        print("\n".join(f"  {path}" for path in (*(folder / file for file in (FOUND, CANDIDATES, PROXY)), figure)))
-        if options.runtime == MADDS:
-            cells = cells_at(
-                seed, folder, {"target_madds": round(cost(found, seed.input_spec().resolution).madds / 1e6, 4)}
-            )
-        else:
-            cells = cells_at(seed, folder, {"width": width_at(seed, found, {}, options.runtime, folder)})
-        why = "MnasNet's reward, which V3 §4.1 searches by"
-        code = compare_trained(name, seed, cells, why, "make search-blocks", folder, engine, [data], options)
-        print(f"{name}: {timedelta(seconds=round(time.monotonic() - begun))}")
-        return code
-    except KeyboardInterrupt:
-        print("\nstopped; what was decided and trained is kept: run the same command to go on")
-        return ablate.INTERRUPTED
-    except (ConfigError, DataError, ExportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    candidates = search_blocks(start, costs, settings, folder, engine, show_generation)
+    network = table(str(best(candidates)["network"]))
+    write_network(network, folder / FOUND)
+    print(f"training {settings.proxy_checked} candidates in full, to check how well the short training ranks them")
+    proxy = check_proxy(start, candidates, settings, folder, engine)
+    print(f"short against full training: {rank_correlation(list(proxy['proxy']), list(proxy['full']))}")
+    figure = folder / f"{name}-candidates.png"
+    plot_search(Path(options.out), name, figure)
+    print("\n".join(f"  {path}" for path in (*(folder / file for file in (FOUND, CANDIDATES, PROXY)), figure)))
+    if options.runtime == MADDS:
+        scaled: dict[str, object] = {"target_madds": round(cost(network, resolution).madds / 1e6, 4)}
+    else:
+        scaled = {"width": matched_width(start, network, {}, options.runtime, folder)}
+    cells = compared_cells(start, folder, scaled)
+    code = train_compared(name, start, cells, METHOD, "make search-blocks", folder, engine, options)
+    print(f"{name}: {timedelta(seconds=round(time.monotonic() - begun))}")
+    return code
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(ablate.INTERRUPTED)
+    sys.exit(main())

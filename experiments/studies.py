@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.options import HERE, SWEEPS, overrides, read_own_options, sweep_file
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from common.options import Parser, check_positive
+from common.program import program
+from common.sweeps import CLAIMS_FILE, HERE, SWEEPS, load_sweep
+from common.terminal import print_rows
 
-from mnet.errors import ConfigError
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.estimate import Rates, fit_rates, seconds, timed_runs
 from mnet.studies.engines.local import default_workers
 from mnet.studies.runs.store import PUBLISHED, RESULT, RUNS, read_failure, read_result, run_folder
-from mnet.studies.study import Study, list_studies, load_study
+from mnet.studies.study import Study, list_studies
 from mnet.studies.trial import Trial
 
 PUBLISHED_RUNS = HERE.parent / "results" / PUBLISHED / "activation" / RUNS
+COLUMNS = {
+    "study": False,
+    "cells": True,
+    "runs": True,
+    "failed": True,
+    "time left": True,
+    "claims": True,
+    "state": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,10 @@ class Options:
     out: str = "results"
     """Folder for results."""
     workers: int | None = None
-    """Trials side by side; default: one a core."""
+    """Trials that run side by side; default: one a core."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "seeds", "workers")
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,10 @@ class Row:
 
     study: Study
     trials: dict[str, Trial]
-    """Of every run; what its cells share is there once."""
+    """Run id -> trial; a run that cells share is here once."""
     done: frozenset[str]
     failed: frozenset[str]
-    left: float
+    left_s: float
     """Seconds of one worker."""
 
     @property
@@ -58,81 +68,69 @@ class Row:
         return "failed" if self.failed else "partly" if self.done else "new"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    try:
-        options = read_arguments(sys.argv[1:] if arguments is None else arguments)
-        root = Path(options.out)
-        finished = {path.parent.name for path in root.glob(f"*/runs/*/{RESULT}") if read_result(path.parent)}
-        rates = fit_rates(timed_runs(root, PUBLISHED_RUNS))
-        rows = [measure(load(name, options), root, finished, rates) for name in list_studies(SWEEPS)]
-        claims = Counter(claim.study for claim in load_claims(HERE / "claims.yaml"))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = Parser(Options, __doc__).read(arguments).options
+    root = Path(options.out)
+    finished = {path.parent.name for path in root.glob(f"*/runs/*/{RESULT}") if read_result(path.parent)}
+    rates = fit_rates(timed_runs(root, PUBLISHED_RUNS))
+    studies = [load_sweep(name, options.profile, options.seeds) for name in list_studies(SWEEPS)]
+    rows = [measure_progress(study, root, finished, rates) for study in studies]
+    claims = Counter(claim.study for claim in load_claims(CLAIMS_FILE))
     show(rows, claims, options, options.workers or default_workers(), rates)
     return 0
 
 
-def read_arguments(arguments: Sequence[str]) -> Options:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    _, options = read_own_options(parser, Options, arguments, positive=("seeds", "workers"))
-    return options
+def measure_progress(study: Study, root: Path, finished: set[str], rates: Rates) -> Row:
+    """How far a study is.
 
-
-def load(name: str, options: Options) -> Study:
-    return load_study(sweep_file(name), overrides(name, options.profile, options.seeds, {}))
-
-
-def measure(study: Study, root: Path, finished: set[str], rates: Rates) -> Row:
+    Args:
+        study: The study.
+        root: The results folder.
+        finished: Ids of the runs that any study has finished.
+        rates: Speeds of this machine.
+    """
     trials = {trial.run_id: trial for _, trial in study.trials}
     done = finished & trials.keys()
     todo = trials.keys() - done
     failed = {run_id for run_id in todo if read_failure(run_folder(root, study.name, run_id)) is not None}
-    return Row(
-        study, trials, frozenset(done), frozenset(failed), sum(seconds(trials[run_id], rates) for run_id in todo)
-    )
+    left_s = sum(seconds(trials[run_id], rates) for run_id in todo)
+    return Row(study, trials, frozenset(done), frozenset(failed), left_s)
 
 
 def show(rows: Sequence[Row], claims: Counter[str], options: Options, workers: int, rates: Rates) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    table = Table(box=box.SIMPLE_HEAD, title=f"studies, profile {options.profile}", show_footer=True)
-    table.add_column("study", "total", no_wrap=True)
-    every = {run_id: trial for row in rows for run_id, trial in row.trials.items()}
+    """Print a row a study, and a total that counts a shared run once."""
+    trials = {run_id: trial for row in rows for run_id, trial in row.trials.items()}
     done = {run_id for row in rows for run_id in row.done}
-    failed = {run_id for row in rows for run_id in row.failed}
-    left = sum(seconds(trial, rates) for run_id, trial in every.items() if run_id not in done)
-    totals = {
-        "cells": str(sum(len(row.study.cells) for row in rows)),
-        "runs": f"{len(done)}/{len(every)}",
-        "failed": str(len(failed)),
-        "time left": duration(left / workers),
-        "claims": str(sum(claims[row.study.name] for row in rows)),
-    }
-    for name, total in totals.items():
-        table.add_column(name, total, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    left_s = sum(seconds(trial, rates) for run_id, trial in trials.items() if run_id not in done)
+    total = (
+        "total",
+        str(sum(len(row.study.cells) for row in rows)),
+        f"{len(done)}/{len(trials)}",
+        str(len({run_id for row in rows for run_id in row.failed})),
+        format_duration(left_s / workers),
+        str(sum(claims[row.study.name] for row in rows)),
+        "",
+    )
+    cells = [
+        (
             row.study.name,
             str(len(row.study.cells)),
             f"{len(row.done)}/{len(row.trials)}",
             str(len(row.failed)),
-            duration(row.left / workers),
+            format_duration(row.left_s / workers),
             str(claims[row.study.name]),
             row.state,
         )
-    console.print(table)
-    notes = (
-        f"Results in {options.out}; time left with {workers} trials side by side. Runs that studies share count in",
-        "each of them and once in the total. make ablate-<study> runs one, make ablate-all the rest.",
-    )
-    console.print("\n".join(notes), highlight=False)
+        for row in rows
+    ]
+    print_rows(f"studies, profile {options.profile}", COLUMNS, cells, footer=total)
+    print(f"Results in {options.out}; time left with {workers} trials side by side. A run that studies share counts")
+    print("in each of them, and once in the total. make ablate-<study> runs one study, make ablate-all the rest.")
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`0`, `6 min` or `31 h`, rounded."""
     minutes = seconds / 60
     if minutes < 1:

@@ -6,10 +6,10 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import claims
 import pandas as pd
 import publish
 import pytest
+from common.evaluation import evaluate_claims
 from common.readme_tables import TABLES, fill
 
 import mnet
@@ -48,7 +48,7 @@ def test_the_tables_of_the_documents_are_those_of_the_published_results():
 
 
 def test_the_published_claims_follow_from_the_published_runs_and_times():
-    found, kept = claims.evaluate(PUBLISHED), read_table(PUBLISHED / PUBLISHED_CLAIMS)
+    found, kept = evaluate_claims(PUBLISHED), read_table(PUBLISHED / PUBLISHED_CLAIMS)
     assert list(found) == list(kept)
     assert len(found["id"].unique()) == len(CLAIMS)
     for name in ("id", "verdict", "why", "command"):

@@ -1,1 +1,1 @@
-"""What several programs share: options, terminal output, the driver of a study."""
+"""What the programs share: the command line, the declared studies, running them, and output to the terminal."""

@@ -1,93 +1,206 @@
-"""What the programs share: options read from a dataclass, and the sweep file, profile and command line of a study."""
+"""The command line of every program: options are the fields of a dataclass, their docstrings are the help.
+
+`--name=value` sets a field, and `--config=FILE` reads fields from YAML, over which the command line wins. A program may
+also take the settings of a trial, and with `--trainer.NAME=VALUE` the arguments of Lightning's Trainer.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType, UnionType
+from typing import Generic, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from mnet.errors import ConfigError, unknown
-from mnet.settings import field_help, hints, parse
-from mnet.studies.options import OPTIONS, field_docs
-from mnet.studies.study import load_profile
+from mnet.settings import coerce, field_help, hints, parse
+from mnet.studies.options import OPTIONS, VARIANT, field_docs, read_option, read_variant
+from mnet.studies.sources import Source, read_source
 
 T = TypeVar("T")
 
-HERE = Path(__file__).parents[1]
-SWEEPS = HERE / "sweeps"
+CONFIG = "config"
+TRAINER = "trainer"
+SET_BY_THE_TRIAL = {
+    "max_epochs": "--epochs",
+    "callbacks": None,
+    "logger": "--wandb",
+    "enable_checkpointing": None,
+    "plugins": None,
+}
+"""Arguments of the Trainer that follow from the trial, and the option that sets them."""
 
 
-def read_options(
-    parser: argparse.ArgumentParser, cls: type[T], arguments: Sequence[str] | None, *, positive: Sequence[str]
-) -> tuple[argparse.Namespace, T, list[str]]:
-    """Everything given, the program's own options (the fields of `cls`), and the arguments unknown to the parser.
+@dataclass(frozen=True)
+class Arguments(Generic[T]):
+    """What a program was called with."""
 
-    Args:
-        parser: With what is no field of `cls`.
-        cls: A dataclass.
-        arguments: None = those of this process.
-        positive: Fields that must be above 0 where they are given.
+    options: T
+    values: argparse.Namespace
+    """Every argument as text; positional ones are only here."""
+    settings: dict[str, object]
+    """Settings of trials, unread."""
+    trainer: dict[str, object]
+    """Arguments of the Trainer that differ from their defaults."""
+
+
+class Parser(argparse.ArgumentParser, Generic[T]):
+    """Reads a command line into the dataclass `options`.
+
+    Positional arguments are added with `add_argument`. A mistake raises ConfigError with the nearest option.
+    """
+
+    def __init__(
+        self, options: type[T], description: str | None, *, trial: bool = False, trainer: bool = False
+    ) -> None:
+        """
+        Args:
+            options: A dataclass with a default for each field.
+            description: Of the program.
+            trial: Whether settings of trials are taken too.
+            trainer: Whether arguments of Lightning's Trainer are taken too.
+        """
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        self.options, self.names, self.trainer = options, OPTIONS if trial else (), trainer
+        self.add_argument(
+            f"--{CONFIG}", help="Read options from this YAML file; the command line wins.", metavar="FILE"
+        )
+        _add_options(self, field_help(options))
+        if trial:
+            title = "settings of every trial (in a study, a comma separates values)"
+            _add_options(self.add_argument_group(title), field_docs())
+        if trainer:
+            self.epilog = f"--{TRAINER}.NAME=VALUE sets an argument of Lightning's Trainer, as --{TRAINER}.devices=4."
+
+    def error(self, message: str) -> NoReturn:
+        """
+        Raises:
+            ConfigError: Always, instead of ending the process.
+        """
+        raise ConfigError(f"{message}; --help lists what there is")
+
+    def read(self, arguments: Sequence[str]) -> Arguments[T]:
+        """
+        Raises:
+            ConfigError: An unknown option, or a value that does not fit.
+        """
+        values, rest = self.parse_known_args(arguments)
+        config, trainer = self._read_config(getattr(values, CONFIG))
+        for argument in rest:
+            name, equals, value = argument.partition("=")
+            if not (self.trainer and equals and name.startswith(f"--{TRAINER}.")):
+                raise unknown("option", name.lstrip("-"), self._allowed())
+            trainer[name.removeprefix(f"--{TRAINER}.")] = yaml.safe_load(value)
+        given = {name: value for name, value in vars(values).items() if value is not None}
+        if VARIANT in given:  # wins over the file like any other setting
+            named = {name for variant in given[VARIANT].split(",") for name in read_variant(variant)}
+            config = {name: value for name, value in config.items() if name not in named}
+        given = config | given
+        options = parse(self.options, {name: given[name] for name in hints(self.options) if name in given}, "option")
+        settings = {name: given[name] for name in self.names if name in given}
+        return Arguments(options, values, settings, check_trainer(trainer))
+
+    def _allowed(self) -> list[str]:
+        return [*hints(self.options), *self.names, CONFIG, *([f"{TRAINER}.NAME"] if self.trainer else [])]
+
+    def _read_config(self, path: str | None) -> tuple[dict[str, object], dict[str, object]]:
+        """The options of a file, and its arguments of the Trainer."""
+        if path is None:
+            return {}, {}
+        source = read_source(Path(path).expanduser())
+        if not isinstance(source.content, dict):
+            raise source.error((), "a file of options is a mapping of names to values")
+        content = dict(source.content)
+        trainer = content.pop(TRAINER, None) if self.trainer else None
+        if not isinstance(trainer, dict | NoneType):
+            raise source.error((TRAINER,), f"{TRAINER} must be a mapping of arguments of the Trainer, not {trainer!r}")
+        for name, value in content.items():
+            self._check(source, name, value)
+        return content, dict(trainer or {})
+
+    def _check(self, source: Source, name: str, value: object) -> None:
+        try:
+            if name in hints(self.options):
+                coerce(name, value, hints(self.options)[name])
+            elif name in self.names:
+                for one in value if isinstance(value, list) else [value]:
+                    read_option(name, one)
+            else:
+                raise unknown("option", name, self._allowed())
+        except ConfigError as error:
+            raise source.error((name,), error) from None
+
+
+def _add_options(parser: argparse._ActionsContainer, help_texts: Mapping[str, str]) -> None:
+    for name, text in help_texts.items():
+        parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE")
+
+
+def check_positive(options: object, *names: str) -> None:
+    """For `__post_init__`.
 
     Raises:
-        ConfigError: A value that does not fit.
+        ConfigError: A field of `options` is given and not above 0.
     """
-    own = field_help(cls)
-    for name, text in own.items():
-        parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE")
-    given, rest = parser.parse_known_args(arguments)
-    options = parse(cls, {name: value for name in own if (value := getattr(given, name)) is not None}, "option")
-    for name in positive:
+    for name in names:
         if (value := getattr(options, name)) is not None and value <= 0:
             raise ConfigError(f"{name} must be above 0, not {value}")
-    return given, options, rest
 
 
-def read_own_options(
-    parser: argparse.ArgumentParser, cls: type[T], arguments: Sequence[str] | None, *, positive: Sequence[str] = ()
-) -> tuple[argparse.Namespace, T]:
-    """As `read_options`, for a program that takes nothing beside.
+def check_trainer(trainer: Mapping[str, object]) -> dict[str, object]:
+    """The arguments of the Trainer that differ from their defaults.
 
     Raises:
-        ConfigError: As `read_options`, or an argument is left.
+        ConfigError: An unknown argument, one that follows from the trial, or a value of another type.
     """
-    given, options, rest = read_options(parser, cls, arguments, positive=positive)
-    refuse(rest, list(hints(cls)))
-    return given, options
+    if not trainer:
+        return {}
+    hints, defaults = _trainer_arguments()
+    for name, value in trainer.items():
+        if name in SET_BY_THE_TRIAL:
+            instead = SET_BY_THE_TRIAL[name]
+            way = f"; give {instead}" if instead else ""
+            raise ConfigError(f"{TRAINER}.{name} follows from the settings of the trial{way}")
+        if name not in defaults:
+            raise unknown("argument of the Trainer", name, (one for one in defaults if one not in SET_BY_THE_TRIAL))
+        if not _fits(value, hints[name]):
+            raise ConfigError(f"{TRAINER}.{name} must be {_written(hints[name])}, not {value!r}")
+    return {name: value for name, value in trainer.items() if value != defaults[name]}
 
 
-def add_trial_settings(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("settings of every trial (a comma separates values of a list)")
-    for name in OPTIONS:
-        group.add_argument(f"--{name}", help=field_docs()[name].replace("%", "%%"), metavar="VALUE")
+@cache
+def _trainer_arguments() -> tuple[dict[str, object], dict[str, object]]:
+    """Types and defaults of the Trainer's arguments; the defaults are those of a trial."""
+    import lightning as L
+
+    from mnet.studies.runs.trainer import TRAINER_DEFAULTS
+
+    parameters = inspect.signature(L.Trainer).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()} | dict(TRAINER_DEFAULTS)
+    return get_type_hints(L.Trainer.__init__), defaults
 
 
-def trial_settings(given: argparse.Namespace) -> dict[str, str]:
-    return {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value from YAML has a type; a text also fits what Lightning makes from a name, as a strategy."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    kind = get_origin(hint) or hint
+    if kind is float and isinstance(value, int):
+        return not isinstance(value, bool)
+    if kind is int and isinstance(value, bool):
+        return False
+    return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def refuse(rest: Sequence[str], allowed: Sequence[str]) -> None:
-    """
-    Raises:
-        ConfigError: There is an argument left; the message has the nearest option.
-    """
-    for argument in rest:
-        raise unknown("option", argument.partition("=")[0].lstrip("-"), allowed)
-
-
-def sweep_file(study: str) -> Path:
-    """The file of a study, by its name or a path."""
-    return Path(study) if study.endswith((".yaml", ".yml")) else SWEEPS / f"{study}.yaml"
-
-
-def overrides(study: str, profile: str, seeds: int | None, settings: Mapping[str, str]) -> dict[str, Sequence[object]]:
-    """What is laid over a study's file: its profile, then the command line.
-
-    Raises:
-        ConfigError: An unknown profile, or a mistake in it.
-    """
-    found: dict[str, Sequence[object]] = dict(load_profile(HERE / "profiles.yaml", profile, study))
-    found |= {name: value.split(",") for name, value in settings.items()}
-    if seeds is not None:
-        found["seed"] = range(seeds)
-    return found
+def _written(hint: object) -> str:
+    options: Iterable[object] = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    return " or ".join("null" if one is NoneType else getattr(one, "__name__", str(one)) for one in options)

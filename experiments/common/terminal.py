@@ -1,182 +1,68 @@
-"""What the terminal shows while a study runs, and the table at its end."""
+"""Lines and tables on the terminal."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from pathlib import Path
-from types import TracebackType
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mnet.studies.engines import Event
-from mnet.studies.engines.estimate import seconds
 from mnet.studies.results.table_view import Table as TableView
-from mnet.studies.results.tables import Tables
-from mnet.studies.results.views import effects_table, summary_table
-from mnet.studies.runs.job import Job
-from mnet.studies.runs.progress import Progress
-from mnet.studies.runs.store import EFFECTS, PREDICTIONS, RUNS, SUMMARY
-from mnet.studies.study import Study
-from mnet.tasks import Metric
+
+WIDTH = 160
+"""Characters of a table that is written to a file or a pipe."""
 
 
-class Display:
-    """Runs done, what runs now, accuracy and time left: live on a terminal, one line an event elsewhere."""
-
-    def __init__(self, studies: Sequence[Study], jobs: Sequence[Job], todo: Sequence[Job]) -> None:
-        self.studies, self.jobs, self.done = studies, len(jobs), len(jobs) - len(todo)
-        self.names = run_names(studies)
-        self.work = {job.run_id: seconds(job.trial) for job in todo}
-        """What each run that has not failed was estimated to take."""
-        self.worked = 0.0
-        """Of that, on runs that are finished."""
-        self.running: dict[str, Progress] = {}
-        self.locked: set[str] = set()
-        self.found: dict[str, list[float]] = {}
-        self.started = time.monotonic()
-        self.console = Console()
-        self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4)
-
-    def __enter__(self) -> Display:
-        title = self.studies[0].name if len(self.studies) == 1 else f"{len(self.studies)} studies"
-        cells = sum(len(study.cells) for study in self.studies)
-        first = f"{title}: {cells} cells, {self.jobs} runs"
-        self.console.print(f"{first}, {self.done} finished before" if self.done else first)
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
-
-    def tell(self, event: Event) -> None:
-        """Take in what the engine said."""
-        run_id = event.job.run_id
-        name = self.names[run_id]
-        if event.kind == "started":
-            self.running.setdefault(run_id, Progress(0, 1, 0.0))
-        elif event.kind == "progress":
-            self.running[run_id] = cast(Progress, event.content)
-        elif event.kind == "stalled":
-            step = self.running.get(run_id, Progress(0, 1, 0.0)).step
-            self.say(f"{name}: no sign of life for {cast(float, event.content):.0f} s, last at step {step}")
-        else:
-            self.running.pop(run_id, None)
-        if event.kind == "locked":
-            if run_id not in self.locked:
-                self.say(f"{name}: another process trains it; its result is waited for")
-            self.locked.add(run_id)
-        elif event.kind == "retrying":
-            self.say(f"{name}: {event.content}; tried once more, alone")
-        elif event.kind == "failed":
-            self.work.pop(run_id, None)
-            self.say(f"{name} failed: {event.content}")
-        elif event.kind == "finished":
-            self.worked += self.work.get(run_id, 0.0)
-            self.finish(name, event.job.trial.task.headline, cast(dict[str, float], event.content))
-
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False)
-
-    def finish(self, name: str, metric: Metric, result: dict[str, float]) -> None:
-        self.done += 1
-        self.found.setdefault(name.rpartition(" seed ")[0], []).append(result[metric.name])
-        if not self.console.is_terminal:
-            line = f"[{self.done}/{self.jobs}] {name}: {metric.label} {result[metric.name]:.2f}%"
-            self.say(f"{line}, {result['train_seconds']:.0f} s; {self.left()}")
-
-    def left(self) -> str:
-        """Time to the end, from the work done in this session."""
-        now = {run_id: progress.step / progress.steps for run_id, progress in self.running.items()}
-        worked = self.worked + sum(self.work.get(run_id, 0.0) * share for run_id, share in now.items())
-        if worked <= 0:
-            return "ETA unknown"
-        remaining = (sum(self.work.values()) - worked) * (time.monotonic() - self.started) / worked
-        return f"ETA {timedelta(seconds=round(max(0.0, remaining)))}"
-
-    def draw(self) -> Group:
-        table = Table(box=None, show_header=False, padding=(0, 1))
-        table.add_row(f"{self.done}/{self.jobs} runs", ProgressBar(self.jobs, self.done, width=30), self.left())
-        for run_id, progress in self.running.items():
-            now = f"training {progress.metric} {progress.value:.3g}" if progress.step else "starting"
-            table.add_row(f"  {self.names[run_id]}", ProgressBar(progress.steps, progress.step, width=30), now)
-        means = "   ".join(
-            f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in list(self.found.items())[-6:]
-        )
-        return Group(table, Text(f"on test so far: {means}" if means else ""))
-
-
-def run_names(studies: Sequence[Study]) -> dict[str, str]:
-    """Run id -> what the run is called: its first study, cell and seed."""
-    names: dict[str, str] = {}
-    for study in studies:
-        for cell, trial in study.trials:
-            prefix = f"{study.name}: " if len(studies) > 1 else ""
-            names.setdefault(trial.run_id, f"{prefix}{cell.name} seed {trial.seed}")
-    return names
-
-
-def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> None:
-    """The closing table, what it says, and where the files are."""
-    runs, summary = tables.runs, tables.summary
+def make_console() -> Console:
+    """A console for tables: as wide as the terminal, or `WIDTH`."""
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    if summary.empty:
-        console.print(f"{study.name}: no finished run")
-        return
-    trials = [trial for _, trial in study.trials]
-    models, data = (
-        ", ".join(dict.fromkeys(names)) for names in zip(*((t.model, t.dataset) for t in trials), strict=True)
-    )
-    metric = study.task.headline
-    titles = ("cell", "n", f"{metric.label} %", "sd", "difference", "95% interval", "verdict", "params", "MAdds")
-    cells = summary_table(summary, runs).select(*titles)
-    console.print(rich_table(cells, title=f"{study.name}: {models} on {data}"))
-    if not tables.effects.empty:
-        first = tables.effects["variant"].iloc[0]
-        columns = ("variant", "compared", "n", "difference", "95% interval", "verdict")
-        effects = effects_table(tables.effects).select(*columns, "beyond the first", "its 95% interval")
-        console.print(rich_table(effects, title=f"within each variant; beyond the first: the difference to {first}"))
-    against = f"deltas to {study.baseline} in points, paired by seed, with 95% t intervals"
-    lines = [f"Test {metric.label}; {against}; verdicts after Holm; flat: within {margin:g} points."]
-    open_cells = summary[summary["verdict"] == "inconclusive"]
-    if not open_cells.empty:
-        needed = ", ".join(f"{cell['cell']} {cell['seeds_needed']:.0f}" for _, cell in open_cells.iterrows())
-        lines.append(f"Seeds for an interval of +-{margin:g} points, by the spread seen so far: {needed}.")
-    for _, cell in summary[summary["failed"] > 0].iterrows():
-        lines.append(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
-    figures = f"{study.name}.png", f"{study.name}-effects.png", PREDICTIONS
-    for file in (folder / part for part in (RUNS, SUMMARY, EFFECTS, *figures)):
-        if file.exists():
-            console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
-def rich_table(table: TableView, title: str | None = None, styles: Mapping[str, str] | None = None) -> Table:
-    """A table for the terminal.
+def print_line(console: Console, line: str, style: str | None = None) -> None:
+    """Print text as it is, above what is shown live; a long line is not broken."""
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(table: TableView, title: str | None = None, styles: Mapping[str, str] | None = None) -> None:
+    """Print a table.
 
     Args:
         table: The table.
-        title: Printed above it.
-        styles: Text of a cell -> its style.
+        title: Above the table.
+        styles: Text of a cell -> its colour.
     """
-    rendered = Table(box=box.SIMPLE_HEAD, title=title)
-    for heading, numeric in table.columns.items():
-        rendered.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
-    for texts in table.texts():
-        rendered.add_row(*(Text(text, style=(styles or {}).get(text, "")) for text in texts))
-    return rendered
+    print_rows(title, table.columns, table.texts(), styles=styles)
+
+
+def print_rows(
+    title: str | None,
+    columns: Mapping[str, bool],
+    rows: Iterable[Sequence[str]],
+    *,
+    footer: Sequence[str] | None = None,
+    styles: Mapping[str, str] | None = None,
+) -> None:
+    """Print rows of text.
+
+    Args:
+        title: Above the table.
+        columns: Title -> whether the column is numeric, and so set to the right.
+        rows: The cells of each row, in the order of `columns`.
+        footer: A last row, set apart.
+        styles: Text of a cell -> its colour.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title=title, show_footer=footer is not None)
+    for i, (name, numeric) in enumerate(columns.items()):
+        table.add_column(
+            Text(name),
+            Text(footer[i]) if footer is not None else "",
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric,
+        )
+    for row in rows:
+        table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
+    make_console().print(table)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from common.terminal import Display
+from common.progress import Display
 
 from mnet.studies import Cell, Study, Trial
 from mnet.studies.engines import Event

@@ -139,7 +139,7 @@ def test_from_end_to_end_on_real_images(tmp_path, images, capsys):
     assert search.main(arguments) == 0
     said = capsys.readouterr().out
     assert "[1]" in said
-    assert "there\n" in said
+    assert "target reached\n" in said
     for name in (TRACE, FOUND, "n-trace.png", "n.yaml", "runs.csv", "summary.csv", "report.html"):
         assert (out / "n" / name).is_file(), name
     runs = study_table(out, "n")

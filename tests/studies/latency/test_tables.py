@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common.options import HERE, SWEEPS, overrides
+from common.sweeps import HERE, SWEEPS, overrides
 
 from mnet.files import write_json
 from mnet.latency.comparison import Measurement, prepare

@@ -19,7 +19,7 @@ def out(images, tmp_path_factory):
 
 
 def test_a_studys_networks_are_told_layer_by_layer(out, capsys):
-    assert diagnose.main(["activation", f"--out={out}", "--images=20"]) == 0
+    assert diagnose.main(["activation", f"--out={out}", "--pictures=20"]) == 0
     said = capsys.readouterr().out
     assert "dead depthwise kernels" in said
     assert "A spiral through ReLU and back" in said
@@ -63,7 +63,7 @@ def test_what_has_no_weights_is_an_error(tmp_path, capsys):
     for arguments, said in (
         ((), "no trained networks"),
         (("activation",), "make ablate-activation"),
-        (("activation", "--images=1"), "images must be at least 2"),
+        (("activation", "--pictures=1"), "pictures must be at least 2"),
     ):
         assert diagnose.main([*arguments, f"--out={tmp_path}"]) == 2
         assert said in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common.terminal import print_summary
+from common.summary import print_summary
 
 from mnet.data import ScenesData
 from mnet.data.in_memory import Images

@@ -1,0 +1,202 @@
+"""Studies from a command line to their tables: plans the runs, chooses an engine, runs, writes tables and pages."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+import mnet
+from common.options import check_positive
+from common.program import INTERRUPTED
+from common.progress import Display
+from common.summary import print_summary
+from mnet.data import ImageData
+from mnet.errors import ConfigError
+from mnet.studies.engines import Engine, Event, devices, make_engine
+from mnet.studies.engines.local import default_workers
+from mnet.studies.engines.packing import plan_packs
+from mnet.studies.engines.remote import is_url
+from mnet.studies.results.tables import MARGIN, write_tables
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS
+from mnet.studies.runs.prepare import load_data
+from mnet.studies.runs.start import load_pretrained
+from mnet.studies.runs.store import FAILURE, SUMMARY, adopt, find_finished, read_result, run_folder
+from mnet.studies.study import Study
+from mnet.training.arithmetic import Compile, check_compile, check_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How studies are run, whatever their trials are."""
+
+    seeds: int | None = None
+    """Number of seeds, 0 .. N-1; default: the sweep file's."""
+    out: str = "results"
+    """Folder for results; for ray and slurm, one that all machines share. For ray also an fsspec URL, through which
+    machines without a shared folder exchange runs; the tables are then in results."""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """Where the trials run: local, ray or slurm."""
+    workers: int | None = None
+    """Trials that run side by side; default: one a core, or one if a trial uses several devices."""
+    pack: str = "auto"
+    """Seeds of a cell that are trained as one network: a number, 1 = none, auto = as many as finish the whole fastest.
+    For the local engine with one device a trial; results differ at most by rounding."""
+    compile: Compile = "off"
+    """How training steps are compiled: off, or a mode of torch.compile; on a GPU, reduce-overhead replays CUDA graphs.
+    Results differ at most by rounding."""
+    margin: float = MARGIN
+    """Differences below this many points are of no interest."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """Seconds between checkpoints: the training that a kill may cost."""
+    ray_address: str | None = None
+    """Address of a Ray cluster, host:port or ray://host:port; default: RAY_ADDRESS, or this machine."""
+    gpus: float | None = None
+    """GPUs a trial, for ray and slurm; a fraction lets several trials share one."""
+    partition: str | None = None
+    """Slurm partition."""
+    report: bool = True
+    """Also write each study's page, OUT/STUDY/report.html."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "seeds", "workers", "margin", "gpus")
+
+    @property
+    def folder(self) -> Path:
+        """Where tables go."""
+        return Path("results" if is_url(self.out) else self.out)
+
+
+def plan_jobs(studies: Sequence[Study], root: Path, options: RunOptions, trainer: Mapping[str, object]) -> list[Job]:
+    """The runs of all studies, each once; a run that several share belongs to the first of them.
+
+    Raises:
+        ConfigError: This machine cannot run them.
+    """
+    jobs: dict[str, Job] = {}
+    for study in studies:
+        for _, trial in study.trials:
+            jobs.setdefault(trial.run_id, Job(trial, root, study.name, compile=options.compile))
+    if options.engine == "local":  # the other engines' machines may have what this one lacks
+        check_compile(options.compile)
+        for job in jobs.values():
+            check_precision(job.trial.precision)
+    if options.engine != "local" or devices.device_count(trainer) > 1:
+        return list(jobs.values())
+    workers = options.workers or default_workers()
+    return plan_packs(list(jobs.values()), workers, _pack_size(options.pack), gpu=torch.cuda.is_available())
+
+
+def _pack_size(pack: str) -> int | None:
+    if pack == "auto":
+        return None
+    if not pack.isdecimal() or int(pack) < 1:
+        raise ConfigError(f"pack must be auto or a number of seeds from 1 on, not {pack}; 1 = every run by itself")
+    return int(pack)
+
+
+def read_data(jobs: Sequence[Job]) -> list[ImageData]:
+    """Fetch, verify and read every data set before any training."""
+    data: dict[tuple[object, ...], ImageData] = {}
+    for job in jobs:
+        trial = job.trial
+        key = trial.dataset, trial.data_dir, trial.resolution
+        if key not in data:
+            data[key] = load_data(trial, trial.full_recipe())
+    return list(data.values())
+
+
+def choose_engine(options: RunOptions, trainer: Mapping[str, object], data: Sequence[ImageData]) -> Engine:
+    """The engine that the options ask for.
+
+    Raises:
+        ConfigError: It is not installed, or cannot give a trial as many devices.
+    """
+    common: dict[str, object] = {"trainer": trainer, "checkpoint_s": options.checkpoint_seconds}
+    if devices.device_count(trainer) > 1:
+        if options.engine != "local":
+            raise ConfigError(f"the {options.engine} engine gives a trial one device; several need --engine=local")
+        return make_engine("local", workers=options.workers or 1, run_job=devices.run_job, **common)
+    if options.engine == "local":
+        return make_engine("local", workers=options.workers, data=data, **common)
+    common["gpus"] = options.gpus or 0.0
+    if options.engine == "ray":
+        storage = options.out if is_url(options.out) else None
+        return make_engine("ray", address=options.ray_address, storage=storage, **common)
+    return make_engine("slurm", partition=options.partition, **common)
+
+
+def describe_pretrained(study: Study) -> Iterator[str]:
+    """One line a cell that starts from pretrained weights: what it keeps of them.
+
+    Raises:
+        ConfigError: The weights cannot be read, or belong to another network.
+    """
+    for cell in study.cells:
+        trial = cell.trials[0]
+        if trial.pretrained is not None:
+            data = trial.input_spec()
+            net = mnet.create_model(trial.network(data.num_classes, data.in_channels))
+            yield f"{cell.name}: {load_pretrained(trial.pretrained, net)}"
+
+
+def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job], options: RunOptions) -> int:
+    """Run what is not finished; write the tables of a study as its results arrive, and at the end its page.
+
+    Returns:
+        The exit code: 0 all runs finished, 1 some failed, 130 interrupted.
+    """
+    gc.freeze()  # statsmodels collects garbage at every table; what was imported is not garbage
+    _share_finished(studies, root)
+    todo = [job for job in jobs if read_result(job.folder) is None]
+    users = {job.run_id: [study for study in studies if job.run_id in _run_ids(study)] for job in jobs}
+    failed: list[Event] = []
+    with Display(studies, jobs, todo) as display:
+
+        def handle(event: Event) -> None:
+            display.tell(event)
+            if event.kind == "failed":
+                failed.append(event)
+            if event.kind == "finished":
+                _share_finished(users[event.job.run_id], root)
+            if event.kind in ("finished", "failed"):
+                for study in users[event.job.run_id]:
+                    write_tables(study, root, margin=options.margin, figure=False)
+
+        try:
+            engine.run(todo, handle)
+        except KeyboardInterrupt:
+            kept = sum(read_result(job.folder) is not None for job in jobs)
+            print(f"\nstopped; {kept} finished runs and the checkpoints of others are kept: "
+                  "run the same command to continue")  # fmt: skip
+            return INTERRUPTED
+    for study in studies:
+        tables = write_tables(study, root, margin=options.margin)
+        print_summary(study, tables, root / study.name, options.margin)
+    for event in failed:
+        print(f"failed: {event.job.run_id}: {event.content} ({event.job.folder / FAILURE})", file=sys.stderr)
+    if options.report:
+        from common.pages import write_pages  # charts take seconds to import
+
+        for path in write_pages(root, [study.name for study in studies if (root / study.name / SUMMARY).exists()]):
+            print(f"  {path}")
+    return 1 if failed else 0
+
+
+def _share_finished(studies: Sequence[Study], root: Path) -> None:
+    """Copy the runs that another study has finished."""
+    for study in studies:
+        for _, trial in study.trials:
+            folder = run_folder(root, study.name, trial.run_id)
+            if read_result(folder) is None and (source := find_finished(root, trial.run_id)) is not None:
+                adopt(source, folder)
+
+
+def _run_ids(study: Study) -> set[str]:
+    return {trial.run_id for _, trial in study.trials}

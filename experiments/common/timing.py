@@ -1,0 +1,148 @@
+"""Times the networks of a study side by side, as a whole and block by block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from common.exporting import Key, key_of
+from common.terminal import print_line
+from mnet.errors import ConfigError
+from mnet.files import write_csv
+from mnet.latency.comparison import Measurement, Ready, measure, prepare
+from mnet.latency.runtimes import ExportError, Runtime
+from mnet.models.network import MobileNet
+from mnet.latency.machine import machine_facts, pinned
+from mnet.studies.latency.tables import Pair, Subject, build
+from mnet.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, the networks that are timed for it, and the claims that are judged by them."""
+
+    study: Study
+    subjects: Mapping[str, Subject]
+    """By name, the baseline first."""
+    pairs: Sequence[Pair]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How long to measure."""
+
+    threads: int
+    half_width: float
+    """Stop once every interval is this narrow, as a share of its ratio,"""
+    budget_s: float
+    """or after so many seconds of rounds."""
+
+
+def time_study(
+    plan: Plan, runtime: Runtime, batch: int, failures: Mapping[Key, str], precision: Precision
+) -> Measurement:
+    """Time all networks of a plan on one runtime, in the same rounds.
+
+    Args:
+        plan: What is timed.
+        runtime: Runs it.
+        batch: Images at a time.
+        failures: Of `export_all`.
+        precision: When to stop.
+    """
+    title = f"{plan.study.name} on {runtime.name}"
+    ready: dict[str, Ready] = {}
+    failed: dict[str, str] = {}
+    console = Console()
+    with pinned(precision.threads), _progress(f"{title}: preparing") as bar:
+        torch.set_num_threads(1)
+        for name, subject in bar.track(plan.subjects.items(), total=len(plan.subjects), description=""):
+            try:
+                if (reason := failures.get(key_of(runtime.name, batch, subject))) is not None:
+                    raise ExportError(reason)
+                ready[name] = prepare(runtime, build(subject), subject.resolution, batch=batch)
+            except ExportError as error:
+                failed[name] = str(error)
+                print_line(console, f"{name}: {error}")
+    with _progress("") as bar:
+        begun, task = time.monotonic(), bar.add_task(title, total=precision.budget_s)
+
+        def report_progress(rounds: int, widest: float) -> None:
+            """Update the bar. The half width falls with the root of the rounds: the end may come before the budget."""
+            spent = time.monotonic() - begun
+            needed = spent * (widest / precision.half_width) ** 2
+            bar.update(task, completed=spent, total=max(spent, min(precision.budget_s, needed)))
+            bar.update(task, description=f"{title}: {rounds} rounds, +-{widest:.1%}")
+
+        return measure(
+            ready,
+            next(iter(plan.subjects)),
+            failed,
+            threads=precision.threads,
+            half_width=precision.half_width,
+            budget_s=precision.budget_s,
+            told=report_progress,
+        )
+
+
+def _progress(title: str) -> Progress:
+    """A progress bar that disappears at its end."""
+    text = TextColumn(f"{title} {{task.description}}", markup=False)
+    return Progress(text, BarColumn(), TimeRemainingColumn(), transient=True)
+
+
+def time_blocks(plan: Plan, folder: Path, runtime: Runtime, precision: Precision) -> Iterator[Path | pd.DataFrame]:
+    """Time every block of the baseline, and the differences of the same blocks in networks that have as many.
+
+    Yields:
+        Each file as it is written; and the differences, of `compare_blocks`.
+
+    Raises:
+        ConfigError: The baseline is an int8 graph, whose blocks cannot be timed one by one.
+    """
+    from mnet.latency.blocks import block_latency, compare_blocks, plot_blocks
+
+    baseline, first = next(iter(plan.subjects.items()))
+    if first.trial.quantized:
+        raise ConfigError(f"the blocks of {baseline} cannot be timed one by one: it is an int8 graph")
+    nets = {
+        name: cast(MobileNet, build(subject))
+        for name, subject in plan.subjects.items()
+        if not subject.trial.quantized and subject.resolution == first.resolution
+    }
+    count = len(nets[baseline].network.blocks)
+    same_length = {name: net for name, net in nets.items() if len(net.network.blocks) == count}
+    facts = {"runtime": runtime.name, "threads": precision.threads, **machine_facts()}
+    path = folder / f"blocks-{runtime.name}.csv"
+    table = block_latency(
+        nets[baseline],
+        runtime=runtime.name,
+        resolution=first.resolution,
+        threads=precision.threads,
+        budget_s=precision.budget_s,
+    )
+    write_csv(path, table.assign(variant=baseline, **facts))  # type: ignore[arg-type]
+    plot_blocks(table, path.with_suffix(".png"), f"{plan.study.name}, {baseline}, by block: {runtime.name}")
+    yield path
+    yield path.with_suffix(".png")
+    if len(same_length) > 1:
+        deltas = compare_blocks(
+            same_length,
+            baseline,
+            runtime=runtime.name,
+            resolution=first.resolution,
+            threads=precision.threads,
+            budget_s=precision.budget_s,
+        )
+        path = folder / f"block-deltas-{runtime.name}.csv"
+        write_csv(path, deltas.assign(**facts))  # type: ignore[arg-type]
+        yield deltas
+        yield path

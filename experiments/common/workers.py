@@ -1,0 +1,11 @@
+"""The server that forks worker processes, started before the program's own imports, so that both import at once."""
+
+from __future__ import annotations
+
+from multiprocessing import forkserver, set_forkserver_preload
+
+
+def start_worker_server() -> None:
+    """Start the fork server, which imports torch and Lightning while this process does the same."""
+    set_forkserver_preload(["mnet.studies.runs.run"])
+    forkserver.ensure_running()
