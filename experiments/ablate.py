@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.driver import RunOptions, choose_engine, describe_pretrained, plan_jobs, read_data, run_studies
-from common.options import Parser
+from common.options import Arguments, Parser
 from common.program import program, stop_on_signals
 from common.sweeps import STUDIES_HELP, SWEEPS, load_sweep
 
@@ -39,14 +39,18 @@ class Options(RunOptions):
             raise ConfigError(f"out must be a folder for the {self.engine} engine, not {self.out}; ray takes a URL")
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    parser = Parser(Options, __doc__, trial=True, trainer=True)
+    parser.add_argument("study", nargs="+", help=STUDIES_HELP)
+    return parser.read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     stop_on_signals()
-    parser = Parser(Options, __doc__, trial=True, trainer=True)
-    parser.add_argument("study", nargs="+", help=STUDIES_HELP)
-    given = parser.read(arguments)
+    given = read_arguments(arguments)
     options, trainer = given.options, given.trainer
     names = list_studies(SWEEPS) if given.values.study == ["all"] else given.values.study
     studies = [load_sweep(name, options.profile, options.seeds, given.settings) for name in names]

@@ -15,7 +15,7 @@ from statistics import median
 
 import pandas as pd
 import torch
-from common.options import Parser, check_positive
+from common.options import Arguments, Parser, check_positive
 from common.program import program
 from rich import box
 from rich.console import Console
@@ -25,8 +25,8 @@ from scipy.stats import binomtest
 
 from mnet.files import write_csv
 from mnet.latency.comparison import Ready, measure, prepare
-from mnet.latency.runtimes import make_runtime
 from mnet.latency.machine import check_threads, machine_facts
+from mnet.latency.runtimes import make_runtime
 from mnet.studies.latency.tables import Subject, build
 from mnet.studies.runs.store import BENCH_LATENCY
 from mnet.studies.trial import Trial
@@ -63,10 +63,14 @@ class Options:
         check_threads(self.threads)
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__).read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 measured (also where a goal is missed), 2 bad input."""
-    options = Parser(Options, __doc__).read(arguments).options
+    options = read_arguments(arguments).options
     torch.set_num_threads(1)
     subject = Subject(Trial(model=options.model, dataset="imagenet"))
     runtime = make_runtime(options.runtime, threads=options.threads, folder=Path(options.out) / "exported")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 from common.evaluation import evaluate_claims
-from common.options import Parser
+from common.options import Arguments, Parser
 from common.program import program
 from common.terminal import print_table
 
@@ -36,10 +36,14 @@ class Options:
     """Print all evidence, not only the headline of each claim."""
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__).read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    options = Parser(Options, __doc__).read(arguments).options
+    options = read_arguments(arguments).options
     root = Path(options.out)
     table = evaluate_claims(root)
     write_csv(root / CLAIMS, table)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.options import Parser
+from common.options import Arguments, Parser
 from common.program import program
 from common.terminal import print_rows
 
@@ -33,13 +33,17 @@ class Options:
     """Folder for results."""
 
 
-@program
-def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0, or 2 for bad input."""
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
     parser = Parser(Options, __doc__)
     parser.add_argument("a", help="the run that differences start from")
     parser.add_argument("b", help="the run that they lead to")
-    given = parser.read(arguments)
+    return parser.read(arguments)
+
+
+@program
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    given = read_arguments(arguments)
     root = Path(given.options.out)
     show(compare(find_run(given.values.a, root), find_run(given.values.b, root)))
     return 0

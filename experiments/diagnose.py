@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 from common.markdown import markdown_table, pipe_table
-from common.options import Parser
+from common.options import Arguments, Parser
 from common.program import program
 from common.sweeps import SWEEPS
 
@@ -56,12 +56,16 @@ class Options:
             raise ConfigError(f"pictures must be at least 2, not {self.pictures}")
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    parser = Parser(Options, __doc__)
+    parser.add_argument("study", nargs="*", help="studies of experiments/sweeps, by name; none = all with weights")
+    return parser.read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    parser = Parser(Options, __doc__)
-    parser.add_argument("study", nargs="*", help="studies of experiments/sweeps, by name; none = all with weights")
-    given = parser.read(arguments)
+    given = read_arguments(arguments)
     root, images = Path(given.options.out), given.options.pictures
     trained = (name for name in list_studies(SWEEPS) if any((root / name).glob(f"runs/*/{WEIGHTS}")))
     studies = given.values.study or list(trained)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 import yaml
 from common.exporting import export_all
-from common.options import Parser, check_positive
+from common.options import Arguments, Parser, check_positive
 from common.program import program
 from common.sweeps import CLAIMS_FILE, PROFILES_FILE, STUDIES_HELP, SWEEPS, load_sweep
 from common.terminal import print_rows, print_table
@@ -25,14 +25,14 @@ from common.timing import Plan, Precision, time_blocks, time_study
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
 from mnet.latency.comparison import Measurement
+from mnet.latency.machine import check_threads
 from mnet.latency.plots import plot_frontier, plot_latency
 from mnet.latency.runtimes import RUNTIMES, Runtime, make_runtime
-from mnet.latency.machine import check_threads
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.tables import KEY, claims_table, latency_table, merge, subjects
-from mnet.studies.results.tables import runs_table, summary_table
 from mnet.studies.results.table_view import MILLION, build_table, interval_column, number_column, text_column
+from mnet.studies.results.tables import runs_table, summary_table
 from mnet.studies.runs.store import FRONTIER, LATENCY, LATENCY_CLAIMS
 
 PROFILE = "latency"
@@ -101,13 +101,17 @@ class Options:
         return [int(value) for value in self.batch.split(",")]
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    parser = Parser(Options, __doc__, trial=True)
+    parser.add_argument("study", nargs="+", help=STUDIES_HELP)
+    return parser.read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 all timed, 1 some networks failed, 2 bad input, 130 interrupted."""
     started = time.monotonic()
-    parser = Parser(Options, __doc__, trial=True)
-    parser.add_argument("study", nargs="+", help=STUDIES_HELP)
-    given = parser.read(arguments)
+    given = read_arguments(arguments)
     options, root = given.options, Path(given.options.out)
     runtimes, batches = options.runtimes(), options.batches()
     names = latency_studies() if given.values.study == ["all"] else given.values.study

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from common.options import Parser, check_positive
+from common.options import Arguments, Parser, check_positive
 from common.program import program
 from common.sweeps import load_sweep
 
@@ -51,13 +51,17 @@ class Options:
         check_positive(self, "threads", "rounds", "runs")
 
 
-@program
-def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0, 1 if a network could not be exported, 2 for bad input."""
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
     parser = Parser(Options, __doc__, trial=True)
     parser.add_argument("study", nargs="?", help="a study of experiments/sweeps, by its name or path")
     parser.add_argument("--import", dest="folder", metavar="FOLDER", help="Read what the phone printed into FOLDER.")
-    given = parser.read(arguments)
+    return parser.read(arguments)
+
+
+@program
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0, 1 if a network could not be exported, 2 for bad input."""
+    given = read_arguments(arguments)
     options, study = given.options, given.values.study
     if given.values.folder is not None:
         show(Path(given.values.folder))

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
-from common.options import Parser
+from common.options import Arguments, Parser
 from common.program import program
 from common.sweeps import HERE
 from jupyter_client.kernelspec import KernelSpec
@@ -57,12 +57,16 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(argv=command, display_name="Python 3", language="python")
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    parser = Parser(Options, __doc__)
+    parser.add_argument("notebook", nargs="*", help="parts of their names; default: all")
+    return parser.read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, 1 if a notebook failed, 2 for bad input."""
-    parser = Parser(Options, __doc__)
-    parser.add_argument("notebook", nargs="*", help="parts of their names; default: all")
-    given, failed = parser.read(arguments), False
+    given, failed = read_arguments(arguments), False
     paths = chosen(given.values.notebook)
     with TemporaryDirectory() as folder:
         told = {"RESULTS": f'Path("{published_only(RESULTS, Path(folder))}")'} if given.options.published else {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common.options import Parser, check_positive
+from common.options import Arguments, Parser, check_positive
 from common.program import program
 from matplotlib.figure import Figure
 from rich.progress import track
@@ -50,13 +50,17 @@ class Options:
             raise ConfigError(f"score must be from 0 to 1, not {self.score}")
 
 
-@program
-def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0, 1 if some images could not be read, 2 for bad input."""
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
     parser = Parser(Options, __doc__)
     parser.add_argument("run", help="a run's folder, a run id or its beginning, or study:cell:seed")
     parser.add_argument("images", nargs="+", help="images, or folders of them")
-    given = parser.read(arguments)
+    return parser.read(arguments)
+
+
+@program
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0, 1 if some images could not be read, 2 for bad input."""
+    given = read_arguments(arguments)
     options = given.options
     paths = list_images([Path(path).expanduser() for path in given.values.images])
     predictor = load_predictor(find_folder(given.values.run, Path(options.results)))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.options import Parser
+from common.options import Arguments, Parser
 from common.pages import write_pages
 from common.program import program
 
@@ -27,12 +27,16 @@ class Options:
     """Folder of the results, and for the report."""
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    parser = Parser(Options, __doc__)
+    parser.add_argument("study", nargs="*", help="studies with results; none = all, on one page")
+    return parser.read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    parser = Parser(Options, __doc__)
-    parser.add_argument("study", nargs="*", help="studies with results; none = all, on one page")
-    given = parser.read(arguments)
+    given = read_arguments(arguments)
     root, studies = Path(given.options.out), given.values.study
     with_results = reported(root)
     for name in studies:

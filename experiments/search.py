@@ -25,6 +25,7 @@ from types import TracebackType
 import pandas as pd
 import torch
 from common.driver import choose_engine
+from common.options import Arguments, Parser
 from common.program import program, stop_on_signals
 from common.searching import (
     BUDGET_S,
@@ -33,15 +34,15 @@ from common.searching import (
     compared_cells,
     matched_width,
     network_of,
-    read_search,
+    start_trial,
     train_compared,
 )
 from common.terminal import print_line, print_rows
 from rich.console import Console
 
 from mnet.files import write_csv
-from mnet.latency.table import LatencyTable, measure_table, read_latency_table
 from mnet.latency.machine import machine_facts
+from mnet.latency.table import LatencyTable, measure_table, read_latency_table
 from mnet.search.netadapt import FOUND, NetAdapt, Step, adapt
 from mnet.search.plots import plot_search
 from mnet.search.proposals import MAdds
@@ -73,13 +74,18 @@ class Options(SearchOptions):
         return NetAdapt(target=self.target, delta=self.delta, tune_steps=self.tune_steps, tune_lr=self.tune_lr)
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__, trial=True).read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     stop_on_signals()
     begun = time.monotonic()
-    options, start = read_search(Options, __doc__, arguments)
+    given = read_arguments(arguments)
+    options, start = given.options, start_trial(given.settings)
     settings, name = options.search(), options.name or f"netadapt-{Path(start.model).stem}"
     folder = Path(options.out) / name
     engine = choose_engine(options, {}, [load_data(start, start.full_recipe())])

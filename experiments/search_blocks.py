@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 from common.driver import choose_engine
+from common.options import Arguments, Parser
 from common.program import program, stop_on_signals
 from common.searching import (
     BUDGET_S,
@@ -31,7 +32,7 @@ from common.searching import (
     matched_width,
     measure_ratios,
     network_of,
-    read_search,
+    start_trial,
     train_compared,
 )
 
@@ -103,13 +104,18 @@ class Counts:
         return f"multiply-adds at {self.start.input_spec().resolution} px"
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__, trial=True).read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     stop_on_signals()
     begun = time.monotonic()
-    options, start = read_search(Options, __doc__, arguments)
+    given = read_arguments(arguments)
+    options, start = given.options, start_trial(given.settings)
     settings, name = options.search(), options.name or f"blocks-{Path(start.model).stem}"
     folder, resolution = Path(options.out) / name, start.input_spec().resolution
     engine = choose_engine(options, {}, [load_data(start, start.full_recipe())])

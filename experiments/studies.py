@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.options import Parser, check_positive
+from common.options import Arguments, Parser, check_positive
 from common.program import program
 from common.sweeps import CLAIMS_FILE, HERE, SWEEPS, load_sweep
 from common.terminal import print_rows
@@ -68,10 +68,14 @@ class Row:
         return "failed" if self.failed else "partly" if self.done else "new"
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__).read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    options = Parser(Options, __doc__).read(arguments).options
+    options = read_arguments(arguments).options
     root = Path(options.out)
     finished = {path.parent.name for path in root.glob(f"*/runs/*/{RESULT}") if read_result(path.parent)}
     rates = fit_rates(timed_runs(root, PUBLISHED_RUNS))

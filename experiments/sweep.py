@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 import wandb
-from common.options import Parser, check_positive
+from common.options import Arguments, Parser, check_positive
 from common.program import program
 from common.sweeps import HERE, SWEEPS, overrides, sweep_file
 
@@ -44,12 +44,16 @@ class Options:
         check_positive(self, "seeds")
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    parser = Parser(Options, __doc__, trial=True)
+    parser.add_argument("study", nargs="?", help="a study of experiments/sweeps, by its name or path")
+    return parser.read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 registered, 2 bad input or no account; an agent has its own."""
-    parser = Parser(Options, __doc__, trial=True)
-    parser.add_argument("study", nargs="?", help="a study of experiments/sweeps, by its name or path")
-    given = parser.read(arguments)
+    given = read_arguments(arguments)
     study, options = given.values.study, given.options
     if given.values.agent == "":
         raise ConfigError("which sweep? make agent SWEEP=entity/project/id, as printed by make sweep")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common.options import Parser, check_positive
+from common.options import Arguments, Parser, check_positive
 from common.program import program
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -56,10 +56,14 @@ class Options:
             raise ConfigError(f"study must be a plain name, not {self.study!r}")
 
 
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__, trial=True, trainer=True).read(arguments)
+
+
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 trained or already finished, 1 the training failed, 2 bad input."""
-    given = Parser(Options, __doc__, trial=True, trainer=True).read(arguments)
+    given = read_arguments(arguments)
     options, trial, trainer = given.options, trial_from(given.settings), given.trainer
     variant = str(read_option(VARIANT, given.settings[VARIANT])) if VARIANT in given.settings else None
     job = Job(trial, results_root(options.out, trainer), options.study, compile=options.compile)

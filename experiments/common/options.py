@@ -99,6 +99,9 @@ class Parser(argparse.ArgumentParser, Generic[T]):
                 raise unknown("option", name.lstrip("-"), self._allowed())
             trainer[name.removeprefix(f"--{TRAINER}.")] = yaml.safe_load(value)
         given = {name: value for name, value in vars(values).items() if value is not None}
+        for name in self.names:
+            for value in str(given[name]).split(",") if name in given else ():
+                read_option(name, value)
         if VARIANT in given:  # wins over the file like any other setting
             named = {name for variant in given[VARIANT].split(",") for name in read_variant(variant)}
             config = {name: value for name, value in config.items() if name not in named}

@@ -6,22 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar, cast
+from typing import cast
 
 import pandas as pd
 import torch
 
 import mnet
 from common.driver import RunOptions, plan_jobs, run_studies
-from common.options import Parser
 from mnet.errors import ConfigError, text, unknown
 from mnet.files import write_csv, write_yaml
 from mnet.latency.comparison import compare
+from mnet.latency.machine import machine_facts
 from mnet.latency.runtimes import RUNTIMES
 from mnet.models.spec import Network
 from mnet.models.toggles import Toggles
 from mnet.models.toggles import width as with_width
-from mnet.latency.machine import machine_facts
 from mnet.search.netadapt import FOUND
 from mnet.studies.engines import Engine
 from mnet.studies.engines.remote import is_url
@@ -58,20 +57,16 @@ class SearchOptions(RunOptions):
             )
 
 
-Options = TypeVar("Options", bound=SearchOptions)
-
-
-def read_search(kind: type[Options], doc: str | None, arguments: Sequence[str]) -> tuple[Options, Trial]:
-    """A search's options, and the trial of its start network.
+def start_trial(settings: Mapping[str, object]) -> Trial:
+    """The trial of the start network.
 
     Raises:
-        ConfigError: An option or a value is wrong.
+        ConfigError: The settings cannot be built or searched.
     """
-    given = Parser(kind, doc, trial=True).read(arguments)
-    start = trial_from(given.settings)
+    start = trial_from(settings)
     if start.head is not None or start.precision != "fp32":
         raise ConfigError("a search changes classifiers in fp32; leave head and precision out")
-    return given.options, start
+    return start
 
 
 def network_of(trial: Trial) -> Network:

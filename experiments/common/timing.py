@@ -18,9 +18,9 @@ from common.terminal import print_line
 from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.latency.comparison import Measurement, Ready, measure, prepare
+from mnet.latency.machine import machine_facts, pinned
 from mnet.latency.runtimes import ExportError, Runtime
 from mnet.models.network import MobileNet
-from mnet.latency.machine import machine_facts, pinned
 from mnet.studies.latency.tables import Pair, Subject, build
 from mnet.studies.study import Study
 

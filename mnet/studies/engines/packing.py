@@ -63,11 +63,10 @@ def told(jobs: Sequence[Job], sizes: Mapping[str, int]) -> list[Job]:
 
 def can_be_packed(job: Job) -> bool:
     """Whether its images are in memory, and its network is trained as it is."""
-    from mnet.data import DATASETS
     from mnet.data.in_memory import InMemoryImages
 
     trial = job.trial
-    return not trial.quantized and issubclass(DATASETS[trial.dataset], InMemoryImages)
+    return not trial.quantized and issubclass(trial.dataset_class(), InMemoryImages)
 
 
 def pays(jobs: Sequence[Job]) -> bool:
