@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from common.markdown import fill_marks, markdown_table, pipe_table
-from common.options import SWEEPS, overrides, sweep_file
+from common.sweeps import SWEEPS, load_sweep
 from mnet.errors import ConfigError
 from mnet.search.netadapt import FOUND
 from mnet.studies.claims.evidence import count_verdicts, headlines
@@ -29,7 +29,7 @@ from mnet.studies.results.table_view import (
 )
 from mnet.studies.results.views import deaths_table, effects_table, int8_table, summary_table
 from mnet.studies.runs.store import BENCH, BENCH_LATENCY, CHECK, CLAIMS, EFFECTS, LATENCY, SUMMARY
-from mnet.studies.study import list_studies, load_study
+from mnet.studies.study import list_studies
 from mnet.tasks import TASKS, task_in
 
 LONGER = "longer"
@@ -71,7 +71,7 @@ def studies(root: Path) -> str:
     """The question and the cells of every sweep file, at the quick profile's settings."""
     rows = []
     for name in list_studies(SWEEPS):
-        study = load_study(sweep_file(name), overrides(name, "quick", None, {}))
+        study = load_sweep(name, "quick")
         question, _, _ = " ".join(study.description.split()).partition("?")
         varied = ", ".join(f"`{option}`" for option in study.varied)
         rows.append([f"`{name}`", f"{question}?", varied, f"{len(study.cells)}", study.baseline])
