@@ -84,7 +84,17 @@ class Parser(argparse.ArgumentParser, Generic[T]):
         Raises:
             ConfigError: Always, instead of ending the process.
         """
-        raise ConfigError(f"{message}; --help lists what there is")
+        raise ConfigError(f"{message}; --help lists the options")
+
+    def format_usage(self) -> str:
+        """One line; the options are listed below it."""
+        names = (action.metavar or action.dest for action in self._actions if not action.option_strings)
+        return f"usage: {' '.join([self.prog, *map(str, names), '[--NAME=VALUE ...]'])}\n"
+
+    def format_help(self) -> str:
+        """The help, with the one line of `format_usage`."""
+        self.usage = self.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
+        return super().format_help()
 
     def read(self, arguments: Sequence[str]) -> Arguments[T]:
         """
@@ -95,8 +105,10 @@ class Parser(argparse.ArgumentParser, Generic[T]):
         config, trainer = self._read_config(getattr(values, CONFIG))
         for argument in rest:
             name, equals, value = argument.partition("=")
-            if not (self.trainer and equals and name.startswith(f"--{TRAINER}.")):
-                raise unknown("option", name.lstrip("-"), self._allowed())
+            if not (self.trainer and name.startswith(f"--{TRAINER}.")):
+                raise self._unknown(argument)
+            if not equals:
+                raise ConfigError(f"write {name}=VALUE, with an equals sign")
             trainer[name.removeprefix(f"--{TRAINER}.")] = yaml.safe_load(value)
         given = {name: value for name, value in vars(values).items() if value is not None}
         for name in self.names:
@@ -109,6 +121,11 @@ class Parser(argparse.ArgumentParser, Generic[T]):
         options = parse(self.options, {name: given[name] for name in hints(self.options) if name in given}, "option")
         settings = {name: given[name] for name in self.names if name in given}
         return Arguments(options, values, settings, check_trainer(trainer))
+
+    def _unknown(self, argument: str) -> ConfigError:
+        if not argument.startswith("-"):
+            return ConfigError(f"unexpected argument {argument!r}; write --NAME=VALUE")
+        return unknown("option", argument.partition("=")[0].lstrip("-"), self._allowed())
 
     def _allowed(self) -> list[str]:
         return [*hints(self.options), *self.names, CONFIG, *([f"{TRAINER}.NAME"] if self.trainer else [])]
