@@ -23,8 +23,8 @@ from mnet.studies.engines.local import default_workers
 from mnet.studies.engines.packing import plan_packs
 from mnet.studies.engines.remote import is_url
 from mnet.studies.results.tables import MARGIN, write_tables
-from mnet.studies.runs.job import Job
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.start import load_pretrained
 from mnet.studies.runs.store import FAILURE, SUMMARY, adopt, find_finished, read_result, run_folder
