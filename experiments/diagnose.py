@@ -21,19 +21,17 @@ from common.sweeps import SWEEPS
 from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.models.diagnostics import DEAD, hard_swish_gap, through_relu
+from mnet.studies.report.charts.diagnosis import deaths_chart, inside_chart
+from mnet.studies.report.charts.export import save_png
 from mnet.studies.results import views
 from mnet.studies.results.archive import study_table
 from mnet.studies.results.diagnosis import (
-    DEATHS_FIGURE,
-    FIGURE,
     deaths_summary,
     deaths_table,
     inside_summary,
     inside_table,
-    plot_deaths,
-    plot_inside,
 )
-from mnet.studies.runs.store import DEATHS, INSIDE, WEIGHTS
+from mnet.studies.runs.store import DEATHS, DEATHS_CHART, INSIDE, INSIDE_CHART, WEIGHTS
 from mnet.studies.study import list_studies
 
 DIMENSIONS = (2, 3, 5, 15, 30)
@@ -93,17 +91,17 @@ def show_theory() -> None:
 def diagnose(root: Path, study: str, images: int) -> None:
     """Write and print the tables of one study, and draw its figures."""
     layers = inside_table(root, study, images)
-    files = [root / study / name for name in (INSIDE, FIGURE)]
+    files = [root / study / name for name in (INSIDE, INSIDE_CHART)]
     write_csv(files[0], layers)
     title = f"Inside the networks of {study}, on {images} test images"
-    plot_inside(layers, files[1], title)
+    save_png(inside_chart(layers, title), files[1])
     print(f"{title}; mean over seeds with 95% t intervals:")
     print(markdown_table(views.inside_table(inside_summary(layers))))
     if len(deaths := deaths_table(root, study)):
         show_deaths(root, study)
-        files += [root / study / name for name in (DEATHS, DEATHS_FIGURE)]
+        files += [root / study / name for name in (DEATHS, DEATHS_CHART)]
         write_csv(files[2], deaths)
-        plot_deaths(deaths, files[3], f"Dead depthwise kernels of {study}, through training")
+        save_png(deaths_chart(deaths, f"Dead depthwise kernels of {study}, through training"), files[3])
     least = layers["least"].min()
     print(f"The smallest norm of a depthwise kernel is {least:.3f} of its initial one; dead means below {DEAD:g}.")
     for path in files:

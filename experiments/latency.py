@@ -26,14 +26,15 @@ from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
 from mnet.latency.comparison import Measurement
 from mnet.latency.machine import check_threads
-from mnet.latency.plots import plot_frontier, plot_latency
 from mnet.latency.runtimes import RUNTIMES, Runtime, make_runtime
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.tables import KEY, claims_table, latency_table, merge, subjects
+from mnet.studies.report.charts.export import save_png
+from mnet.studies.report.charts.latency import frontier_chart, latency_chart
 from mnet.studies.results.table_view import MILLION, build_table, interval_column, number_column, text_column
 from mnet.studies.results.tables import runs_table, summary_table
-from mnet.studies.runs.store import FRONTIER, LATENCY, LATENCY_CLAIMS
+from mnet.studies.runs.store import FRONTIER, FRONTIER_CHART, LATENCY, LATENCY_CHART, LATENCY_CLAIMS
 
 PROFILE = "latency"
 """Of experiments/profiles.yaml: the papers' networks at 224 px. `all` means the studies that it names."""
@@ -192,14 +193,14 @@ def finish(plan: Plan, folder: Path, table: pd.DataFrame, summary: pd.DataFrame 
         joined = frontier_table(summary, table)
         merge(folder / FRONTIER, joined, ("cell", "runtime", "threads", "batch", "device"))
         title = f"{name}: accuracy and latency, {count_threads(threads)}"
-        plot_frontier(joined, folder / "frontier.png", title)
-        print(f"  {folder / FRONTIER}\n  {folder / 'frontier.png'}")
+        save_png(frontier_chart(joined, title), folder / FRONTIER_CHART)
+        print(f"  {folder / FRONTIER}\n  {folder / FRONTIER_CHART}")
         return
     smallest = table[table["batch"] == table["batch"].min()] if "batch" in table else table
-    if "ratio" in smallest and smallest["ratio"].notna().any():
-        title = f"{name}: latency at batch 1, {count_threads(threads)}, {smallest['device'].iloc[0]}"
-        plot_latency(smallest, folder / "latency.png", title)
-    print(f"  {folder / LATENCY}\n  {folder / 'latency.png'}")
+    title = f"{name}: latency at batch 1, {count_threads(threads)}, {smallest['device'].iloc[0]}"
+    if "ratio" in smallest and (chart := latency_chart(smallest, title)) is not None:
+        save_png(chart, folder / LATENCY_CHART)
+    print(f"  {folder / LATENCY}\n  {folder / LATENCY_CHART}")
 
 
 def show(plan: Plan, runtime: Runtime, batch: int, measurement: Measurement) -> None:

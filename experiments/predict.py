@@ -20,7 +20,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mnet.data.decoding import open_image
 from mnet.errors import ConfigError, DataError
-from mnet.figures import finish
+from mnet.figures import save_figure
 from mnet.files import write_json
 from mnet.studies.results.lookup import find_run
 from mnet.studies.runs.predictions import Predictor, load_predictor
@@ -130,7 +130,7 @@ def draw(predictor: Predictor, image: np.ndarray, prediction: object, path: Path
     scale = INCHES / max(height, width)
     figure = Figure(figsize=(max(3.0, width * scale) + 2, max(2.0, height * scale)), dpi=150, layout="constrained")
     predictor.model.draw(figure, image, prediction, predictor.names, limit)
-    finish(figure, path, "")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,15 @@ from common.sweeps import HERE, SWEEPS
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
 from mnet.search.netadapt import FOUND, SEED, SETTINGS
+from mnet.studies.report.charts.claims import claims_forest
+from mnet.studies.report.charts.export import save_svg
 from mnet.studies.results.archive import list_searches
 from mnet.studies.runs.store import (
     CANDIDATES,
     CHECK,
     CLAIMS,
+    CLAIMS_DARK,
+    CLAIMS_LIGHT,
     DEATHS,
     EFFECTS,
     FRONTIER,
@@ -78,7 +82,9 @@ def main(arguments: Sequence[str]) -> int:
     target = into if options.profile == "quick" else into / LONGER
     for path in copy(Path(options.out), target):
         print(f"  {path}")
-    write_csv(into / CLAIMS, evaluate_claims(into))
+    write_csv(into / CLAIMS, claims := evaluate_claims(into))
+    save_svg(claims_forest(claims), into / CLAIMS_LIGHT)
+    save_svg(claims_forest(claims), into / CLAIMS_DARK, dark=True)
     for path in DOCUMENTS:
         text = fill(path.read_text(), into)
         write_atomic(path, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]

@@ -16,7 +16,7 @@ from common.pages import write_pages
 from common.program import program
 
 from mnet.errors import unknown
-from mnet.studies.report import reported
+from mnet.studies.report.page import studies_with_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     given = read_arguments(arguments)
     root, studies = Path(given.options.out), given.values.study
-    with_results = reported(root)
+    with_results = studies_with_results(root)
     for name in studies:
         if name not in with_results:
             raise unknown(f"study with results in {root}", name, with_results)

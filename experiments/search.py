@@ -44,9 +44,10 @@ from mnet.files import write_csv
 from mnet.latency.machine import machine_facts
 from mnet.latency.table import LatencyTable, measure_table, read_latency_table
 from mnet.search.netadapt import FOUND, NetAdapt, Step, adapt
-from mnet.search.plots import plot_search
 from mnet.search.proposals import MAdds
 from mnet.studies.engines import Event
+from mnet.studies.report.charts.export import save_png
+from mnet.studies.report.charts.search import search_chart
 from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.store import CHECK, TRACE
 from mnet.studies.trial import Trial
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     with Display(options.target) as display:
         steps = adapt(start, cost, settings, folder, engine, display.show_step, display.handle)
     figure = folder / f"{name}-trace.png"
-    plot_search(Path(options.out), name, figure)
+    save_png(search_chart(Path(options.out), name), figure)
     print("\n".join(f"  {path}" for path in (folder / FOUND, folder / TRACE, figure)))
     cells = compared_cells(start, folder, scaled_setting(start, steps, cost, folder))
     code = train_compared(name, start, cells, METHOD, "make search", folder, engine, options)

@@ -41,7 +41,8 @@ from mnet.models.spec import Network
 from mnet.models.tables import table, write_network
 from mnet.search.blocks import BlockSearch, best, check_proxy, rank_correlation, search_blocks
 from mnet.search.netadapt import FOUND
-from mnet.search.plots import plot_search
+from mnet.studies.report.charts.export import save_png
+from mnet.studies.report.charts.search import search_chart
 from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.store import CANDIDATES, PROXY
 from mnet.studies.trial import Trial
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     proxy = check_proxy(start, candidates, settings, folder, engine)
     print(f"short against full training: {rank_correlation(list(proxy['proxy']), list(proxy['full']))}")
     figure = folder / f"{name}-candidates.png"
-    plot_search(Path(options.out), name, figure)
+    save_png(search_chart(Path(options.out), name), figure)
     print("\n".join(f"  {path}" for path in (*(folder / file for file in (FOUND, CANDIDATES, PROXY)), figure)))
     if options.runtime == MADDS:
         scaled: dict[str, object] = {"target_madds": round(cost(network, resolution).madds / 1e6, 4)}

@@ -167,7 +167,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
                 _share_finished(users[event.job.run_id], root)
             if event.kind in ("finished", "failed"):
                 for study in users[event.job.run_id]:
-                    write_tables(study, root, margin=options.margin, figure=False)
+                    write_tables(study, root, margin=options.margin)
 
         try:
             engine.run(todo, handle)
@@ -176,13 +176,16 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
             print(f"\nstopped; {kept} finished runs and the checkpoints of others are kept: "
                   "run the same command to continue")  # fmt: skip
             return INTERRUPTED
+    from mnet.studies.report.figures import write_figures  # charts take seconds to import
+
     for study in studies:
         tables = write_tables(study, root, margin=options.margin)
+        write_figures(study, tables, root)
         print_summary(study, tables, root / study.name, options.margin)
     for event in failed:
         print(f"failed: {event.job.run_id}: {event.content} ({event.job.folder / FAILURE})", file=sys.stderr)
     if options.report:
-        from common.pages import write_pages  # charts take seconds to import
+        from common.pages import write_pages
 
         for path in write_pages(root, [study.name for study in studies if (root / study.name / SUMMARY).exists()]):
             print(f"  {path}")

@@ -11,7 +11,7 @@ import yaml
 from common.sweeps import CLAIMS_FILE, SWEEPS, sweep_file
 from mnet.studies.claims.papers import published_detectors, published_points
 from mnet.studies.claims.verdicts import RULE
-from mnet.studies.report import reported, write_report
+from mnet.studies.report.page import studies_with_results, write_report
 from mnet.studies.results.archive import find_table, read_claims
 from mnet.studies.runs.store import REPORT
 from mnet.studies.study import list_studies, load_study
@@ -37,7 +37,7 @@ def write_pages(root: Path, studies: Sequence[str] | None = None) -> Iterator[Pa
 
 def _descriptions(root: Path) -> dict[str, str]:
     """Every study with results: first those of experiments/sweeps, in their order."""
-    with_results = reported(root)
+    with_results = studies_with_results(root)
     declared = [name for name in list_studies(SWEEPS) if name in with_results]
     return {name: _description(root, name) for name in dict.fromkeys([*declared, *with_results])}
 

@@ -108,7 +108,9 @@ def time_blocks(plan: Plan, folder: Path, runtime: Runtime, precision: Precision
     Raises:
         ConfigError: The baseline is an int8 graph, whose blocks cannot be timed one by one.
     """
-    from mnet.latency.blocks import block_latency, compare_blocks, plot_blocks
+    from mnet.latency.blocks import block_latency, compare_blocks
+    from mnet.studies.report.charts.export import save_png
+    from mnet.studies.report.charts.latency import blocks_chart
 
     baseline, first = next(iter(plan.subjects.items()))
     if first.trial.quantized:
@@ -130,7 +132,7 @@ def time_blocks(plan: Plan, folder: Path, runtime: Runtime, precision: Precision
         budget_s=precision.budget_s,
     )
     write_csv(path, table.assign(variant=baseline, **facts))  # type: ignore[arg-type]
-    plot_blocks(table, path.with_suffix(".png"), f"{plan.study.name}, {baseline}, by block: {runtime.name}")
+    save_png(blocks_chart(table, f"{plan.study.name}, {baseline}, by block: {runtime.name}"), path.with_suffix(".png"))
     yield path
     yield path.with_suffix(".png")
     if len(same_length) > 1:

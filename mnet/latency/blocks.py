@@ -15,11 +15,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from mnet.errors import ConfigError, unknown
-from mnet.figures import finish
 from mnet.latency.comparison import disturbances, program_sample
 from mnet.latency.machine import pinned
 from mnet.latency.paired import Race, race
@@ -31,7 +29,6 @@ from mnet.quantization import fuse
 WHOLE = "whole"
 UNFUSED = ("eager", "cuda-graphs")
 """Runtimes that run batch norms as layers; for the others they are folded before the network is cut."""
-LATENCY, MADDS = "#D55E00", "#0072B2"
 
 
 def block_latency(
@@ -213,35 +210,3 @@ def runtime_parts(net: MobileNet, runtime: str, images: Tensor) -> Iterator[Part
     """As `cut`; batch norms are folded first unless the runtime is one of `UNFUSED`."""
     folded = isinstance(net, MobileNet) and runtime not in UNFUSED
     return cut(fuse(net) if folded else net, images)
-
-
-def plot_blocks(frame: pd.DataFrame, path: Path | None, title: str) -> Figure:
-    """Shares of latency, with their 95% intervals, and of multiply-adds, a row a part. Written as PNG to `path`.
-
-    Args:
-        frame: Of `block_latency`.
-        path: Where to write; None = nowhere.
-        title: What was timed.
-    """
-    figure = Figure(figsize=(8, 1.6 + 0.36 * len(frame)), dpi=150, layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    rows, scale = np.arange(len(frame)), 100 * frame["share"] / frame["ms"]
-    share = 100 * frame["share"]
-    error = [share - scale * frame["low"], scale * frame["high"] - share]
-    axes.barh(rows - 0.2, share, 0.38, color=LATENCY, label="latency, with 95% interval", xerr=error,
-              error_kw={"elinewidth": 1, "capsize": 2})  # fmt: skip
-    axes.barh(rows + 0.2, 100 * frame["madds_share"], 0.38, color=MADDS, label="multiply-adds")
-    for row, (ms, end, fallen) in enumerate(zip(frame["ms"], share + error[1], frame["undelegated"], strict=True)):
-        said = f"{ms:.2f} ms" + (f", {fallen} not delegated" if fallen else "")
-        axes.annotate(said, (end, row - 0.2), (4, 0), textcoords="offset points", va="center", fontsize=7)
-    labels = [
-        f"{block}   {kind}   {size} px"
-        for block, kind, size in zip(frame["block"], frame["kind"], frame["resolution"], strict=True)
-    ]
-    axes.set_yticks(rows, labels, fontsize=8)
-    axes.set_ylim(len(frame) - 0.4, -0.6)
-    axes.set_xlim(0, 1.25 * max(share.max(), 100 * frame["madds_share"].max()))  # for what is written beside bars
-    sums = frame.attrs.get("sum_ms"), frame.attrs.get("whole_ms")
-    told = "the parts {:.2f} ms together, the whole network {:.2f} ms".format(*sums) if None not in sums else ""
-    axes.set_xlabel(f"share of the sum of all parts (%)\n{told}", fontsize=9)
-    return finish(figure, path, title, legend=True)

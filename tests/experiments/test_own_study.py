@@ -55,4 +55,4 @@ def test_its_table_has_the_cells_in_order_and_its_figure_is_drawn(done):
     assert table.index("<th>paper</th>") < table.index("<th>3</th>") < table.index("<th>1</th>")
     assert len(re.findall(r"<th>(paper|3|1)</th>\s*<td>2</td>", table)) == 3  # with two seeds each
     assert "<td>own</td>" in output(done, "reading(").data["text/html"]
-    assert "image/png" in output(done, "plot_study(").data
+    assert "image/png" in output(done, "study_chart(").data

@@ -11,7 +11,7 @@ from torch import nn
 import mnet
 from mnet.errors import ConfigError
 from mnet.latency import blocks
-from mnet.latency.blocks import block_latency, compare_blocks, plot_blocks
+from mnet.latency.blocks import block_latency, compare_blocks
 from mnet.latency.runtimes import Ran
 from mnet.latency.runtimes.torch_eager import Eager, TorchProgram
 from mnet.models.parts import cut, example_images
@@ -115,18 +115,6 @@ def test_what_a_runtime_delegates_is_told_by_block_and_it_gets_the_folded_networ
     whole, *parts = taken
     assert isinstance(whole, mnet.MobileNet)
     assert not any(isinstance(layer, nn.BatchNorm2d) for part in parts for layer in part.modules())
-
-
-def test_the_figure_has_a_pair_of_bars_a_block(tmp_path):
-    frame = block_latency(small(), resolution=32, budget_s=0.01).assign(undelegated=[0, 2, 0, 0, 0, 0])
-    figure = plot_blocks(frame, tmp_path / "blocks.png", "three blocks")
-    assert (tmp_path / "blocks.png").read_bytes().startswith(b"\x89PNG")
-    (axes,) = figure.axes
-    widths = [bar.get_width() for bar in axes.patches]
-    assert widths[:6] == pytest.approx(list(100 * frame["share"]))
-    assert widths[6:] == pytest.approx(list(100 * frame["madds_share"]))
-    assert axes.get_yticklabels()[1].get_text() == "blocks.0   3x3 relu se   8 px"
-    assert axes.texts[1].get_text().endswith(", 2 not delegated")
 
 
 def test_bad_input_is_one_clear_line():

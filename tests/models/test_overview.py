@@ -1,8 +1,7 @@
-"""Networks laid out as the papers print them, what toggles cost, and the figures of both."""
+"""Networks laid out as the papers print them, what toggles cost."""
 
 import math
 
-import pandas as pd
 import pytest
 
 import mnet
@@ -10,10 +9,6 @@ from mnet import ConfigError
 from mnet.models.cost import cost
 from mnet.models.overview import (
     COSTS,
-    plot_choices,
-    plot_depth,
-    plot_kinds,
-    plot_toggle_costs,
     rows_table,
     toggle_costs,
     toggles_table,
@@ -95,40 +90,3 @@ def test_what_is_refused_says_why_and_what_is_the_papers_own_is_marked():
     assert (costs[costs["note"] == "as in the paper"][list(COSTS)] == 0).all(axis=None)
     assert costs.loc[("activation", "relu"), "note"] == ""
     assert (costs.loc["activation"][list(COSTS)] == 0).all(axis=None)
-
-
-def test_the_figure_of_toggles_has_a_row_for_each_that_changes_a_cost(tmp_path):
-    costs = toggle_costs("mobilenet_v3_small", 96)
-    figure = plot_toggle_costs(costs, tmp_path / "costs.png", "costs")
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert "se = false" in labels
-    assert "activation = relu" not in labels
-    assert len(figure.axes) == len(COSTS)
-    assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_bars_by_kind_add_up_to_all():
-    family = {name: mnet.describe(name) for name in mnet.list_models()}
-    figure = plot_kinds(family, None, "kinds")
-    for axes in figure.axes:
-        ends = pd.Series([round(bar.get_x() + bar.get_width(), 6) for bar in axes.patches])
-        assert (ends == 100).sum() == len(family)
-        assert ends.max() == 100
-
-
-def test_lines_along_the_depth_add_up_to_the_cost():
-    network = mnet.describe("mobilenet_v3_large")
-    longer = mnet.describe("mobilenet_v3_large", last_stage="full")
-    figure = plot_depth({"paper": network, "full": longer}, None, "depth")
-    for one, line in zip((network, longer), figure.axes[1].lines, strict=True):
-        assert sum(line.get_ydata()) == pytest.approx(cost(one).madds / 1e6)
-    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()][-3:] == ["15", "tail", "head"]
-
-
-def test_squares_show_non_linearity_kernel_and_bent_projections():
-    figure = plot_choices({name: mnet.describe(name) for name in ("mobilenet_v1", "mobilenet_v3_small")}, None, "rows")
-    bars, notes = figure.axes[0].patches, [note.get_text() for note in figure.axes[0].texts]
-    assert len(bars) == 1 + 13 + 1 + 11 + 2
-    assert notes.count("5\nSE") == 8
-    framed = [bar for bar in bars if bar.get_edgecolor() != bar.get_facecolor()]
-    assert len(framed) == 13  # V1's blocks

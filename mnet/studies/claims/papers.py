@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mnet.errors import ConfigError, text, unknown
-from mnet.figures import finish
 from mnet.models.cost import cost
 from mnet.models.toggles import Toggles, describe
 from mnet.settings import hints
@@ -32,12 +27,6 @@ TABLES = {
 
 DETECTORS = "v3_table6"
 COLUMNS = ("source", "model", "width", "resolution", "top1", "madds_millions", "params_millions", "pixel1_ms")
-COLOURS = {
-    "mobilenet_v1": "#000000",
-    "mobilenet_v2": "#0072B2",
-    "mobilenet_v3_large": "#D55E00",
-    "mobilenet_v3_small": "#E69F00",
-}
 OWN_RESOLUTION = 224
 """Of the papers' images, in pixels, unless they vary it."""
 
@@ -175,83 +164,3 @@ def timed_points(points: pd.DataFrame, root: Path, studies: Iterable[str], runti
         frames.append(own.assign(width=widths)[["model", "width", "resolution", "median_ms"]])
     timed = pd.concat(frames).dropna().drop_duplicates(["model", "width", "resolution"])
     return points.merge(timed.rename(columns={"median_ms": "ms"}), on=["model", "width", "resolution"])
-
-
-def plot_madds(points: pd.DataFrame, own: pd.DataFrame, path: Path | None, title: str) -> Figure:
-    """Accuracy over multiply-adds: left as published on ImageNet, right as trained here. Written as PNG to `path`.
-
-    Args:
-        points: Of `published_points`.
-        own: Of `own_points`; a line a study.
-        path: Where to write; None = nowhere.
-        title: What was asked.
-    """
-    figure = Figure(figsize=(11, 5), dpi=150, layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2)
-    draw_published(left, points, "madds_millions")
-    left.set_title("as published, ImageNet", fontsize=9)
-    left.set_ylabel("top-1 (%)")
-    for study, cells in own.groupby("study", sort=False):
-        models = list(dict.fromkeys(cells["model"]))
-        if len(models) == 1:
-            line = cells.sort_values("madds_millions")
-            right.plot(line["madds_millions"], line["top1"], color=COLOURS[models[0]], lw=1, alpha=0.6)
-        for i, model in enumerate(models):
-            ones = cells[cells["model"] == model]
-            beside = 1 + 0.03 * (i - (len(models) - 1) / 2)  # at equal cost they would lie upon each other
-            look = {"color": COLOURS[model], "fmt": "o", "ms": 5, "capsize": 3, "lw": 1}
-            right.errorbar(ones["madds_millions"] * beside, ones["top1"], yerr=ones["half_width"].fillna(0), **look)
-        end = cells.sort_values("top1").iloc[0]
-        place = {"textcoords": "offset points", "fontsize": 8, "ha": "right"}
-        right.annotate(str(study), (end["madds_millions"], end["top1"]), (-12, -10), **place)
-    right.set_title(f"trained here: {', '.join(own['study'].unique())}; mean of seeds, 95% t interval", fontsize=9)
-    right.margins(x=0.18)
-    for axes in (left, right):
-        logarithmic(axes)
-        axes.set_xlabel("multiply-adds (millions)")
-    return finish(figure, path, title, legend=True, grid="both")
-
-
-def plot_phone(points: pd.DataFrame, timed: pd.DataFrame, here: str, path: Path | None, title: str) -> Figure:
-    """Published accuracy over latency: left on the papers' phone, right what the same networks take here. Written as
-    PNG to `path`.
-
-    Args:
-        points: Of `published_points`.
-        timed: Of `timed_points`.
-        here: Runtime and machine.
-        path: Where to write; None = nowhere.
-        title: What was asked.
-    """
-    figure = Figure(figsize=(11, 5), dpi=150, layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2, sharey=True)
-    draw_published(left, points[points["pixel1_ms"].notna()], "pixel1_ms")
-    left.set_xlabel("ms on one core of a Pixel 1, as published")
-    left.set_ylabel("ImageNet top-1 (%), as published")
-    draw_published(right, timed, "ms")
-    right.set_xlabel(f"ms on {here}")
-    logarithmic(left)
-    logarithmic(right)
-    panels = [dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True)) for axes in (left, right)]
-    handles = panels[0] | panels[1]  # one may lack a model
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
-    return finish(figure, path, title, grid="both")
-
-
-def draw_published(axes: Axes, points: pd.DataFrame, column: str) -> None:
-    """Widths at the papers' resolution joined, other resolutions as open points."""
-    for model, ink in COLOURS.items():
-        own = points[points["model"] == model]
-        if own.empty:
-            continue
-        usual = own["resolution"] == OWN_RESOLUTION
-        joined, others = own[usual].sort_values(column), own[~usual]
-        axes.plot(joined[column], joined["top1"], "o-", color=ink, ms=5, lw=1.2, label=model)
-        axes.plot(others[column], others["top1"], "o", color=ink, ms=4, mfc="none", alpha=0.5)
-
-
-def logarithmic(axes: Axes) -> None:
-    """A logarithmic x axis whose ticks are plain numbers, doubled from one to the next."""
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if math.isfinite(x) else ""))
-    axes.xaxis.set_minor_formatter(NullFormatter())

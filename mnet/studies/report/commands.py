@@ -26,7 +26,7 @@ PLAIN = "paper"
 
 
 @dataclass(frozen=True)
-class Place:
+class ResultsFolder:
     """The results folder, and what a command may call it."""
 
     root: Path
@@ -45,7 +45,7 @@ class Place:
         return f"{self.shown}/{study}/runs/{run_id}/{CONFIG}"
 
 
-def told(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:
+def settings_in(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:
     """The settings of a row that are not as in the paper."""
     return {name: row[name] for name in names if name in row and is_known(row[name]) and row[name] != PLAIN}
 
@@ -60,7 +60,7 @@ def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
     Returns:
         None if no spelling has the row's `run_id`.
     """
-    settings = told(row, [name for name in PARAMETERS if name not in DECIDED])
+    settings = settings_in(row, [name for name in PARAMETERS if name not in DECIDED])
     choices = {name: [None, *([row[name]] if name in row and is_known(row[name]) else [])] for name in DECIDED}
     choices["lr"] += [rate for rate in rates if rate not in choices["lr"]]
     spellings = itertools.product(*(choices[name] for name in DECIDED))
@@ -75,13 +75,13 @@ def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
     return None
 
 
-def run_command(place: Place, row: Row, rates: Iterable[float] = ()) -> str:
+def run_command(folder: ResultsFolder, row: Row, rates: Iterable[float] = ()) -> str:
     """Trains a run again: from its own config where there is one, else from settings that give the same run."""
-    config = place.config(str(row["study"]), str(row["run_id"]))
+    config = folder.config(str(row["study"]), str(row["run_id"]))
     if config is not None:
         return f"{TRAIN} {shlex.quote('--config=' + config)} --out=again"
     trial = trial_of(row, rates)
-    settings = told(row) if trial is None else settings_of(trial)
+    settings = settings_in(row) if trial is None else settings_of(trial)
     if row.get("dataset") in USER_DATASETS:  # no table says where one's own images are
         settings["data_dir"] = "FOLDER"
     return " ".join([TRAIN, *(shlex.quote(f"--{name}={text(value)}") for name, value in settings.items())])

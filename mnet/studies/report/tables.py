@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from mnet.studies.report.commands import Place, latency_command, run_command, told
+from mnet.studies.report.commands import ResultsFolder, latency_command, run_command, settings_in
 from mnet.studies.results import views
 from mnet.studies.results.archive import is_known
 from mnet.studies.results.table_view import (
@@ -37,18 +37,19 @@ PAPER_COLUMNS = (
 )
 
 
-def runs_table(runs: pd.DataFrame, place: Place) -> Table:
+def runs_table(runs: pd.DataFrame, folder: ResultsFolder) -> Table:
     rows, rates = rows_of(runs), learning_rates(runs)
-    settings = [", ".join(f"{name}={value}" for name, value in told(row).items()) or "as in the paper" for row in rows]
-    commands = [run_command(place, row, rates) for row in rows]
-    return views.runs_table(runs).without_empty_columns().annotate(commands, [[f"settings: {row}"] for row in settings])
+    settings = [", ".join(f"{name}={value}" for name, value in settings_in(row).items()) for row in rows]
+    commands = [run_command(folder, row, rates) for row in rows]
+    details = [[f"settings: {text or 'as in the paper'}"] for text in settings]
+    return views.runs_table(runs).without_empty_columns().annotate(commands, details)
 
 
-def summary_table(summary: pd.DataFrame, runs: pd.DataFrame, place: Place) -> Table:
+def summary_table(summary: pd.DataFrame, runs: pd.DataFrame, folder: ResultsFolder) -> Table:
     """The command of a cell trains its seeds."""
     commands: dict[str, list[str]] = {}
     for run in rows_of(runs):
-        commands.setdefault(str(run["cell"]), []).append(run_command(place, run, learning_rates(runs)))
+        commands.setdefault(str(run["cell"]), []).append(run_command(folder, run, learning_rates(runs)))
 
     def failures(row: Row) -> list[str]:
         failed = row.get("failed")

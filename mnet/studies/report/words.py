@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mnet.studies.report.data import StudyData
 from mnet.studies.report.tables import VERDICT_WORDS, distinct
 from mnet.studies.results.archive import is_known
 from mnet.studies.results.table_view import Row, format_interval, format_number, rows_of
 from mnet.studies.runs.store import RUNS
-
-if TYPE_CHECKING:
-    from mnet.studies.report.sections import Data
 
 SPELLED_OUT = 4
 """Decided comparisons, at most, that are named one by one."""
@@ -59,14 +56,14 @@ def change(row: Row) -> str:
     return f"{format_number(row['delta'], sign=True)} points {format_interval(row['low'], row['high'], sign=True)}"
 
 
-def sources(data: Data) -> str:
+def sources(data: StudyData) -> str:
     """Which tables are this machine's own and which were published with the project."""
     if not data.published:
         return "All tables were measured in this folder."
     return f"Published with the project, not measured in this folder: {', '.join(data.published)}."
 
 
-def limits(found: Sequence[Data]) -> list[str]:
+def limits(found: Sequence[StudyData]) -> list[str]:
     """What these numbers cannot say."""
     runs = pd.concat([data.runs for data in found if data.runs is not None] or [pd.DataFrame()], ignore_index=True)
     said = []
@@ -97,7 +94,7 @@ def limits(found: Sequence[Data]) -> list[str]:
     return said
 
 
-def facts(found: Sequence[Data]) -> list[str]:
+def facts(found: Sequence[StudyData]) -> list[str]:
     """What the page is of, in a line."""
     runs = [data.runs for data in found if data.runs is not None]
     different = len(set(pd.concat(runs)["run_id"])) if runs else 0

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mnet.errors import ConfigError
-from mnet.figures import finish
-from mnet.models.diagnostics import LOGGED, activations, depthwise_kernels, spiral, through_relu
+from mnet.models.diagnostics import LOGGED, activations, depthwise_kernels
 from mnet.models.network import MobileNet
 from mnet.studies.results.archive import study_table
-from mnet.studies.results.plots import SPARE, colour
 from mnet.studies.results.statistics import half_width, paired_deltas, verdict
 from mnet.studies.runs.store import METRICS, WEIGHTS, run_folder
 from mnet.studies.trial import QUANTIZED, Trial
 
-FIGURE, DEATHS_FIGURE = "inside.png", "deaths.png"
 EVERY = "all"
 """Layers together."""
 DEATHS_MARGIN = 0.5
@@ -119,42 +114,6 @@ def mean_of(run: pd.DataFrame, name: str) -> float:
     return float((own[name] * own["channels"]).sum() / max(1, own["channels"].sum()) * 100)
 
 
-def plot_through_relu(dimensions: Sequence[int], seed: int = 0, path: Path | None = None) -> Figure:
-    """A spiral, and what comes back of it through so many dimensions and ReLU. Source: V2, figure 1."""
-    embedded = through_relu(dimensions, seed)
-    figure = Figure(figsize=(2.1 * (1 + len(embedded)), 2.4), dpi=150, layout="constrained", facecolor="white")
-    panels = figure.subplots(1, 1 + len(embedded), sharex=True, sharey=True)
-    curves = [
-        ("the spiral", spiral()),
-        *((f"{one.dimensions} dimensions, {one.lost:.0%} lost", one.back) for one in embedded),
-    ]
-    for axes, (name, curve) in zip(panels, curves, strict=True):
-        axes.scatter(*curve.T, c=range(len(curve)), s=2, cmap="viridis")
-        axes.set_title(name, fontsize=8)
-        axes.set_aspect("equal")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    return finish(figure, path, "")
-
-
-def plot_inside(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
-    """A panel for each of `MEASURES`: layers from first to last, a line a cell, the mean of its seeds."""
-    figure = Figure(figsize=(12, 3.8), dpi=150, layout="constrained", facecolor="white")
-    shown = table.assign(
-        dead=100 * table["dead"], silent=100 * table["silent"], rank_kept=table["rank_after"] / table["rank_before"]
-    )
-    for axes, (name, label) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
-        for cell, own in shown.dropna(subset=[name]).groupby("cell", sort=False):
-            line = own.groupby("position")[name].mean()
-            axes.plot(line.index, line, marker="o", markersize=3, color=colour(str(cell)), label=str(cell))
-        axes.set_title(label, fontsize=9)
-        axes.set_xlabel("layer, from the first to the last", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.set_ylim(0, None if name == "rank_kept" else max(1.0, axes.get_ylim()[1]))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return finish(figure, path, title, legend=True, grid="y")
-
-
 def deaths_table(root: Path, study: str) -> pd.DataFrame:
     """Dead depthwise kernels through training: of every run and layer after every epoch.
 
@@ -206,33 +165,3 @@ def deaths_summary(runs: pd.DataFrame) -> pd.DataFrame:
                 row["verdict"] = verdict(found["low"], found["high"], found["p_holm"], DEATHS_MARGIN)
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def plot_deaths(deaths: pd.DataFrame, path: Path | None, title: str) -> Figure:
-    """Left: dead depthwise kernels through training, a line a cell. Right: layer by layer at the end, where any died.
-
-    Args:
-        deaths: Of `deaths_table`.
-        path: Where to write, as PNG; None = nowhere.
-        title: What was asked.
-    """
-    figure = Figure(figsize=(12, 4.4), dpi=150, layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2)
-    whole, layers = deaths[deaths["layer"] == EVERY], deaths[deaths["layer"] != EVERY]
-    for i, (cell, own) in enumerate(whole.groupby("cell", sort=False)):
-        ink, dash = SPARE[i % len(SPARE)], "-" if i < len(SPARE) else "--"
-        line = own.groupby("step")["dead"].agg(["mean", "min", "max"])
-        left.plot(line.index, line["mean"], dash, marker="o", markersize=3, color=ink, label=str(cell))
-        left.fill_between(line.index, line["min"], line["max"], color=ink, alpha=0.15, linewidth=0)
-        last = layers[(layers["cell"] == cell) & (layers["step"] == own["step"].max())]
-        shares = last.groupby("layer", sort=False)["dead"].mean()
-        if shares.max() > 0:
-            right.plot(range(len(shares)), shares, dash, marker="o", markersize=3, color=ink)
-    left.set_ylabel("dead kernels (%): mean and range of seeds", fontsize=9)
-    left.set_xlabel("training step", fontsize=9)
-    right.set_ylabel("dead in the layer, at the end (%)", fontsize=9)
-    right.set_xlabel("depthwise layer, from the first to the last", fontsize=9)
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    finish(figure, None, title, grid="y")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return finish(figure, path, title, grid="y")

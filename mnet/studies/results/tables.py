@@ -16,12 +16,9 @@ from mnet.errors import text
 from mnet.files import write_csv
 from mnet.studies.results.bootstrap import nested_bootstrap
 from mnet.studies.results.effects import effects_table
-from mnet.studies.results.examples import plot_examples
-from mnet.studies.results.plots import plot_effects, plot_study
 from mnet.studies.results.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
 from mnet.studies.runs.store import (
     EFFECTS,
-    PREDICTIONS,
     RUNS,
     SUMMARY,
     read_correct,
@@ -161,8 +158,8 @@ def correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarra
     return found
 
 
-def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bool = True) -> Tables:
-    """Write `runs.csv`, `summary.csv`, `effects.csv` and the figures of what is finished so far."""
+def write_tables(study: Study, root: Path, *, margin: float = MARGIN) -> Tables:
+    """Write `runs.csv`, `summary.csv` and `effects.csv` of what is finished so far."""
     folder = root / study.name
     runs = runs_table(study, root)
     summary = summary_table(study, runs, root, margin)
@@ -174,12 +171,4 @@ def write_tables(study: Study, root: Path, *, margin: float = MARGIN, figure: bo
     effects = effects_table(study, runs, WITHIN, margin) if asked else pd.DataFrame()
     if not effects.empty:
         write_csv(folder / EFFECTS, effects)
-    if figure and not runs.empty:
-        names, data = (", ".join(dict.fromkeys(runs[column])) for column in ("model", "dataset"))
-        title = f"{study.name}: {names} on {data}"
-        if summary["delta"].notna().any():
-            plot_study(summary, runs, folder / f"{study.name}.png", title)
-        if not effects.empty:
-            plot_effects(effects, folder / f"{study.name}-effects.png", title)
-        plot_examples(study, root, folder / PREDICTIONS, title)
     return Tables(runs, summary, effects)

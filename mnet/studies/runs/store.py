@@ -49,6 +49,7 @@ DEATHS, INSIDE = "deaths.csv", "inside.csv"
 """Depthwise kernels that died in training, and activations layer by layer; see `mnet.studies.results.diagnosis`."""
 PREDICTIONS = "predictions.png"
 """What the networks of a study predict in the same test images."""
+LATENCY_CHART, FRONTIER_CHART, INSIDE_CHART, DEATHS_CHART = "latency.png", "frontier.png", "inside.png", "deaths.png"
 REPORT = "report.html"
 """Of a study, and of the results folder."""
 
@@ -57,6 +58,8 @@ TRACE, CANDIDATES, PROXY, CHECK = "trace.csv", "candidates.csv", "proxy.csv", "l
 
 # Of the results folder.
 CLAIMS = "claims.csv"
+CLAIMS_LIGHT, CLAIMS_DARK = "claims-light.svg", "claims-dark.svg"
+"""The claims that people ask about most, for light and dark pages."""
 BENCH, BENCH_LATENCY = "bench.csv", "bench-latency.csv"
 PUBLISHED = "published"
 """The folder of the tables that came with the project."""

@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from mnet import ConfigError, describe
 from mnet.studies import load_study
 from mnet.studies.claims.claims import Claim, load_claims
+from mnet.studies.claims.scoreboard import scoreboard
+from mnet.studies.claims.verdicts import VERDICTS
 from mnet.studies.study import list_studies, load_profile
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -119,3 +122,16 @@ def test_what_a_later_version_adds_to_a_claim_is_kept(tmp_path):
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump({"claims": [{**ENTRY, "margin": 0.2, "seen_by": "us"}], "published": {}}))
     assert (load_claims(path)[0].margin, load_claims(path)[0].more) == (0.2, {"seen_by": "us"})
+
+
+def test_the_scoreboard_counts_each_claim_once_by_its_headline():
+    rows = [
+        {"id": "a", "kind": "latency", "study": "se", "verdict": "reproduced"},
+        {"id": "a", "kind": "latency", "study": "se", "verdict": "contradicted"},  # further evidence
+        {"id": "b", "kind": "arithmetic", "study": "se", "verdict": "contradicted"},
+        {"id": "c", "kind": "accuracy", "study": "search", "verdict": "inconclusive"},
+    ]
+    counts = scoreboard(pd.DataFrame(rows))
+    assert counts.loc["latency"].to_dict() == {**dict.fromkeys(VERDICTS, 0), "reproduced": 1, "claims": 1}
+    assert counts.loc["counts", "contradicted"] == counts.loc["search", "inconclusive"] == 1
+    assert counts["claims"].sum() == 3

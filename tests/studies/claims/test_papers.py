@@ -1,4 +1,4 @@
-"""The papers' published networks as points, counted and drawn."""
+"""The papers' published networks as points."""
 
 from pathlib import Path
 
@@ -10,8 +10,6 @@ from mnet import ConfigError
 from mnet.studies.claims.papers import (
     counted_beside,
     own_points,
-    plot_madds,
-    plot_phone,
     published_points,
     timed_points,
 )
@@ -94,21 +92,3 @@ def test_an_int8_network_is_not_the_published_one(points, root, tmp_path):
     found = timed_points(points, tmp_path, ["quantization"], "executorch").set_index(["model", "width"])
     wanted = raw[(raw["variant"] == "precision=fp32, model=mobilenet_v2") & (raw["runtime"] == "executorch")]
     assert (found.loc[("mobilenet_v2", 1.0), "ms"] == wanted["median_ms"].iloc[0]).all()
-
-
-def test_ours_and_the_papers_never_share_an_axis(points, root, tmp_path):
-    own = own_points(root, ["versions", "width"])
-    figure = plot_madds(points, own, tmp_path / "madds.png", "madds")
-    left, right = figure.axes
-    assert not left.get_shared_y_axes().joined(left, right)
-    assert (left.get_ylim()[1] < 80) and (right.get_ylim()[0] > 80)
-    assert len(right.containers) == 4 + 1  # a model of versions each, and one of width
-    assert (tmp_path / "madds.png").stat().st_size > 10_000
-
-
-def test_the_phone_and_this_machine_are_drawn_with_the_same_accuracies(points, root):
-    timed = timed_points(points, root, ["versions", "width"], "executorch")
-    left, right = plot_phone(points, timed, "executorch", None, "phone").axes
-    assert left.get_shared_y_axes().joined(left, right)
-    assert "mobilenet_v1" not in left.get_legend_handles_labels()[1]  # no milliseconds are printed of it
-    assert "mobilenet_v1" in right.get_legend_handles_labels()[1]

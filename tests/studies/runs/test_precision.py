@@ -12,6 +12,7 @@ from mnet import ConfigError
 from mnet.quantization import load, prepare
 from mnet.studies import Cell, Study, Trial
 from mnet.studies.options import trial_from
+from mnet.studies.report.figures import write_figures
 from mnet.studies.results.effects import ALL, effects_table
 from mnet.studies.results.tables import write_tables
 from mnet.studies.runs.job import Job
@@ -185,7 +186,9 @@ def test_effects_are_those_of_a_value_within_a_variant_paired_by_seed():
 
 def test_a_study_that_varies_precision_has_a_table_and_a_figure_of_its_effects(trial, finished):
     cells = [Cell(p, (replace(trial, precision=p),), {"precision": p}) for p in PRECISIONS]
-    tables = write_tables(Study("tiny", "", ("precision",), tuple(cells)), finished)
+    study = Study("tiny", "", ("precision",), tuple(cells))
+    tables = write_tables(study, finished)
+    write_figures(study, tables, finished)
     written = pd.read_csv(finished / "tiny/effects.csv")
     assert list(written["variant"]) == ["mobilenet_v1"] * 3
     assert list(written["delta"]) == pytest.approx(list(tables.effects["delta"]))

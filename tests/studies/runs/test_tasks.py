@@ -16,9 +16,10 @@ from mnet.errors import ConfigError
 from mnet.studies import Trial, load_study
 from mnet.studies.claims.claims import Claim
 from mnet.studies.claims.evidence import claims_table
-from mnet.studies.report import write_report
+from mnet.studies.report.examples import read_examples
+from mnet.studies.report.figures import write_figures
+from mnet.studies.report.page import write_report
 from mnet.studies.results.archive import read_table
-from mnet.studies.results.examples import read_examples
 from mnet.studies.results.frames import summary_of
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row, write_tables
@@ -177,6 +178,7 @@ def test_tables_figures_and_the_report_name_the_tasks_metric(task, tmp_path, cap
         )
     assert read_examples(study, study.cells[0], root) is not None
     tables = write_tables(study, root)
+    write_figures(study, tables, root)
     name, label = study.task.headline.name, study.task.headline.label
     assert [f"{name}_mean", f"{name}_sd", f"{name}_half_width"] == list(tables.summary.columns[3:6])
     assert tables.summary["delta"].tolist()[1] == pytest.approx(3.0)
@@ -201,7 +203,7 @@ def test_a_detection_claim_is_tested_by_detection_runs_alone(tmp_path):
     for folder in (root / "detection/runs").iterdir():  # no difference at all
         result = json.loads((folder / "result.json").read_text())
         (folder / "result.json").write_text(json.dumps({**result, "map": 41.0}))
-    write_tables(study, root, figure=False)
+    write_tables(study, root)
     setup = {"model": "mobilenet_v3_small", "head": "ssdlite"}
     common = {"study": "detection", "paper": "v3", "source": "", "verified": True, "seen_in": "v3", "kind": "detection"}
     claim = Claim(id="a", statement="", metric="map", direction="flat", baseline=setup,

@@ -1,89 +1,132 @@
-"""Figures of latency. One colour a runtime, the same in every figure; safe for colour-blind readers."""
+"""The charts of latency: ratios to the baseline, accuracy beside latency, and the cost of each block."""
 
 from __future__ import annotations
 
-import textwrap
-from pathlib import Path
+from collections.abc import Iterator
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from mnet.figures import finish
-from mnet.tasks import metric_of
+from mnet.studies.report.charts.colours import COSTS, GREY, INK, RUNTIMES
+from mnet.studies.report.charts.marks import (
+    DESCRIBED,
+    LANE,
+    beside,
+    data,
+    ends,
+    finish,
+    intervals,
+    lay_out,
+    line_at,
+    names,
+    series,
+    vertical,
+    x_axis,
+)
+from mnet.studies.report.charts.scatter import cells_chart
+from mnet.studies.results.table_view import format_interval, rows_of
 
-COLOURS = {
-    "eager": "#000000",
-    "compile": "#0072B2",
-    "cuda-graphs": "#009E73",
-    "onnxruntime": "#56B4E9",
-    "executorch": "#D55E00",
-    "litert": "#E69F00",
-}
-
-
-def plot_latency(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
-    """Ratios to the baseline with their 95% intervals, a row a variant and a colour a runtime. PNG to `path`.
-
-    Args:
-        table: Rows of `variant, runtime, ratio, low, high, median_ms, stopped`.
-        path: Where to write; None = nowhere.
-        title: What was asked.
-    """
-    variants = list(dict.fromkeys(table["variant"]))
-    runtimes = list(dict.fromkeys(table["runtime"].dropna()))
-    labels = [textwrap.fill(name, 38, break_long_words=False) for name in variants]
-    lines = sum(max(label.count("\n") + 1.2, 0.75 * len(runtimes)) for label in labels)
-    figure = Figure(figsize=(9, 1.8 + 0.3 * lines), dpi=150, layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    timed = table[pd.to_numeric(table["ratio"], errors="coerce").notna()]
-    for i, runtime in enumerate(runtimes):
-        own = timed[timed["runtime"] == runtime]
-        rows = [variants.index(name) - 0.3 + 0.6 * (i + 0.5) / len(runtimes) for name in own["variant"]]
-        ink = COLOURS.get(runtime, "#CC79A7")
-        low, high = own["ratio"] - own["low"], own["high"] - own["ratio"]
-        axes.errorbar(own["ratio"], rows, xerr=[low, high], fmt="o", ms=4, capsize=3, lw=1.4, color=ink, label=runtime)
-        for x, end, y in zip(own["ratio"], own["high"], rows, strict=True):
-            told = "" if x == end else f"{x:.3f}"  # of the baseline nothing
-            axes.annotate(told, (end, y), (5, 0), textcoords="offset points", va="center", fontsize=7, color=ink)
-    axes.axvline(1, color="#555555", linewidth=1)
-    axes.set_yticks(range(len(variants)), labels)
-    axes.set_ylim(len(variants) - 0.5, -0.5)
-    axes.set_xlabel("time / time of the first, paired rounds, 95% interval")
-    axes.margins(x=0.12)  # for the numbers beside the points
-    if len(timed) and timed["ratio"].max() > 3 * timed["ratio"].min():
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    return finish(figure, path, title, legend=len(runtimes) > 1)
+RATIO_TITLE = ["latency over that of the first row (log scale)", "paired rounds, 95% interval"]
+TOGETHER = ("runtime", "threads", "batch", "device")
+"""Latencies are compared only where all of these agree."""
 
 
-def plot_frontier(table: pd.DataFrame, path: Path | None, title: str) -> Figure:
-    """Top-1, or what else the task compares, over latency, both with 95% intervals, a panel a runtime; the cells
-    that none beats are joined.
+def latency_chart(
+    latency: pd.DataFrame, title: str = "Latency as a ratio to the baseline, by runtime"
+) -> alt.LayerChart | None:
+    """The ratio of every variant to the first on each runtime, with its interval and a line at 1.
 
     Args:
-        table: From `frontier.frontier_table`.
-        path: Where to write; None = nowhere.
-        title: What was asked.
+        latency: Of `latency.csv`.
+        title: What is drawn.
+
+    Returns:
+        None if no ratio was measured.
     """
-    metric, runtimes = metric_of(table), list(dict.fromkeys(table["runtime"]))
-    figure = Figure(figsize=(max(7.0, 5.5 * len(runtimes)), 5), dpi=150, layout="constrained", facecolor="white")
-    for axes, runtime in zip(figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0], runtimes, strict=True):
-        own, ink = table[table["runtime"] == runtime], COLOURS.get(runtime, "#CC79A7")
-        for _, row in own.iterrows():
-            half = None if pd.isna(row[metric.half_width]) else row[metric.half_width]
-            side = [[row["ratio"] - row["ratio_low"]], [row["ratio_high"] - row["ratio"]]]
-            look = {"fmt": "o", "ms": 6, "mfc": ink if row["best"] else "white", "color": ink, "capsize": 3, "lw": 1}
-            axes.errorbar(row["ratio"], row[metric.mean], xerr=side, yerr=half, **look)
-            name = textwrap.fill(str(row["cell"]), 26, break_long_words=False)
-            spot = (row["ratio"], row[metric.mean])
-            axes.annotate(name, spot, (7, 4), textcoords="offset points", fontsize=7, va="bottom")
-        best = own[own["best"]].sort_values("ratio")
-        axes.plot(best["ratio"], best[metric.mean], color=ink, lw=1, alpha=0.6)
-        axes.set_title(runtime, fontsize=9)
-        axes.set_xlabel("time / time of the first, paired rounds, 95% interval")
-        axes.margins(x=0.25, y=0.15)
-    figure.axes[0].set_ylabel(f"test {metric.label} (%), mean of seeds, 95% t interval")
-    return finish(figure, path, title, grid="both")
+    shown = latency[pd.to_numeric(latency["ratio"], errors="coerce").notna()]
+    if shown.empty:
+        return None
+    variants = list(dict.fromkeys(map(str, shown["variant"])))
+    runtimes = list(dict.fromkeys(map(str, shown["runtime"])))
+    styles = {name: RUNTIMES.get(name, (GREY, "circle")) for name in runtimes}
+    rows, ratios = lay_out(variants, len(runtimes)), []
+    for row in rows_of(shown):
+        variant, runtime = str(row["variant"]), str(row["runtime"])
+        text = f"{variant} on {runtime} {row.get('version', '')}: ratio {row['ratio']:.3f} "
+        text += f"{format_interval(row['low'], row['high'], 3)}, {row['median_ms']:.3f} ms"
+        details = ("threads", "resolution", "kernels", "rounds", "device")
+        text += "\n" + ", ".join(f"{name} {row[name]}" for name in details if name in row)
+        y = rows.marks[variants.index(variant)] + LANE * runtimes.index(runtime)
+        label = f"{row['ratio']:.3f}" if row["low"] != row["high"] else ""  # nothing beside the baseline
+        limits = ends(row["ratio"], row["low"], row["high"])
+        ratios.append({"x": row["ratio"], **limits, "y": y, "series": runtime, "text": text, "label": label})
+    x = x_axis(RATIO_TITLE, ratios, through=1, log=True)
+    text = alt.Chart(data(ratios)).mark_text(align="left", dx=6, fontSize=9, aria=False)
+    labels = text.encode(x=alt.X("high:Q"), y=vertical(rows.height), text="label:N")
+    points = intervals(ratios, x, rows.height, styles, legend=True)
+    return finish(title, [*names(rows), line_at(1, x), *points, labels], rows.height)
+
+
+def frontier_charts(frontier: pd.DataFrame) -> Iterator[alt.LayerChart]:
+    """Accuracy over latency, both with 95% intervals; a chart for what was timed together.
+
+    Args:
+        frontier: Of `frontier.csv`.
+    """
+    for _, cells in frontier.groupby([name for name in TOGETHER if name in frontier], sort=False):
+        yield cells_chart(cells, str(cells["runtime"].iloc[0]), "ratio", "latency over the first's (log scale)", 1)
+
+
+def frontier_chart(frontier: pd.DataFrame, title: str) -> alt.ConcatChart:
+    """`frontier_charts` side by side."""
+    return beside(list(frontier_charts(frontier)), title)
+
+
+def blocks_chart(blocks: pd.DataFrame, title: str = "Cost by block") -> alt.LayerChart:
+    """The share of every block in multiply-adds, parameters and, where it was timed, latency.
+
+    Args:
+        blocks: `block, kind, resolution, params, madds`, in the order of execution; `ms, low, high, undelegated` if
+            they were timed.
+        title: What is drawn.
+    """
+    measures = {"multiply-adds": "madds", "parameters": "params"}
+    if "ms" in blocks:
+        measures = {"latency": "ms", **measures}
+    bars, timed, height = [], [], 9 * len(measures) + 9
+    for i, row in enumerate(rows_of(blocks)):
+        for k, (measure, column) in enumerate(measures.items()):
+            share = 100 * row[column] / blocks[column].sum()
+            amount = f"{row[column]:.3f} ms" if column == "ms" else f"{row[column]:,}"
+            text = f"{row['block']}, {row['kind']}, {row['resolution']} px: {amount}, {share:.1f}% of all {measure}"
+            y = height * i + 6 + 9 * k
+            bars.append({"x": share, "y": y, "y2": y + 7, "series": measure, "text": text})
+            if column == "ms":
+                limits = {name: 100 * row[name] / blocks["ms"].sum() for name in ("low", "high")}
+                fallen = f", {row['undelegated']} not delegated" if row.get("undelegated") else ""
+                timed.append({"x": share, **limits, "y": y + 3.5, "label": f"{row['ms']:.2f} ms{fallen}"})
+    total = height * len(blocks) + 2
+    labels = [
+        {"y": height * i + height // 2, "label": f"{str(row['block']).removeprefix('blocks.')} · {row['kind']}"}
+        for i, row in enumerate(rows_of(blocks))
+    ]
+    furthest = max(row.get("high", row["x"]) for row in [*bars, *timed])
+    room = 1.2 if timed else 1.04  # for the milliseconds beside the bars
+    scale = alt.Scale(domain=[0, room * furthest], nice=False)
+    interval = "; line: 95% interval of the latency" if timed else ""
+    x = alt.X("x:Q", title=f"share of the network (%){interval}", scale=scale, axis=alt.Axis(tickCount=6))
+    side = alt.Chart(data(labels)).mark_text(align="right", baseline="middle", dx=-8, aria=False, clip=False)
+    bar = alt.Chart(data(bars)).mark_bar()
+    styles = {name: COSTS[name] for name in measures}
+    colours = series(styles, legend=True, shape=False)
+    layers = [
+        side.encode(x=alt.value(0), y=vertical(total), text="label:N"),
+        bar.encode(x=x, x2=alt.value(0), y=vertical(total), y2="y2:Q", **colours, **DESCRIBED),
+    ]
+    if timed:
+        base = alt.Chart(data(timed))
+        rule = base.mark_rule(aria=False, color=INK)
+        layers.append(rule.encode(x=alt.X("low:Q", title=""), x2="high:Q", y=vertical(total)))
+        text = base.mark_text(align="left", baseline="middle", dx=4, fontSize=9, aria=False)
+        layers.append(text.encode(x=alt.X("high:Q", title=""), y=vertical(total), text="label:N"))
+    return finish(title, layers, total)

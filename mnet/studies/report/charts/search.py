@@ -1,127 +1,139 @@
-"""Figures of a search."""
+"""The charts of a search: what was tried, and what came of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
+import altair as alt
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
 from mnet.errors import unknown
-from mnet.figures import finish
 from mnet.models.spec import Network
 from mnet.models.tables import table as network_in
-from mnet.search.blocks import best, front, rank_correlation
+from mnet.search.blocks import rank_correlation
 from mnet.search.netadapt import FOUND, SEED, SETTINGS
+from mnet.studies.report.charts.colours import BLUE, GREEN, GREY, INK, ORANGE, SKY, Style
+from mnet.studies.report.charts.marks import DESCRIBED, WIDTH, beside, data, finish, series
+from mnet.studies.report.charts.scatter import scatter_chart, undominated
 from mnet.studies.results.archive import find_table, read_table, studies_with
+from mnet.studies.results.table_view import is_number, rows_of
 from mnet.studies.runs.store import CANDIDATES, PROXY, TRACE
 from mnet.weights.truncation import sizes
 
+STEPS: dict[str, Style] = {"taken": (ORANGE, "diamond"), "proposed": (GREY, "circle")}
+CHOICES: dict[str, Style] = {
+    "candidate": (SKY, "circle"),
+    "start": (INK, "square"),
+    "highest reward": (ORANGE, "diamond"),
+}
+PLACES: dict[str, Style] = {"expansion": (BLUE, "square"), "bottleneck": (GREEN, "square")}
+ACCURACY = "validation top-1 (%)"
 
-def plot_search(root: Path, name: str, path: Path | None = None) -> Figure:
-    """The figure of a search.
+
+def search_chart(root: Path, name: str) -> alt.ConcatChart:
+    """All charts of a search.
 
     Args:
         root: The results folder.
-        name: Of the search, whose files are there or published.
-        path: Where to write it, as PNG; None = nowhere.
+        name: The search, whose files are in it or published.
 
     Raises:
         ConfigError: There is no such search.
     """
-    there = find_table(root, name, TRACE) or find_table(root, name, CANDIDATES)
-    if there is None:
+    path = find_table(root, name, TRACE) or find_table(root, name, CANDIDATES)
+    if path is None:
         raise unknown(f"search in {root}", name, [*studies_with(root, TRACE), *studies_with(root, CANDIDATES)])
-    folder, table = there.parent, read_table(there)
+    folder, table = path.parent, read_table(path)
     settings = yaml.safe_load((folder / SETTINGS).read_text())
     cost = str(settings["cost"])
-    title = f"{name}: {cost}"
-    if there.name == CANDIDATES:
-        proxy = read_table(folder / PROXY)
-        said = str(rank_correlation(list(proxy["proxy"]), list(proxy["full"])))
-        return plot_candidates(table, best(table), proxy, said, path, title)
+    if path.name == CANDIDATES:
+        panels = [candidates_chart(table), proxy_chart(read_table(folder / PROXY))]
+        return beside(panels, f"{name}: {cost}")
     unit = "million multiply-adds" if cost.startswith("madds") else "ms"
-    way = table[table["taken"]].set_index("step")["cost"]
-    reached = way.index[way <= settings["target"] * way.iloc[0]]
-    table = table[table["step"] <= min(reached, default=way.index[-1])]  # an earlier search may have gone further
-    seed, found = (network_in(str(folder / file)) for file in (SEED, FOUND))
-    return plot_trace(table, seed, found, unit, path, title)
+    costs = table[table["taken"]].set_index("step")["cost"]
+    reached = costs.index[costs <= settings["target"] * costs.iloc[0]]
+    table = table[table["step"] <= min(reached, default=costs.index[-1])]  # an earlier search may have gone further
+    start, end = (network_in(str(folder / file)) for file in (SEED, FOUND))
+    return beside([trace_chart(table, unit), channels_chart(start, end)], f"{name}: {cost}")
 
 
-TAKEN, LEFT = "#D55E00", "#BBBBBB"
-
-
-def plot_trace(trace: pd.DataFrame, seed: Network, found: Network, unit: str, path: Path | None, title: str) -> Figure:
-    """Left: every proposal by its cost and accuracy, and the way that was taken. Right: what is left of the channels of
-    each expansion and bottleneck, from the first layer to the last. Written as PNG to `path`.
+def trace_chart(trace: pd.DataFrame, unit: str = "ms or million multiply-adds") -> alt.LayerChart:
+    """Every proposal of NetAdapt by its cost and its accuracy on validation, and those that were taken.
 
     Args:
-        trace: Of a search: `step, cost, accuracy, taken`.
-        seed: Where it began.
-        found: Where it ended.
+        trace: Of `trace.csv`.
         unit: Of the cost.
-        path: Where to write; None = nowhere.
-        title: What was searched.
     """
-    figure = Figure(figsize=(12, 4.6), dpi=150, layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    way, others = trace[trace["taken"]], trace[~trace["taken"]].dropna(subset=["accuracy"])
-    left.scatter(others["cost"], others["accuracy"], s=9, color=LEFT, label="proposals")
-    left.plot(way["cost"], way["accuracy"], "o-", ms=3.5, lw=1.2, color=TAKEN, label="taken")
-    if len(others):  # a proposal that breaks a network would press all others together
-        floor = min(way["accuracy"].min(), float(np.quantile(others["accuracy"], 0.1)))
-        left.set_ylim(floor - 0.5, trace["accuracy"].max() + 0.5)
-    left.invert_xaxis()
-    left.set_xlabel(f"cost ({unit}), less to the right", fontsize=9)
-    left.set_ylabel("validation top-1 after tuning (%)", fontsize=9)
-    before, after = sizes(seed), sizes(found)
-    shown = [name for name in before if not name.startswith(("squeeze", "tail", "hidden"))]
-    rows = np.arange(len(shown))
-    right.barh(rows, [100 * after[name] / before[name] for name in shown],
-               color=["#0072B2" if name.startswith("expansion") else "#009E73" for name in shown])  # fmt: skip
-    for row, name in enumerate(shown):
-        told = f"{after[name]}" if after[name] == before[name] else f"{before[name]} to {after[name]}"
-        end = 100 * after[name] / before[name]
-        right.annotate(told, (end, row), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    right.set_yticks(rows, shown, fontsize=8)
-    right.invert_yaxis()
-    right.set_xlim(0, 115)  # for what is written beside bars
-    right.set_xlabel("channels left (%)", fontsize=9)
-    left.legend(frameon=False, fontsize=8, loc="lower left")
-    return finish(figure, path, title)
+    points = []
+    for row in rows_of(trace.dropna(subset=["accuracy"]).sort_values("taken")):
+        changed = is_number(row.get("before"))
+        change = f"{row['before']:.0f} to {row['after']:.0f} channels" if changed else "the start"
+        text = f"step {row['step']:.0f}, {row['space']}, {change}: {row['accuracy']:.2f}% at {row['cost']:.4f}"
+        text += f"{', taken' if row['taken'] else ''}\nrun {row['run_id']}"
+        name = "taken" if row["taken"] else "proposed"
+        points.append({"x": row["cost"], "y": row["accuracy"], "series": name, "text": text})
+    taken = [point for point in points if point["series"] == "taken"]
+    title = "Proposals of every step, after tuning"
+    return scatter_chart(title, points, f"cost ({unit}, log scale)", ACCURACY, STEPS, lines=[taken])
 
 
-def plot_candidates(candidates: pd.DataFrame, chosen: pd.Series, proxy: pd.DataFrame, told: str, path: Path | None,
-                    title: str) -> Figure:  # fmt: skip
-    """Left: candidates by cost and accuracy, darker from generation to generation, those that none beats, the seed,
-    and the one that was chosen. Right: what the short training says beside the full one. Written as PNG to `path`.
+def channels_chart(start: Network, end: Network) -> alt.LayerChart:
+    """What a search left of the channels of each expansion and bottleneck, from the first layer to the last."""
+    before, after = sizes(start), sizes(end)
+    rows = [
+        {
+            "name": name,
+            "x": 100 * after[name] / before[name],
+            "series": "expansion" if name.startswith("expansion") else "bottleneck",
+            "text": f"{before[name]} to {after[name]}" if after[name] != before[name] else f"{after[name]}",
+        }
+        for name in before
+        if not name.startswith(("squeeze", "tail", "hidden"))
+    ]
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X(
+            "x:Q",
+            title="channels left (%)",
+            scale=alt.Scale(domain=[0, 118], nice=False),
+            axis=alt.Axis(values=[0, 25, 50, 75, 100]),
+        ),
+        y=alt.Y("name:N", title=None, sort=None),
+    )
+    bars = base.mark_bar().encode(**series(PLACES, legend=True, shape=False), **DESCRIBED)
+    text = base.mark_text(align="left", dx=3, fontSize=9, aria=False).encode(text="text:N")
+    return finish("Channels", [bars, text], 17 * len(rows), WIDTH - 60)
+
+
+def candidates_chart(candidates: pd.DataFrame) -> alt.LayerChart:
+    """Candidates of a search over blocks by cost and accuracy, the start and the one of the highest reward; a line
+    joins those that no other beats at less cost.
 
     Args:
-        candidates: Of `search_blocks`.
-        chosen: One of them.
-        proxy: Of `check_proxy`.
-        told: How well both rank alike.
-        path: Where to write; None = nowhere.
-        title: What was searched.
+        candidates: Of `candidates.csv`.
     """
-    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2)
-    ahead = front(candidates)
-    left.scatter(candidates["cost"], candidates["accuracy"], c=candidates["generation"], cmap="Blues", s=18,
-                 vmin=-3, edgecolors="#888888", linewidths=0.3, label="candidates, later ones darker")  # fmt: skip
-    left.step(ahead["cost"], ahead["accuracy"], where="post", color=LEFT, lw=1.2, label="none is better and cheaper")
-    first = candidates.iloc[0]
-    left.plot(first["cost"], first["accuracy"], "s", color="#000000", ms=6, label="the seed")
-    left.plot(chosen["cost"], chosen["accuracy"], "*", color=TAKEN, ms=13, label="highest reward")
-    floor = float(candidates["accuracy"].quantile(0.1))
-    left.set_ylim(floor - 1, candidates["accuracy"].max() + 0.5)
-    left.set_xlabel("cost, as a share of the seed's", fontsize=9)
-    left.set_ylabel("validation top-1 after the short training (%)", fontsize=9)
-    left.legend(frameon=False, fontsize=8, loc="lower right")
-    right.scatter(proxy["proxy"], proxy["full"], s=24, color=TAKEN)
-    right.set_xlabel("short training: validation top-1 (%)", fontsize=9)
-    right.set_ylabel("full training (%)", fontsize=9)
-    right.set_title(told, fontsize=9)
-    return finish(figure, path, title, grid="both")
+    points, best = [], candidates["reward"].idxmax()
+    for i, row in candidates.dropna(subset=["accuracy"]).iterrows():
+        name = "start" if i == 0 else "highest reward" if i == best else "candidate"
+        text = f"generation {row['generation']:.0f}: {row['accuracy']:.2f}% at {row['cost']:.3f} of the start's cost, "
+        text += f"reward {row['reward']:.2f}\nrun {row['run_id']}"
+        points.append({"x": row["cost"], "y": row["accuracy"], "series": name, "text": text})
+    points.sort(key=lambda point: list(CHOICES).index(point["series"]))
+    title, x_title = "Candidates, after the short training", "cost over the start's (log scale)"
+    return scatter_chart(title, points, x_title, ACCURACY, CHOICES, lines=[undominated(points)], through=1)
+
+
+def proxy_chart(proxy: pd.DataFrame) -> alt.LayerChart:
+    """What the short training predicts of the full one.
+
+    Args:
+        proxy: Of `proxy.csv`: the accuracies of candidates after both.
+    """
+    agreement = str(rank_correlation(list(proxy["proxy"]), list(proxy["full"])))
+    name = "a candidate, trained both ways"
+    points = [
+        {"x": row["proxy"], "y": row["full"], "series": name, "text": f"{row['proxy']:.2f}%, then {row['full']:.2f}%"}
+        for row in rows_of(proxy)
+    ]
+    x_title, y_title = f"short training: {ACCURACY}", f"full training: {ACCURACY}"
+    return scatter_chart(agreement, points, x_title, y_title, {name: (ORANGE, "circle")}, log=False)

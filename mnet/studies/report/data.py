@@ -1,0 +1,77 @@
+"""The tables of a study that a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mnet.studies.results.archive import find_table, read_table
+from mnet.studies.runs.store import (
+    CANDIDATES,
+    EFFECTS,
+    FRONTIER,
+    INSIDE,
+    LATENCY,
+    PREDICTIONS,
+    PUBLISHED,
+    RUNS,
+    SUMMARY,
+    TRACE,
+)
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The tables of a study; None for a table that does not exist."""
+
+    name: str
+    published: tuple[str, ...]
+    """The tables that were published with the project, not measured in this folder."""
+    runs: pd.DataFrame | None
+    summary: pd.DataFrame | None
+    effects: pd.DataFrame | None
+    latency: pd.DataFrame | None
+    frontier: pd.DataFrame | None
+    trace: pd.DataFrame | None
+    """Steps of NetAdapt."""
+    candidates: pd.DataFrame | None
+    """Of a search over blocks."""
+    inside: pd.DataFrame | None
+    blocks: Mapping[str, pd.DataFrame]
+    """Runtime -> the latency of each block of the baseline."""
+    examples: Path | None
+    """The image of predictions on test images."""
+
+    def sources(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """The tables that say on which hardware, by which versions and when they were measured, by name."""
+        for name in ("runs", "latency", "frontier"):
+            if (frame := getattr(self, name)) is not None:
+                yield name, frame
+
+
+def read_study(root: Path, name: str) -> StudyData | None:
+    """The tables of a study, measured in the results folder `root` or published below it; None if it has none."""
+    measured, further = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER), (TRACE, CANDIDATES, INSIDE)
+    paths = {file: find_table(root, name, file) for file in (*measured, *further)}
+    if not any(paths[file] for file in measured):
+        return None
+    tables = {file: read_table(path) if path else None for file, path in paths.items()}
+    folders = (root / PUBLISHED / name, root / name)  # of a file in both, the measured one is read last and stays
+    files = [path for folder in folders for path in sorted(folder.glob("blocks-*.csv"))]
+    return StudyData(
+        name,
+        published=tuple(file for file, path in paths.items() if path is not None and path.parent != root / name),
+        runs=tables[RUNS],
+        summary=tables[SUMMARY],
+        effects=tables[EFFECTS],
+        latency=tables[LATENCY],
+        frontier=tables[FRONTIER],
+        trace=tables[TRACE],
+        candidates=tables[CANDIDATES],
+        inside=tables[INSIDE],
+        blocks={path.stem.removeprefix("blocks-"): read_table(path) for path in files},
+        examples=find_table(root, name, PREDICTIONS),
+    )

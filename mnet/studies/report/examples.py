@@ -1,0 +1,80 @@
+"""The first test images of a study: what is in them, and what the networks of its cells predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from mnet.figures import save_figure
+from mnet.studies.runs.store import EXAMPLES, read_result, run_folder
+from mnet.studies.study import Cell, Study
+from mnet.tasks.drawing import Limit, handles_of, show_image
+from mnet.tasks.module import TaskModule
+
+SIDE = 1.7
+"""Of an image in the figure, in inches."""
+SHOWN = Limit(score=0.3)
+"""Networks that were trained for minutes are seldom more confident."""
+
+Examples = Mapping[str, Any]
+"""`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: a tensor an image, or several by name."""
+
+
+def read_examples(study: Study, cell: Cell, root: Path) -> Examples | None:
+    """The examples of the first finished run of a cell that kept some."""
+    for trial in cell.trials:
+        folder = run_folder(root, study.name, trial.run_id)
+        if read_result(folder) is not None and (folder / EXAMPLES).is_file():
+            return torch.load(folder / EXAMPLES, map_location="cpu", weights_only=True)
+    return None
+
+
+def save_examples(study: Study, root: Path, path: Path, title: str) -> bool:
+    """Draw a row an image: its labels, then the prediction of each cell's first network.
+
+    Args:
+        study: The study.
+        root: The results folder.
+        path: The PNG file.
+        title: Above the images.
+
+    Returns:
+        False, and nothing is written, where no run has kept examples.
+    """
+    kept = {cell.name: examples for cell in study.cells if (examples := read_examples(study, cell, root)) is not None}
+    if not kept:
+        return False
+    first = next(iter(kept.values()))
+    module, names, rows = study.task.load(), first["names"], len(first["images"])
+    columns = {"labels": first["truth"], **{name: examples["seen"] for name, examples in kept.items()}}
+    size = (SIDE * len(columns), SIDE * rows + 1.2)
+    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, len(columns), squeeze=False)
+    drawn: set[int] = set()
+    for column, (name, predictions) in enumerate(columns.items()):
+        for row, kept_tensors in enumerate(predictions):
+            axes, prediction = grid[row][column], _restored(kept_tensors, module)
+            show_image(axes, first["images"][row].permute(1, 2, 0).squeeze(2).numpy())
+            module.draw_on(axes, prediction, names, SHOWN, size=5)
+            drawn |= set(module.key(prediction, SHOWN))
+            if not row:
+                axes.set_title("\n".join(_settings(name)), fontsize=7)
+    if handles := handles_of(sorted(drawn), names):
+        look = {"ncols": min(len(handles), 10), "frameon": False, "fontsize": 8}
+        figure.legend(handles=handles, loc="outside lower center", **look)
+    save_figure(figure, path, title)
+    return True
+
+
+def _restored(tensors: Any, module: type[TaskModule]) -> Any:
+    """The predictions that were kept as plain tensors."""
+    return module.seen_from(**tensors) if isinstance(tensors, dict) else tensors
+
+
+def _settings(cell: str) -> Sequence[str]:
+    """A cell's name, a setting a line."""
+    return cell.replace(", ", " ").replace("model=mobilenet_", "").split() if "=" in cell else [cell]

@@ -1,0 +1,32 @@
+"""The image files that stand beside a study's tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnet.studies.report.charts.export import save_png
+from mnet.studies.report.charts.study import effects_chart, study_chart
+from mnet.studies.report.examples import save_examples
+from mnet.studies.results.tables import Tables
+from mnet.studies.runs.store import PREDICTIONS
+from mnet.studies.study import Study
+
+
+def write_figures(study: Study, tables: Tables, root: Path) -> None:
+    """Write `<study>.png`, `<study>-effects.png` and the examples, as far as there is something to draw.
+
+    Args:
+        study: The study.
+        tables: What is finished of it.
+        root: The results folder.
+    """
+    if tables.runs.empty:
+        return
+    folder = root / study.name
+    names, datasets = (", ".join(dict.fromkeys(tables.runs[column])) for column in ("model", "dataset"))
+    title = f"{study.name}: {names} on {datasets}"
+    if tables.summary["delta"].notna().any():
+        save_png(study_chart(tables.summary, tables.runs, title), folder / f"{study.name}.png")
+    if not tables.effects.empty:
+        save_png(effects_chart(tables.effects, study.task.headline, title), folder / f"{study.name}-effects.png")
+    save_examples(study, root, folder / PREDICTIONS, title)
