@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     engine = choose_engine(options, {}, [load_data(start, start.full_recipe())])
     cost = read_cost(start, options.runtime, folder)
     with Display(options.target) as display:
-        steps = adapt(start, cost, settings, folder, engine, display.show_step, display.handle)
+        steps = adapt(start, cost, settings, folder, engine, display.show_step, display.on_event)
     figure = folder / f"{name}-trace.png"
     save_png(search_chart(Path(options.out), name), figure)
     print("\n".join(f"  {path}" for path in (folder / FOUND, folder / TRACE, figure)))
@@ -151,7 +151,7 @@ class Display:
     ) -> None:
         self.status.stop()
 
-    def handle(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take in an event of the engine."""
         if event.kind == "failed":
             print_line(self.console, f"{event.job.run_id} failed: {event.content}")

@@ -159,8 +159,8 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
     failed: list[Event] = []
     with Display(studies, jobs, todo) as display:
 
-        def handle(event: Event) -> None:
-            display.tell(event)
+        def on_event(event: Event) -> None:
+            display.on_event(event)
             if event.kind == "failed":
                 failed.append(event)
             if event.kind == "finished":
@@ -170,7 +170,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
                     write_tables(study, root, margin=options.margin)
 
         try:
-            engine.run(todo, handle)
+            engine.run(todo, on_event)
         except KeyboardInterrupt:
             kept = sum(read_result(job.folder) is not None for job in jobs)
             print(f"\nstopped; {kept} finished runs and the checkpoints of others are kept: "

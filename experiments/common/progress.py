@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from common.terminal import print_line
 from mnet.studies.engines import Event
 from mnet.studies.engines.estimate import seconds
 from mnet.studies.runs.job import Job
@@ -24,27 +25,34 @@ from mnet.tasks import Metric
 
 
 class Display:
-    """Runs done, what runs now, accuracy and time left: live on a terminal, one line an event elsewhere."""
+    """Progress of the runs, accuracies and time left: live on a terminal, elsewhere one line an event."""
 
     def __init__(self, studies: Sequence[Study], jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+        """
+        Args:
+            studies: The studies.
+            jobs: Their runs.
+            todo: Those that are not finished.
+        """
         self.studies, self.jobs, self.done = studies, len(jobs), len(jobs) - len(todo)
-        self.names = run_names(studies)
-        self.work = {job.run_id: seconds(job.trial) for job in todo}
-        """What each run that has not failed was estimated to take."""
-        self.worked = 0.0
-        """Of that, on runs that are finished."""
+        self.names = _run_names(studies)
+        self.estimates = {job.run_id: seconds(job.trial) for job in todo}
+        """Run id -> estimated seconds of work; a failed run is removed."""
+        self.finished_work = 0.0
+        """Estimated seconds of the runs finished since the start."""
         self.running: dict[str, Progress] = {}
         self.locked: set[str] = set()
-        self.found: dict[str, list[float]] = {}
+        self.metrics: dict[str, list[float]] = {}
+        """Cell -> the test metric of its finished runs."""
         self.started = time.monotonic()
         self.console = Console()
-        self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4)
+        self.live = Live(console=self.console, get_renderable=self._draw, refresh_per_second=4)
 
     def __enter__(self) -> Display:
         title = self.studies[0].name if len(self.studies) == 1 else f"{len(self.studies)} studies"
         cells = sum(len(study.cells) for study in self.studies)
-        first = f"{title}: {cells} cells, {self.jobs} runs"
-        self.console.print(f"{first}, {self.done} finished before" if self.done else first)
+        line = f"{title}: {cells} cells, {self.jobs} runs"
+        print_line(self.console, f"{line}, {self.done} finished before" if self.done else line)
         if self.console.is_terminal:
             self.live.start()
         return self
@@ -55,8 +63,8 @@ class Display:
         if self.console.is_terminal:
             self.live.stop()
 
-    def tell(self, event: Event) -> None:
-        """Take in what the engine said."""
+    def on_event(self, event: Event) -> None:
+        """Show an event of the engine."""
         run_id = event.job.run_id
         name = self.names[run_id]
         if event.kind == "started":
@@ -65,55 +73,56 @@ class Display:
             self.running[run_id] = cast(Progress, event.content)
         elif event.kind == "stalled":
             step = self.running.get(run_id, Progress(0, 1, 0.0)).step
-            self.say(f"{name}: no sign of life for {cast(float, event.content):.0f} s, last at step {step}")
+            self._print(f"{name}: no progress for {cast(float, event.content):.0f} s, last at step {step}")
         else:
             self.running.pop(run_id, None)
         if event.kind == "locked":
             if run_id not in self.locked:
-                self.say(f"{name}: another process trains it; its result is waited for")
+                self._print(f"{name}: another process trains it; waiting for its result")
             self.locked.add(run_id)
         elif event.kind == "retrying":
-            self.say(f"{name}: {event.content}; tried once more, alone")
+            self._print(f"{name}: {event.content}; retrying once, alone")
         elif event.kind == "failed":
-            self.work.pop(run_id, None)
-            self.say(f"{name} failed: {event.content}")
+            self.estimates.pop(run_id, None)
+            self._print(f"{name} failed: {event.content}")
         elif event.kind == "finished":
-            self.worked += self.work.get(run_id, 0.0)
-            self.finish(name, event.job.trial.task.headline, cast(dict[str, float], event.content))
+            self.finished_work += self.estimates.get(run_id, 0.0)
+            self._finish(name, event.job.trial.task.headline, cast(dict[str, float], event.content))
 
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False)
-
-    def finish(self, name: str, metric: Metric, result: dict[str, float]) -> None:
-        self.done += 1
-        self.found.setdefault(name.rpartition(" seed ")[0], []).append(result[metric.name])
-        if not self.console.is_terminal:
-            line = f"[{self.done}/{self.jobs}] {name}: {metric.label} {result[metric.name]:.2f}%"
-            self.say(f"{line}, {result['train_seconds']:.0f} s; {self.left()}")
-
-    def left(self) -> str:
-        """Time to the end, from the work done in this session."""
-        now = {run_id: progress.step / progress.steps for run_id, progress in self.running.items()}
-        worked = self.worked + sum(self.work.get(run_id, 0.0) * share for run_id, share in now.items())
-        if worked <= 0:
+    def time_left(self) -> str:
+        """Time to the end, from the speed of the work done since the start."""
+        shares = {run_id: progress.step / progress.steps for run_id, progress in self.running.items()}
+        work = self.finished_work + sum(self.estimates.get(run_id, 0.0) * share for run_id, share in shares.items())
+        if work <= 0:
             return "ETA unknown"
-        remaining = (sum(self.work.values()) - worked) * (time.monotonic() - self.started) / worked
+        remaining = (sum(self.estimates.values()) - work) * (time.monotonic() - self.started) / work
         return f"ETA {timedelta(seconds=round(max(0.0, remaining)))}"
 
-    def draw(self) -> Group:
+    def _print(self, line: str) -> None:
+        print_line(self.console, line)
+
+    def _finish(self, name: str, metric: Metric, result: dict[str, float]) -> None:
+        self.done += 1
+        self.metrics.setdefault(name.rpartition(" seed ")[0], []).append(result[metric.name])
+        if not self.console.is_terminal:
+            line = f"[{self.done}/{self.jobs}] {name}: {metric.label} {result[metric.name]:.2f}%"
+            self._print(f"{line}, {result['train_seconds']:.0f} s; {self.time_left()}")
+
+    def _draw(self) -> Group:
         table = Table(box=None, show_header=False, padding=(0, 1))
-        table.add_row(f"{self.done}/{self.jobs} runs", ProgressBar(self.jobs, self.done, width=30), self.left())
+        table.add_row(f"{self.done}/{self.jobs} runs", ProgressBar(self.jobs, self.done, width=30), self.time_left())
         for run_id, progress in self.running.items():
-            now = f"training {progress.metric} {progress.value:.3g}" if progress.step else "starting"
-            table.add_row(f"  {self.names[run_id]}", ProgressBar(progress.steps, progress.step, width=30), now)
+            state = f"training {progress.metric} {progress.value:.3g}" if progress.step else "starting"
+            table.add_row(f"  {self.names[run_id]}", ProgressBar(progress.steps, progress.step, width=30), state)
         means = "   ".join(
-            f"{name} {statistics.mean(values):.2f}% (n={len(values)})" for name, values in list(self.found.items())[-6:]
+            f"{name} {statistics.mean(values):.2f}% (n={len(values)})"
+            for name, values in list(self.metrics.items())[-6:]
         )
-        return Group(table, Text(f"on test so far: {means}" if means else ""))
+        return Group(table, Text(f"test so far: {means}" if means else ""))
 
 
-def run_names(studies: Sequence[Study]) -> dict[str, str]:
-    """Run id -> what the run is called: its first study, cell and seed."""
+def _run_names(studies: Sequence[Study]) -> dict[str, str]:
+    """Run id -> the name shown for it: its first study, cell and seed."""
     names: dict[str, str] = {}
     for study in studies:
         for cell, trial in study.trials:
