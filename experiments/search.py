@@ -45,7 +45,7 @@ from mnet.latency.machine import machine_facts
 from mnet.latency.table import LatencyTable, measure_table, read_latency_table
 from mnet.search.netadapt import FOUND, NetAdapt, Step, adapt
 from mnet.search.proposals import MAdds
-from mnet.studies.engines import Event
+from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.search import search_chart
 from mnet.studies.runs.prepare import load_data
@@ -153,9 +153,9 @@ class Display:
 
     def on_event(self, event: Event) -> None:
         """Take in an event of the engine."""
-        if event.kind == "failed":
-            print_line(self.console, f"{event.job.run_id} failed: {event.content}")
-        if event.kind == "finished":
+        if isinstance(event, Failed):
+            print_line(self.console, f"{event.job.run_id} failed: {event.reason}")
+        if isinstance(event, Finished):
             self.runs += 1
             self.status.update(f"tuning proposals: {self.runs} runs so far")
 

@@ -14,7 +14,7 @@ from common.sweeps import CLAIMS_FILE, HERE, SWEEPS, load_sweep
 from common.terminal import print_rows
 
 from mnet.studies.claims.claims import load_claims
-from mnet.studies.engines.estimate import Rates, fit_rates, seconds, timed_runs
+from mnet.studies.engines.estimate import Rates, fit_rates, timed_runs, trial_seconds
 from mnet.studies.engines.local import default_workers
 from mnet.studies.runs.store import PUBLISHED, RESULT, RUNS, read_failure, read_result, run_folder
 from mnet.studies.study import Study, list_studies
@@ -99,7 +99,7 @@ def measure_progress(study: Study, root: Path, finished: set[str], rates: Rates)
     done = finished & trials.keys()
     todo = trials.keys() - done
     failed = {run_id for run_id in todo if read_failure(run_folder(root, study.name, run_id)) is not None}
-    left_s = sum(seconds(trials[run_id], rates) for run_id in todo)
+    left_s = sum(trial_seconds(trials[run_id], rates) for run_id in todo)
     return Row(study, trials, frozenset(done), frozenset(failed), left_s)
 
 
@@ -107,7 +107,7 @@ def show(rows: Sequence[Row], claims: Counter[str], options: Options, workers: i
     """Print a row a study, and a total that counts a shared run once."""
     trials = {run_id: trial for row in rows for run_id, trial in row.trials.items()}
     done = {run_id for row in rows for run_id in row.done}
-    left_s = sum(seconds(trial, rates) for run_id, trial in trials.items() if run_id not in done)
+    left_s = sum(trial_seconds(trial, rates) for run_id, trial in trials.items() if run_id not in done)
     total = (
         "total",
         str(sum(len(row.study.cells) for row in rows)),

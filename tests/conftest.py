@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 WORKERS = 4
 """At most: each imports torch, and some tests start several processes of their own."""
 
-FIRST = ("test_wandb.py", "test_cluster.py", "test_kill.py", "test_devices.py", "test_programs.py", "test_damage.py")
+FIRST = ("test_wandb.py", "test_engines.py", "test_kill.py", "test_devices.py", "test_programs.py", "test_damage.py")
 FIRST += ("test_slurm.py", "test_notebooks.py", "test_own_study.py", "test_report.py")
 """Files that take long, begun first so that none is left over when all the others are done."""
 

@@ -1,10 +1,9 @@
-"""The training loops of `bench.py`: ours through Lightning, ours bare, torchvision's reference script's and timm's; and
-the two ways of reading photographs.
+"""The training loops of the benchmark: ours through Lightning, ours bare, and as in torchvision's and timm's scripts.
 
-All train on the same coloured garments with crop and flip, SGD with momentum, and cross entropy with the same
-label smoothing. What differs in the reference loop: torchvision's own net, NCHW; images decoded, augmented and
-normalised one by one with PIL and torchvision's transforms; top-1, top-5 and loss read at every step. It loads
-in the main process, for everything runs on one core.
+All train on the same garments in RGB with crop and flip, SGD with momentum, and cross entropy with the same label
+smoothing. torchvision's loop differs: its own net, NCHW; images decoded, augmented and normalised one by one with PIL
+and torchvision's transforms; top-1, top-5 and loss read at every step. It loads images in the main process, because
+everything runs on one core.
 """
 
 from __future__ import annotations
@@ -42,17 +41,18 @@ from mnet.studies.runs.trainer import TRAINER_DEFAULTS
 from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier
 from mnet.tasks.module import make_optimizer
+from mnet.training import recipes
 from mnet.training.arithmetic import Compile, compiled
 from mnet.training.memory import keep_freed_memory
-from mnet.training.recipes import lr_factor, recipe
+from mnet.training.recipes import lr_factor
 
 PAD = 4
 TIMM = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_small": "mobilenetv3_small_100"}
-RECIPE = recipe("quick")
+RECIPE = recipes.recipe("quick")
 IMAGES = 12_800
-"""That all loops go through."""
-RECORDED = 5
-"""Steps in which what is compiled is compiled, and recorded as a CUDA graph."""
+"""Training images of all loops."""
+COMPILE_STEPS = 5
+"""Steps until compiled code is ready, and recorded as a CUDA graph."""
 
 
 def compile_on(device: str) -> Compile:
@@ -61,7 +61,7 @@ def compile_on(device: str) -> Compile:
 
 
 class ColourGarments(FashionMNIST):
-    """Some of Fashion-MNIST as RGB, as torchvision's nets want it."""
+    """A part of Fashion-MNIST in RGB, as torchvision's nets expect."""
 
     in_channels = 3
     mean: tuple[float, ...] = FashionMNIST.mean * 3  # type: ignore[assignment]
@@ -75,10 +75,10 @@ class ColourGarments(FashionMNIST):
 
 
 def garments(data_dir: Path, resolution: int, batch_size: int) -> ColourGarments:
-    """The data of all three loops, found or fetched.
+    """The data of all loops, from `data_dir` or downloaded.
 
     Raises:
-        DataError: Fashion-MNIST cannot be had.
+        DataError: Fashion-MNIST cannot be found or downloaded.
     """
     data = ColourGarments(data_dir=data_dir, batch_size=batch_size, resolution=resolution)
     data.prepare_data()
@@ -86,8 +86,8 @@ def garments(data_dir: Path, resolution: int, batch_size: int) -> ColourGarments
     return data
 
 
-class Stamps(L.Callback):
-    """When some of the steps ended; the others do not wait for the device."""
+class StepTimes(L.Callback):
+    """The times at which some steps end; other steps do not wait for the device."""
 
     def __init__(self, device: str, steps: Sequence[int]) -> None:
         self.device, self.steps = device, steps
@@ -104,51 +104,51 @@ class Stamps(L.Callback):
 def lightning_loop(
     model: str, data: ColourGarments, steps: int, device: str, folder: Path, compile: Compile = "off"
 ) -> Sample:
-    """Seconds a step of a trial as a study runs it; a sample is a short run without its first steps."""
+    """Seconds per step of a trial as a study runs it. A sample is a short run; its first steps are not timed."""
     classifier = ImageClassifier(network(model, data), RECIPE)
     classifier.compile_training(compile)
-    first = 0 if compile == "off" else RECORDED
+    first = 0 if compile == "off" else COMPILE_STEPS
 
     def sample() -> float:
-        stamps = Stamps(device, (first, first + steps))
+        ends = StepTimes(device, (first, first + steps))
         trainer = L.Trainer(
             max_epochs=1,
             enable_checkpointing=False,
-            callbacks=[ProgressMonitor(lambda progress: None), SeedSteps(0), stamps],
+            callbacks=[ProgressMonitor(lambda progress: None), SeedSteps(0), ends],
             logger=CSVLogger(folder, "bench", version=""),
             limit_train_batches=first + steps + 1,
             limit_val_batches=0,
             **{**TRAINER_DEFAULTS, "accelerator": device.partition(":")[0]},  # type: ignore[arg-type]
         )
         trainer.fit(classifier, datamodule=data)
-        return (stamps.times[1] - stamps.times[0]) / steps
+        return (ends.times[1] - ends.times[0]) / steps
 
     return sample
 
 
 def bare_loop(model: str, data: ColourGarments, steps: int, device: str, compile: Compile = "off") -> Sample:
-    """Seconds a step of the same net, batches, optimiser and schedule without Lightning, logging and accuracy."""
+    """Seconds per step of the same net, batches, optimiser and schedule without Lightning, logging and accuracy."""
     net = mnet.create_model(network(model, data)).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(net, RECIPE)
     schedule = LambdaLR(optimizer, lr_factor(RECIPE, len(data.train_dataloader()), RECIPE.epochs))
     batches = forever(data.batches("train", train=True, device=torch.device(device)))
-    answer = compiled(net.forward, compile)
+    forward = compiled(net.forward, compile)
 
-    def take(steps: int) -> None:
+    def train(steps: int) -> None:
         for _ in range(steps):
             images, labels = next(batches)
-            loss = functional.cross_entropy(answer(images), labels, label_smoothing=RECIPE.label_smoothing)
+            loss = functional.cross_entropy(forward(images), labels, label_smoothing=RECIPE.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
 
-    take(0 if compile == "off" else RECORDED)
+    train(0 if compile == "off" else COMPILE_STEPS)
 
     def sample() -> float:
         synchronise(device)
         start = time.perf_counter()
-        take(steps)
+        train(steps)
         synchronise(device)
         return (time.perf_counter() - start) / steps
 
@@ -156,11 +156,11 @@ def bare_loop(model: str, data: ColourGarments, steps: int, device: str, compile
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """One image at a time, as torchvision's own data sets give them."""
+    """One image at a time, as in torchvision's data sets."""
 
     def __init__(self, data: ColourGarments) -> None:
         train, _ = data.read()
-        resized = resize(train.images[:IMAGES], data.resolution)  # beforehand, as ours are
+        resized = resize(train.images[:IMAGES], data.resolution)  # in advance, as ours are
         self.pixels = resized.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = train.labels[:IMAGES].tolist()
         self.transform = transforms.Compose(
@@ -180,8 +180,8 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def reference_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
-    """Seconds a step in the style of torchvision's references/classification/train.py."""
+def torchvision_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
+    """Seconds per step in the style of torchvision's references/classification/train.py."""
     net = models.get_model(model, num_classes=data.num_classes).to(device).train()
     criterion = nn.CrossEntropyLoss(label_smoothing=RECIPE.label_smoothing)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, RECIPE.momentum, weight_decay=RECIPE.weight_decay)
@@ -206,20 +206,20 @@ def reference_loop(model: str, data: ColourGarments, steps: int, device: str) ->
 
 
 def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
-    """Seconds a step in the style of timm's train.py: its net, transforms, loader, loss, optimiser and schedule."""
+    """Seconds per step in the style of timm's train.py: its net, transforms, loader, loss, optimiser and schedule."""
     files = ImageFiles(data)
     net = timm.create_model(TIMM[model], num_classes=data.num_classes)
     net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     criterion = timm.loss.LabelSmoothingCrossEntropy(RECIPE.label_smoothing)
     optimizer = timm.optim.create_optimizer_v2(net, "sgd", 0.1, RECIPE.weight_decay, RECIPE.momentum)
     shape = (3, data.resolution, data.resolution)
-    look: dict[str, Any] = {"mean": data.mean, "std": data.std, "color_jitter": None, "num_workers": 0}
+    preprocessing: dict[str, Any] = {"mean": data.mean, "std": data.std, "color_jitter": None, "num_workers": 0}
     train: dict[str, Any] = {"is_training": True, "use_prefetcher": False, "batch_size": data.batch_size}
-    loader = timm.data.create_loader(cast(Any, files), shape, **train, **look)
+    loader = timm.data.create_loader(cast(Any, files), shape, **train, **preprocessing)
     schedule, _ = timm.scheduler.create_scheduler_v2(
         optimizer, "cosine", num_epochs=1, step_on_epochs=False, updates_per_epoch=len(loader)
     )
-    batches, done = forever(loader), itertools.count(1)
+    batches, updates = forever(loader), itertools.count(1)
 
     def sample() -> float:
         synchronise(device)
@@ -230,7 +230,7 @@ def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Samp
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step_update(next(done))
+            schedule.step_update(next(updates))
         synchronise(device)
         return (time.perf_counter() - start) / steps
 
@@ -238,8 +238,8 @@ def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Samp
 
 
 def reading(folder: Path, side: int) -> dict[str, Sample]:
-    """Seconds a photograph of `folder/train`, as a batch of training, in one process: `ours`, and `theirs` as
-    torchvision's reference script reads them."""
+    """Seconds per photograph of `folder/train`, read into training batches in one process: `ours`, and `theirs` as in
+    torchvision's reference script."""
     data = Photographs(data_dir=folder, batch_size=16, resolution=side, val_size=1, workers=0)
     data.prepare_data()
     data.setup("fit")
@@ -272,12 +272,12 @@ def reading(folder: Path, side: int) -> dict[str, Sample]:
 
 
 def write_photographs(folder: Path, size: tuple[int, int], count: int) -> None:
-    """JPEGs of noise and slow change, two classes, train and test; about as many bytes a pixel as photographs have."""
+    """JPEGs of smooth waves and noise, in two classes and splits, with about as many bytes per pixel as photographs."""
     generator = np.random.default_rng(0)
     width, height = size
     x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
-    for split, many in (("train", count), ("test", 2)):
-        for i in range(many):
+    for split, images in (("train", count), ("test", 2)):
+        for i in range(images):
             smooth = 120 + 90 * np.sin(x[..., None] * (1, 1.3, 0.7) + i) * np.cos(y[..., None])
             pixels = np.clip(smooth + generator.normal(0, 12, (height, width, 1)), 0, 255).astype(np.uint8)
             path = folder / split / f"class{i % 2}" / f"{i}.jpg"
@@ -286,24 +286,24 @@ def write_photographs(folder: Path, size: tuple[int, int], count: int) -> None:
 
 
 def bare_trials(trials: Sequence[Trial]) -> float:
-    """Seconds to train and evaluate these one after another, in a plain loop on one thread: the arithmetic of
-    `run_trial` without Lightning, checkpoints, files and engine. Reading the data is not counted."""
+    """Seconds to train and evaluate trials one after another, in a plain loop on one thread: the arithmetic of
+    `run_trial` without Lightning, checkpoints, files and engine. Reading the data is not timed."""
     torch.set_num_threads(1)
     keep_freed_memory()  # as run_trial does
     seconds = 0.0
     for trial in trials:
-        plan = trial.full_recipe()
-        data = load_data(trial, plan)
+        recipe = trial.full_recipe()
+        data = load_data(trial, recipe)
         start = time.perf_counter()
         torch.manual_seed(trial.seed)
         net = mnet.create_model(trial.network(data.num_classes, data.in_channels))
         net = net.to(memory_format=torch.channels_last).train()
-        optimizer, batches = make_optimizer(net, plan), data.train_dataloader()
-        schedule = LambdaLR(optimizer, lr_factor(plan, len(batches) * plan.epochs, plan.epochs))
-        for epoch in range(plan.epochs):
+        optimizer, batches = make_optimizer(net, recipe), data.train_dataloader()
+        schedule = LambdaLR(optimizer, lr_factor(recipe, len(batches) * recipe.epochs, recipe.epochs))
+        for epoch in range(recipe.epochs):
             batches.set_epoch(epoch)
             for images, labels in batches:
-                loss = functional.cross_entropy(net(images), labels, label_smoothing=plan.label_smoothing)
+                loss = functional.cross_entropy(net(images), labels, label_smoothing=recipe.label_smoothing)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -318,9 +318,9 @@ def bare_trials(trials: Sequence[Trial]) -> float:
 def evaluate(net: nn.Module, batches: Iterable[Batch]) -> float:
     """Top-1 in percent."""
     net.eval()
-    right = torch.cat([net(images).argmax(1) == labels for images, labels in batches])
+    correct = torch.cat([net(images).argmax(1) == labels for images, labels in batches])
     net.train()
-    return 100 * float(right.float().mean())
+    return 100 * float(correct.float().mean())
 
 
 def network(model: str, data: ColourGarments) -> mnet.Network:

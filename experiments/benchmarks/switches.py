@@ -1,6 +1,6 @@
-"""What each switch of a training step brings: the step as a study takes it beside the same with one of them thrown.
+"""What each switch of a training step gains: the step as a study trains, against the same with one switch changed.
 
-Every way has a process of its own, since some switches are a process's (memory, TF32); they work one at a time.
+Every variant has its own process, since some switches apply to a whole process (memory, TF32). They work one at a time.
 """
 
 from __future__ import annotations
@@ -30,97 +30,90 @@ IMAGES, RESOLUTION, BATCH, STEPS = 12_800, 28, 96, 2
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a step is taken; the defaults are a study's."""
+class Switches:
+    """How a step trains; the defaults are a study's."""
 
     channels_last: bool = True
     fused: bool = True
-    """The optimiser's kernels."""
+    """Whether the optimiser uses fused kernels."""
     own_layers: bool = True
-    """The kernels of `mnet.models.kernels`, for small maps and ReLU6."""
+    """Whether the kernels of `mnet.models.kernels` replace PyTorch's, for small maps and ReLU6."""
     memory_kept: bool = True
     on_device: bool = True
-    """Images."""
+    """Whether the images are on the device."""
     precision: str = "fp32"
     compile: Compile = "off"
 
 
-AS_IT_IS = "as a study trains"
-THROWN: Mapping[str, Way] = {
-    "NCHW": Way(channels_last=False),
-    "an optimiser that is not fused": Way(fused=False),
-    "in bf16": Way(precision="bf16"),
+DEFAULT = "as a study trains"
+CHANGED: Mapping[str, Switches] = {
+    "NCHW": Switches(channels_last=False),
+    "an optimiser that is not fused": Switches(fused=False),
+    "in bf16": Switches(precision="bf16"),
 }
-ON_CPU: Mapping[str, Way] = {
-    "PyTorch's layers for small maps and ReLU6": Way(own_layers=False),
-    "freed memory given back": Way(memory_kept=False),
+CHANGED_ON_CPU: Mapping[str, Switches] = {
+    "PyTorch's layers for small maps and ReLU6": Switches(own_layers=False),
+    "freed memory given back": Switches(memory_kept=False),
 }
-ON_GPU: Mapping[str, Way] = {
-    "images on the CPU": Way(on_device=False),
-    "in tf32": Way(precision="tf32"),
-    "compiled": Way(compile="default"),
-    "compiled, as CUDA graphs": Way(compile="reduce-overhead"),
-    "compiled, as CUDA graphs, in bf16": Way(compile="reduce-overhead", precision="bf16"),
+CHANGED_ON_GPU: Mapping[str, Switches] = {
+    "images on the CPU": Switches(on_device=False),
+    "in tf32": Switches(precision="tf32"),
+    "compiled": Switches(compile="default"),
+    "compiled, as CUDA graphs": Switches(compile="reduce-overhead"),
+    "compiled, as CUDA graphs, in bf16": Switches(compile="reduce-overhead", precision="bf16"),
 }
-
-
-def ways(device: str) -> dict[str, Way]:
-    """What is compared on a device, the study's own way first."""
-    return {AS_IT_IS: Way(), **THROWN, **(ON_CPU if device == "cpu" else ON_GPU)}
 
 
 @contextmanager
-def side_by_side(device: str) -> Iterator[Callable[[str, float], dict[str, Sample]]]:
-    """Of a network and its width: seconds a step of each way."""
-    with ExitStack() as pools:
-        team = {
-            name: (way, pools.enter_context(ProcessPoolExecutor(1, get_context("spawn"))))
-            for name, way in ways(device).items()
-        }
+def samples_by_switch(device: str) -> Iterator[Callable[[str, float], dict[str, Sample]]]:
+    """A function of a model and its width: seconds per step of each variant, the default first."""
+    variants = {DEFAULT: Switches(), **CHANGED, **(CHANGED_ON_CPU if device == "cpu" else CHANGED_ON_GPU)}
+    with ExitStack() as resources:
+        pools = {name: resources.enter_context(ProcessPoolExecutor(1, get_context("spawn"))) for name in variants}
 
-        def of(model: str, width: float) -> dict[str, Sample]:
-            def begin(way: Way, pool: ProcessPoolExecutor) -> Future[float]:
-                return pool.submit(seconds_a_step, model, width, device, way)
+        def samples(model: str, width: float) -> dict[str, Sample]:
+            def submit(name: str) -> Future[float]:
+                return pools[name].submit(_seconds_per_step, model, width, device, variants[name])
 
-            for first in [begin(*one) for one in team.values()]:  # all import and compile at the same time
-                first.result()
-            return {name: lambda one=one: begin(*one).result() for name, one in team.items()}  # type: ignore[misc]
+            for future in [submit(name) for name in variants]:  # all import and compile at the same time
+                future.result()
+            return {name: lambda name=name: submit(name).result() for name in variants}  # type: ignore[misc]
 
-        yield of
+        yield samples
 
 
-def seconds_a_step(model: str, width: float, device: str, way: Way) -> float:
-    return timed(step_of(model, width, device, way), calls=STEPS, device=device)()
+def _seconds_per_step(model: str, width: float, device: str, switches: Switches) -> float:
+    return timed(_step(model, width, device, switches), calls=STEPS, device=device)()
 
 
 @cache
-def step_of(model: str, width: float, device: str, way: Way) -> Callable[[], None]:
+def _step(model: str, width: float, device: str, switches: Switches) -> Callable[[], None]:
     torch.set_num_threads(1)
-    if way.memory_kept:
+    if switches.memory_kept:
         keep_freed_memory()
-    if not way.own_layers:
+    if not switches.own_layers:
         kernels.SMALL_MAP = 0
         kernels.LeanReLU6.apply = functional.relu6
-    set_tensor_cores(way.precision == "tf32")
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (IMAGES, 1, RESOLUTION, RESOLUTION), dtype=torch.uint8, generator=random)
-    labels = torch.randint(10, (IMAGES,), generator=random)
-    place = device if way.on_device else "cpu"
+    set_tensor_cores(switches.precision == "tf32")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (IMAGES, 1, RESOLUTION, RESOLUTION), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(10, (IMAGES,), generator=generator)
+    place = device if switches.on_device else "cpu"
     loader = Batches(images.to(place), labels.to(place), batch_size=BATCH, mean=(0.5,), std=(0.25,), train=True)
     batches = chain.from_iterable(repeat(loader))
-    order = torch.channels_last if way.channels_last else torch.contiguous_format
+    memory_format = torch.channels_last if switches.channels_last else torch.contiguous_format
     net = mnet.create_model(model, num_classes=10, in_channels=1, width=width).train()
-    net = net.to(device, memory_format=order)  # type: ignore[call-overload]
+    net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = make_optimizer(net, RECIPE)
     for group in optimizer.param_groups:
-        group |= {"fused": way.fused, "foreach": not way.fused}
-    answer = compiled(net.forward, way.compile)
+        group |= {"fused": switches.fused, "foreach": not switches.fused}
+    forward = compiled(net.forward, switches.compile)
 
     def step() -> None:
-        seen, wanted = (part.to(device, non_blocking=True) for part in next(batches))
-        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=way.precision == "bf16"):
-            said = answer(seen.contiguous(memory_format=order))
-            loss = functional.cross_entropy(said, wanted, label_smoothing=RECIPE.label_smoothing)
+        images, labels = (part.to(device, non_blocking=True) for part in next(batches))
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=switches.precision == "bf16"):
+            scores = forward(images.contiguous(memory_format=memory_format))
+            loss = functional.cross_entropy(scores, labels, label_smoothing=RECIPE.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

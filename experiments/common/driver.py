@@ -18,7 +18,8 @@ from common.progress import Display
 from common.summary import print_summary
 from mnet.data import ImageData
 from mnet.errors import ConfigError
-from mnet.studies.engines import Engine, Event, devices, make_engine
+from mnet.studies.engines import Engine, devices, make_engine
+from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.engines.local import default_workers
 from mnet.studies.engines.packing import plan_packs
 from mnet.studies.engines.remote import is_url
@@ -156,16 +157,16 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
     _share_finished(studies, root)
     todo = [job for job in jobs if read_result(job.folder) is None]
     users = {job.run_id: [study for study in studies if job.run_id in _run_ids(study)] for job in jobs}
-    failed: list[Event] = []
+    failed: list[Failed] = []
     with Display(studies, jobs, todo) as display:
 
         def on_event(event: Event) -> None:
             display.on_event(event)
-            if event.kind == "failed":
+            if isinstance(event, Failed):
                 failed.append(event)
-            if event.kind == "finished":
+            if isinstance(event, Finished):
                 _share_finished(users[event.job.run_id], root)
-            if event.kind in ("finished", "failed"):
+            if isinstance(event, Finished | Failed):
                 for study in users[event.job.run_id]:
                     write_tables(study, root, margin=options.margin)
 
@@ -183,7 +184,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
         write_figures(study, tables, root)
         print_summary(study, tables, root / study.name, options.margin)
     for event in failed:
-        print(f"failed: {event.job.run_id}: {event.content} ({event.job.folder / FAILURE})", file=sys.stderr)
+        print(f"failed: {event.job.run_id}: {event.reason} ({event.job.folder / FAILURE})", file=sys.stderr)
     if options.report:
         from common.pages import write_pages
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from common.terminal import print_line
-from mnet.studies.engines import Event
-from mnet.studies.engines.estimate import seconds
+from mnet.studies.engines.estimate import trial_seconds
+from mnet.studies.engines.events import Event, Failed, Finished, Locked, Progressed, Retrying, Stalled, Started
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import Progress
 from mnet.studies.study import Study
@@ -36,7 +36,7 @@ class Display:
         """
         self.studies, self.jobs, self.done = studies, len(jobs), len(jobs) - len(todo)
         self.names = _run_names(studies)
-        self.estimates = {job.run_id: seconds(job.trial) for job in todo}
+        self.estimates = {job.run_id: trial_seconds(job.trial) for job in todo}
         """Run id -> estimated seconds of work; a failed run is removed."""
         self.finished_work = 0.0
         """Estimated seconds of the runs finished since the start."""
@@ -67,27 +67,28 @@ class Display:
         """Show an event of the engine."""
         run_id = event.job.run_id
         name = self.names[run_id]
-        if event.kind == "started":
-            self.running.setdefault(run_id, Progress(0, 1, 0.0))
-        elif event.kind == "progress":
-            self.running[run_id] = cast(Progress, event.content)
-        elif event.kind == "stalled":
-            step = self.running.get(run_id, Progress(0, 1, 0.0)).step
-            self._print(f"{name}: no progress for {cast(float, event.content):.0f} s, last at step {step}")
-        else:
+        if not isinstance(event, Started | Progressed | Stalled):
             self.running.pop(run_id, None)
-        if event.kind == "locked":
-            if run_id not in self.locked:
-                self._print(f"{name}: another process trains it; waiting for its result")
-            self.locked.add(run_id)
-        elif event.kind == "retrying":
-            self._print(f"{name}: {event.content}; retrying once, alone")
-        elif event.kind == "failed":
-            self.estimates.pop(run_id, None)
-            self._print(f"{name} failed: {event.content}")
-        elif event.kind == "finished":
-            self.finished_work += self.estimates.get(run_id, 0.0)
-            self._finish(name, event.job.trial.task.headline, cast(dict[str, float], event.content))
+        match event:
+            case Started():
+                self.running.setdefault(run_id, Progress(0, 1, 0.0))
+            case Progressed():
+                self.running[run_id] = event.progress
+            case Stalled():
+                step = self.running.get(run_id, Progress(0, 1, 0.0)).step
+                self._print(f"{name}: no progress for {event.seconds:.0f} s, last at step {step}")
+            case Locked():
+                if run_id not in self.locked:
+                    self._print(f"{name}: another process trains it; waiting for its result")
+                self.locked.add(run_id)
+            case Retrying():
+                self._print(f"{name}: {event.reason}; retrying")
+            case Failed():
+                self.estimates.pop(run_id, None)
+                self._print(f"{name} failed: {event.reason}")
+            case Finished():
+                self.finished_work += self.estimates.get(run_id, 0.0)
+                self._finish(name, event.job.trial.task.headline, cast(dict[str, float], event.result))
 
     def time_left(self) -> str:
         """Time to the end, from the speed of the work done since the start."""

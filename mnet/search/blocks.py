@@ -26,7 +26,8 @@ from mnet.models.spec import Block, Network, round_channels
 from mnet.models.tables import write_network
 from mnet.search.netadapt import NETWORKS, PROPOSALS, accuracy, at, forget, remember, run
 from mnet.settings import check_types
-from mnet.studies.engines import Engine, Event
+from mnet.studies.engines import Engine
+from mnet.studies.engines.events import OnEvent
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import CANDIDATES, PROXY
 from mnet.studies.trial import Trial
@@ -119,7 +120,7 @@ def search_blocks(
     folder: Path,
     engine: Engine,
     tell: Callable[[int, pd.DataFrame], object] = lambda generation, so_far: None,
-    watch: Callable[[Event], object] = lambda event: None,
+    on_event: OnEvent = lambda event: None,
 ) -> pd.DataFrame:
     """Search, or go on with a search.
 
@@ -130,7 +131,7 @@ def search_blocks(
         folder: Of the search: `CANDIDATES`, networks and runs.
         engine: Who trains.
         tell: Told after each generation of all candidates so far.
-        watch: Told of every event of a run.
+        on_event: Called with every event of a run.
 
     Returns:
         One row a candidate, as `CANDIDATES`: `generation`, a column a choice, `network` (its file), `run_id`,
@@ -155,7 +156,7 @@ def search_blocks(
     known = Candidates(folder, settings)
     for generation in range(settings.generations):
         asked = [study.ask(distributions) for _ in range(settings.population)]  # type: ignore[arg-type]
-        known.extend(generation, [dict(one.params) for one in asked], seed, network, costs, engine, watch)
+        known.extend(generation, [dict(one.params) for one in asked], seed, network, costs, engine, on_event)
         for one, row in zip(asked, known.rows[-len(asked) :], strict=True):
             failed = math.isnan(cast(float, row["accuracy"]))
             state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
@@ -183,12 +184,12 @@ class Candidates:
         network: Network,
         costs: Costs,
         engine: Engine,
-        watch: Callable[[Event], object],
+        on_event: OnEvent,
     ) -> None:
         """Train and cost the candidates of a generation, and write them down."""
         found = [mutated(network, choices) for choices in asked]
         jobs = [Job(self.proxy(seed, one), self.folder, PROPOSALS) for one in found]
-        run(engine, list({job.run_id: job for job in jobs}.values()), watch)
+        run(engine, list({job.run_id: job for job in jobs}.values()), on_event)
         new = {job.run_id: one for job, one in zip(jobs, found, strict=True) if job.run_id not in self.costs}
         self.costs |= dict(zip(new, costs(list(new.values())) if new else (), strict=True))
         for choices, job in zip(asked, jobs, strict=True):
@@ -232,7 +233,7 @@ def check_proxy(
     settings: BlockSearch,
     folder: Path,
     engine: Engine,
-    watch: Callable[[Event], object] = lambda event: None,
+    on_event: OnEvent = lambda event: None,
 ) -> pd.DataFrame:
     """Train some candidates in full, from the one that the proxy ranks last to the first.
 
@@ -241,7 +242,7 @@ def check_proxy(
     """
     chosen = list(evenly(candidates.dropna(subset=["accuracy"]).drop_duplicates("run_id"), settings.proxy_checked))
     jobs = [Job(at(seed, Path(str(row["network"]))), folder, PROPOSALS) for row in chosen]
-    run(engine, jobs, watch)
+    run(engine, jobs, on_event)
     table = pd.DataFrame(
         {
             "network": [row["network"] for row in chosen],

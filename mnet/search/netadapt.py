@@ -27,7 +27,8 @@ from mnet.models.tables import table, write_network
 from mnet.models.toggles import Toggles
 from mnet.search.proposals import Cost, Proposal, proposals
 from mnet.settings import check_types
-from mnet.studies.engines import Engine, Event
+from mnet.studies.engines import Engine
+from mnet.studies.engines.events import OnEvent
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import TRACE, WEIGHTS, read_failure, read_result
 from mnet.studies.trial import Trial
@@ -87,7 +88,7 @@ def adapt(
     folder: Path,
     engine: Engine,
     tell: Tell = lambda step, among: None,
-    watch: Callable[[Event], object] = lambda event: None,
+    on_event: OnEvent = lambda event: None,
 ) -> list[Step]:
     """Search, or go on with a search.
 
@@ -98,7 +99,7 @@ def adapt(
         folder: Of the search: `SEED`, `TRACE`, `FOUND` and the runs.
         engine: Who trains.
         tell: Told of every step.
-        watch: Told of every event of a run.
+        on_event: Called with every event of a run.
 
     Returns:
         The steps, from the seed to the network that was found, which lies in `FOUND` too.
@@ -115,7 +116,7 @@ def adapt(
     network = start.network(data.num_classes, data.in_channels)
     write_network(network, folder / SEED)
     first = Job(start, folder, PROPOSALS)
-    run(engine, [first], watch)
+    run(engine, [first], on_event)
     steps = [Step(0, START, network, cost(network), accuracy(first), first.folder)]
     if math.isnan(steps[0].accuracy):
         raise ConfigError(f"the seed could not be trained; {read_failure(first.folder)}")
@@ -135,7 +136,7 @@ def adapt(
         jobs = [Job(trial, folder, PROPOSALS) for trial in trials]
         found = trace.known(number, [job.run_id for job in jobs])
         if found is None:
-            run(engine, jobs, watch)
+            run(engine, jobs, on_event)
             found = [accuracy(job) for job in jobs]
         gains = [
             (one - last.accuracy) / (last.cost - proposal.cost) for one, proposal in zip(found, among, strict=True)
@@ -200,9 +201,9 @@ def remember(folder: Path, seed: Trial, cost: str, settings: object, further: Se
     write_yaml(path, own)
 
 
-def run(engine: Engine, jobs: Sequence[Job], watch: Callable[[Event], object]) -> None:
+def run(engine: Engine, jobs: Sequence[Job], on_event: OnEvent) -> None:
     """Those that are not finished."""
-    engine.run([job for job in jobs if read_result(job.folder) is None], watch)
+    engine.run([job for job in jobs if read_result(job.folder) is None], on_event)
 
 
 def accuracy(job: Job) -> float:

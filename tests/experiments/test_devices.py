@@ -139,7 +139,7 @@ def test_a_study_on_two_devices_and_a_run_stopped_and_gone_on_with_end_the_same(
         "compile": "off",
     }
     stopped = devices(json.dumps({**order, "checkpoint_s": 30.0}))  # nobody is at the other end
-    assert json.loads(stopped.stdout.splitlines()[-1]) == ["failed", "Stopped: asked to stop"]
+    assert json.loads(stopped.stdout.splitlines()[-1])["reason"] == "Stopped: asked to stop"
     (folder,) = again.glob("trainer-*/train/runs/*")
     assert torch.load(folder / "resume.ckpt", weights_only=True)["global_step"] == 1
     done = call("train.py", f"--config={study / 'config.yaml'}", f"--out={again}")

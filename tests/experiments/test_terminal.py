@@ -10,8 +10,8 @@ from common.progress import Display
 from common.terminal import print_rows
 
 from mnet.studies import Cell, Study, Trial
-from mnet.studies.engines import Event
-from mnet.studies.engines.estimate import seconds
+from mnet.studies.engines.estimate import trial_seconds
+from mnet.studies.engines.events import Failed, Finished, Progressed
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import Progress
 
@@ -23,7 +23,7 @@ def test_the_time_left_weighs_each_run_by_its_estimate(monkeypatch):
     trials = [Trial(precision=precision) for precision in PRECISIONS]
     cells = tuple(Cell(trial.precision, (trial,), {"precision": trial.precision}) for trial in trials)
     jobs = [Job(trial, Path("results"), "study") for trial in trials]
-    fast, slow = map(seconds, trials)
+    fast, slow = map(trial_seconds, trials)
     assert slow > 2.5 * fast
     display = Display([Study("study", "", ("precision",), cells)], jobs, jobs)
     start = display.started
@@ -34,11 +34,11 @@ def test_the_time_left_weighs_each_run_by_its_estimate(monkeypatch):
         hours, minutes, rest = map(int, re.fullmatch(r"ETA (\d+):(\d+):(\d+)", display.time_left()).groups())
         return timedelta(hours=hours, minutes=minutes, seconds=rest).total_seconds()
 
-    display.on_event(Event("progress", jobs[0], Progress(1, 2, 0.0)))
+    display.on_event(Progressed(jobs[0], Progress(1, 2, 0.0)))
     assert left() == pytest.approx(100 * (fast / 2 + slow) / (fast / 2), abs=1)
-    display.on_event(Event("finished", jobs[0], {"top1": 80.0, "train_seconds": 1.0}))
+    display.on_event(Finished(jobs[0], {"top1": 80.0, "train_seconds": 1.0}))
     assert left() == pytest.approx(100 * slow / fast, abs=1)
-    display.on_event(Event("failed", jobs[1], "the loss is nan"))
+    display.on_event(Failed(jobs[1], "the loss is nan"))
     assert left() == 0
 
 

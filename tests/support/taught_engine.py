@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mnet.files import write_json, write_torch
 from mnet.models.spec import Network
-from mnet.studies.engines import Event, Tell
+from mnet.studies.engines.events import Failed, Finished, OnEvent
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import RESULT, WEIGHTS, write_config
 
@@ -19,7 +19,7 @@ class TaughtEngine:
     """Jobs, after which Ctrl-C comes."""
     ran: list[Job] = field(default_factory=list)
 
-    def run(self, jobs: Sequence[Job], tell: Tell) -> None:
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
         for job in jobs:
             if len(self.ran) == self.stop_after:
                 raise KeyboardInterrupt
@@ -27,10 +27,10 @@ class TaughtEngine:
             network = job.trial.network(10, 1)
             found = self.accuracy(network)
             if found < 0:
-                tell(Event("failed", job, "diverged"))
+                on_event(Failed(job, "diverged"))
                 continue
             write_config(job.trial, job.folder, None)
             write_torch(job.folder / WEIGHTS, {})
             result = {"val_top1": found, "format": 2}
             write_json(job.folder / RESULT, result)
-            tell(Event("finished", job, result))
+            on_event(Finished(job, result))

@@ -1,4 +1,4 @@
-"""What every engine does where a job runs: try it, and make of whatever happens something that can be sent back."""
+"""Running one job where a backend has placed it, and returning how it ended instead of raising."""
 
 from __future__ import annotations
 
@@ -7,29 +7,20 @@ from mnet.studies.runs.progress import Report
 from mnet.studies.runs.store import Busy
 
 
-def attempt(
-    run_job: RunJob | None,
-    job: Job,
-    report: Report,
-    options: RunOptions,
-    through: tuple[type[Exception], ...] = (),
-) -> Outcome:
-    """Run a job, whatever comes of it.
+def try_job(run_job: RunJob | None, job: Job, report: Report, options: RunOptions) -> Outcome:
+    """Run a job.
 
     Args:
         run_job: None = `run.run_job`.
         job: What to run.
-        report: Told of progress.
+        report: Called with its progress.
         options: Keyword arguments of `run_job`.
-        through: Errors that are the engine's own.
     """
     try:
-        return Outcome("finished", or_default(run_job)(job, report, **options))
-    except through:
-        raise
+        return Outcome("finished", result=or_default(run_job)(job, report, **options))
     except Busy as error:
-        return Outcome("locked", str(error))
-    except Exception as error:  # the study goes on without this trial
+        return Outcome("locked", reason=str(error))
+    except Exception as error:  # the study continues without this trial
         return failure(error)
 
 

@@ -1,7 +1,7 @@
-"""One trial of a study on several devices: in processes of their own, of which Lightning starts all but the first.
+"""One trial on several devices: in processes of its own, of which Lightning starts all but the first.
 
-Lightning starts them with the command line of the program that trains, so that cannot be a study's; it is this file,
-which tells the study's worker on its output what the trial does, a line of JSON each.
+Lightning starts them with the command line of the program that trains, so that cannot be a study's. It is this file,
+which reports to the study's worker on its standard output: one line of JSON per message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Unpack
 
 import lightning as L
 import torch
@@ -24,9 +24,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mnet.errors import ConfigError
 from mnet.settings import parse
-from mnet.studies.engines.attempt import attempt
+from mnet.studies.engines.attempt import try_job
 from mnet.studies.runs import run
-from mnet.studies.runs.job import Job, RunOptions
+from mnet.studies.runs.job import Job, Outcome, RunOptions
 from mnet.studies.runs.progress import Progress, Report, Stopped
 from mnet.studies.runs.store import Busy, Result
 from mnet.studies.runs.trainer import TRAINER_DEFAULTS, is_rank_zero, silence_lightning
@@ -34,7 +34,7 @@ from mnet.studies.trial import Trial
 
 
 def device_count(trainer: Mapping[str, object]) -> int:
-    """On how many devices of this machine one trial is to be trained.
+    """How many devices of this machine train one trial.
 
     Raises:
         ConfigError: Lightning refuses these arguments of its Trainer.
@@ -49,9 +49,7 @@ def device_count(trainer: Mapping[str, object]) -> int:
         raise ConfigError(" ".join(str(error).split())) from error
 
 
-def run_job(
-    job: Job, report: Report, *, trainer: Mapping[str, object], checkpoint_s: float, data: object = None
-) -> Result:
+def run_job(job: Job, report: Report, /, **options: Unpack[RunOptions]) -> Result:
     """As `run.run_job`, in processes of its own, which read the data themselves. They stop when this one ends.
 
     Raises:
@@ -59,9 +57,10 @@ def run_job(
         RuntimeError: It failed; the message is the reason.
     """
     order: dict[str, object] = {"trial": job.trial.settings(), "root": str(job.root), "study": job.study}
-    order |= {"compile": job.compile, "trainer": dict(trainer), "checkpoint_s": checkpoint_s}
+    order |= {"compile": job.compile, "trainer": dict(options.get("trainer") or {})}
+    order |= {"checkpoint_s": options["checkpoint_s"]}
     command = [sys.executable, "-m", __name__, json.dumps(order)]
-    kind, content = "died", cast(Any, None)
+    outcome: Outcome | None = None
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as leader,
@@ -69,47 +68,50 @@ def run_job(
         assert leader.stdin is not None
         assert leader.stdout is not None
         for line in leader.stdout:
-            kind, content = json.loads(line)
-            if kind == "progress" and report(Progress(**content)):
+            message = json.loads(line)
+            if "kind" in message:
+                outcome = Outcome(**message)
+            elif report(Progress(**message)):
                 leader.stdin.close()
         code = leader.wait()
         errors.seek(0)
-        said = errors.read()
-    if kind == "finished":
-        return content
-    if kind == "locked":
-        raise Busy(content)
-    last = said.strip().rpartition("\n")[2]
-    failure = RuntimeError(
-        content if kind in ("failed", "retrying") else last or f"its process died (exit code {code})"
-    )
-    failure.add_note(said)
-    raise failure
+        log = errors.read()
+    if outcome is not None and outcome.kind == "finished":
+        return outcome.result
+    if outcome is not None and outcome.kind == "locked":
+        raise Busy(outcome.reason)
+    last_line = log.strip().rpartition("\n")[2]
+    reason = outcome.reason if outcome is not None else last_line or f"its process died (exit code {code})"
+    error = RuntimeError(reason)
+    error.add_note(log)
+    raise error
 
 
 def main(order: str) -> None:
-    """Train what `run_job` has written down; every device's process comes here."""
-    given = json.loads(order)
-    job = Job(parse(Trial, given["trial"]), Path(given["root"]), given["study"], compile=given["compile"])
-    options: RunOptions = {"trainer": given["trainer"], "checkpoint_s": given["checkpoint_s"]}
+    """Train the job that `run_job` passes on; the process of every device runs this."""
+    arguments = json.loads(order)
+    job = Job(
+        parse(Trial, arguments["trial"]), Path(arguments["root"]), arguments["study"], compile=arguments["compile"]
+    )
+    options: RunOptions = {"trainer": arguments["trainer"], "checkpoint_s": arguments["checkpoint_s"]}
     torch.set_num_threads(1)
     if not is_rank_zero():
-        with suppress(Stopped):  # as the first process is
+        with suppress(Stopped):  # the first process is stopped as well
             run.run_job(job, **options)
         return
-    told = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what others print, in other processes too, is no message
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what anything else prints, in other processes too, is a log
 
-    def tell(kind: str, content: object) -> None:
-        print(json.dumps([kind, content]), file=told, flush=True)
+    def send(message: Mapping[str, object]) -> None:
+        print(json.dumps(message), file=messages, flush=True)
 
     def report(progress: Progress) -> bool:
-        tell("progress", asdict(progress))
-        return bool(select.select([sys.stdin], [], [], 0)[0])  # at its end: asked to stop, or nobody is left
+        send(asdict(progress))
+        return bool(select.select([sys.stdin], [], [], 0)[0])  # at its end, the study asks to stop or is gone
 
-    outcome = attempt(None, job, report, options)
+    outcome = try_job(None, job, report, options)
     print(outcome.trace, file=sys.stderr)
-    tell(outcome.kind, outcome.content)
+    send({**asdict(outcome), "trace": ""})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Runs kept behind an fsspec URL (s3://bucket/mnet, gs://…, file:///…), for machines that share no folder.
+"""Runs in a storage behind an fsspec URL (s3://bucket/mnet, gs://…, file:///…), for machines that share no folder.
 
     <url>/<study>/runs/<run_id>/    the same files as in a results folder, the result last
 
-A machine trains in a scratch folder of its own, fetches what there is of a run first, and sends every checkpoint, so
-that the run of a machine that was lost goes on elsewhere.
+Each machine trains in its own scratch folder. It first downloads the files of the run, and uploads every checkpoint, so
+that another machine can resume the run.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic
 from mnet.studies.engines.attempt import or_default
 from mnet.studies.runs.job import Job, RunJob, RunOptions
+from mnet.studies.runs.progress import Progress, Report
 from mnet.studies.runs.store import (
     CONFIG,
     CORRECT,
@@ -39,25 +40,22 @@ from mnet.studies.runs.store import (
     read_result,
 )
 
-if TYPE_CHECKING:
-    from mnet.studies.runs.progress import Progress, Report
-
 log = logging.getLogger(__name__)
 
 UNFINISHED = (CONFIG, NETWORK, METRICS, RESUME)
 FINISHED = (CONFIG, NETWORK, METRICS, CORRECT, EXAMPLES, WEIGHTS, RESULT)
 
 
-def is_url(place: str) -> bool:
-    """Whether a place is an fsspec URL, not a folder."""
-    return "://" in place
+def is_url(location: str) -> bool:
+    """Whether this is an fsspec URL, not a folder."""
+    return "://" in location
 
 
 class Storage:
     """The runs behind a URL.
 
     Raises:
-        ConfigError: Nothing here can open such URLs.
+        ConfigError: No installed package can open such URLs.
     """
 
     def __init__(self, url: str) -> None:
@@ -69,24 +67,24 @@ class Storage:
             raise ConfigError(f"{url} cannot be opened: {error}") from None
         self.root = str(root).rstrip("/")
 
-    def folder(self, study: str, run_id: str) -> str:
+    def _folder(self, study: str, run_id: str) -> str:
         return f"{self.root}/{study}/runs/{run_id}"
 
     def find_finished(self, job: Job) -> str | None:
-        """The study, this one first, that has a finished run of that id."""
+        """The study, the job's own first, that has finished this run."""
         self.files.invalidate_cache()
         with suppress(FileNotFoundError):
-            found = {Path(path).name for path in self.files.ls(self.root, detail=False)}
-            for study in sorted(found, key=lambda name: (name != job.study, name)):
+            studies = {Path(path).name for path in self.files.ls(self.root, detail=False)}
+            for study in sorted(studies, key=lambda name: (name != job.study, name)):
                 with suppress(FileNotFoundError, NotADirectoryError, ValueError):
-                    content = self.files.cat_file(f"{self.folder(study, job.run_id)}/{RESULT}")
+                    content = self.files.cat_file(f"{self._folder(study, job.run_id)}/{RESULT}")
                     if is_result(json.loads(content)):
                         return study
         return None
 
     def pull(self, job: Job, study: str | None = None) -> None:
-        """Fetch what there is of a run, from the folder of `study` (None: the job's own), the result last."""
-        source = self.folder(study or job.study, job.run_id)
+        """Download a run's files from the folder of `study` (None: the job's own), the result last."""
+        source = self._folder(study or job.study, job.run_id)
         for name in dict.fromkeys((*UNFINISHED, *FINISHED)):
             try:
                 content: bytes = self.files.cat_file(f"{source}/{name}")
@@ -98,8 +96,8 @@ class Storage:
                 (job.folder / name).unlink(missing_ok=True)
 
     def push(self, job: Job) -> None:
-        """Send what there is of a run, the result last."""
-        target = self.folder(job.study, job.run_id)
+        """Upload a run's files, the result last."""
+        target = self._folder(job.study, job.run_id)
         finished = (job.folder / RESULT).exists()
         self.files.makedirs(target, exist_ok=True)
         for name in FINISHED if finished else UNFINISHED:
@@ -112,58 +110,58 @@ class Storage:
 
 @dataclass(frozen=True)
 class Synced:
-    """A `run_job` that trains in a scratch folder of its machine, in step with a storage."""
+    """A `run_job` that trains in a scratch folder of its machine and keeps the run in a storage."""
 
     url: str
     run_job: RunJob | None = None
     """None = `run.run_job`."""
 
-    def __call__(self, job: Job, report: Report, **options: Unpack[RunOptions]) -> Result:
-        """As `run.run_job`, `job.root` aside: the run is in the storage then, and nowhere on this machine.
+    def __call__(self, job: Job, report: Report, /, **options: Unpack[RunOptions]) -> Result:
+        """As `run.run_job`, but the run ends up in the storage only, and `job.root` is not used.
 
         Raises:
-            Busy: Another process of this machine trains this run. Two machines do not see each other.
+            Busy: Another process of this machine trains this run. Processes of other machines are not noticed.
         """
-        storage, near = Storage(self.url), replace(job, root=scratch(self.url))
-        with lock(near.root, f"{job.run_id}.synced"):
-            shutil.rmtree(near.folder, ignore_errors=True)  # what another machine did since is newer
+        storage, local = Storage(self.url), replace(job, root=scratch_folder(self.url))
+        with lock(local.root, f"{job.run_id}.synced"):
+            shutil.rmtree(local.folder, ignore_errors=True)  # another machine may have continued the run since
             study = storage.find_finished(job)
-            storage.pull(near, study)
+            storage.pull(local, study)
             if study is None:
-                sender = Sender(storage, near, report)
+                uploader = _Uploader(storage, local, report)
                 try:
-                    or_default(self.run_job)(near, sender, **options)
+                    or_default(self.run_job)(local, uploader, **options)
                 finally:
-                    sender.send()
+                    uploader.upload()
             if study != job.study:
-                storage.push(near)
-            result = read_result(near.folder)
+                storage.push(local)
+            result = read_result(local.folder)
             assert result is not None
-            shutil.rmtree(near.folder, ignore_errors=True)
+            shutil.rmtree(local.folder, ignore_errors=True)
         return result
 
 
-class Sender:
-    """A report that also sends each new checkpoint. One that cannot be sent costs only what it would have saved."""
+class _Uploader:
+    """Uploads each new checkpoint when it reports. A failed upload only costs what it would have saved."""
 
     def __init__(self, storage: Storage, job: Job, report: Report) -> None:
         self.storage, self.job, self.report = storage, job, report
-        self._sent = self._stamp()
+        self._uploaded = self._stamp()
 
     def __call__(self, progress: Progress) -> object:
-        self.send()
+        self.upload()
         return self.report(progress)
 
-    def send(self) -> None:
-        """Send the checkpoint if it is new."""
+    def upload(self) -> None:
+        """Upload the checkpoint if it is new."""
         stamp = self._stamp()
-        if stamp in (None, self._sent):
+        if stamp in (None, self._uploaded):
             return
-        self._sent = stamp
+        self._uploaded = stamp
         try:
             self.storage.push(self.job)
-        except Exception as error:  # every storage has errors of its own
-            log.warning("the checkpoint of run %s cannot be sent now: %s", self.job.run_id, error)
+        except Exception as error:  # each storage has its own errors
+            log.warning("the checkpoint of run %s cannot be uploaded now: %s", self.job.run_id, error)
 
     def _stamp(self) -> int | None:
         with suppress(FileNotFoundError):
@@ -171,7 +169,7 @@ class Sender:
         return None
 
 
-def scratch(url: str) -> Path:
-    """This machine's own folder for what belongs to a URL."""
+def scratch_folder(url: str) -> Path:
+    """This machine's folder for the runs of a URL while they train."""
     name = hashlib.sha256(url.encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"mnet-{os.getuid()}" / name

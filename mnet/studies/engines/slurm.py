@@ -1,33 +1,33 @@
 """The Slurm engine: the trials of a study as array jobs, through submitit.
 
-The results folder is seen by all nodes, and this Python too. A trial that Slurm stops, for another job or at its time
-limit, is queued again and goes on from its last checkpoint. Logs are under `<root>/.slurm`.
+All nodes see the results folder and this Python. A trial that Slurm stops, for another job or at its time limit, is
+queued again and resumes from its last checkpoint. Logs are in `<root>/.slurm`.
 """
 
 from __future__ import annotations
 
-import pickle
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mnet.errors import ConfigError
-from mnet.files import write_atomic
-from mnet.studies.engines import Event, Tell
-from mnet.studies.engines.attempt import attempt
+from mnet.files import write_json
+from mnet.studies.engines.attempt import try_job
+from mnet.studies.engines.events import OnEvent
+from mnet.studies.engines.session import Attempt, Session, Update
 from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions
-from mnet.studies.runs.store import SLURM_LOGS, write_failure
+from mnet.studies.runs.progress import Progress
 
-if TYPE_CHECKING:
-    from mnet.studies.runs.progress import Progress
-
-ARRAY = 1000
+LOGS = ".slurm"
+ARRAY_SIZE = 1000
 """Jobs of one array; Slurm's own limit is 1001 unless its site says otherwise."""
 LOCKED_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
+"""Between reports of a job: many of them share the file system."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ class SlurmEngine:
     partition: str | None = None
     """None = the cluster's default."""
     minutes: int = 240
-    """Time limit of a job; a trial that needs more goes on in the next one."""
+    """Time limit of a job; a trial that needs more continues in the next one."""
     cpus: int = 1
-    """Of each trial, which trains with as many threads."""
+    """CPUs of each trial, which trains with as many threads."""
     gpus: float = 0
-    """Of each trial; whole ones, since Slurm gives no fractions."""
+    """GPUs of each trial; whole ones, since Slurm gives no fractions."""
     memory_gb: float = 4.0
     parallel: int = 256
     """Trials side by side."""
     retries: int = 3
-    """Time limits that a trial may reach."""
+    """How many time limits a trial may reach."""
     parameters: Mapping[str, object] = field(default_factory=dict)
-    """More of submitit's, by its names: slurm_account, slurm_qos, slurm_constraint, …"""
+    """More of submitit's parameters: slurm_account, slurm_qos, slurm_constraint, …"""
     trainer: Mapping[str, object] = field(default_factory=dict)
     """Arguments of Lightning's Trainer."""
     checkpoint_s: float = 30.0
@@ -64,89 +64,98 @@ class SlurmEngine:
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.gpus % 1:
-            raise ConfigError(f"Slurm gives whole GPUs, not {self.gpus}; ray shares them")
+            raise ConfigError(f"Slurm gives whole GPUs, not {self.gpus}; the ray engine can share one")
 
-    def run(self, jobs: Sequence[Job], tell: Tell) -> None:
-        """As `Engine.run`. Ctrl-C cancels what is queued and running; killed otherwise, the jobs go on without it.
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
+        """As `Engine.run`. Ctrl-C cancels all jobs; if this process is killed instead, they continue without it.
 
         Raises:
             ConfigError: submitit is not installed, there is no Slurm, or it refuses the parameters.
         """
-        waiting = dict.fromkeys(jobs, 0.0)
-        running: dict[Job, Any] = {}
-        told: dict[Job, int] = {}
-        try:
-            while waiting or running:
-                due = [job for job, when in waiting.items() if time.monotonic() >= when]
-                running |= self.submit(due)
-                for job in due:
-                    del waiting[job]
-                for job, task in list(running.items()):
-                    told[job] = self.hear(job, told.get(job, 0), tell)
-                    if not task.done():
-                        continue
-                    del running[job]
-                    outcome = result_of(task)
-                    if outcome.kind == "locked":
-                        waiting[job] = time.monotonic() + LOCKED_SECONDS
-                    elif outcome.kind != "finished":
-                        outcome = Outcome("failed", outcome.content, outcome.trace)
-                        write_failure(job.folder, str(outcome.content), {"trace": outcome.trace})
-                    progress_file(job).unlink(missing_ok=True)
-                    tell(Event(outcome.kind, job, outcome.content))
-                time.sleep(self.poll_s)
-        except BaseException:
-            for task in running.values():
-                task.cancel(check=False)
-            raise
+        Session(SlurmBackend(self), on_event, self.poll_s, LOCKED_SECONDS).run(jobs)
 
-    def submit(self, jobs: Sequence[Job]) -> dict[Job, Any]:
-        """Queue jobs: submitit's job of each."""
-        tasks: dict[Job, Any] = {}
+
+class SlurmBackend:
+    """Array jobs, and the files in which they report."""
+
+    isolated = True
+    lost = "Slurm stopped it and queued it again"
+
+    def __init__(self, engine: SlurmEngine) -> None:
+        self.engine = engine
+        self.running: dict[Job, Any] = {}
+        """Job -> submitit's job."""
+        self.stamps: dict[Job, int] = {}
+        """When the report that was read last was written."""
+
+    def submit(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """As `Backend.submit`: one array for each results folder and `ARRAY_SIZE` jobs."""
+        jobs = [job for attempt in attempts for job in attempt.jobs]
+        for root in dict.fromkeys(job.root for job in jobs):
+            array = [job for job in jobs if job.root == root]
+            for start in range(0, len(array), ARRAY_SIZE):
+                self._submit_array(root, array[start : start + ARRAY_SIZE])
+        return list(attempts)
+
+    def _submit_array(self, root: Path, jobs: Sequence[Job]) -> None:
         try:
             import submitit
         except ImportError:
             raise ConfigError(
                 "the slurm engine needs submitit: pip install 'mnet[slurm]', or make EXTRAS=slurm"
             ) from None
-        for root in {job.root for job in jobs}:
-            mine = [job for job in jobs if job.root == root]
-            try:
-                executor = submitit.AutoExecutor(
-                    root / SLURM_LOGS / "%j", self.cluster, slurm_max_num_timeout=self.retries
-                )
-                executor.update_parameters(
-                    name="mnet",
-                    timeout_min=self.minutes,
-                    cpus_per_task=self.cpus,
-                    gpus_per_node=int(self.gpus),
-                    mem_gb=self.memory_gb,
-                    slurm_array_parallelism=self.parallel,
-                    slurm_partition=self.partition,
-                    **self.parameters,
-                )
-                for start in range(0, len(mine), ARRAY):
-                    array = mine[start : start + ARRAY]
-                    tasks |= zip(array, executor.map_array(Attempt(self), array), strict=True)
-            except (RuntimeError, NameError, AssertionError, submitit.core.utils.FailedSubmissionError) as error:
-                raise ConfigError(f"Slurm cannot take the jobs: {error}") from None
-        return tasks
+        for job in jobs:  # of an earlier attempt
+            _progress_file(job).unlink(missing_ok=True)
+            self.stamps.pop(job, None)
+        engine = self.engine
+        try:
+            executor = submitit.AutoExecutor(root / LOGS / "%j", engine.cluster, slurm_max_num_timeout=engine.retries)
+            executor.update_parameters(
+                name="mnet",
+                timeout_min=engine.minutes,
+                cpus_per_task=engine.cpus,
+                gpus_per_node=int(engine.gpus),
+                mem_gb=engine.memory_gb,
+                slurm_array_parallelism=engine.parallel,
+                slurm_partition=engine.partition,
+                **engine.parameters,
+            )
+            self.running |= zip(jobs, executor.map_array(_Work(engine), jobs), strict=True)
+        except (RuntimeError, NameError, AssertionError, submitit.core.utils.FailedSubmissionError) as error:
+            raise ConfigError(f"Slurm cannot take the jobs: {error}") from None
 
-    def hear(self, job: Job, stamp: int, tell: Tell) -> int:
-        """Tell what a job has written of its progress since `stamp`."""
-        with suppress(OSError):
-            new = progress_file(job).stat().st_mtime_ns
-            if new != stamp:
-                progress = pickle.loads(progress_file(job).read_bytes())  # noqa: S301 - from our own jobs
-                if progress is None and stamp:
-                    tell(Event("retrying", job, "Slurm stopped it and queued it again"))
-                tell(Event("started" if progress is None else "progress", job, progress))
-            return new
-        return stamp
+    def poll(self, timeout_s: float) -> list[Update]:
+        """As `Backend.poll`."""
+        time.sleep(timeout_s)
+        updates = []
+        for job, task in list(self.running.items()):
+            ended = task.done()  # before its report is read, which is then the last one
+            updates += self._report(job)
+            if ended:
+                del self.running[job]
+                updates.append(Update(job, _outcome(task)))
+                _progress_file(job).unlink(missing_ok=True)
+        return updates
+
+    def _report(self, job: Job) -> list[Update]:
+        """What the job has written since the last call."""
+        path = _progress_file(job)
+        with suppress(OSError, ValueError):
+            stamp = path.stat().st_mtime_ns
+            if stamp != self.stamps.get(job):
+                progress = json.loads(path.read_text())
+                self.stamps[job] = stamp
+                return [Update(job, None if progress is None else Progress(**progress))]
+        return []
+
+    def stop(self) -> None:
+        """As `Backend.stop`, except that running jobs are cancelled too: they resume from their last checkpoint."""
+        for task in self.running.values():
+            task.cancel(check=False)
 
 
 @dataclass(frozen=True)
-class Attempt:
+class _Work:
     """The body of a job, on whichever node."""
 
     engine: SlurmEngine
@@ -156,43 +165,44 @@ class Attempt:
 
         torch.set_num_threads(self.engine.cpus)
         options: RunOptions = {"trainer": dict(self.engine.trainer), "checkpoint_s": self.engine.checkpoint_s}
-        report = Reporter(job)
+        report = _Reporter(job)
         report.write(None)
-        return attempt(self.engine.run_job, job, report, options)
+        return try_job(self.engine.run_job, job, report, options)
 
     def checkpoint(self, job: Job) -> Any:
-        """What submitit queues in place of a job that Slurm is about to stop: the same, since a run resumes itself."""
+        """What submitit queues for a job that Slurm is about to stop: the same job, since a run resumes by itself."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, job)
 
 
-class Reporter:
-    """Writes progress where the driver reads it, seldom: many trials share that file system."""
+class _Reporter:
+    """Writes progress to a file that the engine reads."""
 
     def __init__(self, job: Job) -> None:
-        self.path = progress_file(job)
+        self.path = _progress_file(job)
         self._written = 0.0
 
     def __call__(self, progress: Progress) -> None:
         if time.monotonic() - self._written >= PROGRESS_SECONDS:
-            self.write(progress)
+            self.write(asdict(progress))
 
-    def write(self, progress: Progress | None) -> None:
+    def write(self, content: dict[str, object] | None) -> None:
+        """Replace the file; None = the job begins."""
         with suppress(OSError):
-            write_atomic(self.path, lambda stream: stream.write(pickle.dumps(progress)))
+            write_json(self.path, content)
         self._written = time.monotonic()
 
 
-def progress_file(job: Job) -> Path:
-    return job.root / SLURM_LOGS / f"{job.run_id}.progress"
+def _progress_file(job: Job) -> Path:
+    return job.root / LOGS / f"{job.run_id}.progress"
 
 
-def result_of(task: Any) -> Outcome:
-    """What became of a job that is done."""
+def _outcome(task: Any) -> Outcome:
+    """How a job ended."""
     error = task.exception()
     if error is None:
         outcome: Outcome = task.result()
         return outcome
     reason = str(error).splitlines()[0]
-    return Outcome("failed", f"its process died: {reason}; see {task.paths.stderr}", str(error))
+    return Outcome("failed", reason=f"its process died: {reason}; see {task.paths.stderr}", trace=str(error))

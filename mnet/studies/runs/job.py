@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
 
 from mnet.studies.runs.progress import Report
 from mnet.studies.runs.store import Result, run_folder
@@ -58,17 +58,16 @@ class RunJob(Protocol):
         """The result of the job."""
 
 
-OutcomeKind = Literal["started", "progress", "finished", "failed", "locked", "retrying"]
-
-
-class Outcome(NamedTuple):
+@dataclass(frozen=True)
+class Outcome:
     """How an attempt at a job ended."""
 
-    kind: OutcomeKind
-    """finished, failed, locked (another process trains the run), or retrying (out of memory); while it runs: started,
-    progress."""
-    content: object
-    """The result, the reason in one line, or the progress."""
+    kind: Literal["finished", "failed", "locked", "out_of_memory"]
+    """locked = another process trains the run."""
+    result: Result = field(default_factory=Result)
+    """Of a finished job."""
+    reason: str = ""
+    """In one line, unless it finished."""
     trace: str = ""
     """The traceback of the error."""
 
@@ -76,7 +75,7 @@ class Outcome(NamedTuple):
 def failure(error: Exception) -> Outcome:
     """The outcome of a job that ended with this error."""
     trace = "".join(traceback.format_exception(error))
-    return Outcome("retrying" if out_of_memory(error) else "failed", describe(error), trace)
+    return Outcome("out_of_memory" if out_of_memory(error) else "failed", reason=describe(error), trace=trace)
 
 
 def describe(error: BaseException) -> str:

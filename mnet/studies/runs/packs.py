@@ -51,10 +51,10 @@ def run_jobs(
             except Busy as error:  # the process that has this one may be about to take the others: leave it all of them
                 locks.close()
                 for left in (*unfinished, *jobs[i:]):
-                    yield left, Outcome("locked", str(error))
+                    yield left, Outcome("locked", reason=str(error))
                 return
             if (finished := find_finished(job.root, job.run_id)) is not None:
-                yield job, Outcome("finished", adopt(finished, job.folder))
+                yield job, Outcome("finished", result=adopt(finished, job.folder))
             else:
                 unfinished.append(job)
         for pack in group_by_step(unfinished):
@@ -113,7 +113,7 @@ def _train(
         except NotFinite as error:
             yield job, failure(error)
         else:
-            yield job, Outcome("finished", result)
+            yield job, Outcome("finished", result=result)
 
 
 class PackedDataModule(L.LightningDataModule):

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -13,11 +12,11 @@ from mnet.studies.engines.estimate import (
     DEFAULT_RATES,
     count_images,
     fit_rates,
-    load,
-    memory_bytes,
-    seconds,
     timed_runs,
     total_seconds,
+    trial_bytes,
+    trial_seconds,
+    workload,
 )
 
 PUBLISHED = Path(__file__).parents[3] / "results/published/activation/runs.csv"
@@ -30,24 +29,27 @@ TRIALS = [
 
 
 def timed(rates, trials=TRIALS):
-    return [(load(trial), float(load(trial).terms(load(trial).images) @ np.array(rates))) for trial in trials]
+    works = [workload(trial) for trial in trials]
+    return [(work, work.seconds(work.images, rates)) for work in works]
 
 
 def test_a_trial_is_counted_by_hand():
-    counted = load(Trial(model="mobilenet_v1", epochs=3, batch_size=50))
-    assert counted.images == 3 * 55_000
-    assert counted.evaluated == 4 * 5_000 + 10_000
-    assert counted.layers == 28  # V1 counts depthwise and pointwise separately, and the classifier: table 1
-    assert counted.terms(100)[2] == counted.params * 2
-    assert counted.pixels == 70_000 * 28**2
-    assert load(Trial(dataset="imagenette")).pixels == 0  # streamed
+    work = workload(Trial(model="mobilenet_v1", epochs=3, batch_size=50))
+    assert work.images == 3 * 55_000
+    assert work.evaluated == 4 * 5_000 + 10_000
+    assert work.layers == 28  # V1 counts depthwise and pointwise separately, and the classifier: table 1
+    assert work.terms(100)[2] == work.params * 2
+    assert work.pixels == 70_000 * 28**2
+    assert workload(Trial(dataset="imagenette")).pixels == 0  # streamed
 
 
 def test_without_timed_runs_the_quick_trial_takes_about_a_minute_and_others_in_proportion():
-    small = seconds(Trial())
+    small = trial_seconds(Trial())
     assert small == pytest.approx(60, rel=0.1)
-    assert seconds(Trial(epochs=20)) == pytest.approx(10 * small, rel=0.1)
-    assert seconds(Trial(model="mobilenet_v2")) == pytest.approx(2.33 * small, rel=0.1)  # measured, see DEFAULT_RATES
+    assert trial_seconds(Trial(epochs=20)) == pytest.approx(10 * small, rel=0.1)
+    assert trial_seconds(Trial(model="mobilenet_v2")) == pytest.approx(
+        2.33 * small, rel=0.1
+    )  # measured, see DEFAULT_RATES
     assert fit_rates([]) == DEFAULT_RATES
 
 
@@ -60,8 +62,8 @@ def test_another_machines_character_is_found_from_many_runs():
     """A GPU: dear calls, cheap arithmetic."""
     rates = (1e-12, 2e-10, 1e-9, 2e-3)
     fitted = fit_rates(timed(rates))
-    for counted, taken in timed(rates, [Trial(model="mobilenet_v3_large", width=0.75), Trial(resolution=20)]):
-        assert counted.terms(counted.images) @ np.array(fitted) == pytest.approx(taken, rel=0.1)
+    for work, seconds in timed(rates, [Trial(model="mobilenet_v3_large", width=0.75), Trial(resolution=20)]):
+        assert work.seconds(work.images, fitted) == pytest.approx(seconds, rel=0.1)
 
 
 def test_a_run_that_was_disturbed_does_not_move_the_rates():
@@ -74,7 +76,7 @@ def test_timed_runs_are_read_from_results_and_else_from_the_published_table(tmp_
     assert timed_runs(tmp_path) == []
     published, rows = timed_runs(tmp_path, PUBLISHED), pd.read_csv(PUBLISHED)
     assert [seconds for _, seconds in published] == rows["train_seconds"].tolist()
-    assert published[3][0] == load(Trial(activation=rows["activation"].iloc[3]))
+    assert published[3][0] == workload(Trial(activation=rows["activation"].iloc[3]))
     run = tmp_path / "mine/runs/abc"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump({**Trial(width=0.5).settings(), "trainer": {"devices": 1}}))
@@ -84,17 +86,17 @@ def test_timed_runs_are_read_from_results_and_else_from_the_published_table(tmp_
         broken.mkdir()
         (broken / "config.yaml").write_text(config)
         (broken / "result.json").write_text(result)
-    assert timed_runs(tmp_path, PUBLISHED) == [(load(Trial(width=0.5)), 7.0)]
+    assert timed_runs(tmp_path, PUBLISHED) == [(workload(Trial(width=0.5)), 7.0)]
 
 
 def test_a_shared_run_is_paid_once():
-    assert total_seconds([Trial(), Trial(width=1.0), Trial(seed=1)]) == pytest.approx(2 * seconds(Trial()))
+    assert total_seconds([Trial(), Trial(width=1.0), Trial(seed=1)]) == pytest.approx(2 * trial_seconds(Trial()))
 
 
-def test_a_folders_images_are_counted_once_they_are_there(images):
+def test_a_folders_images_are_work_once_they_are_there(images):
     assert count_images("imagefolder", images)[0] == 80
     assert count_images("imagefolder", images / "nowhere")[0] == 10_000
-    assert load(Trial(dataset="imagefolder", data_dir=images, resolution=28)).images == 2 * 72
+    assert workload(Trial(dataset="imagefolder", data_dir=images, resolution=28)).images == 2 * 72
 
 
 MEASURED = [  # MiB, a fresh process each: one epoch of 600 images of 28 px, one thread, torch 2.14 on x86
@@ -111,7 +113,7 @@ MEASURED = [  # MiB, a fresh process each: one epoch of 600 images of 28 px, one
 @pytest.mark.parametrize(("settings", "mib"), MEASURED, ids=lambda value: str(value))
 def test_memory_is_estimated_above_the_measured_peak_and_by_less_than_a_third(settings, mib, images):
     trial = Trial(dataset="imagefolder", data_dir=images, resolution=28, **settings)
-    assert 1 < memory_bytes(trial) / 2**20 / mib < 1.33
+    assert 1 < trial_bytes(trial) / 2**20 / mib < 1.33
 
 
 def test_the_studies_program_lists_every_study_with_its_state(tmp_path, capsys):

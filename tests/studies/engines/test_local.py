@@ -1,79 +1,74 @@
-"""The local engine, with stand-ins for training: what it does where trials die, hang, or need more than there is."""
+"""The local engine's processes, with stand-ins for training: memory, deaths, and how they end."""
 
 import os
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from mnet.studies import Trial
-from mnet.studies.engines import Event
-from mnet.studies.engines.estimate import memory_bytes
-from mnet.studies.engines.local import LocalEngine, Session, default_workers
+from mnet.studies.engines.estimate import trial_bytes
+from mnet.studies.engines.events import Failed, Finished, Retrying, Started
+from mnet.studies.engines.local import LocalBackend, LocalEngine, default_workers
+from mnet.studies.engines.session import Attempt, Session
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.progress import Progress
-from mnet.studies.runs.store import Busy, lock, read_failure
 
 TRIAL = Trial(width=0.25)
+GUARD_S = 300
+"""After which a stand-in that waits gives up: no verdict, but an end to one that hangs."""
 
 
 def jobs_in(root: Path, count: int) -> list[Job]:
     return [Job(Trial(width=0.25, seed=seed), root, "study") for seed in range(count)]
 
 
-def run(jobs, run_job, **settings):
-    """Kinds of events by seed, and all events."""
-    events = []
-    LocalEngine(run_job=run_job, **settings).run(jobs, events.append)
-    kinds = {job.trial.seed: [event.kind for event in events if event.job == job] for job in jobs}
-    return kinds, events
+def run(jobs, run_job, **settings) -> dict[int, list]:
+    """Events by seed."""
+    events = {job.trial.seed: [] for job in jobs}
+    LocalEngine(run_job=run_job, **settings).run(jobs, lambda event: events[event.job.trial.seed].append(event))
+    return events
 
 
-def mark(job, name: str) -> Path:
+def touch(job: Job, name: str) -> Path:
     path = job.root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     return path
 
 
-def with_company(job, report, **_):
-    """Says when it ran; seed 1 is killed while another runs, as the system does where memory ends."""
-    with (job.root / "log").open("a") as log:
-        log.write(f"{job.trial.seed} {time.monotonic()}\n")
-    if job.trial.seed == 1 and not (job.root / "once").exists():
-        mark(job, "once")
+def running(job: Job) -> list[Path]:
+    return list((job.root / "running").glob("*"))
+
+
+def at_once(job, report, **_):
+    return {"top1": 1.0}
+
+
+def killed_beside_another(job, report, **_):
+    """Seed 1 is killed while another runs, as the system does when memory runs out."""
+    own, deadline = touch(job, f"running/{job.trial.seed}"), time.monotonic() + GUARD_S
+    if job.trial.seed == 1 and not (job.root / "killed").exists():
+        while len(running(job)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        touch(job, "killed")
+        own.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.5)
-    with (job.root / "log").open("a") as log:
-        log.write(f"{job.trial.seed} {time.monotonic()}\n")
-    return {"top1": 1.0}
+    while job.trial.seed == 0 and not (job.root / "killed").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    beside = len(running(job)) - 1
+    own.unlink()
+    return {"top1": 1.0, "beside": beside}
 
 
-def test_a_trial_that_ran_out_of_memory_is_tried_once_more_alone(tmp_path):
-    kinds, _ = run(jobs_in(tmp_path, 4), with_company, workers=2)
-    assert kinds[1] == ["started", "retrying", "started", "finished"]
-    assert all(kinds[seed] == ["started", "finished"] for seed in (0, 2, 3))
-    spans: dict[str, list[float]] = {}
-    for line in (tmp_path / "log").read_text().splitlines():
-        seed, when = line.split()
-        spans.setdefault(seed, []).append(float(when))
-    assert max(when for seed in "023" for when in spans[seed]) <= spans["1"][-2]  # all others had ended
-
-
-def without_memory(job, report, **_):
-    if job.trial.seed == 0:
-        raise MemoryError("no more")
-    return {"top1": 1.0}
-
-
-def test_one_that_runs_out_of_memory_alone_too_has_failed_with_its_reason(tmp_path):
-    jobs = jobs_in(tmp_path, 3)
-    kinds, events = run(jobs, without_memory, workers=2)
-    assert kinds[0] == ["started", "retrying", "started", "failed"]
-    assert kinds[1] == kinds[2] == ["started", "finished"]
-    assert events[-1].content == read_failure(jobs[0].folder) == "MemoryError: no more"
+def test_a_trial_that_was_killed_is_tried_once_more_with_nothing_beside_it(tmp_path):
+    events = run(jobs_in(tmp_path, 4), killed_beside_another, workers=2)
+    assert [type(event) for event in events[1]] == [Started, Retrying, Started, Finished]
+    assert events[1][1].reason == "its process died (exit code -9)"
+    assert events[1][-1].result["beside"] == 0
+    assert all([type(event) for event in events[seed]] == [Started, Finished] for seed in (0, 2, 3))
 
 
 def crashing(job, report, **_):
@@ -82,110 +77,57 @@ def crashing(job, report, **_):
     return {"top1": 1.0}
 
 
-def test_a_process_that_dies_is_named_and_replaced(tmp_path):
-    kinds, events = run(jobs_in(tmp_path, 3), crashing, workers=1)
-    assert kinds == {0: ["started", "failed"], 1: ["started", "finished"], 2: ["started", "finished"]}
-    assert next(event for event in events if event.kind == "failed").content == "its process died (exit code 3)"
+def test_a_process_that_dies_is_replaced(tmp_path):
+    events = run(jobs_in(tmp_path, 2), crashing, workers=1)
+    assert events[0][-1] == Failed(events[0][-1].job, "its process died (exit code 3)")
+    assert isinstance(events[1][-1], Finished)
 
 
-def hanging(job, report, **_):
-    report(Progress(7, 10, 50.0))
-    time.sleep(3.5 if job.trial.seed == 0 else 0)
-    return {"top1": 1.0}
+class NoProcess:
+    """In the place of a worker: takes an attempt and keeps it."""
+
+    def __init__(self, *_: object) -> None:
+        self.jobs, self.attempt = [], Attempt(())
+
+    def submit(self, attempt: Attempt) -> None:
+        self.attempt, self.jobs = attempt, list(attempt.jobs)
 
 
-def test_a_trial_without_a_sign_of_life_is_named(tmp_path):
-    kinds, events = run(jobs_in(tmp_path, 2), hanging, workers=2, stalled_s=1.0)
-    begun = [kinds[seed][kinds[seed].index("started") :] for seed in (0, 1)]  # a worker may be slow to start
-    assert begun[0] == ["started", "progress", "stalled", "stalled", "finished"]  # after 1 s and 2 s
-    assert begun[1] == ["started", "progress", "finished"]
-    assert all(event.content >= 1 for event in events if event.kind == "stalled")
+@pytest.mark.parametrize(("room", "expected"), [(0.5, 1), (1.5, 1), (3.5, 3), (9.0, 4)])
+def test_as_many_trials_run_as_memory_and_workers_have_room_for(tmp_path, monkeypatch, room, expected):
+    monkeypatch.setattr("mnet.studies.engines.local.Worker", NoProcess)
+    attempts = [Attempt((job,)) for job in jobs_in(tmp_path, 6)]
+    backend = LocalBackend(LocalEngine(workers=4, memory=int(room * trial_bytes(TRIAL))), len(attempts))
+    assert backend.submit(attempts) == attempts[:expected]
 
 
-def counting(job, report, **_):
-    """Waits for as much company as there may be, since processes are slow to start, then for any beyond that."""
-    mine, reached = mark(job, f"running/{job.trial.seed}"), job.root / "reached"
-    most, until = int((job.root / "most").read_text()), time.monotonic() + 10
-    while not reached.exists() and time.monotonic() < until:
-        if len(list(mine.parent.iterdir())) >= most:
-            reached.touch()
-        time.sleep(0.01)
-    time.sleep(0.4)
-    together = len(list(mine.parent.iterdir()))
-    mine.unlink()
-    return {"top1": 1.0, "together": together}
+def test_memory_decides_which_attempts_begin(tmp_path, monkeypatch):
+    monkeypatch.setattr("mnet.studies.engines.local.Worker", NoProcess)
+    small, large = Trial(width=0.25), Trial(model="mobilenet_v2", total_stride=8)
+    attempts = {
+        name: Attempt((Job(trial, tmp_path, "study"),), alone=name == "alone")
+        for name, trial in {"large": large, "next": large, "small": small, "alone": small}.items()
+    }
+    room = trial_bytes(large) + trial_bytes(small)
+    backend = LocalBackend(LocalEngine(workers=4, memory=room), attempts=4)
+    assert backend.submit(list(attempts.values())) == [attempts["large"], attempts["small"]]  # the small one overtakes
+    backend.workers[0].jobs = []
+    assert backend.submit([attempts["alone"]]) == []  # small still runs
+    backend.workers[1].jobs = []
+    assert backend.submit([attempts["alone"], attempts["next"]]) == [attempts["alone"]]
 
 
-@pytest.mark.parametrize(("room", "most"), [(1.5, 1), (3.5, 3)])
-def test_as_many_trials_run_as_memory_has_room_for(tmp_path, room, most):
-    (tmp_path / "most").write_text(str(most))
-    _, events = run(jobs_in(tmp_path, 6), counting, workers=4, memory=int(room * memory_bytes(TRIAL)))
-    assert max(event.content["together"] for event in events if event.kind == "finished") == most
-
-
-def elsewhere(job, report, **_):
-    with lock(job.root, job.run_id):
-        return {"top1": 1.0}
-
-
-def test_a_run_that_another_process_holds_is_waited_for(tmp_path):
-    jobs = jobs_in(tmp_path, 2)
-    events, held = [], lock(tmp_path, jobs[0].run_id)
-    held.__enter__()
-
-    def tell(event):
-        events.append(event)
-        if event.kind == "locked" and len(events) > 4:
-            held.__exit__(None, None, None)
-
-    LocalEngine(run_job=elsewhere, workers=1).run(jobs, tell)
-    kinds = [event.kind for event in events if event.job == jobs[0]]
-    assert kinds[:3] == ["started", "locked", "started"]
-    assert kinds[-1] == "finished"
-    with lock(tmp_path, "x"), pytest.raises(Busy), lock(tmp_path, "x"):
-        pass
-
-
-def asked(job, report, **_):
-    for step in range(600):
-        if report(Progress(step, 600, 0.0)):
-            mark(job, "stopped")
-            raise RuntimeError("stopped")
-        time.sleep(0.05)
-
-
-def test_ctrl_c_lets_running_trials_stop_where_they_can_go_on(tmp_path):
-    def tell(event):
-        if event.kind == "progress":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        LocalEngine(run_job=asked, workers=1).run(jobs_in(tmp_path, 1), tell)
-    assert (tmp_path / "stopped").exists()
-
-
-def test_there_is_a_worker_for_every_core():
+def test_there_is_a_worker_for_every_core_but_not_more_than_attempts(monkeypatch):
+    monkeypatch.setattr("mnet.studies.engines.local.Worker", NoProcess)
     assert default_workers() >= 1
-
-
-def test_what_is_told_of_a_pack_is_not_told_of_its_members_that_are_finished(tmp_path):
-    """Else they would be counted twice in the time left."""
-    jobs, told = jobs_in(tmp_path, 2), []
-    session, worker = (
-        SimpleNamespace(tell=told.append, single=False, team=[1, 2]),
-        SimpleNamespace(jobs=list(jobs), given=jobs),
-    )
-    for kind, job in (("progress", 0), ("finished", 0), ("progress", 0), ("progress", 1)):
-        Session.hear(session, worker, Event(kind, jobs[job]))
-    assert [(event.kind, event.job.trial.seed) for event in told] == [("progress", 0), ("finished", 0), ("progress", 1)]
-
-
-def at_once(job, report, **_):
-    return {"top1": 1.0}
+    assert len(LocalBackend(LocalEngine(workers=3), attempts=5).workers) == 3
+    assert len(LocalBackend(LocalEngine(workers=3), attempts=2).workers) == 2
+    assert LocalBackend(LocalEngine(workers=3), attempts=1).isolated
 
 
 def test_idle_workers_end_by_themselves(tmp_path):
-    """Whatever they hold is given back, as the semaphores of a compiler are."""
-    session = Session(LocalEngine(run_job=at_once, workers=2), jobs_in(tmp_path, 3), lambda event: None)
-    session.run()
-    assert [worker.process.exitcode for worker in session.team] == [0, 0]
+    """They release what they hold, such as the semaphores of a compiler."""
+    jobs = jobs_in(tmp_path, 3)
+    backend = LocalBackend(LocalEngine(workers=2, run_job=at_once), len(jobs))
+    Session(backend, lambda event: None, poll_s=1.0, locked_s=1.0).run(jobs)
+    assert [worker.process.exitcode for worker in backend.workers] == [0, 0]

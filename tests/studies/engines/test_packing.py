@@ -1,15 +1,14 @@
-"""Which seeds are trained together, and when a study that is handed out ends."""
+"""Which seeds train together, and when a study ends."""
 
-import time
 from dataclasses import replace
 
 import ablate
-import pytest
+from support.scripted_backend import ScriptedBackend
 
 from mnet.studies import Trial
-from mnet.studies.engines.local import LocalEngine
 from mnet.studies.engines.packing import hand_out, makespan, packs, plan_packs
-from mnet.studies.runs.job import Job
+from mnet.studies.engines.session import Session
+from mnet.studies.runs.job import Job, Outcome
 
 
 def study(root, *trials: Trial, seeds: int = 3) -> list[Job]:
@@ -32,12 +31,12 @@ def test_cells_are_cut_into_packs_of_equal_size(tmp_path):
         assert len({job.trial.activation for job in pack}) == 1
 
 
-def test_only_images_in_memory_and_numbers_of_32_bits_are_packed(tmp_path):
+def test_only_images_in_memory_are_packed_and_nothing_in_int8(tmp_path):
     trials = (Trial(precision="int8"), Trial(dataset="imagenette"), SMALL)
     assert [job.pack_size for job in plan_packs(study(tmp_path, *trials, seeds=2), 2, 2)] == [1, 1, 2] * 2
 
 
-def test_by_itself_it_packs_where_that_ends_first(tmp_path):
+def test_without_a_size_it_packs_where_that_ends_first(tmp_path):
     calls, arithmetic = Trial(model="mobilenet_v3_large", width=0.35), Trial(model="mobilenet_v2")
     jobs = study(tmp_path, calls, arithmetic)
     assert {job.pack_size for job in plan_packs(jobs, 1) if job.trial.model == "mobilenet_v2"} == {1}
@@ -48,21 +47,15 @@ def test_by_itself_it_packs_where_that_ends_first(tmp_path):
     assert makespan(plan_packs(jobs, 2), 2) <= makespan(jobs, 2)
 
 
-def slept(job, report, **_):
-    time.sleep(DURATIONS[job.trial.seed])
-    return {"top1": 1.0}
+DURATIONS = (9, 3, 5, 2, 8, 4, 6, 3)
 
 
-DURATIONS = (0.9, 0.3, 0.5, 0.2, 0.8, 0.4, 0.6, 0.3)
-
-
-def test_the_simulated_engine_ends_when_the_real_one_does(tmp_path):
-    seen = []
+def test_the_simulation_ends_when_a_session_does(tmp_path):
     jobs = study(tmp_path, SMALL, seeds=len(DURATIONS))
-    LocalEngine(run_job=slept, workers=3).run(jobs, lambda event: seen.append((event.kind, time.monotonic())))
-    begun = min(when for kind, when in seen if kind == "started")
-    ended = max(when for kind, when in seen if kind == "finished")
-    assert ended - begun == pytest.approx(hand_out(DURATIONS, 3), rel=0.2)
+    finished = Outcome("finished", result={"top1": 1.0})
+    backend = ScriptedBackend({seed: [[length - 1, finished]] for seed, length in enumerate(DURATIONS)}, places=3)
+    Session(backend, lambda event: None, poll_s=1.0, locked_s=1.0).run(jobs)
+    assert backend.now == hand_out(DURATIONS, 3)
     assert hand_out([3.0, 1.0, 1.0, 2.0], 2) == 4.0
 
 

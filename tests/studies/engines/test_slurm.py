@@ -4,16 +4,19 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from mnet.errors import ConfigError
 from mnet.studies import Trial
-from mnet.studies.engines.slurm import SlurmEngine
+from mnet.studies.engines.events import Finished, Progressed, Retrying, Started
+from mnet.studies.engines.session import Attempt, Update
+from mnet.studies.engines.slurm import SlurmBackend, SlurmEngine, _Reporter
 from mnet.studies.runs.job import Job
+from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.run import run_job
-from mnet.studies.runs.store import read_failure, read_result
+from mnet.studies.runs.store import read_result
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed: make EXTRAS=slurm setup")
 
@@ -29,69 +32,53 @@ def tiny(images, tiny_model) -> Trial:
     return Trial(dataset="imagefolder", data_dir=images, resolution=28, model=tiny_model, batch_size=16, epochs=2)
 
 
-def test_a_trial_that_slurm_stops_is_queued_again_and_goes_on_to_the_same_numbers(tiny, tmp_path):
-    def stopped_once(job, report, **options):
+def test_a_trial_that_slurm_stops_is_queued_again_and_resumes_to_the_same_result(tiny, tmp_path):
+    def stopped_once(job, report, /, **options):
         """Real training, which gets Slurm's signal after three steps."""
         from mnet.studies.runs import callbacks, run
 
         callbacks.REPORT_SECONDS = 0.0
-        seen = tmp_path / f"steps {job.trial.seed}"
-        again = seen.exists()
+        log = tmp_path / "steps"
+        second = log.exists()
 
         def watched(progress):
-            with seen.open("a") as stream:
+            with log.open("a") as stream:
                 stream.write(f"{progress.step} ")
-            if progress.step == 3 and job.trial.seed == 0 and not again:
-                while not (tmp_path / "started").exists():  # the driver has yet to see that it runs
-                    time.sleep(0.01)
+            if progress.step == 3 and not second:
+                while not (tmp_path / "reported").exists():  # until the engine has read that it began
+                    time.sleep(0.05)
                 os.kill(os.getpid(), signal.SIGUSR2)
             return report(progress)
 
         return run.run_job(job, watched, **options)
 
-    events, trials = [], [tiny, replace(tiny, seed=1, lr=1e30)]
-    jobs = [Job(trial, tmp_path / "results", "tiny") for trial in trials]
-    engine = SlurmEngine(minutes=5, cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once)
+    events, job = [], Job(tiny, tmp_path / "results", "tiny")
 
-    def keep(event):
+    def collect(event):
         events.append(event)
-        if event.kind == "started" and event.job == jobs[0]:
-            (tmp_path / "started").touch()
+        (tmp_path / "reported").touch()
 
-    engine.run(jobs, keep)
-    kinds = [event.kind for event in events if event.job == jobs[0] and event.kind != "progress"]
-    assert kinds == ["started", "retrying", "started", "finished"]
-    assert (tmp_path / "steps 0").read_text().startswith("1 2 3 3 4 ")  # from the checkpoint of step 2
-    assert same(read_result(jobs[0].folder)) == same(run_job(Job(tiny, tmp_path / "undisturbed", "tiny")))
-    (failed,) = [event for event in events if event.kind == "failed"]
-    assert failed.job == jobs[1]
-    assert failed.content.startswith("NotFinite: the loss is")
-    assert read_failure(jobs[1].folder) == failed.content
+    engine = SlurmEngine(minutes=5, cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once)
+    engine.run([job], collect)
+    kinds = [type(event) for event in events if not isinstance(event, Progressed)]
+    assert kinds == [Started, Retrying, Started, Finished]
+    assert (tmp_path / "steps").read_text().startswith("1 2 3 3 4 ")  # from the checkpoint of step 2
+    assert same(read_result(job.folder)) == same(run_job(Job(tiny, tmp_path / "undisturbed", "tiny")))
+    assert not list((job.root / ".slurm").glob("*.progress"))
 
 
-def test_a_process_that_dies_is_named_with_its_log_and_one_that_is_busy_is_looked_at_again(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("mnet.studies.engines.slurm.LOCKED_SECONDS", 0.1)
-    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
-
-    def stand_in(job, report, **options):
-        from mnet.studies.runs.store import Busy
-
-        marker = tmp_path / "busy"
-        if job.trial.seed == 0:
-            os._exit(3)
-        if not marker.exists():
-            marker.touch()
-            raise Busy("another process works on it")
-        return {"top1": 1.0}
-
-    events, jobs = [], [Job(replace(tiny, seed=seed), tmp_path / "results", "tiny") for seed in (0, 1)]
-    SlurmEngine(cluster="local", poll_s=0.2, run_job=stand_in).run(jobs, events.append)
-    last = {event.job.trial.seed: event for event in events}
-    assert last[0].kind == "failed"
-    assert last[0].content.startswith("its process died: ")
-    assert "results/.slurm" in last[0].content
-    assert (last[1].kind, last[1].content) == ("finished", {"top1": 1.0})
-    assert "locked" in [event.kind for event in events if event.job == jobs[1]]
+def test_reports_are_read_as_json_and_half_a_file_is_not_read(tiny, tmp_path):
+    backend, job = SlurmBackend(SlurmEngine()), Job(tiny, tmp_path, "tiny")
+    path = tmp_path / ".slurm" / f"{job.run_id}.progress"
+    report = _Reporter(job)
+    assert backend._report(job) == []
+    report.write(None)
+    assert backend._report(job) == [Update(job, None)]
+    assert backend._report(job) == []
+    report.write(asdict(Progress(1, 2, 50.0, "top1")))
+    assert backend._report(job) == [Update(job, Progress(1, 2, 50.0, "top1"))]
+    path.write_text('{"step": 1')
+    assert backend._report(job) == []
 
 
 def test_a_study_is_one_array_job_with_what_was_asked_for(tiny, tmp_path, monkeypatch):
@@ -103,13 +90,14 @@ def test_a_study_is_one_array_job_with_what_was_asked_for(tiny, tmp_path, monkey
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     jobs = [Job(replace(tiny, seed=seed), tmp_path / "results", "tiny") for seed in range(3)]
     engine = SlurmEngine("gpu", 60, cpus=2, gpus=1.0, parallel=2, parameters={"slurm_account": "vision"})
-    tasks = engine.submit(jobs)
-    assert [tasks[job].job_id for job in jobs] == ["7_0", "7_1", "7_2"]
+    backend, attempts = SlurmBackend(engine), [Attempt((job,)) for job in jobs]
+    assert backend.submit(attempts) == attempts
+    assert [backend.running[job].job_id for job in jobs] == ["7_0", "7_1", "7_2"]
     script = (tmp_path / "script").read_text()
     for line in ("array=0-2%2", "partition=gpu", "time=60", "cpus-per-task=2", "gpus-per-node=1", "account=vision"):
         assert f"#SBATCH --{line}\n" in script
     assert "#SBATCH --signal=USR2@" in script
-    submitted = tasks[jobs[2]].submission()
+    submitted = backend.running[jobs[2]].submission()
     assert submitted.args == (jobs[2],)
     assert submitted.function.checkpoint(jobs[2]).args == (jobs[2],)
 

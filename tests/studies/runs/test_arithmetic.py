@@ -192,8 +192,8 @@ def test_a_compiled_pack_stopped_in_the_middle_goes_on_to_what_each_run_is_alone
     trials = [replace(small, seed=seed) for seed in range(2)]
     jobs = [Job(one, tmp_path / "packed", "study", compile="default") for one in trials]
     stopped = [outcome for _, outcome in run_jobs(jobs, lambda progress: progress.step >= 4)]
-    assert all(isinstance(outcome.content, str) and Stopped.__name__ in outcome.content for outcome in stopped)
-    found = {job: outcome.content for job, outcome in run_jobs(jobs, lambda progress: None)}
+    assert all(Stopped.__name__ in outcome.reason for outcome in stopped)
+    found = {job: outcome.result for job, outcome in run_jobs(jobs, lambda progress: None)}
     for job in jobs:
         expected = run_job(replace(job, root=tmp_path / "alone", compile="off"))
         assert found[job]["compile"] == "default"
@@ -227,7 +227,7 @@ def test_a_run_in_16_bits_is_another_run_that_keeps_its_weights_in_32(trial, tmp
 @pytest.mark.parametrize("model", ["mobilenet_v1", "mobilenet_v3_small"])  # V1 at 28 px ends in maps of one pixel
 def test_seeds_in_16_bits_are_packed_like_others(model, trial, tmp_path):
     trials = [replace(trial, model=model, precision="bf16", seed=seed, epochs=1) for seed in range(2)]
-    packed = [outcome.content for _, outcome in run_jobs([Job(one, tmp_path / "p", "study") for one in trials], print)]
+    packed = [outcome.result for _, outcome in run_jobs([Job(one, tmp_path / "p", "study") for one in trials], print)]
     for one, found in zip(trials, packed, strict=True):
         expected = run_job(Job(one, tmp_path / "alone", "study"))
         assert same(found, expected, 0.05)
@@ -281,4 +281,4 @@ def test_a_pack_on_the_gpu_leaves_what_each_run_leaves_alone(precision, trial, t
             for seed in range(3)]  # fmt: skip
     for job, outcome in run_jobs(jobs, lambda progress: None):
         alone = run_job(replace(job, root=tmp_path / "alone", compile="off"))
-        assert same(outcome.content, alone, 1e-3 if precision == "fp32" else 5e-2)
+        assert same(outcome.result, alone, 1e-3 if precision == "fp32" else 5e-2)

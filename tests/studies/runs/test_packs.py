@@ -81,7 +81,7 @@ def test_a_pack_leaves_what_each_run_leaves_alone(trial, trainer, alone, tmp_pat
     jobs = jobs_in(tmp_path, trial)
     told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
     assert [outcome.kind for outcome in told.values()] == ["finished"] * SEEDS
-    assert told[jobs[1]].content == read_result(jobs[1].folder)
+    assert told[jobs[1]].result == read_result(jobs[1].folder)
     check_same(jobs, alone)
 
 
@@ -162,7 +162,7 @@ def test_a_replica_that_diverges_does_not_hurt_the_others(trial, trainer, alone,
     monkeypatch.setattr(Pack, "__init__", spoilt)
     told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
     assert [told[job].kind for job in jobs] == ["finished", "failed", "finished"]
-    assert "NotFinite" in told[jobs[1]].content
+    assert "NotFinite" in told[jobs[1]].reason
     check_same([jobs[0], jobs[2]], [alone[0], alone[2]])
     assert not (jobs[1].folder / RESULT).exists()
 
@@ -172,7 +172,7 @@ def test_what_others_hold_or_have_finished_is_left_to_them(trial, trainer, alone
     with lock(jobs[SEEDS].root, jobs[SEEDS].run_id):
         told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
         assert [told[job].kind for job in jobs] == ["finished"] * SEEDS + ["locked"]
-        assert json.loads((jobs[0].folder / RESULT).read_text()) == told[jobs[0]].content
+        assert json.loads((jobs[0].folder / RESULT).read_text()) == told[jobs[0]].result
         fresh = jobs_in(alone[0].root, trial, (SEEDS, SEEDS + 1))
         told = dict(run_jobs(fresh, lambda progress: None, trainer=trainer))
     assert [told[job].kind for job in fresh] == ["locked"] * 2  # together, so that they are not torn apart

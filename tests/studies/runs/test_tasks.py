@@ -127,9 +127,9 @@ def test_seeds_are_trained_together_as_each_is_alone(task, tmp_path, monkeypatch
     for job, outcome in run_jobs(jobs, lambda progress: None):
         expected = alone[job.trial.seed]
         assert outcome.kind == "finished"
-        assert outcome.content["replicas"] == 2
+        assert outcome.result["replicas"] == 2
         for name in ("test_loss", "val_loss", TASKS[task].headline.name):
-            assert outcome.content[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-3)
+            assert outcome.result[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-3)
         weights, known = (
             torch.load(folder / "weights.pt", weights_only=True)
             for folder in (job.folder, tmp_path / f"alone{job.trial.seed}")

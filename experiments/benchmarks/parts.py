@@ -1,0 +1,258 @@
+"""The parts of the benchmark: what each compares, and with which goal."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional
+
+import mnet
+from benchmarks import loops, processes, switches
+from benchmarks.goals import Row, one_sample_row, throughput_row, time_row
+from mnet.latency import Sample, paired_ratios, timed
+from mnet.studies.engines.local import default_workers
+from mnet.studies.study import load_profile, load_study
+
+EXPERIMENTS = Path(__file__).parents[1]
+RESOLUTION, BATCH = 32, 128
+"""Pixels and images of a batch, in the training loops."""
+STEPS, STEPS_ON_GPU = 4, 50
+"""Training steps timed in a round."""
+SAME_NETWORKS = {
+    "mobilenet_v1": ("timm:mobilenetv1_100",),
+    "mobilenet_v2": ("torchvision:mobilenet_v2", "timm:mobilenetv2_100"),
+    "mobilenet_v3_large": ("torchvision:mobilenet_v3_large", "timm:mobilenetv3_large_100"),
+    "mobilenet_v3_small": ("torchvision:mobilenet_v3_small", "timm:mobilenetv3_small_100"),
+}
+SEEDS, SEEDS_ON_GPU = 3, 8
+SEED_NETWORKS = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 1.0), ("mobilenet_v3_large", 0.35))
+"""Networks of studies: from a third of a step spent in calls to almost all in arithmetic."""
+SWITCH_NETWORKS = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all parts share."""
+
+    data_dir: Path
+    device: str
+    budget_s: float
+    """Of a training comparison."""
+    sweep_seeds: int
+
+
+def measure(names: set[str], settings: Settings) -> Iterator[Row]:
+    """The rows of some of `PARTS`, in its order.
+
+    Raises:
+        DataError: Fashion-MNIST cannot be found or downloaded.
+    """
+    for name, part in PARTS.items():
+        if name in names:
+            yield from part(settings)
+
+
+def _sweep(settings: Settings) -> Iterator[Row]:
+    """The activation study through the local engine, start to table, against the sum of its trials in bare loops, as
+    many at a time. One sample: no interval."""
+    workers = default_workers()
+    seeds = settings.sweep_seeds
+    profile = load_profile(EXPERIMENTS / "profiles.yaml", "quick", "activation")
+    values: dict[str, Sequence[object]] = {
+        **profile,
+        "data_dir": [settings.data_dir],
+        "seed": list(range(seeds)),
+        "epochs": [1],
+    }
+    trials = [trial for _, trial in load_study(EXPERIMENTS / "sweeps/activation.yaml", values).trials]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        bare = sum(pool.map(loops.bare_trials, [trials[i::workers] for i in range(workers)])) / workers
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"seeds": seeds, "epochs": 1, "report": "false", "data_dir": settings.data_dir, "out": folder}
+        command = [sys.executable, str(EXPERIMENTS / "ablate.py"), "activation"]
+        start = time.perf_counter()
+        subprocess.run(
+            [*command, *(f"--{name}={value}" for name, value in options.items())], check=True, stdout=subprocess.DEVNULL
+        )
+        wall = time.perf_counter() - start
+    yield one_sample_row(
+        f"sweep of {len(trials)} runs, {workers} side by side",
+        ("make ablate-activation, start to table", "the same trials in bare loops"),
+        (round(wall, 1), round(bare, 1)),
+        "s",
+        ratio=wall / bare,
+        at_most=1.05,
+        note=f"{wall - bare:.0f} s are spent once, beside runs of one epoch; --sweep_seeds=3 is the whole study",
+    )
+
+
+def _training(settings: Settings) -> Iterator[Row]:
+    """Lightning against the bare loop and the reference loops, in the same rounds; the first two compiled on a GPU."""
+    device, data = settings.device, loops.garments(settings.data_dir, RESOLUTION, BATCH)
+    compile = loops.compile_on(device)
+    steps = STEPS if device == "cpu" else STEPS_ON_GPU
+    for model in ("mobilenet_v3_small", "mobilenet_v2"):
+        with tempfile.TemporaryDirectory() as folder:
+            samples = {
+                "lightning": loops.lightning_loop(model, data, steps, device, Path(folder), compile),
+                "bare": loops.bare_loop(model, data, steps, device, compile),
+                "torchvision's": loops.torchvision_loop(model, data, steps, device),
+                "timm's": loops.timm_loop(model, data, steps, device),
+            }
+            ratios = paired_ratios(samples, "lightning", budget_s=settings.budget_s, warmup=1)
+        for name, goal in (("bare", 0.95 if device == "cpu" else 0.9), ("torchvision's", 5), ("timm's", 1)):
+            what, ours = f"throughput, {RESOLUTION} px, batch {BATCH}", f"{model}, Lightning"
+            yield throughput_row(what, ours, f"{name} loop", ratios[name], at_least=goal)
+
+
+def _switches(settings: Settings) -> Iterator[Row]:
+    """A training step against the same step with one switch changed: a study should use the faster one."""
+    with switches.samples_by_switch(settings.device) as samples:
+        for model, width in SWITCH_NETWORKS:
+            ratios = paired_ratios(samples(model, width), switches.DEFAULT, budget_s=12, warmup=1)
+            for name, ratio in ratios.items():
+                what = f"throughput, {switches.RESOLUTION} px, batch {switches.BATCH}"
+                yield throughput_row(what, f"{model} x {width:g}, {switches.DEFAULT}", name, ratio, at_least=1)
+
+
+def _seeds(settings: Settings) -> Iterator[Row]:
+    """Seeds of a cell as replicas of one network against one after another, in as many processes as a study has; on a
+    GPU in one process, and against as many processes as would share it."""
+    device, workers = settings.device, default_workers()
+    for model, width in SEED_NETWORKS:
+        if device == "cpu":
+            count, what = SEEDS, f"throughput, 28 px, batch 96, {workers} processes"
+            case = processes.SeedCase(model, width, count, 28, 96, device)
+            with processes.seed_samples(case, workers) as samples:
+                ratios = paired_ratios(samples, "together", budget_s=12, warmup=1)
+            rows = {"apart": ("one after another", 1.3)}
+        else:
+            count, what = SEEDS_ON_GPU, "throughput, 28 px, batch 128"
+            case = processes.SeedCase(model, width, count, 28, 128, device)
+            with processes.seed_samples(case, 1) as samples, processes.seed_samples(case, workers) as parallel:
+                ratios = paired_ratios({**samples, "processes": parallel["apart"]}, "together", budget_s=12, warmup=1)
+            rows = {"apart": ("one after another", 4.0), "processes": (f"{workers} at a time", 1.0)}
+        for name, (theirs, goal) in rows.items():
+            ours = f"{model} x {width:g}, {count} seeds as one"
+            yield throughput_row(what, ours, theirs, ratios[name], at_least=goal)
+
+
+def _reading(settings: Settings) -> Iterator[Row]:
+    """Photographs decoded, cropped and normalised on one thread."""
+    for size, count in (((500, 375), 96), ((2000, 1500), 32)):
+        with tempfile.TemporaryDirectory() as folder:
+            loops.write_photographs(Path(folder), size, count)
+            ratio = paired_ratios(loops.reading(Path(folder), 224), "ours", budget_s=8, warmup=1)["theirs"]
+        what = f"reading JPEGs of {size[0]} x {size[1]} for 224 px"
+        yield throughput_row(what, "dataset=photographs", "torchvision's reference", ratio, at_least=1)
+
+
+def _latency(settings: Settings) -> Iterator[Row]:
+    pairs = [(ours, theirs) for ours, names in SAME_NETWORKS.items() for theirs in names]
+    for ours, theirs in pairs:
+        yield _forward(ours, theirs, settings.device)
+    for ours, theirs in pairs:
+        yield _train_step(ours, theirs, settings.device)
+
+
+def _forward(ours: str, theirs: str, device: str) -> Row:
+    """Inference of one image, NCHW on both sides."""
+    image = torch.randn(1, 3, 224, 224, device=device)
+
+    @torch.inference_mode()
+    def infer(net: nn.Module) -> None:
+        net(image)
+
+    nets = {name: net.eval() for name, net in _pair(ours, theirs, device).items()}
+    samples = {name: _fresh(net, infer, 2, device) for name, net in nets.items()}
+    ratio = paired_ratios(samples, "theirs", budget_s=6, precision=0.004, min_rounds=30)["ours"]
+    return time_row("forward, 224 px, batch 1", ours, theirs, ratio, at_most=1.02)
+
+
+def _train_step(ours: str, theirs: str, device: str) -> Row:
+    """Forward and backward, channels_last on both sides."""
+    images = torch.randn(16, 3, 96, 96, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (16,), device=device)
+
+    def train(net: nn.Module) -> None:
+        functional.cross_entropy(net(images), labels).backward()
+        net.zero_grad()
+
+    nets = {name: net.to(memory_format=torch.channels_last) for name, net in _pair(ours, theirs, device).items()}
+    samples = {name: _fresh(net, train, 1, device) for name, net in nets.items()}
+    ratio = paired_ratios(samples, "theirs", budget_s=6, precision=0.004, warmup=1)["ours"]
+    return time_row("train step, 96 px, batch 16", ours, theirs, ratio, at_most=1.02)
+
+
+def _fresh(net: nn.Module, work: Callable[[nn.Module], object], calls: int, device: str) -> Sample:
+    """Time `work` on a new copy of `net` each time, after one call that is not timed.
+
+    Where weights lie in memory affects the time for as long as a net exists; a copy in each round puts that into the
+    interval.
+    """
+
+    def sample() -> float:
+        copied = copy.deepcopy(net)
+        work(copied)
+        return timed(lambda: work(copied), calls=calls, device=device)()
+
+    return sample
+
+
+def _pair(ours: str, theirs: str, device: str) -> dict[str, nn.Module]:
+    """The same network of ours and of another library."""
+    library, _, name = theirs.partition(":")
+    other = timm.create_model(name) if library == "timm" else torchvision.models.get_model(name)
+    activation = "relu6" if ours == "mobilenet_v1" else None  # as in timm's
+    return {"ours": mnet.create_model(ours, activation=activation).to(device), "theirs": other.to(device)}
+
+
+def _start(settings: Settings) -> Iterator[Row]:
+    """The time to the first step, in new processes."""
+    imports = {name: processes.importing(name) for name in ("mnet", "torchvision")}
+    ratio = paired_ratios(imports, "torchvision", budget_s=15)["mnet"]
+    yield time_row("start-up: import", "mnet", "torchvision", ratio, at_most=1.05)
+    builds = {
+        "ours": "import mnet; net = mnet.create_model('mobilenet_v3_small', num_classes=10)",
+        "theirs": "import torchvision; net = torchvision.models.mobilenet_v3_small(num_classes=10)",
+    }
+    steps = {name: processes.first_step(build, 32, 32) for name, build in builds.items()}
+    ratio = paired_ratios(steps, "theirs", budget_s=15)["ours"]
+    yield time_row("start-up: import to the first step", "mnet", "torchvision", ratio, at_most=1.05)
+
+
+def _memory(settings: Settings) -> Iterator[Row]:
+    """Peak memory of a process that trains. One sample: no interval."""
+    if sys.platform != "linux":  # elsewhere the peak of reading the data cannot be separated
+        return
+    model = "mobilenet_v3_small"
+    case = model, settings.data_dir, RESOLUTION, BATCH
+    ours, theirs = (processes.peak_memory(loop, *case) for loop in ("lightning", "torchvision"))
+    names, values = (f"{model}, Lightning", "torchvision's loop"), (round(ours), round(theirs))
+    yield one_sample_row("memory at its highest", names, values, "MiB", ratio=ours / theirs, at_most=1.25)
+
+
+PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
+    "sweep": _sweep,
+    "training": _training,
+    "switches": _switches,
+    "seeds": _seeds,
+    "reading": _reading,
+    "latency": _latency,
+    "start": _start,
+    "memory": _memory,
+}
+"""Name -> its rows, in the order of the table."""
