@@ -1,7 +1,7 @@
-"""How far the laboratory can be trusted: `python experiments/bench_latency.py` (17 minutes).
+"""How reliable latency comparisons are: `python experiments/bench_latency.py` (17 minutes).
 
-The same network is compared with itself again and again: an interval of the ratio that leaves out 1 is a false call.
-Then each call of one of the two is made to wait 2% longer: an interval above 1 has found it.
+The same network is compared with itself many times: an interval of the ratio that excludes 1 is a false alarm. Then
+every call of one of the two is slowed down by 2%: an interval above 1 has detected it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from mnet.studies.latency.tables import Subject, build
 from mnet.studies.runs.store import BENCH_LATENCY
 from mnet.studies.trial import Trial
 
-FALSE_CALLS, FOUND, WITHIN = 0.05, 0.95, 30.0
-"""The goals: at most, at least, and seconds a trial."""
+MAX_FALSE_ALARMS, MIN_DETECTED, MAX_SECONDS = 0.05, 0.95, 30.0
+"""The goals: rates, and seconds of a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +44,17 @@ class Options:
     model: str = "mobilenet_v3_small"
     """One of mnet.list_models(), at 224 px."""
     trials: int = 200
-    """Of the network with itself."""
+    """Comparisons of the network with itself."""
     slow_trials: int = 100
-    """With the planted slowdown."""
+    """Comparisons with the slowdown."""
     slowdown: float = 0.02
-    """As a share of the network's time."""
+    """Added share of the network's time."""
     half_width: float = 0.01
-    """As for the studies."""
-    budget: float = WITHIN
+    """Stop when the interval of the ratio is this narrow, as in studies."""
+    budget: float = MAX_SECONDS
     """Seconds a trial may take."""
     threads: int = 1
-    """Pinned cores a network may use."""
+    """Pinned cores that a network may use."""
     out: str = "results"
     """Folder for bench-latency.csv and exported programs."""
 
@@ -69,78 +69,81 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 
 @program
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0 measured (also where a goal is missed), 2 bad input."""
+    """Returns the exit code: 0 measured (even if a goal is missed), 2 bad input."""
     options = read_arguments(arguments).options
     torch.set_num_threads(1)
     subject = Subject(Trial(model=options.model, dataset="imagenet"))
     runtime = make_runtime(options.runtime, threads=options.threads, folder=Path(options.out) / "exported")
-    one = prepare(runtime, build(subject), subject.resolution)
-    rows = list(trials(one, options))
+    ready = prepare(runtime, build(subject), subject.resolution)
+    rows = list(_trials(ready, options))
     table = pd.DataFrame(rows).assign(runtime=options.runtime, model=options.model, threads=options.threads)
     path = Path(options.out) / BENCH_LATENCY
-    facts = pd.DataFrame([{"version": one.program.ran.version, **machine_facts()}])
+    facts = pd.DataFrame([{"version": ready.program.ran.version, **machine_facts()}])
     write_csv(path, table.merge(facts, how="cross"))
-    show(table, options)
+    _show(table, options)
     print(f"  {path}")
     return 0
 
 
-def trials(one: Ready, options: Options) -> Iterator[dict[str, object]]:
-    """A row a trial."""
-    pair = {"a": one, "b": one}
+def _trials(ready: Ready, options: Options) -> Iterator[dict[str, object]]:
+    """A row for each comparison."""
+    pair = {"a": ready, "b": ready}
     first = measure(pair, "a", threads=options.threads, half_width=1.0, budget_s=1)
     assert first.race is not None
-    wait = options.slowdown * median(first.race.times["a"])
+    delay_s = options.slowdown * median(first.race.times["a"])
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with bar:
         for planted, count in ((0.0, options.trials), (options.slowdown, options.slow_trials)):
             task = bar.add_task(f"{planted:.0%} slower" if planted else "the same twice", total=count)
             for i in range(count):
                 start = time.perf_counter()
-                found = measure(
+                measurement = measure(
                     pair,
                     "a",
                     threads=options.threads,
                     half_width=options.half_width,
                     budget_s=options.budget,
                     seed=i,
-                    slowed={"b": wait} if planted else None,
+                    slowed={"b": delay_s} if planted else None,
                 )
-                row = found.table.iloc[1]
+                row = measurement.table.iloc[1]
                 columns = ("ratio", "low", "high", "rounds", "stopped", "median_ms", "drift", "others")
                 seconds = round(time.perf_counter() - start, 2)
                 yield {"planted": planted, "trial": i, **{name: row[name] for name in columns}, "seconds": seconds}
                 bar.advance(task)
 
 
-def show(table: pd.DataFrame, options: Options) -> None:
+def _show(table: pd.DataFrame, options: Options) -> None:
     """Both rates with their exact 95% intervals, beside their goals."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)
-    shown = Table(box=box.SIMPLE_HEAD, title=f"{options.model}, 224 px, {options.runtime}, {options.threads} thread(s)")
+    rendered = Table(
+        box=box.SIMPLE_HEAD, title=f"{options.model}, 224 px, {options.runtime}, {options.threads} thread(s)"
+    )
     for column in ("trials", "rate", "95% interval", "goal", "", "mean ratio", "rounds", "seconds, longest"):
-        shown.add_column(column, justify="right", no_wrap=True)
-    for planted, own in table.groupby("planted"):
+        rendered.add_column(column, justify="right", no_wrap=True)
+    for planted, rows in table.groupby("planted"):
         if planted:
-            what, hits, goal = f"{float(str(planted)):.0%} slower, found", own["low"] > 1, f">= {FOUND:.0%}"
+            label, hits, goal = f"{float(str(planted)):.0%} slower, detected", rows["low"] > 1, f">= {MIN_DETECTED:.0%}"
         else:
-            what, hits, goal = "the same twice, called different", (own["low"] > 1) | (own["high"] < 1), ""
-            goal = f"<= {FALSE_CALLS:.0%}"
+            label, hits = "the same twice, called different", (rows["low"] > 1) | (rows["high"] < 1)
+            goal = f"<= {MAX_FALSE_ALARMS:.0%}"
         rate = float(hits.mean())
-        met = rate >= FOUND and own["seconds"].max() <= WITHIN + 5 if planted else rate <= FALSE_CALLS
+        in_time = rows["seconds"].max() <= MAX_SECONDS + 5
+        met = rate >= MIN_DETECTED and in_time if planted else rate <= MAX_FALSE_ALARMS
         test = binomtest(int(hits.sum()), len(hits)).proportion_ci()
-        shown.add_row(
-            f"{what}: {hits.sum()} of {len(hits)}",
+        rendered.add_row(
+            f"{label}: {hits.sum()} of {len(hits)}",
             f"{rate:.1%}",
             rf"\[{test.low:.1%}, {test.high:.1%}]",
             goal,
             "[green]met[/]" if met else "[bold red]NOT MET[/]",
-            f"{own['ratio'].mean():.4f}",
-            f"{own['rounds'].median():.0f}",
-            f"{own['seconds'].median():.1f}, {own['seconds'].max():.1f}",
+            f"{rows['ratio'].mean():.4f}",
+            f"{rows['rounds'].median():.0f}",
+            f"{rows['seconds'].median():.1f}, {rows['seconds'].max():.1f}",
         )
-    console.print(shown)
+    console.print(rendered)
     if (others := float(table["others"].mean())) > 0.25:
         console.print(f"The machine was busy: other programs kept {others:.1f} cores busy.", highlight=False)
 
