@@ -1,10 +1,30 @@
-"""Running one job where a backend has placed it, and returning how it ended instead of raising."""
+"""The settings with which every engine runs jobs, and one attempt at a job, which returns how it ended."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions, failure
 from mnet.studies.runs.progress import Report
 from mnet.studies.runs.store import Busy
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How jobs run: the settings that all engines have."""
+
+    trainer: Mapping[str, object] = field(default_factory=dict)
+    """Arguments of Lightning's Trainer."""
+    checkpoint_s: float = 30.0
+    """Seconds between checkpoints."""
+    run_job: RunJob | None = None
+    """None = `run.run_job`. Must be importable where jobs run."""
+
+    @property
+    def options(self) -> RunOptions:
+        """Keyword arguments of `run_job`."""
+        return {"trainer": dict(self.trainer), "checkpoint_s": self.checkpoint_s}
 
 
 def try_job(run_job: RunJob | None, job: Job, report: Report, options: RunOptions) -> Outcome:

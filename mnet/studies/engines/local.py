@@ -11,18 +11,19 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnet.studies.engines.attempt import RunSettings
 from mnet.studies.engines.estimate import pack_bytes
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.engines.packing import packs
 from mnet.studies.engines.session import Attempt, Session, Update
 from mnet.studies.engines.worker import DataKey, SharedData, Worker, WorkerSettings, interrupts_held
-from mnet.studies.runs.job import Job, RunJob, RunOptions
+from mnet.studies.runs.job import Job
 
 if TYPE_CHECKING:
     from mnet.data import ImageData
@@ -46,25 +47,20 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass
-class LocalEngine:
+@dataclass(frozen=True)
+class LocalEngine(RunSettings):
     """Runs jobs in processes of this machine."""
 
     workers: int | None = None
     """Trials side by side; None = `default_workers()`."""
     threads: int = 1
     """Threads of each worker."""
-    trainer: Mapping[str, object] = field(default_factory=dict)
-    """Arguments of Lightning's Trainer."""
-    checkpoint_s: float = 30.0
     data: Sequence[ImageData] = ()
     """Data sets already read, to be shared by the workers."""
     memory: int | None = None
     """Bytes that all trials together may take; None = `MEMORY_SHARE` of the free memory."""
     stalled_s: float = 60.0
     """A trial that reports nothing for so long is reported as stalled."""
-    run_job: RunJob | None = None
-    """None = `run.run_job`. Must be importable by the workers."""
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
         """As `Engine.run`. A trial that ran out of memory beside others is tried once more, alone."""
@@ -83,8 +79,7 @@ class LocalBackend:
         count = min(engine.workers or default_workers(), attempts)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mnet.studies.runs.run"])
-        options: RunOptions = {"trainer": dict(engine.trainer), "checkpoint_s": engine.checkpoint_s}
-        settings = WorkerSettings(engine.threads, options, engine.run_job)
+        settings = WorkerSettings(engine.threads, engine.options, engine.run_job)
         data = _share(engine.data)
         with interrupts_held():  # Ctrl-C is for this process to handle, not for the workers
             self.workers = [Worker(context, number, settings, data) for number in range(count)]

@@ -11,13 +11,13 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mnet.errors import ConfigError
-from mnet.studies.engines.attempt import try_job
+from mnet.studies.engines.attempt import RunSettings, try_job
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.engines.ray_cluster import connected, import_ray
 from mnet.studies.engines.remote import Storage, Synced
@@ -38,7 +38,7 @@ VISIBLE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class RayEngine:
+class RayEngine(RunSettings):
     """Runs jobs on a Ray cluster.
 
     Raises:
@@ -56,15 +56,10 @@ class RayEngine:
     """How many times a trial may lose its node or process."""
     storage: str | None = None
     """fsspec URL; None = all nodes share the results folder."""
-    trainer: Mapping[str, object] = field(default_factory=dict)
-    """Arguments of Lightning's Trainer."""
-    checkpoint_s: float = 30.0
     elastic: bool = False
     """Whether nodes may join later; otherwise a trial that fits on no node is an error."""
     ship_code: bool = False
     """Whether nodes use this machine's mnet instead of their own."""
-    run_job: RunJob | None = None
-    """None = `run.run_job`."""
 
     def __post_init__(self) -> None:
         if self.cpus <= 0:
@@ -131,8 +126,7 @@ class RayBackend:
     def _order(self, number: int, gpus: float) -> _Order:
         engine = self.engine
         run_job = engine.run_job if engine.storage is None else Synced(engine.storage, engine.run_job)
-        options: RunOptions = {"trainer": dict(engine.trainer), "checkpoint_s": engine.checkpoint_s}
-        return _Order(number, self.queue, max(1, math.floor(engine.cpus)), gpus, options, run_job)
+        return _Order(number, self.queue, max(1, math.floor(engine.cpus)), gpus, engine.options, run_job)
 
     def poll(self, timeout_s: float) -> list[Update]:
         """As `Backend.poll`."""

@@ -16,10 +16,10 @@ from typing import Any
 
 from mnet.errors import ConfigError
 from mnet.files import write_json
-from mnet.studies.engines.attempt import try_job
+from mnet.studies.engines.attempt import RunSettings, try_job
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.engines.session import Attempt, Session, Update
-from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions
+from mnet.studies.runs.job import Job, Outcome
 from mnet.studies.runs.progress import Progress
 
 LOGS = ".slurm"
@@ -31,7 +31,7 @@ PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class SlurmEngine:
+class SlurmEngine(RunSettings):
     """Runs jobs on a Slurm cluster, from a machine that has `sbatch`.
 
     Raises:
@@ -53,12 +53,7 @@ class SlurmEngine:
     """How many time limits a trial may reach."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     """More of submitit's parameters: slurm_account, slurm_qos, slurm_constraint, …"""
-    trainer: Mapping[str, object] = field(default_factory=dict)
-    """Arguments of Lightning's Trainer."""
-    checkpoint_s: float = 30.0
     poll_s: float = 2.0
-    run_job: RunJob | None = None
-    """None = `run.run_job`."""
     cluster: str = "slurm"
     """Or submitit's `local`: processes of this machine."""
 
@@ -164,10 +159,9 @@ class _Work:
         import torch
 
         torch.set_num_threads(self.engine.cpus)
-        options: RunOptions = {"trainer": dict(self.engine.trainer), "checkpoint_s": self.engine.checkpoint_s}
         report = _Reporter(job)
         report.write(None)
-        return try_job(self.engine.run_job, job, report, options)
+        return try_job(self.engine.run_job, job, report, self.engine.options)
 
     def checkpoint(self, job: Job) -> Any:
         """What submitit queues for a job that Slurm is about to stop: the same job, since a run resumes by itself."""
