@@ -108,7 +108,7 @@ def draw_all(predictor: Predictor, paths: Sequence[Path], out: Path, limit: Limi
             unreadable.append(path)
             continue
         prediction = predictor.predict(image)
-        predictions[str(path)] = predictor.model.tell(prediction, predictor.names, limit)
+        predictions[str(path)] = predictor.model.to_dict(prediction, predictor.names, limit)
         drawing = drawing_path(out, path, paths)
         draw(predictor, np.asarray(image), prediction, drawing, limit)
         print(f"  {drawing}")

@@ -1,8 +1,8 @@
-"""Tasks: what a network is trained for, what is measured of it, and the LightningModule that does both.
+"""Tasks: what a network is trained for, which metrics are measured, and the LightningModule that does both.
 
-The head of a network decides its task. To add one: a module here, its entry in `TASKS`, and its heads in
+The head of a network decides its task. To add a task: a module here, its entry in `TASKS`, and its heads in
 `mnet.models.tables.HEADS`. Studies, tables, claims and the report take names, metrics and labels from here. The modules
-themselves are imported when used.
+are imported on use.
 """
 
 from __future__ import annotations
@@ -34,56 +34,57 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a run, in percent; higher is better."""
+    """A result of a run, in percent; higher is better."""
 
     name: str
-    """In tables, in result.json, and after `val/` and `test/` where it is logged."""
+    """In tables and result.json, and in logs after `val/` and `test/`."""
     label: str
-    """As it is read."""
+    """For readers."""
 
     @property
     def mean(self) -> str:
-        """The column of a table of cells."""
+        """The column with the mean in a table of cells."""
         return f"{self.name}_mean"
 
     @property
     def sd(self) -> str:
+        """The column with the standard deviation over runs."""
         return f"{self.name}_sd"
 
     @property
     def half_width(self) -> str:
-        """Of the 95% t interval about the mean."""
+        """The column with the half width of the mean's 95% t interval."""
         return f"{self.name}_half_width"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What networks with one of `heads` are trained for."""
+    """What networks with one of `heads` are trained for, and how they are measured."""
 
     name: str
     heads: tuple[str | None, ...]
-    """Values of the toggle `head`; None = the papers' classifier."""
+    """Values of the toggle `head`; None = the classifier."""
     metrics: tuple[Metric, ...]
-    """The first is what studies compare and claims are tested by."""
+    """Studies compare the first one, and claims are tested by it."""
     module: str
-    """Of the LightningModule, in this package, and its class."""
+    """`module:class` of the LightningModule in this package."""
     resolution: int
-    """Of the images that the papers count multiply-adds at: the side, or of oblong ones the side of as large a
-    square, in pixels."""
+    """Height and width, in pixels, at which the papers count multiply-adds (of a square of the same area)."""
     num_classes: int
-    """That they count with."""
+    """Classes with which the papers count."""
     dense: bool = False
-    """Whether every pixel has scores of its own."""
+    """Whether there are scores for every pixel."""
 
     @property
     def headline(self) -> Metric:
+        """The metric that studies compare."""
         return self.metrics[0]
 
     def load(self) -> type[TaskModule]:
-        """The LightningModule."""
+        """The class of the LightningModule."""
         module, name = self.module.split(":")
-        found: type[TaskModule] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-        return found
+        module_class: type[TaskModule] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return module_class
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
@@ -111,7 +112,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 heads=("lr_aspp", "r_aspp"),
                 metrics=(Metric("miou", "mIoU"), Metric("pixel_accuracy", "pixel accuracy")),
                 module="segmentation:ASPPSegmenter",
-                resolution=1448,  # 1024 x 2048
+                resolution=1448,  # the square of 1024 x 2048
                 num_classes=19,
                 dense=True,
             ),
@@ -126,14 +127,14 @@ def task_of(head: str | None) -> Task:
 
 
 def task_in(columns: Iterable[object]) -> Task:
-    """The task that a table is of, by its columns: `map` or `map_mean` is detection's; classification if none says."""
+    """The task of a table with these columns: `map` or `map_mean` is detection; classification if none matches."""
     names = set(map(str, columns))
-    found = (task for task in TASKS.values() if names & {task.headline.name, task.headline.mean})
-    return next(found, TASKS["classification"])
+    matches = (task for task in TASKS.values() if names & {task.headline.name, task.headline.mean})
+    return next(matches, TASKS["classification"])
 
 
 def metric_of(columns: Iterable[object]) -> Metric:
-    """What a table of one task compares, by its columns."""
+    """The headline metric of a table with these columns."""
     return task_in(columns).headline
 
 

@@ -1,4 +1,4 @@
-"""From what SSDLite tells to boxes, and to its loss. Default boxes, matcher, coder and NMS are torchvision's."""
+"""From SSDLite's output to boxes and to its loss. Default boxes, matcher, coder and NMS are torchvision's."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from mnet.models.spec import Network
 
 RATIOS = (2, 3)
 MIN_SCALE, MAX_SCALE, SMALLEST = 0.2, 0.95, 0.1
-"""Sizes of default boxes as shares of the image, from C4 to the last map; and of C4's square where it has 3 boxes.
+"""Sizes of default boxes as fractions of the image, from C4 to the last map; and of C4's square, if C4 has 3 boxes.
 Source: the authors' SSD configurations; SSD §2.2."""
-MATCHED = 0.5
-"""IoU from which a default box stands for an object; the best one of an object always does."""
+MATCH_IOU = 0.5
+"""Lowest IoU at which a default box is matched to an object; an object's best default box always is."""
 NEGATIVES = 3
-"""Background boxes that count in the loss, the worst ones, for each that stands for an object. Source: SSD §2.2."""
-SCORE, OVERLAP, CANDIDATES, KEPT = 0.001, 0.55, 300, 300
+"""Background boxes in the loss per matched box, those with the highest loss. Source: SSD §2.2."""
+MIN_SCORE, NMS_IOU, CANDIDATES, MAX_OBJECTS = 0.001, 0.55, 300, 300
 """Source: torchvision's ssdlite320_mobilenet_v3_large."""
 
 
 class Detections(NamedTuple):
-    """What was found in an image, the surest first."""
+    """The detected objects of an image, by falling score."""
 
     boxes: Tensor
     """(objects, 4): left, top, right, bottom in pixels."""
     scores: Tensor
-    """(objects,) in [0, 1]"""
+    """(objects,), in [0, 1]"""
     labels: Tensor
-    """(objects,) from 1 on"""
+    """(objects,), from 1 on"""
 
 
 class DefaultBoxes(DefaultBoxGenerator):
-    """torchvision's, and on the finest map the authors' three."""
+    """torchvision's default boxes; with three boxes on the finest map, the authors'."""
 
     def __init__(self, boxes: Sequence[int]) -> None:
         self.boxes = tuple(boxes)
@@ -51,30 +51,30 @@ class DefaultBoxes(DefaultBoxGenerator):
             wide, high = MIN_SCALE * 2**0.5, MIN_SCALE / 2**0.5
             self._wh_pairs[0] = torch.tensor([[SMALLEST, SMALLEST], [wide, high], [high, wide]])
 
-    def on(self, network: Network, size: tuple[int, int]) -> Tensor:
-        """The default boxes of images of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
+    def for_images(self, network: Network, size: tuple[int, int]) -> Tensor:
+        """The default boxes for images of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
         maps = SSDLiteHead.input_maps(network)
         heights, widths = (
             SSDLiteHead.map_sizes([one.size(side) for one in maps], len(self.boxes) - len(maps)) for side in size
         )
-        grids = [torch.empty(1, 1, *one) for one in zip(heights, widths, strict=True)]
-        (found,) = self(ImageList(torch.empty(1, 1, *size), [size]), grids)
-        return found
+        grids = [torch.empty(1, 1, *map_size) for map_size in zip(heights, widths, strict=True)]
+        (boxes,) = self(ImageList(torch.empty(1, 1, *size), [size]), grids)
+        return boxes
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Reads what SSDLite tells of images of one size."""
+    """Turns SSDLite's output for images of one size into boxes and into the loss."""
 
     default: Tensor
-    """(boxes, 4), of `DefaultBoxes.on`."""
+    """(boxes, 4), from `DefaultBoxes.for_images`."""
     size: tuple[int, int]
     """Height and width of the images."""
     coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
-    matcher = SSDMatcher(MATCHED)
+    matcher = SSDMatcher(MATCH_IOU)
 
-    def matched(self, target: Boxes) -> Tensor:
-        """Which object each default box stands for: (N, boxes), -1 = none."""
+    def match(self, target: Boxes) -> Tensor:
+        """The object that each default box is matched to: (N, boxes), -1 = none."""
         rows = []
         for i in range(len(target.labels)):
             boxes, _ = target.of(i)
@@ -84,48 +84,48 @@ class Decoder:
                 rows.append(torch.full((len(self.default),), -1, device=self.default.device))
         return torch.stack(rows)
 
-    def loss(self, told: Tensor, target: Boxes) -> Tensor:
-        """Smooth L1 of the places of matched boxes plus cross-entropy of these and of the worst background ones, both
-        over the number of matched boxes. Source: SSD §2.2; the sum is torchvision's.
+    def loss(self, outputs: Tensor, target: Boxes) -> Tensor:
+        """Smooth L1 of the matched boxes plus cross-entropy of these and of the worst background boxes, both divided by
+        the number of matched boxes. Source: SSD §2.2; summed as in torchvision.
 
         Args:
-            told: (N, boxes, classes + 1 + 4), of SSDLite.
-            target: Padded last.
+            outputs: (N, boxes, classes + 1 + 4), from SSDLite.
+            target: The objects of the images.
         """
-        scores, places = told[..., :-4], told[..., -4:]
-        matched = self.matched(target)
-        stands = matched >= 0
-        count = max(1, int(stands.sum()))
-        image, box = torch.where(stands)
-        thing = matched[image, box]
-        wanted = target.boxes[image, thing]
-        codes = self.coder.encode_single(wanted, self.default[box])
-        placing = functional.smooth_l1_loss(places[image, box], codes, reduction="sum")
-        classes = torch.zeros_like(matched)
-        classes[image, box] = target.labels[image, thing]
-        naming = functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), reduction="none").view_as(matched)
-        rank = naming.detach().masked_fill(stands, -torch.inf).argsort(1, descending=True).argsort(1)
-        hard = rank < NEGATIVES * stands.sum(1, keepdim=True)
-        return (placing + naming[stands].sum() + naming[hard].sum()) / count
+        scores, codes = outputs[..., :-4], outputs[..., -4:]
+        objects = self.match(target)
+        matched = objects >= 0
+        count = max(1, int(matched.sum()))
+        image, box = torch.where(matched)
+        index = objects[image, box]
+        target_codes = self.coder.encode_single(target.boxes[image, index], self.default[box])
+        box_loss = functional.smooth_l1_loss(codes[image, box], target_codes, reduction="sum")
+        classes = torch.zeros_like(objects)
+        classes[image, box] = target.labels[image, index]
+        score_loss = functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), reduction="none")
+        score_loss = score_loss.view_as(objects)
+        rank = score_loss.detach().masked_fill(matched, -torch.inf).argsort(1, descending=True).argsort(1)
+        hard = rank < NEGATIVES * matched.sum(1, keepdim=True)
+        return (box_loss + score_loss[matched].sum() + score_loss[hard].sum()) / count
 
-    def find(self, told: Tensor, kept: int = KEPT) -> list[Detections]:
-        """The objects of every image, at most `kept`.
+    def detect(self, outputs: Tensor, max_objects: int = MAX_OBJECTS) -> list[Detections]:
+        """The objects of every image, after NMS within each class.
 
         Args:
-            told: (N, boxes, classes + 1 + 4), of SSDLite.
-            kept: The surest ones, after NMS within each class.
+            outputs: (N, boxes, classes + 1 + 4), from SSDLite.
+            max_objects: Per image; those with the highest scores.
         """
-        told = told.float()
-        n, boxes, width = told.shape
-        scores = told[..., :-4].softmax(2)[..., 1:].transpose(1, 2)  # (N, classes, boxes)
+        outputs = outputs.float()
+        n, boxes, width = outputs.shape
+        scores = outputs[..., :-4].softmax(2)[..., 1:].transpose(1, 2)  # (N, classes, boxes)
         scores, box = scores.topk(min(CANDIDATES, boxes), 2)
-        image, label, nth = torch.where(scores > SCORE)
+        image, label, nth = torch.where(scores > MIN_SCORE)
         scores, box = scores[image, label, nth], box[image, label, nth]
-        places = self.coder.decode_single(told[image, box, width - 4 :], self.default[box])
-        places = clip_boxes_to_image(places, self.size)
-        best = batched_nms(places, scores, image * width + label, OVERLAP)  # the surest first
-        found = []
+        decoded = self.coder.decode_single(outputs[image, box, width - 4 :], self.default[box])
+        decoded = clip_boxes_to_image(decoded, self.size)
+        best = batched_nms(decoded, scores, image * width + label, NMS_IOU)  # by falling score
+        detections = []
         for i in range(n):
-            own = best[image[best] == i][:kept]
-            found.append(Detections(places[own], scores[own], label[own] + 1))
-        return found
+            kept = best[image[best] == i][:max_objects]
+            detections.append(Detections(decoded[kept], scores[kept], label[kept] + 1))
+        return detections

@@ -1,4 +1,4 @@
-"""Classification: which of the classes an image shows."""
+"""Classification: which class an image shows."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class ImageClassifier(TaskModule):
     Accuracies are percentages. With fewer than five classes, top5 is top-k over all of them.
     """
 
-    shown = ("top1", "top5")
+    metric_names = ("top1", "top5")
 
     def metrics(self) -> dict[str, Metric]:
-        # a look for NaN would wait for the device; where it is left out, torchmetrics takes no weights
-        return {name: MeanMetric("disable", sync_on_compute=False) for name in self.shown}
+        # checking for NaN would synchronise with the device
+        return {name: MeanMetric("disable", sync_on_compute=False) for name in self.metric_names}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
-        scores = self.answers(images)
+        scores = self.run_network(images)
         loss = functional.cross_entropy(scores, labels, label_smoothing=self.recipe.label_smoothing)
         return {"loss": loss, "top1": 100 * (scores.detach().argmax(1) == labels).float().mean()}
 
@@ -65,47 +65,48 @@ class ImageClassifier(TaskModule):
         return list(self.net(images).softmax(1).cpu())
 
     @staticmethod
-    def fitted(image: Image.Image, side: int) -> Image.Image:
-        """The shorter side scaled, the middle cropped."""
+    def fit_image(image: Image.Image, side: int) -> Image.Image:
+        """Scale the shorter side, then crop the centre."""
         return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
 
     @staticmethod
-    def onto(seen: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
-        return seen
+    def resize_prediction(prediction: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
+        return prediction
 
     @classmethod
-    def draw(cls, figure: Figure, image: np.ndarray, seen: Tensor, names: Sequence[str], limit: Limit) -> None:
+    def draw(cls, figure: Figure, image: np.ndarray, prediction: Tensor, names: Sequence[str], limit: Limit) -> None:
         left, right = figure.subplots(1, 2)
         show_image(left, image)
-        found = top(seen, limit)
-        draw_bars(right, [names[i] for i, _ in found], [share for _, share in found])
+        top = _top_classes(prediction, limit)
+        draw_bars(right, [names[i] for i, _ in top], [probability for _, probability in top])
 
     @staticmethod
-    def tell(seen: Tensor, names: Sequence[str], limit: Limit) -> dict[str, object]:
-        return {"top": [{"class": names[i], "probability": round(share, 6)} for i, share in top(seen, limit)]}
+    def to_dict(prediction: Tensor, names: Sequence[str], limit: Limit) -> dict[str, object]:
+        top = _top_classes(prediction, limit)
+        return {"top": [{"class": names[i], "probability": round(probability, 6)} for i, probability in top]}
 
 
-def top(probabilities: Tensor, limit: Limit) -> list[tuple[int, float]]:
-    shares, classes = probabilities.topk(min(limit.top, len(probabilities)))
-    return list(zip(classes.tolist(), shares.tolist(), strict=True))
+def _top_classes(probabilities: Tensor, limit: Limit) -> list[tuple[int, float]]:
+    top, classes = probabilities.topk(min(limit.top, len(probabilities)))
+    return list(zip(classes.tolist(), top.tolist(), strict=True))
 
 
 class QuantizedClassifier(ImageClassifier):
-    """Trains on a network prepared by `mnet.quantization`. Its ranges widen by training images alone, and not in
-    the last part of the training."""
+    """Continues training a network prepared by `mnet.quantization`. Activation ranges follow the training images, and
+    are fixed in the last part of the training."""
 
     def __init__(self, network: Network, recipe: Recipe, prepared: nn.Module) -> None:
         super().__init__(network, recipe)
         self.net = prepared
-        self._seeing: bool | None = None
+        self._observing: bool | None = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self._observe(self.trainer.global_step < QAT_OBSERVED * self.trainer.estimated_stepping_batches)
+        self._set_observing(self.trainer.global_step < QAT_OBSERVED * self.trainer.estimated_stepping_batches)
 
     def on_validation_start(self) -> None:
-        self._observe(False)
+        self._set_observing(False)
 
-    def _observe(self, seeing: bool) -> None:
-        if seeing != self._seeing:
-            set_observing(self.net, seeing)
-            self._seeing = seeing
+    def _set_observing(self, on: bool) -> None:
+        if on != self._observing:
+            set_observing(self.net, on)
+            self._observing = on

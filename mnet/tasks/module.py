@@ -1,4 +1,4 @@
-"""What all tasks share: a network, a recipe, and how metrics are logged."""
+"""What all tasks share: a network, its recipe, and the logging of metrics."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from mnet.models.layers import is_depthwise
 from mnet.models.network import create_model
 from mnet.models.spec import Network
-from mnet.tasks.drawing import Limit, legend, show_image
+from mnet.tasks.drawing import Limit, draw_legend, show_image
 from mnet.training.arithmetic import Compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
 from mnet.weights.transfer import TransferReport
 
 LOG_STEPS = 50
+"""Steps between two logs of training metrics."""
 Batch = tuple[Tensor, Any]
-"""Images (N, C, H, W), and what they show."""
+"""Images (N, C, H, W) and the task's targets."""
 
 
-class Trained(L.LightningModule):
-    """A network and the recipe that it is trained by."""
+class TrainedModule(L.LightningModule):
+    """A network, trained by a recipe."""
 
     net: nn.Module
     recipe: Recipe
     _compiled: Callable[..., Any] | None = None
 
     def compile_training(self, mode: Compile) -> None:
-        """Compile what the network does in training steps; evaluation, whose batches differ in size, is left as it is.
+        """Compile the network for training steps. Evaluation is not compiled, because its batches differ in size.
 
         Raises:
             ConfigError: As `mnet.training.arithmetic.check_compile`.
@@ -49,8 +50,8 @@ class Trained(L.LightningModule):
         if mode != "off":
             self._compiled = compiled(self.net.forward, mode)
 
-    def answers(self, images: Tensor) -> Any:
-        """What the network says of images (N, C, H, W)."""
+    def run_network(self, images: Tensor) -> Any:
+        """The network's output for images (N, C, H, W), compiled in training if asked for."""
         return (self._compiled if self._compiled and self.training else self.net)(images)
 
     def on_fit_start(self) -> None:
@@ -67,17 +68,18 @@ class Trained(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class TaskModule(Trained):
-    """Trains a `Network` by a `Recipe`; logs `train/loss`, and `val/` and `test/` followed by `loss` and each of the
-    task's metrics, in percent.
+class TaskModule(TrainedModule):
+    """Trains a `Network` by a `Recipe`; logs `train/loss`, and `loss` and the task's metrics, in percent, after `val/`
+    and `test/`.
 
-    A subclass says what a step returns, what is measured, and how (`training_step`, `metrics`, `evaluate`).
+    A subclass defines the training step, the metrics, how they are updated, and predictions. A prediction is what
+    `predict` returns for one image.
     """
 
     start: TransferReport | None = None
-    """What it started with of other weights."""
-    shown: ClassVar[tuple[str, ...]]
-    """Of what `metrics` compute, the names that are logged: those of the task."""
+    """What it copied from other weights at the start."""
+    metric_names: ClassVar[tuple[str, ...]]
+    """The logged ones of the values that `metrics` compute: the metrics of the task."""
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__()
@@ -90,73 +92,73 @@ class TaskModule(Trained):
         self.test_metrics = self._metrics("test/")
 
     def _metrics(self, prefix: str) -> MetricCollection:
-        every: dict[str, Metric | MetricCollection] = {**self.metrics(), "loss": MeanMetric(sync_on_compute=False)}
-        return MetricCollection(every, prefix=prefix, compute_groups=False)
+        metrics: dict[str, Metric | MetricCollection] = {**self.metrics(), "loss": MeanMetric(sync_on_compute=False)}
+        return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """What is measured on evaluation images, not synchronised: every device sees every image."""
+        """The metrics of an evaluation; not synchronised, since every device evaluates all images."""
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """`loss`, and last what is shown of it while it trains, if that is another number."""
+        """Returns `loss` and, last, the number that progress shows, if it is another one."""
 
     @abstractmethod
     def evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
-        """Update the metrics; returns the scores."""
+        """Update the metrics; returns the network's output."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> list[Any]:
-        """What is seen in each of the images (N, C, H, W)."""
+        """The prediction for each of the images (N, C, H, W)."""
 
     @staticmethod
     @abstractmethod
-    def fitted(image: Image.Image, side: int) -> Image.Image:
-        """An image of any size as the network sees those of its data set, whose resolution is `side`."""
+    def fit_image(image: Image.Image, side: int) -> Image.Image:
+        """An image of any size, scaled and cropped as those of a data set with resolution `side`."""
 
-    drawn: ClassVar[bool] = False
-    """Whether what is seen can be drawn beside what is there: examples of such runs are kept."""
-    seen_from: ClassVar[Callable[..., Any]]
-    """What is seen, from its parts by name, where it has several."""
+    drawable: ClassVar[bool] = False
+    """Whether predictions are drawn beside the truth: such runs keep examples."""
+    prediction_type: ClassVar[Callable[..., Any]]
+    """The type of predictions that consist of several named tensors."""
 
     @staticmethod
     def truth(target: Any, image: int) -> Any:
-        """Where it is `drawn`: what an image of a batch really shows, as `predict` would say it."""
+        """The target of one image of a batch, as a prediction; only if the task is `drawable`."""
         raise NotImplementedError
 
     @staticmethod
     @abstractmethod
-    def onto(seen: Any, size: tuple[int, int], image: tuple[int, int]) -> Any:
-        """What was seen in an image of height and width `size`, on the same of the size `image`."""
+    def resize_prediction(prediction: Any, size: tuple[int, int], image: tuple[int, int]) -> Any:
+        """A prediction for an input of height and width `size`, scaled to the original image's height and width."""
 
     @classmethod
-    def draw(cls, figure: Figure, image: np.ndarray, seen: Any, names: Sequence[str], limit: Limit) -> None:
-        """The image, (H, W) or (H, W, 3) uint8, and what is seen in it."""
+    def draw(cls, figure: Figure, image: np.ndarray, prediction: Any, names: Sequence[str], limit: Limit) -> None:
+        """Draw an image, (H, W) or (H, W, 3) uint8, and its prediction."""
         axes = figure.subplots()
         show_image(axes, image)
-        cls.draw_on(axes, seen, names, limit)
-        if labels := cls.key(seen, limit):
-            legend(axes, labels, names)
+        cls.draw_over(axes, prediction, names, limit)
+        if labels := cls.legend_classes(prediction, limit):
+            draw_legend(axes, labels, names)
 
     @staticmethod
-    def draw_on(axes: Axes, seen: Any, names: Sequence[str], limit: Limit, size: float = 7) -> None:
-        """What is seen, over an image that is drawn already; text of `size` points."""
+    def draw_over(axes: Axes, prediction: Any, names: Sequence[str], limit: Limit, size: float = 7) -> None:
+        """Draw a prediction over its image; text of `size` points."""
 
     @staticmethod
-    def key(seen: Any, limit: Limit) -> list[int]:
-        """The classes that a legend has to name, as indices of the names."""
+    def legend_classes(prediction: Any, limit: Limit) -> list[int]:
+        """The classes that a legend must name, as indices of the names."""
         return []
 
     @staticmethod
     @abstractmethod
-    def tell(seen: Any, names: Sequence[str], limit: Limit) -> dict[str, object]:
-        """The same as plain data."""
+    def to_dict(prediction: Any, names: Sequence[str], limit: Limit) -> dict[str, object]:
+        """A prediction as plain data."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
-        if self.trainer.global_step % LOG_STEPS == 0:  # reading a value waits for the device
+        if self.trainer.global_step % LOG_STEPS == 0:  # reading a value synchronises
             values = cast(dict[str, Tensor], outputs)
             self.log_dict({f"train/{name}": value.detach() for name, value in values.items()})
 
@@ -168,8 +170,8 @@ class TaskModule(Trained):
 
     @property
     def test_correct(self) -> Tensor | None:
-        """Which test images the last test had right, (N,) bool on the CPU, in their order; None where an image is
-        not right or wrong."""
+        """Whether each test image was classified correctly in the last test, (N,) bool on the CPU; None for tasks in
+        which an image is not simply right or wrong."""
         return None
 
     def on_validation_epoch_end(self) -> None:
@@ -179,16 +181,16 @@ class TaskModule(Trained):
         self.log_dict(self.read(self.test_metrics, "test/"))
 
     def read(self, metrics: MetricCollection, prefix: str) -> dict[str, Tensor]:
-        """What has been measured since it was read last, as it is logged."""
+        """The values of the metrics since the last call, as they are logged."""
         values = metrics.compute()
         metrics.reset()
-        shown = {f"{prefix}{name}": 100 * values[f"{prefix}{name}"] for name in self.shown}
-        return {f"{prefix}loss": values[f"{prefix}loss"], **shown}
+        percents = {f"{prefix}{name}": 100 * values[f"{prefix}{name}"] for name in self.metric_names}
+        return {f"{prefix}loss": values[f"{prefix}loss"], **percents}
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimiser over two groups: what decays, and what does not (batch norms, biases, and depthwise
-    kernels where the recipe says so)."""
+    """The recipe's optimiser over two groups: with weight decay, and without (batch norms, biases, and depthwise
+    kernels if the recipe excludes them)."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for module in net.modules():

@@ -1,4 +1,4 @@
-"""Segmentation: of which class every pixel is."""
+"""Segmentation: the class of every pixel."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ Batch = tuple[Tensor, Masks]
 
 
 class ASPPSegmenter(TaskModule):
-    """Trains a segmenter, with LR-ASPP or R-ASPP, by a `Recipe`; logs `train/loss`, and
+    """Trains a segmenter, with LR-ASPP or R-ASPP, by a `Recipe`; logs `train/loss` and
     `{val,test}/{miou,pixel_accuracy,loss}`.
 
-    mIoU is the mean over classes of intersection over union, both summed over all images, in percent; the background
-    is a class where the data set has one. Pixels that nobody has labelled count nowhere.
+    mIoU is the mean over classes of intersection over union, both summed over all images, in percent. The background
+    is a class if the data set has one. Unlabelled pixels are ignored everywhere.
     """
 
-    shown = ("miou", "pixel_accuracy")
-    drawn = True
+    metric_names = ("miou", "pixel_accuracy")
+    drawable = True
 
     def metrics(self) -> dict[str, Metric]:
         classes = self.network.num_classes
-        own: dict[str, Any] = {"validate_args": False, "sync_on_compute": False, "ignore_index": IGNORED}
+        shared: dict[str, Any] = {"validate_args": False, "sync_on_compute": False, "ignore_index": IGNORED}
         return {
-            "miou": MulticlassJaccardIndex(classes, average="macro", **own),
-            "pixel_accuracy": MulticlassAccuracy(classes, average="micro", **own),
+            "miou": MulticlassJaccardIndex(classes, average="macro", **shared),
+            "pixel_accuracy": MulticlassAccuracy(classes, average="micro", **shared),
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, masks = batch
-        return {"loss": loss_of(self.answers(images), masks, self.recipe.label_smoothing)}
+        return {"loss": segmentation_loss(self.run_network(images), masks, self.recipe.label_smoothing)}
 
     def evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         images, masks = batch
         scores = self.net(images)
-        classes, wanted = scores.argmax(1), masks.classes.long()
-        metrics["miou"].update(classes, wanted)
-        metrics["pixel_accuracy"].update(classes, wanted)
-        metrics["loss"].update(loss_of(scores, masks), len(images))
+        predicted, expected = scores.argmax(1), masks.classes.long()
+        metrics["miou"].update(predicted, expected)
+        metrics["pixel_accuracy"].update(predicted, expected)
+        metrics["loss"].update(segmentation_loss(scores, masks), len(images))
         return scores
 
     def predict(self, images: Tensor) -> list[Tensor]:
@@ -58,10 +58,10 @@ class ASPPSegmenter(TaskModule):
         return list(self.net(images).argmax(1).to(torch.uint8).cpu())
 
     @staticmethod
-    def fitted(image: Image.Image, side: int) -> Image.Image:
-        """The whole with its aspect, the shorter side scaled."""
+    def fit_image(image: Image.Image, side: int) -> Image.Image:
+        """Scale the shorter side, keeping the aspect ratio."""
         factor = side / min(image.size)
-        width, height = (round(factor * one) for one in image.size)
+        width, height = (round(factor * length) for length in image.size)
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
     @staticmethod
@@ -69,26 +69,28 @@ class ASPPSegmenter(TaskModule):
         return target.classes[image]
 
     @staticmethod
-    def onto(seen: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
-        return functional.interpolate(seen[None, None].float(), size=image, mode="nearest-exact")[0, 0].to(torch.uint8)
+    def resize_prediction(prediction: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
+        classes = prediction[None, None].float()
+        return functional.interpolate(classes, size=image, mode="nearest-exact")[0, 0].to(torch.uint8)
 
     @staticmethod
-    def draw_on(axes: Axes, seen: Tensor, names: Sequence[str], limit: Limit, size: float = 7) -> None:
-        draw_mask(axes, seen.numpy(), names)
+    def draw_over(axes: Axes, prediction: Tensor, names: Sequence[str], limit: Limit, size: float = 7) -> None:
+        draw_mask(axes, prediction.numpy(), names)
 
     @staticmethod
-    def key(seen: Tensor, limit: Limit) -> list[int]:
-        return [int(i) for i in seen.unique() if i != IGNORED]
+    def legend_classes(prediction: Tensor, limit: Limit) -> list[int]:
+        return [int(i) for i in prediction.unique() if i != IGNORED]
 
     @staticmethod
-    def tell(seen: Tensor, names: Sequence[str], limit: Limit) -> dict[str, object]:
-        return {"shares": {names[i]: round(float((seen == i).float().mean()), 6) for i in seen.unique().tolist()}}
+    def to_dict(prediction: Tensor, names: Sequence[str], limit: Limit) -> dict[str, object]:
+        classes = prediction.unique().tolist()
+        return {"shares": {names[i]: round(float((prediction == i).float().mean()), 6) for i in classes}}
 
 
-def loss_of(scores: Tensor, masks: Masks, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy over the labelled pixels; 0 where a batch has none."""
-    wanted = masks.classes.long()
+def segmentation_loss(scores: Tensor, masks: Masks, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy over the labelled pixels; 0 if a batch has none."""
+    classes = masks.classes.long()
     total = functional.cross_entropy(
-        scores, wanted, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum"
+        scores, classes, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum"
     )
-    return total / (wanted != IGNORED).sum().clamp_min(1)
+    return total / (classes != IGNORED).sum().clamp_min(1)

@@ -50,5 +50,5 @@ def test_what_is_no_network_is_answered_with_its_file(path, content, said):
     Path(path).write_text(content)
     with pytest.raises(ConfigError, match=said):
         mnet.describe(path)
-    with pytest.raises(ConfigError, match=r"none.yaml: there is no such file"):
+    with pytest.raises(ConfigError, match=r"none.yaml: no such file"):
         Trial(model="none.yaml")

@@ -157,7 +157,7 @@ def test_a_saved_network_is_loaded_again_and_another_file_is_refused(v3, tmp_pat
     with torch.no_grad():
         assert torch.equal(load(tmp_path / "weights.pt").eval()(drawn(3)), int8(drawn(3)))
     torch.save(net.state_dict(), tmp_path / "float.pt")
-    with pytest.raises(ConfigError, match=r"float.pt is no int8 network"):
+    with pytest.raises(ConfigError, match=r"float.pt is not the int8 network"):
         load(tmp_path / "float.pt")
 
 

@@ -317,5 +317,5 @@ def test_the_distributions_are_those_of_wandbs_published_schema():
 
 def test_every_option_is_documented_and_every_metric_is_logged():
     assert all(field_docs().get(name) for name in OPTIONS)
-    logged = {"val/loss"} | {f"val/{name}" for task in TASKS.values() for name in task.load().shown}
+    logged = {"val/loss"} | {f"val/{name}" for task in TASKS.values() for name in task.load().metric_names}
     assert set(METRICS) == logged

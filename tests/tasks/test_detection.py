@@ -28,7 +28,7 @@ def test_detections_are_torchvisions(pair):
     images = torch.rand(3, 3, 320, 320)
     with torch.no_grad():
         expected = theirs(list(images))
-        found = ours.decoder(images).find(ours.net(images * 2 - 1))  # the scaling of torchvision's transform
+        found = ours.decoder(images).detect(ours.net(images * 2 - 1))  # the scaling of torchvision's transform
     for mine, other in zip(found, expected, strict=True):
         assert len(other["boxes"]) == 300
         torch.testing.assert_close(mine.scores, other["scores"], rtol=1e-4, atol=1e-5)
@@ -61,7 +61,7 @@ def test_the_loss_is_torchvisions(pair):
 def test_three_boxes_on_c4_and_six_on_the_others_in_the_order_of_the_scores():
     """V3's detectors at 320 px: 20 x 20 x 3 + (10 x 10 + 5 x 5 + 3 x 3 + 2 x 2 + 1) x 6."""
     network = mnet.describe("mobilenet_v3_large", head="ssdlite", num_classes=10)
-    default = DefaultBoxes(network.head.boxes).on(network, (320, 320))
+    default = DefaultBoxes(network.head.boxes).for_images(network, (320, 320))
     assert default.shape == (1200 + 139 * 6, 4)
     assert mnet.create_model(network).eval()(torch.zeros(1, 3, 320, 320)).shape == (1, 2034, 15)
     width, height = (default[:, 2:] - default[:, :2]).unbind(1)
@@ -75,13 +75,13 @@ def test_three_boxes_on_c4_and_six_on_the_others_in_the_order_of_the_scores():
 def test_what_is_told_exactly_is_found_exactly():
     """Codes of the objects themselves, and sure scores: every object once, none elsewhere."""
     network = mnet.describe("mobilenet_v2", head="ssdlite", num_classes=4)
-    decoder = Decoder(DefaultBoxes(network.head.boxes).on(network, (96, 96)), (96, 96))
+    decoder = Decoder(DefaultBoxes(network.head.boxes).for_images(network, (96, 96)), (96, 96))
     objects = [
         (torch.tensor([[5.0, 6, 40, 50], [50, 40, 90, 95]]), torch.tensor([4, 1])),
         (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)),
     ]
     target = pad_boxes(objects)
-    matched = decoder.matched(target)
+    matched = decoder.match(target)
     assert (matched[0] >= 0).sum() >= 2
     assert (matched[1] == -1).all()
     told = torch.zeros(2, len(decoder.default), 4 + 1 + 4)
@@ -90,7 +90,7 @@ def test_what_is_told_exactly_is_found_exactly():
         one = matched[0, box]
         told[0, box, 0], told[0, box, target.labels[0, one]] = 0.0, 20.0
         told[0, box, 5:] = decoder.coder.encode_single(target.boxes[0, one][None], decoder.default[box][None])[0]
-    first, second = decoder.find(told)
+    first, second = decoder.detect(told)
     assert len(second.boxes) == 0
     assert first.labels.sort().values.tolist() == [1, 4]
     order = first.labels.argsort(descending=True)

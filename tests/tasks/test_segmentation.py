@@ -8,7 +8,7 @@ from torch.nn import functional
 import mnet
 from mnet.data.targets import IGNORED, Masks
 from mnet.tasks import TASKS, ASPPSegmenter
-from mnet.tasks.segmentation import loss_of
+from mnet.tasks.segmentation import segmentation_loss
 from mnet.training.recipes import recipe
 
 
@@ -46,11 +46,11 @@ def test_the_loss_is_the_mean_over_labelled_pixels_and_zero_without_any():
     classes = torch.randint(0, 3, (2, 4, 4))
     classes[0, :2] = IGNORED
     expected = functional.cross_entropy(scores.permute(0, 2, 3, 1)[classes != IGNORED], classes[classes != IGNORED])
-    torch.testing.assert_close(loss_of(scores, Masks(classes.to(torch.uint8))), expected)
+    torch.testing.assert_close(segmentation_loss(scores, Masks(classes.to(torch.uint8))), expected)
     nothing = Masks(torch.full((2, 4, 4), IGNORED, dtype=torch.uint8))
-    assert loss_of(scores, nothing) == 0
+    assert segmentation_loss(scores, nothing) == 0
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_a_module_shows_what_its_task_says(task):
-    assert task.load().shown == tuple(metric.name for metric in task.metrics)
+    assert task.load().metric_names == tuple(metric.name for metric in task.metrics)

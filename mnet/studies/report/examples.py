@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mnet.figures import save_figure
 from mnet.studies.runs.store import EXAMPLES, read_result, run_folder
 from mnet.studies.study import Cell, Study
-from mnet.tasks.drawing import Limit, handles_of, show_image
+from mnet.tasks.drawing import Limit, legend_handles, show_image
 from mnet.tasks.module import TaskModule
 
 SIDE = 1.7
@@ -59,11 +59,11 @@ def save_examples(study: Study, root: Path, path: Path, title: str) -> bool:
         for row, kept_tensors in enumerate(predictions):
             axes, prediction = grid[row][column], _restored(kept_tensors, module)
             show_image(axes, first["images"][row].permute(1, 2, 0).squeeze(2).numpy())
-            module.draw_on(axes, prediction, names, SHOWN, size=5)
-            drawn |= set(module.key(prediction, SHOWN))
+            module.draw_over(axes, prediction, names, SHOWN, size=5)
+            drawn |= set(module.legend_classes(prediction, SHOWN))
             if not row:
                 axes.set_title("\n".join(_settings(name)), fontsize=7)
-    if handles := handles_of(sorted(drawn), names):
+    if handles := legend_handles(sorted(drawn), names):
         look = {"ncols": min(len(handles), 10), "frameon": False, "fontsize": 8}
         figure.legend(handles=handles, loc="outside lower center", **look)
     save_figure(figure, path, title)
@@ -72,7 +72,7 @@ def save_examples(study: Study, root: Path, path: Path, title: str) -> bool:
 
 def _restored(tensors: Any, module: type[TaskModule]) -> Any:
     """The predictions that were kept as plain tensors."""
-    return module.seen_from(**tensors) if isinstance(tensors, dict) else tensors
+    return module.prediction_type(**tensors) if isinstance(tensors, dict) else tensors
 
 
 def _settings(cell: str) -> Sequence[str]:

@@ -19,7 +19,7 @@ COUNT = 4
 
 def keep_examples(model: TaskModule, data: ImageData, folder: Path) -> None:
     """Write the predictions of a tested network for the first test images, if its task has something to draw."""
-    if not model.drawn:
+    if not model.drawable:
         return
     images, target = next(iter(data.test_dataloader()))
     images = images[:COUNT]

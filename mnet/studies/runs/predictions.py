@@ -35,10 +35,10 @@ class Predictor:
     @torch.no_grad()
     def predict(self, image: Image.Image) -> Any:
         """The prediction for an image, in its own pixel coordinates; the type depends on the task's module."""
-        fitted = self.model.fitted(image.convert("L" if len(self.mean) == 1 else "RGB"), self.resolution)
+        fitted = self.model.fit_image(image.convert("L" if len(self.mean) == 1 else "RGB"), self.resolution)
         images = ((TF.pil_to_tensor(fitted) / 255 - self.mean) / self.std).unsqueeze(0)
         (prediction,) = self.model.predict(images.to(memory_format=torch.channels_last))
-        return self.model.onto(prediction, (images.shape[2], images.shape[3]), (image.height, image.width))
+        return self.model.resize_prediction(prediction, (images.shape[2], images.shape[3]), (image.height, image.width))
 
 
 def load_predictor(folder: Path) -> Predictor:
