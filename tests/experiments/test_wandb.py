@@ -310,6 +310,6 @@ def test_without_an_account_a_sweep_says_in_one_line_what_works_and_how_to_log_i
         assert capsys.readouterr().err == line
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert sweep.main(["activation"]) == 2
-    line = "error: a sweep needs W&B online, and WANDB_MODE is 'offline'; make ablate-activation works without\n"
+    line = "error: a sweep needs W&B online, but WANDB_MODE is 'offline'; make ablate-activation works without W&B\n"
     assert capsys.readouterr().err == line
     assert not list(tmp_path.rglob("*"))

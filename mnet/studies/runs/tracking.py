@@ -1,7 +1,7 @@
 """Weights & Biases: how a run is named there, and what its page shows.
 
-Every setting is in `config` under its own name, so that runs can be grouped by any toggle; the names of the metrics are
-those of the sweep files. A run of a sweep is marked as preemptible: one whose process dies is handed out again.
+Every setting is in `config` under its name, so runs can be grouped by any toggle; metrics have the names that the sweep
+files use. A run of a sweep is marked as preemptible: if its process dies, W&B assigns it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import wandb
 from mnet.errors import ConfigError, text
 from mnet.studies.options import VARIANT
 from mnet.studies.runs.job import Job
+from mnet.studies.runs.progress import NotFinite
 from mnet.studies.runs.store import METRICS
+from mnet.studies.runs.wandb_server import Unreachable, check_reachable
 from mnet.studies.trial import Trial
 from mnet.tasks import Task
 
@@ -27,11 +29,14 @@ STEP = "trainer/global_step"
 """The x-axis of every chart; Lightning's name."""
 
 PROVENANCE = ("dead_kernels", "device", "threads", "torch", "mnet", "revision", "replicas", "compile")
-"""Of result.json, where it has them: what not every run counts, and where and by what it was made. In the summary,
-since the run may have been trained elsewhere."""
+"""Of result.json, if it has them: counts that not every run has, and what the run was trained on. They are in the
+summary because the run may have been trained elsewhere."""
 
 TRAINED = "trained"
-"""In `config`: epochs, batch size and learning rate as trained, beside those of the same names that a sweep set."""
+"""In `config`: epochs, batch size and learning rate as trained; under their own names a sweep may have set others."""
+
+INIT_SECONDS = 10.0
+"""How long W&B may take to register a run before it is logged offline."""
 
 LOGIN = "log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
 
@@ -39,7 +44,7 @@ When = Literal["auto", "on", "off"]
 
 
 def summary_names(task: Task) -> dict[str, str]:
-    """Name on W&B -> name in result.json, of a run of a task."""
+    """Name on W&B -> name in result.json, for runs of a task."""
     headline = task.headline.name
     return {
         **{f"test/{metric.name}": metric.name for metric in task.metrics},
@@ -51,7 +56,7 @@ def summary_names(task: Task) -> dict[str, str]:
 
 
 def project() -> str:
-    """The project on W&B: the user's own choice, or `mnet`."""
+    """The project on W&B: WANDB_PROJECT, or `mnet`."""
     return os.environ.get("WANDB_PROJECT", PROJECT)
 
 
@@ -61,27 +66,27 @@ def in_sweep() -> bool:
 
 
 def is_wanted(when: When) -> bool:
-    """Whether a run is logged to W&B: asked for or, if `auto`, started by an agent; and not disabled by the user."""
+    """Whether to log a run to W&B: on request or, if `auto`, when an agent started it; never if W&B is disabled."""
     return (when == "on" or (when == "auto" and in_sweep())) and os.environ.get("WANDB_MODE") != "disabled"
 
 
-def require_account(instead: str) -> None:
+def require_account(alternative: str) -> None:
     """
     Args:
-        instead: What works without an account.
+        alternative: A command that works without an account.
 
     Raises:
-        ConfigError: There are no credentials for W&B, or it is switched off. The message says what works without.
+        ConfigError: There are no credentials for W&B, or it is switched off; the message names the alternative.
     """
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
-        raise ConfigError(f"a sweep needs W&B online, and WANDB_MODE is {mode!r}; {instead} works without")
+        raise ConfigError(f"a sweep needs W&B online, but WANDB_MODE is {mode!r}; {alternative} works without W&B")
     if not has_account():
-        raise ConfigError(f"no W&B account; {instead} works without one. For W&B {LOGIN}")
+        raise ConfigError(f"no W&B account; {alternative} works without one. For W&B {LOGIN}")
 
 
 def has_account() -> bool:
-    """Whether there are credentials for W&B, of which nothing but their presence is looked at.
+    """Whether there are credentials for W&B. They are neither read nor verified.
 
     Raises:
         ConfigError: They are malformed.
@@ -93,21 +98,19 @@ def has_account() -> bool:
 
 
 @contextmanager
-def tracked(job: Job, variant: str | None, say: Callable[[str], object]) -> Iterator[wandb.Run]:
-    """A run on W&B for the duration of a block, offline where W&B cannot be had.
+def tracked(job: Job, variant: str | None, notify: Callable[[str], object]) -> Iterator[wandb.Run]:
+    """A run on W&B for the duration of a block, offline if W&B cannot be reached.
 
-    What is not worth trying again (a loss that is no number) ends as finished under a sweep, with its reason in the
-    summary; whatever else is raised makes the sweep hand out the run again.
+    In a sweep, a run whose loss diverges ends as finished, with the reason in its summary, since a second attempt would
+    diverge too. After any other error the sweep assigns the run again.
 
     Args:
         job: What is run.
-        variant: The option of that name, if one was given.
-        say: Told in a line why the run is offline.
+        variant: The option of that name, if it was given.
+        notify: Called with a line that says why the run is offline.
     """
-    from mnet.studies.runs.progress import NotFinite
-
-    run = start(job, say)
-    run.config.setdefaults(config_of(job, variant))  # what the sweep has set, it keeps
+    run = _start(job, notify)
+    run.config.setdefaults(config_of(job, variant))  # values set by the sweep are kept
     if in_sweep():
         run.mark_preempting()
     run.define_metric(STEP)
@@ -124,31 +127,33 @@ def tracked(job: Job, variant: str | None, say: Callable[[str], object]) -> Iter
     run.finish(exit_code=0)
 
 
-def start(job: Job, say: Callable[[str], object]) -> wandb.Run:
-    """A new run, or under a sweep the one that the agent was given, gone on with if it has begun before."""
+def _start(job: Job, notify: Callable[[str], object]) -> wandb.Run:
+    """A new run, or in a sweep the run that the agent was assigned, resumed if it was started before."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    offline = f"logging offline; `.venv/bin/wandb sync {job.folder}/wandb/offline-*` uploads it"
-    if os.environ.get("WANDB_MODE", "online") == "online":
-        if has_account():
-            try:
-                return init(job, wandb.Settings())
-            except wandb.Error as error:
-                say(f"W&B cannot be had ({first_line(error)}): {offline}")
-        else:
-            say(f"no W&B account: {offline}")
-        return init(job, wandb.Settings(mode="offline", silent=True))
-    return init(job, wandb.Settings())
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return _init(job, wandb.Settings())
+    if has_account():
+        try:
+            check_reachable()
+            return _init(job, wandb.Settings(init_timeout=INIT_SECONDS))
+        except (wandb.Error, Unreachable) as error:
+            reason = f"W&B cannot be reached ({first_line(error)})"
+    else:
+        reason = "no W&B account"
+    notify(f"{reason}: logging offline; `.venv/bin/wandb sync {job.folder}/wandb/offline-*` uploads it")
+    return _init(job, wandb.Settings(mode="offline", silent=True))
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
     return str(error).partition("\n")[0]
 
 
-def init(job: Job, settings: wandb.Settings) -> wandb.Run:
+def _init(job: Job, settings: wandb.Settings) -> wandb.Run:
     trial = job.trial
     return wandb.init(
         dir=job.folder,
-        project=None if in_sweep() else project(),  # a sweep has its own
+        project=None if in_sweep() else project(),  # a sweep belongs to a project
         name=run_title(trial),
         group=f"{job.study}/{trial.model}",
         job_type="trial",
@@ -159,14 +164,14 @@ def init(job: Job, settings: wandb.Settings) -> wandb.Run:
 
 
 def run_title(trial: Trial) -> str:
-    """What is not as in the paper, and the seed: `activation=relu width=0.5 seed=1`."""
+    """The toggles that differ from the paper, and the seed: `activation=relu width=0.5 seed=1`."""
     toggles = [f"{name}={text(value)}" for name, value in trial.toggles().items() if value is not None]
     return " ".join([*(toggles or [text(None)]), f"seed={trial.seed}"])
 
 
 def config_of(job: Job, variant: str | None) -> dict[str, object]:
-    """Every setting by its name; a toggle that is as in the paper reads `paper`, so that it is a group of its own,
-    and what the recipe or the data set decides is written out."""
+    """Every setting by its name. A toggle as in the paper is `paper`, so that it forms a group on W&B; settings that
+    the recipe or the data set decides are resolved."""
     trial, recipe = job.trial, job.trial.full_recipe()
     settings = {name: text(value) if value is None else value for name, value in trial.settings().items()}
     trained = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}
@@ -175,13 +180,13 @@ def config_of(job: Job, variant: str | None) -> dict[str, object]:
 
 
 def log_result(run: wandb.Run, task: Task, result: Mapping[str, object]) -> None:
-    """Show a finished run's numbers in its summary, and where they were made."""
-    shown = {**summary_names(task), **{name: name for name in PROVENANCE}}
-    run.summary.update({there: result[name] for there, name in shown.items() if name in result})
+    """Put the result of a finished run into its summary."""
+    names = {**summary_names(task), **{name: name for name in PROVENANCE}}
+    run.summary.update({logged: result[name] for logged, name in names.items() if name in result})
 
 
 def log_history(run: wandb.Run, folder: Path) -> None:
-    """Show the metrics of a run that was trained before, so that its charts are not empty."""
+    """Log the metrics of a run that was trained earlier, so that its charts are not empty."""
     if run.resumed or not (folder / METRICS).exists():
         return
     with (folder / METRICS).open(newline="") as stream:
