@@ -1,7 +1,6 @@
-"""Looking inside a network: kernels that have died, channels that are silent, what a non-linearity takes away.
+"""Inside a trained network: dead kernels, silent channels, and the information that non-linearities lose.
 
-Everything here reads a network and some images, and changes nothing. Layers are named as in
-`mnet.models.cost`, without `.conv`.
+Nothing here modifies the network. Layers are named as in `mnet.models.cost`, without `.conv`.
 """
 
 from __future__ import annotations
@@ -18,138 +17,140 @@ from mnet.models.layers import Activate, ConvNormAct, is_depthwise
 from mnet.models.network import MobileNet
 
 DEAD = 0.01
-"""Of the norm that a kernel of its layer starts with: below it a depthwise kernel is called dead."""
+"""Fraction of the initial norm below which a depthwise kernel counts as dead."""
 
-
-LOGGED = "kernels/dead"
-"""Where the share of dead kernels is logged while a network trains; that of a layer as `kernels/dead/<layer>`."""
+DEAD_LOG = "kernels/dead"
+"""Where training logs the percentage of dead kernels; per layer as `kernels/dead/<layer>`."""
 
 
 @dataclass(frozen=True)
-class Kernels:
+class KernelNorms:
     """The depthwise kernels of a layer."""
 
     layer: str
     norms: Tensor
-    """(C,) L2 norm of each, as a share of what a new kernel of the layer has on average."""
+    """(C,) L2 norms, as fractions of the mean norm at initialisation."""
 
     @property
     def dead(self) -> float:
-        """Shard of the kernels below `DEAD`."""
+        """The fraction of dead kernels."""
         return float((self.norms < DEAD).float().mean())
 
 
-def depthwise_kernels(net: nn.Module, replicas: int = 1) -> list[Kernels]:
-    """The depthwise kernels of every layer that has some, in the order of execution; of several networks side by side
-    (`mnet.models.replicas`) those of the first one before those of the second.
+def depthwise_kernels(net: nn.Module, replicas: int = 1) -> list[KernelNorms]:
+    """The norms of all depthwise kernels, layer by layer in the order of execution.
 
-    Source: V1 §3.2 leaves them out of weight decay, for there are so few weights in them.
+    In a stacked network (`mnet.models.replicas`), each layer has the kernels of all replicas, one after another.
+
+    Source: V1 §3.2 excludes these kernels from weight decay, because they have so few weights.
     """
-    found = []
+    layers = []
     for name, conv in net.named_modules():
         if is_depthwise(conv):
             assert isinstance(conv, nn.Conv2d)
-            # see mnet.models.network.initialise: a variance of 2 / (channels * size)
-            new = math.sqrt(2 * replicas / len(conv.weight))
-            norms = conv.weight.detach().flatten(1).norm(dim=1) / new
-            found.append(Kernels(name.removesuffix(".conv"), norms))
-    return found
+            # mnet.models.network.initialise draws with a variance of 2 / (channels * kernel size)
+            initial = math.sqrt(2 * replicas / len(conv.weight))
+            norms = conv.weight.detach().flatten(1).norm(dim=1) / initial
+            layers.append(KernelNorms(name.removesuffix(".conv"), norms))
+    return layers
 
 
 @dataclass(frozen=True)
-class Dead:
-    """What has died of a network's depthwise kernels."""
+class DeadKernelStats:
+    """The dead depthwise kernels of a network."""
 
     share: float
-    """Of all kernels."""
+    """Fraction of all kernels."""
     least: float
-    """The smallest norm, as a share of a new kernel's."""
+    """The smallest norm, as a fraction of the mean norm at initialisation."""
     layers: Mapping[str, float]
-    """Layer -> share of its kernels."""
+    """Layer -> fraction of its kernels."""
 
 
-def dead_kernels(net: nn.Module, replicas: int = 1) -> list[Dead]:
-    """Of each replica; of a network without depthwise convolutions nothing."""
-    layers = {one.layer: one.norms.view(replicas, -1) for one in depthwise_kernels(net, replicas)}
-    found = []
+def dead_kernels(net: nn.Module, replicas: int = 1) -> list[DeadKernelStats]:
+    """The dead kernels of each replica; empty for a network without depthwise convolutions."""
+    layers = {layer.layer: layer.norms.view(replicas, -1) for layer in depthwise_kernels(net, replicas)}
+    stats = []
     for i in range(replicas if layers else 0):
-        own = {name: norms[i] for name, norms in layers.items()}
-        shares = {name: float((norms < DEAD).float().mean()) for name, norms in own.items()}
-        every = torch.cat(list(own.values()))
-        found.append(Dead(float((every < DEAD).float().mean()), float(every.min()), shares))
-    return found
+        shares = {name: float((norms[i] < DEAD).float().mean()) for name, norms in layers.items()}
+        all_norms = torch.cat([norms[i] for norms in layers.values()])
+        stats.append(DeadKernelStats(float((all_norms < DEAD).float().mean()), float(all_norms.min()), shares))
+    return stats
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a non-linearity does to the images that went through it."""
+class ActivationStats:
+    """What a non-linearity does to a batch of images."""
 
     layer: str
     activation: str
     channels: int
     silent: float
-    """Shard of the channels that are zero at every place of every image."""
+    """Fraction of the channels that are zero at every position of every image."""
     rank_before: float
     rank_after: float
-    """Effective ranks of the channels over places and images; from 1 to `channels`."""
+    """Effective ranks of the channels over positions and images; from 1 to `channels`."""
     low: float
     high: float
-    """The least and the largest value after it: what an int8 range has to hold."""
+    """The smallest and largest output: the range that int8 must cover."""
     largest: float
-    """Between a thousandth of the values above it and the others."""
+    """The 99.9% quantile of the outputs."""
 
 
-def activations(net: MobileNet, images: Tensor) -> list[Seen]:
-    """What each non-linearity of a network does to images (N, C, H, W), in the order of execution, at inference."""
-    found: list[Seen] = []
+def activation_stats(net: MobileNet, images: Tensor) -> list[ActivationStats]:
+    """What each non-linearity of a network does to images (N, C, H, W) at inference, in the order of execution."""
+    stats: list[ActivationStats] = []
 
-    def look(name: str, layer: Activate, before: Tensor, after: Tensor) -> None:
+    def measure(name: str, layer: Activate, before: Tensor, after: Tensor) -> None:
         values = after.detach().float()
         silent = float((values.abs().amax((0, *range(2, values.ndim))) == 0).float().mean())
-        spread = values.flatten()
-        found.append(
-            Seen(
+        flat = values.flatten()
+        stats.append(
+            ActivationStats(
                 layer=name,
                 activation=layer.name,
                 channels=values.shape[1],
                 silent=silent,
-                rank_before=effective_rank(rows_of(before)),
-                rank_after=effective_rank(rows_of(values)),
-                low=float(spread.min()),
-                high=float(spread.max()),
-                largest=float(spread.kthvalue(max(1, math.ceil(0.999 * len(spread)))).values),
+                rank_before=effective_rank(_rows(before)),
+                rank_after=effective_rank(_rows(values)),
+                low=float(flat.min()),
+                high=float(flat.max()),
+                largest=float(flat.kthvalue(max(1, math.ceil(0.999 * len(flat)))).values),
             )
         )
 
-    with listening(net, look), torch.no_grad():
+    with _hooked(net, measure), torch.no_grad():
         training = net.training
         net.eval()(images)
         net.train(training)
-    return found
+    return stats
 
 
 @contextmanager
-def listening(net: MobileNet, look: Callable[[str, Activate, Tensor, Tensor], None]) -> Iterator[None]:
-    """Call `look` with name, layer, input and output of every non-linearity that follows a batch norm."""
+def _hooked(net: MobileNet, measure: Callable[[str, Activate, Tensor, Tensor], None]) -> Iterator[None]:
+    """Call `measure` with name, layer, input and output of every non-linearity after a batch norm."""
     handles = []
     for name, block in net.named_modules():
         if not isinstance(block, ConvNormAct) or not hasattr(block, "act"):
             continue
         before: dict[str, Tensor] = {}
 
-        def keep(module: nn.Module, inputs: object, output: Tensor, before: dict[str, Tensor] = before) -> None:
-            before["norm"] = output.detach().float().clone()  # what follows may write in place
+        def after_norm(module: nn.Module, inputs: object, output: Tensor, before: dict[str, Tensor] = before) -> None:
+            before["norm"] = output.detach().float().clone()  # the activation may write in place
 
-        def tell(
+        def after_activation(
             module: Activate,
             inputs: object,
             output: Tensor,
             name: str = name,
             before: dict[str, Tensor] = before,
         ) -> None:
-            look(name, module, before.pop("norm"), output)
+            measure(name, module, before.pop("norm"), output)
 
-        handles += [block.norm.register_forward_hook(keep), block.act.register_forward_hook(tell)]
+        handles += [
+            block.norm.register_forward_hook(after_norm),
+            block.act.register_forward_hook(after_activation),
+        ]
     try:
         yield
     finally:
@@ -157,14 +158,14 @@ def listening(net: MobileNet, look: Callable[[str, Activate, Tensor, Tensor], No
             handle.remove()
 
 
-def rows_of(maps: Tensor, most: int = 8192) -> Tensor:
-    """(N, C, ...) -> (places of all images, C), evenly thinned to `most` places."""
+def _rows(maps: Tensor, most: int = 8192) -> Tensor:
+    """(N, C, ...) -> (positions of all images, C), evenly subsampled to about `most` positions."""
     rows = maps.flatten(2).transpose(1, 2).flatten(0, 1) if maps.ndim > 2 else maps
     return rows[:: max(1, len(rows) // most)]
 
 
 def effective_rank(rows: Tensor) -> float:
-    """The exponential of the entropy of the singular values' shares: (M, C) -> 1 to min(M, C); 0 of nothing.
+    """The exponential of the entropy of the normalised singular values: (M, C) -> 1 to min(M, C); 0 for zeros.
 
     Source: Roy and Vetterli 2007, "The effective rank".
     """
@@ -178,7 +179,7 @@ def effective_rank(rows: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A curve in the plane, sent through so many dimensions, a non-linearity, and back."""
+    """A plane curve, embedded in `dimensions` dimensions, through ReLU, and projected back."""
 
     dimensions: int
     curve: Tensor
@@ -187,35 +188,35 @@ class Embedding:
 
     @property
     def lost(self) -> float:
-        """Of the curve's variance, what does not come back."""
+        """The fraction of the curve's variance that is lost."""
         return float((self.back - self.curve).square().sum() / self.curve.square().sum())
 
 
 def spiral(count: int = 500, turns: float = 2.5) -> Tensor:
-    """Points (count, 2) of a spiral about zero, within the unit circle."""
+    """Points (count, 2) of a spiral within the unit circle, with mean zero."""
     angle = torch.linspace(0, 2 * math.pi * turns, count, dtype=torch.float64)
     curve = torch.stack([angle.cos(), angle.sin()], 1) * (angle / angle[-1])[:, None]
     return curve - curve.mean(0)
 
 
 def through_relu(dimensions: Sequence[int], seed: int = 0, curve: Tensor | None = None) -> list[Embedding]:
-    """A curve embedded by a random matrix, ReLU, and the inverse of that matrix.
+    """A curve through a random matrix, ReLU, and the inverse of the matrix, for each number of dimensions.
 
-    The more dimensions, the less of it collapses: why a bottleneck should be linear. Source: V2 §3.2, figure 1.
+    The fewer dimensions, the more collapses: why a bottleneck should be linear. Source: V2 §3.2, figure 1.
     """
     curve = spiral() if curve is None else curve
-    found = []
+    embeddings = []
     for count in dimensions:
         generator = torch.Generator().manual_seed(seed)
         matrix = torch.randn(2, count, generator=generator, dtype=torch.float64)
         back = (curve @ matrix).relu() @ torch.linalg.pinv(matrix)
-        scale = (back * curve).sum() / back.square().sum().clamp_min(1e-12)  # ReLU halves what it lets through
-        found.append(Embedding(count, curve, back * scale))
-    return found
+        scale = (back * curve).sum() / back.square().sum().clamp_min(1e-12)  # ReLU shrinks the curve
+        embeddings.append(Embedding(count, curve, back * scale))
+    return embeddings
 
 
 def hard_swish_gap(low: float = -8.0, high: float = 8.0, count: int = 4001) -> Mapping[str, float]:
-    """How far h-swish is from swish, and from where: the largest difference, its place, and the mean over the range.
+    """h-swish minus swish: the `largest` difference, the x it occurs `at`, and the `mean` absolute one over the range.
 
     Source: V3 §5.2, figure 6.
     """

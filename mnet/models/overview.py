@@ -1,4 +1,4 @@
-"""The family to look at: a network as the papers print their tables, where its cost lies, what each toggle changes."""
+"""Tables for readers: a network as the papers print it, all toggles, and what each changes of the cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnet.models.toggles import Toggles, describe
 from mnet.settings import field_help, hints
 
 SHORT = {"relu": "RE", "relu6": "R6", "hswish": "HS", "swish": "SW"}
-"""V3's own abbreviations, and two more."""
+"""V3's abbreviations, and two more."""
 
 STUDIED: Mapping[str, tuple[object, ...]] = {
     "head_filters": (128, 256),
@@ -24,21 +24,21 @@ STUDIED: Mapping[str, tuple[object, ...]] = {
     "se_ratio": (0.125, 0.25, 0.5),
     "width": (0.5, 0.75, 1.4),
 }
-"""Values that are tried of toggles that take any number: those of the papers and of our studies."""
+"""Values to show for toggles that take any number: those of the papers and of the studies."""
 
 COSTS: Mapping[str, str] = {
     "params": "parameters",
     "madds": "multiply-adds",
     "peak_activation_bytes": "peak activation memory",
 }
-"""Field of `Cost` -> what a reader is told."""
+"""Field of `Cost` -> its name for readers."""
 
 
 def rows_table(network: Network, resolution: int = 224) -> pd.DataFrame:
-    """A network laid out as the papers print theirs, a row an operator.
+    """A network in the layout of the papers' tables, one row per operator.
 
     Args:
-        network: Of `describe`.
+        network: From `describe`.
         resolution: Height and width of the images, in pixels.
 
     Returns:
@@ -72,11 +72,11 @@ def rows_table(network: Network, resolution: int = 224) -> pd.DataFrame:
 
     stem = network.stem
     add(f"conv2d, {stem.kernel}x{stem.kernel}", stem.out_channels, stride=stem.stride, act=stem.activation)
-    for at in resolve_blocks(network):
-        row = at.row
+    for block in resolve_blocks(network):
+        row = block.row
         kind = "conv2d" if not network.separable else "bneck" if row.projection is None else "dw"
-        operator = f"{kind}, {row.kernel}x{row.kernel}" + (f", dilated {at.dilation}" if at.dilation > 1 else "")
-        add(operator, row.out_channels, stride=at.stride, wide=at.expanded, se=row.se, act=row.activation)
+        operator = f"{kind}, {row.kernel}x{row.kernel}" + (f", dilated {block.dilation}" if block.dilation > 1 else "")
+        add(operator, row.out_channels, stride=block.stride, wide=block.expanded, se=row.se, act=row.activation)
     if network.tail is not None:
         add("conv2d, 1x1", network.tail.out_channels, act=network.tail.activation)
     add(f"pool, {size}x{size}", channels)
@@ -88,47 +88,52 @@ def rows_table(network: Network, resolution: int = 224) -> pd.DataFrame:
 
 
 def toggles_table() -> pd.DataFrame:
-    """Every toggle in the order of application: `toggle`, the `values` it takes, `what` it does, with its source."""
+    """Every toggle in the order of application: `toggle`, its possible `values`, and `what` it does and its source."""
     docs = field_help(Toggles)
-    rows = [{"toggle": name, "values": told(hint), "what": docs[name]} for name, hint in hints(Toggles).items()]
+    rows = [{"toggle": name, "values": _value_text(name), "what": docs[name]} for name in hints(Toggles)]
     return pd.DataFrame(rows)
 
 
-def told(hint: object) -> str:
-    """The values of a toggle, in words."""
-    (kind,) = (one for one in get_args(hint) if one is not type(None))
+def _toggle_type(name: str) -> object:
+    """The type of a toggle, without None."""
+    (kind,) = (option for option in get_args(hints(Toggles)[name]) if option is not type(None))
+    return kind
+
+
+def _value_text(name: str) -> str:
+    kind = _toggle_type(name)
     if get_origin(kind) is Literal:
         return ", ".join(map(text, get_args(kind)))
-    return {bool: "true, false", int: "a whole number", float: "a number"}.get(kind, str(kind))
+    return {bool: "true, false", int: "a whole number", float: "a number"}[kind]  # type: ignore[index]
 
 
 def values_of(name: str) -> tuple[object, ...]:
-    """What is tried of a toggle: every value that it has, or those of `STUDIED`.
+    """All values of a toggle, or those of `STUDIED` if it takes any number.
 
     Raises:
-        ConfigError: There is no such toggle.
+        ConfigError: Unknown toggle.
     """
     if name not in hints(Toggles):
         raise unknown("toggle", name, hints(Toggles))
-    (kind,) = (one for one in get_args(hints(Toggles)[name]) if one is not type(None))
+    kind = _toggle_type(name)
     if get_origin(kind) is Literal:
         return get_args(kind)
     return (True, False) if kind is bool else STUDIED.get(name, ())
 
 
 def toggle_costs(model: str, resolution: int = 224) -> pd.DataFrame:
-    """What each value of each toggle, alone, changes of a model's cost.
+    """How each value of each toggle, applied alone, changes a model's cost.
 
     Args:
         model: One of `mnet.list_models()`.
         resolution: Height and width of the images, in pixels.
 
     Returns:
-        One row a toggle and value: `toggle, value`, then `params, madds, peak_activation_bytes`: the change in percent,
-        nan where the value is refused. `note`: as in the paper, where the network is the same; the reason of a refusal.
+        One row per toggle and value: `toggle, value`; `params, madds, peak_activation_bytes`: the change in percent,
+        nan if the value is refused; `note`: "as in the paper" if the network is the same, or why it is refused.
 
     Raises:
-        ConfigError: No such model, or `resolution` is below 1.
+        ConfigError: Unknown model, or `resolution` is below 1.
     """
     paper = describe(model)
     before = cost(paper, resolution)
@@ -141,7 +146,7 @@ def toggle_costs(model: str, resolution: int = 224) -> pd.DataFrame:
                 changes, note = dict.fromkeys(COSTS, math.nan), f"refused: {error}"
             else:
                 after = cost(network, resolution)
-                changes = {one: 100 * (getattr(after, one) / getattr(before, one) - 1) for one in COSTS}
+                changes = {field: 100 * (getattr(after, field) / getattr(before, field) - 1) for field in COSTS}
                 note = "as in the paper" if network == paper else ""
             rows.append({"toggle": name, "value": text(value), **changes, "note": note})
     return pd.DataFrame(rows)

@@ -8,7 +8,14 @@ from torch import nn
 from torch.nn import functional
 
 import mnet
-from mnet.models.diagnostics import activations, depthwise_kernels, effective_rank, hard_swish_gap, spiral, through_relu
+from mnet.models.diagnostics import (
+    activation_stats,
+    depthwise_kernels,
+    effective_rank,
+    hard_swish_gap,
+    spiral,
+    through_relu,
+)
 
 
 def test_new_kernels_have_norm_one_and_those_that_were_planted_are_dead():
@@ -29,7 +36,7 @@ def test_every_non_linearity_is_seen_in_order_and_the_network_is_left_as_it_was(
     net = mnet.create_model(model, width=0.25).train()
     images = torch.randn(4, 3, 64, 64)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    found = activations(net, images)
+    found = activation_stats(net, images)
     rows = {row.layer.removesuffix(".conv"): row for row in mnet.cost(net, 64).rows}
     names = [one.layer for one in found]
     assert names == [name for name in rows if name in names]
@@ -45,7 +52,7 @@ def test_silent_channels_and_lost_rank_are_those_that_were_planted():
     norm = net.blocks[2].depthwise.norm
     with torch.no_grad():
         norm.bias[:8] = -100.0  # below zero whatever comes
-    one = next(one for one in activations(net, torch.randn(4, 3, 64, 64)) if one.layer == "blocks.2.depthwise")
+    one = next(one for one in activation_stats(net, torch.randn(4, 3, 64, 64)) if one.layer == "blocks.2.depthwise")
     assert one.activation == "relu"
     assert one.silent == pytest.approx(8 / one.channels)
     assert one.low == 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mnet.errors import ConfigError
-from mnet.models.diagnostics import LOGGED, activations, depthwise_kernels
+from mnet.models.diagnostics import DEAD_LOG, activation_stats, depthwise_kernels
 from mnet.models.network import MobileNet
 from mnet.studies.results.archive import study_table
 from mnet.studies.results.statistics import half_width, paired_deltas, verdict
@@ -84,7 +84,7 @@ def first_images(trial: Trial, count: int) -> Tensor:
 def layers_of(net: MobileNet, images: Tensor) -> Iterator[dict[str, object]]:
     """The rows of one network, in the order of execution."""
     kernels = {one.layer: one for one in depthwise_kernels(net)}
-    for one in activations(net, images):
+    for one in activation_stats(net, images):
         row: dict[str, object] = {"layer": one.layer, "channels": one.channels, "activation": one.activation}
         if (own := kernels.get(one.layer)) is not None:
             row |= {"dead": own.dead, "least": float(own.norms.min())}
@@ -131,12 +131,12 @@ def deaths_table(root: Path, study: str) -> pd.DataFrame:
         if not path.is_file():
             continue
         metrics = pd.read_csv(path)
-        if LOGGED not in metrics:
+        if DEAD_LOG not in metrics:
             continue
-        own = metrics.dropna(subset=[LOGGED])
-        names = [LOGGED, *(name for name in own if str(name).startswith(f"{LOGGED}/"))]
+        own = metrics.dropna(subset=[DEAD_LOG])
+        names = [DEAD_LOG, *(name for name in own if str(name).startswith(f"{DEAD_LOG}/"))]
         long = own.melt("step", names, "layer", "dead").assign(cell=run["cell"], seed=run["seed"])
-        rows.append(long.assign(layer=long["layer"].str.removeprefix(f"{LOGGED}/").replace(LOGGED, EVERY)))
+        rows.append(long.assign(layer=long["layer"].str.removeprefix(f"{DEAD_LOG}/").replace(DEAD_LOG, EVERY)))
     columns = ["cell", "seed", "step", "layer", "dead"]
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from mnet.data.batches import Shard
-from mnet.models.diagnostics import LOGGED, dead_kernels
+from mnet.models.diagnostics import DEAD_LOG, dead_kernels
 from mnet.seeding import random_seed, seed_all
 from mnet.studies.runs.progress import NotFinite, Progress, Report
 from mnet.tasks.pack import Pack
@@ -128,6 +128,6 @@ class DeadKernels(Callback):
         count = len(pl_module.members) if isinstance(pl_module, Pack) else 1
         for i, dead in enumerate(dead_kernels(cast(torch.nn.Module, pl_module.net), count)):
             prefix = f"{i}/" if isinstance(pl_module, Pack) else ""
-            values = {LOGGED: 100 * dead.share, "kernels/least": dead.least}
-            values |= {f"{LOGGED}/{layer}": 100 * share for layer, share in dead.layers.items()}
+            values = {DEAD_LOG: 100 * dead.share, "kernels/least": dead.least}
+            values |= {f"{DEAD_LOG}/{layer}": 100 * share for layer, share in dead.layers.items()}
             pl_module.log_dict({f"{prefix}{name}": value for name, value in values.items()})
