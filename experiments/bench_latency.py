@@ -27,7 +27,7 @@ from mnet.files import write_csv
 from mnet.latency.comparison import Ready, measure, prepare
 from mnet.latency.machine import check_threads, machine_facts
 from mnet.latency.runtimes import make_runtime
-from mnet.studies.latency.tables import Subject, build
+from mnet.studies.latency.subjects import Subject, build_module
 from mnet.studies.runs.store import BENCH_LATENCY
 from mnet.studies.trial import Trial
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     subject = Subject(Trial(model=options.model, dataset="imagenet"))
     runtime = make_runtime(options.runtime, threads=options.threads, folder=Path(options.out) / "exported")
-    ready = prepare(runtime, build(subject), subject.resolution)
+    ready = prepare(runtime, build_module(subject), subject.resolution)
     rows = list(_trials(ready, options))
     table = pd.DataFrame(rows).assign(runtime=options.runtime, model=options.model, threads=options.threads)
     path = Path(options.out) / BENCH_LATENCY

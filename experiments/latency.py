@@ -29,7 +29,8 @@ from mnet.latency.machine import check_threads
 from mnet.latency.runtimes import RUNTIMES, Runtime, make_runtime
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.frontier import frontier_table
-from mnet.studies.latency.tables import KEY, claims_table, latency_table, merge, subjects
+from mnet.studies.latency.subjects import list_subjects
+from mnet.studies.latency.tables import KEY, claims_table, latency_table, merge_rows
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.latency import frontier_chart, latency_chart
 from mnet.studies.results.table_view import MILLION, build_table, interval_column, number_column, text_column
@@ -157,7 +158,7 @@ def load_plan(name: str, options: Options, settings: Mapping[str, object]) -> Pl
     """A study's cells, and the networks of its claims beside them."""
     study = load_sweep(name, options.profile, settings=settings)
     claims = load_claims(CLAIMS_FILE) if options.profile == PROFILE else ()
-    return Plan(study, *subjects(study, claims))
+    return Plan(study, *list_subjects(study, claims))
 
 
 def read_summary(plan: Plan, root: Path) -> pd.DataFrame:
@@ -174,9 +175,9 @@ def read_summary(plan: Plan, root: Path) -> pd.DataFrame:
 
 def keep(folder: Path, table: pd.DataFrame, claims: pd.DataFrame) -> None:
     """Write what was measured over the rows of the same networks and conditions; all other rows stay."""
-    merge(folder / LATENCY, table, ("variant", *KEY))
+    merge_rows(folder / LATENCY, table, ("variant", *KEY))
     if not claims.empty:
-        merge(folder / LATENCY_CLAIMS, claims, ("id", "runtime", "threads"))
+        merge_rows(folder / LATENCY_CLAIMS, claims, ("id", "runtime", "threads"))
 
 
 def keep_rounds(folder: Path, measurement: Measurement, runtime: str, batch: int, threads: int) -> None:
@@ -191,7 +192,7 @@ def finish(plan: Plan, folder: Path, table: pd.DataFrame, summary: pd.DataFrame 
     name = plan.study.name
     if summary is not None:
         joined = frontier_table(summary, table)
-        merge(folder / FRONTIER, joined, ("cell", "runtime", "threads", "batch", "device"))
+        merge_rows(folder / FRONTIER, joined, ("cell", "runtime", "threads", "batch", "device"))
         title = f"{name}: accuracy and latency, {count_threads(threads)}"
         save_png(frontier_chart(joined, title), folder / FRONTIER_CHART)
         print(f"  {folder / FRONTIER}\n  {folder / FRONTIER_CHART}")

@@ -20,7 +20,7 @@ from common.terminal import print_line
 from mnet.latency.comparison import prepare
 from mnet.latency.runtimes import ExportError, Runtime, make_runtime
 from mnet.studies.engines.local import default_workers
-from mnet.studies.latency.tables import Subject, build, identity
+from mnet.studies.latency.subjects import Subject, build_module, identity
 
 IN_PROCESS = ("eager", "compile", "cuda-graphs")
 """Runtimes that export nothing."""
@@ -90,7 +90,12 @@ def _export(runtime: str, batch: int, subject: Subject, threads: int, folder: Pa
     """In a worker, so that exporting leaves no trace in the memory of the process that times. Returns why it failed."""
     torch.set_num_threads(1)  # sums in one order, so that the network is the same when it is timed
     try:
-        prepare(make_runtime(runtime, threads=threads, folder=folder), build(subject), subject.resolution, batch=batch)
+        prepare(
+            make_runtime(runtime, threads=threads, folder=folder),
+            build_module(subject),
+            subject.resolution,
+            batch=batch,
+        )
     except ExportError as error:
         return str(error)
     finally:

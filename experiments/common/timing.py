@@ -21,7 +21,7 @@ from mnet.latency.comparison import Measurement, Ready, measure, prepare
 from mnet.latency.machine import machine_facts, pinned
 from mnet.latency.runtimes import ExportError, Runtime
 from mnet.models.network import MobileNet
-from mnet.studies.latency.tables import Pair, Subject, build
+from mnet.studies.latency.subjects import ClaimPair, Subject, build_module
 from mnet.studies.study import Study
 
 
@@ -32,7 +32,7 @@ class Plan:
     study: Study
     subjects: Mapping[str, Subject]
     """By name, the baseline first."""
-    pairs: Sequence[Pair]
+    pairs: Sequence[ClaimPair]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def time_study(
             try:
                 if (reason := failures.get(key_of(runtime.name, batch, subject))) is not None:
                     raise ExportError(reason)
-                ready[name] = prepare(runtime, build(subject), subject.resolution, batch=batch)
+                ready[name] = prepare(runtime, build_module(subject), subject.resolution, batch=batch)
             except ExportError as error:
                 failed[name] = str(error)
                 print_line(console, f"{name}: {error}")
@@ -116,7 +116,7 @@ def time_blocks(plan: Plan, folder: Path, runtime: Runtime, precision: Precision
     if first.trial.quantized:
         raise ConfigError(f"the blocks of {baseline} cannot be timed one by one: it is an int8 graph")
     nets = {
-        name: cast(MobileNet, build(subject))
+        name: cast(MobileNet, build_module(subject))
         for name, subject in plan.subjects.items()
         if not subject.trial.quantized and subject.resolution == first.resolution
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mnet
-from mnet.studies.latency.tables import settle
+from mnet.studies.latency.subjects import settle
 
 
 def tiny(seed: int = 0, **toggles):

@@ -1,4 +1,4 @@
-"""What the papers claim: `experiments/claims.yaml`, read. A claim names the study that tests it, never the reverse."""
+"""The papers' claims, read from `experiments/claims.yaml`. A claim names the study that tests it, never the reverse."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import ConfigError, text, unknown
 from mnet.settings import coerce, hints
 from mnet.studies.sources import Place, Source, read_source
+from mnet.tasks import Task, task_of
 
 KINDS = ("arithmetic", "accuracy", "latency", "quantization", "detection", "segmentation")
 DIRECTIONS = ("up", "down", "flat")
 
 NetworkSetup = Mapping[str, object]
-"""A network of a claim: `model` and what differs from it."""
+"""A network of a claim: `model` and the settings that differ from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One sentence of a paper that can be tested, as numbers."""
+    """A sentence of a paper, as numbers that can be tested."""
 
     id: str
     study: str
@@ -30,28 +31,28 @@ class Claim:
     metric: str
     kind: str
     verified: bool
-    """False: from memory; its numbers are never printed as the paper's."""
+    """False: from memory; its numbers are not printed as the paper's."""
     seen_in: str
     direction: str | None = None
-    """The sign of variant - baseline that supports the claim; flat = no loss beyond a margin."""
+    """The sign of variant - baseline that the claim states; flat = no difference beyond a margin."""
     paper_value: float | None = None
-    """Variant - baseline, or variant / baseline of a ratio."""
+    """Variant - baseline, or variant / baseline if the metric is a ratio."""
     baseline: NetworkSetup | None = None
     variant: NetworkSetup | None = None
     model: str | None = None
     margin: float | None = None
-    """What `flat` allows, in the metric's unit; None = as `verdicts.RULE` says."""
+    """What `flat` allows, in the metric's unit; None = the default of `verdicts.RULE`."""
     beyond: Mapping[str, object] | None = None
-    """Settings under which the same difference is taken off: `precision: fp32` leaves what int8 alone does."""
+    """Settings under which the same difference is subtracted: `precision: fp32` leaves the effect of int8 alone."""
     untestable: str | None = None
     """Why no study can test it."""
     note: str | None = None
     more: Mapping[str, object] = field(default_factory=dict)
-    """What the entry says beyond these: absolute numbers, a series."""
+    """The other keys of the entry: absolute numbers, a series."""
 
     @property
     def pair(self) -> tuple[NetworkSetup, NetworkSetup] | None:
-        """The two networks that are compared; of a series its first and last; None if it is about one, or others."""
+        """The two networks that are compared, of a series the first and the last; None if the family lacks one."""
         if self.baseline is not None and self.variant is not None:
             return self.baseline, self.variant
         series = self.more.get("series")
@@ -62,14 +63,14 @@ class Claim:
 
     @property
     def printed(self) -> float | None:
-        """The paper's number for variant - baseline, or variant / baseline; None where it prints none that was read.
-        Milliseconds of a phone have no counterpart."""
+        """The paper's number for variant - baseline, or variant / baseline; None if it prints none, if it was not
+        verified, or if it is in milliseconds of a phone."""
         series = self.more.get("series")
         if not self.verified or (self.kind == "latency" and self.metric != "latency_ratio"):
             return None
         if self.paper_value is None and isinstance(series, dict):
-            said = series[self.metric.removesuffix("_points")]
-            return round(said[-1] - said[0], 2)
+            values = series[self.metric.removesuffix("_points")]
+            return round(values[-1] - values[0], 2)
         return self.paper_value
 
 
@@ -77,25 +78,25 @@ def load_claims(path: Path) -> tuple[Claim, ...]:
     """The claims of a file, in its order.
 
     Raises:
-        ConfigError: A claim twice, without what every claim has, or with a value that does not fit; with file and
-            line.
+        ConfigError: A claim is defined twice, lacks a key that every claim has, or has a value of the wrong type. The
+            message names file and line.
     """
     source = read_source(path)
     entries = source.content.get("claims") if isinstance(source.content, dict) else None
     if not isinstance(entries, list):
-        raise source.error((), "a file of claims is a mapping with a list `claims`")
+        raise source.error((), "expected a mapping with a list `claims`")
     claims: dict[str, Claim] = {}
     for i, entry in enumerate(entries):
-        claim = read_claim(source, ("claims", i), entry)
+        claim = _read_claim(source, ("claims", i), entry)
         if claim.id in claims:
-            raise source.error(("claims", i, "id"), f"claim {claim.id} is there twice")
+            raise source.error(("claims", i, "id"), f"claim {claim.id} is defined twice")
         claims[claim.id] = claim
     return tuple(claims.values())
 
 
-def read_claim(source: Source, at: Place, entry: object) -> Claim:
+def _read_claim(source: Source, at: Place, entry: object) -> Claim:
     if not isinstance(entry, dict):
-        raise source.error(at, f"a claim is a mapping, not {entry!r}")
+        raise source.error(at, f"expected a claim as a mapping, not {entry!r}")
     types = hints(Claim)
     for name in (one.name for one in fields(Claim)[: list(types).index("seen_in") + 1]):
         if name not in entry:
@@ -103,19 +104,28 @@ def read_claim(source: Source, at: Place, entry: object) -> Claim:
     for name, allowed in (("kind", KINDS), ("direction", DIRECTIONS)):
         if entry.get(name, allowed[0]) not in allowed:
             raise source.error((*at, name), unknown(name, entry[name], allowed))
-    known: dict[str, object] = {}
+    values: dict[str, object] = {}
     for name, value in entry.items():
         if name in ("baseline", "variant"):
             if not isinstance(value, dict) or "model" not in value:
-                raise source.error((*at, name), f"{name} is a mapping with a model, not {value!r}")
-            known[name] = value
+                raise source.error((*at, name), f"expected {name} as a mapping with a model, not {value!r}")
+            values[name] = value
         elif name == "beyond":
             if not isinstance(value, dict):
-                raise source.error((*at, name), f"{name} is a mapping of settings, not {value!r}")
-            known[name] = value
+                raise source.error((*at, name), f"expected {name} as a mapping of settings, not {value!r}")
+            values[name] = value
         elif name in types and name != "more":
             try:
-                known[name] = coerce(name, value, types[name])
+                values[name] = coerce(name, value, types[name])
             except ConfigError as error:
                 raise source.error((*at, name), error) from None
-    return Claim(**known, more={name: value for name, value in entry.items() if name not in known})  # type: ignore[arg-type]
+    return Claim(**values, more={name: value for name, value in entry.items() if name not in values})  # type: ignore[arg-type]
+
+
+def setup_name(setup: NetworkSetup) -> str:
+    return " ".join(f"{name}={text(value)}" for name, value in setup.items())
+
+
+def task_of_setup(setup: NetworkSetup) -> Task:
+    head = setup.get("head")
+    return task_of(None if head is None else str(head))

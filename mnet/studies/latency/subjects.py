@@ -1,13 +1,31 @@
-"""The networks that a study's latency is measured on."""
+"""The networks whose latency is measured: a study's cells, and what the papers' latency claims about it compare.
+
+Weights are drawn, not trained: dense kernels take the same time for any. Batch norms get the statistics of random
+images, so that activations are as large as in a trained network and int8 ranges are not empty.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mnet.models.layers import Activate
+from mnet.models.network import MobileNet
+from mnet.settings import check_names
+from mnet.studies.claims.claims import Claim, setup_name
+from mnet.studies.options import PARAMETERS, trial_from
+from mnet.studies.study import Study
+from mnet.studies.trial import Trial
 
 COMPOSED = "hswish"
-"""Of a claim's network, beside settings of a trial: `hswish: composed`."""
+"""A key of a claim's network that is not a setting of a trial: `hswish: composed`."""
 SETTLING, CALIBRATION = 8, 16
-"""Random images that batch norms are settled and int8 ranges are taken on; where the last map is a pixel, as of small
-ones and of SSDLite's extra maps, eight times as many to settle on."""
+"""Random images for batch norms and for int8 ranges. Where the last map is one pixel (small images, SSDLite's extra
+maps), batch norms get eight times as many."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +34,7 @@ class Subject:
 
     trial: Trial
     composed: bool = False
-    """Whether h-swish is several operators, x * relu6(x + 3) / 6, as before there was one."""
+    """Whether h-swish is several operators, x * relu6(x + 3) / 6, instead of one."""
 
     @property
     def resolution(self) -> int:
@@ -24,45 +42,43 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A claim, and the names of the two subjects that it compares."""
+class ClaimPair:
+    """A latency claim, and the names of the two subjects that it compares."""
 
     claim: Claim
     baseline: str
     variant: str
 
 
-def subjects(study: Study, claims: Sequence[Claim]) -> tuple[dict[str, Subject], list[Pair]]:
-    """The cells of a study, the baseline first, then what its latency claims need beside them; and the claims' pairs.
+def list_subjects(study: Study, claims: Sequence[Claim]) -> tuple[dict[str, Subject], list[ClaimPair]]:
+    """What is timed for a study.
+
+    Returns:
+        The subjects by name: the cells, the baseline first, then the networks that only latency claims name; and the
+        pairs of the claims.
 
     Raises:
-        ConfigError: A claim about a network that cannot be built.
+        ConfigError: A claim names a network that cannot be built.
     """
-    found = {cell.name: Subject(cell.trials[0]) for cell in study.cells}
+    subjects = {cell.name: Subject(cell.trials[0]) for cell in study.cells}
     data = study.cells[0].trials[0]
     pairs = []
     for claim in claims:
-        if claim.study != study.name or not testable(claim):
+        if claim.study != study.name or claim.kind != "latency" or claim.baseline is None or claim.variant is None:
             continue
         names = []
         for setup in (claim.baseline, claim.variant):
-            assert setup is not None
-            subject = subject_of(setup, data)
-            same = (name for name, one in found.items() if one == subject)
-            equal = (name for name, one in found.items() if identity(one) == identity(subject))
+            subject = _subject_of(setup, data)
+            same = (name for name, known in subjects.items() if known == subject)
+            equal = (name for name, known in subjects.items() if identity(known) == identity(subject))
             name = next(same, None) or next(equal, None) or setup_name(setup)
-            found.setdefault(name, subject)
+            subjects.setdefault(name, subject)
             names.append(name)
-        pairs.append(Pair(claim, *names))
-    return found, pairs
+        pairs.append(ClaimPair(claim, *names))
+    return subjects, pairs
 
 
-def testable(claim: Claim) -> bool:
-    """Whether a claim is of latency, about two networks that this family has."""
-    return claim.kind == "latency" and claim.baseline is not None and claim.variant is not None
-
-
-def subject_of(setup: Mapping[str, object], data: Trial) -> Subject:
+def _subject_of(setup: Mapping[str, object], data: Trial) -> Subject:
     """A claim's network on the images of `data`."""
     check_names("setting of a claim", setup, (*PARAMETERS, COMPOSED))
     settings = {name: value for name, value in setup.items() if name != COMPOSED}
@@ -71,18 +87,20 @@ def subject_of(setup: Mapping[str, object], data: Trial) -> Subject:
 
 
 def identity(subject: Subject) -> tuple[object, ...]:
-    """Equal for two spellings of one network at one resolution."""
+    """A key that is equal for two spellings of one network at one resolution: network, resolution, precision,
+    `composed`."""
     trial, data = subject.trial, subject.trial.input_spec()
     precision = "int8" if trial.quantized else "fp32"
     return trial.network(data.num_classes, data.in_channels), data.resolution, precision, subject.composed
 
 
-def setup_name(setup: Mapping[str, object]) -> str:
-    return " ".join(f"{name}={text(value)}" for name, value in setup.items())
+def build_module(subject: Subject, seed: int = 0) -> nn.Module:
+    """The module to time, in int8 if the trial is.
 
-
-def build(subject: Subject, seed: int = 0) -> nn.Module:
-    """The module to time: weights drawn by `seed`, batch norms settled; in int8 where the trial says so."""
+    Args:
+        subject: The network.
+        seed: Weights and images are drawn from it.
+    """
     trial, data = subject.trial, subject.trial.input_spec()
     random = torch.Generator().manual_seed(seed)
 
@@ -94,7 +112,7 @@ def build(subject: Subject, seed: int = 0) -> nn.Module:
         net = MobileNet(trial.network(data.num_classes, data.in_channels))
     settle(net, images(SETTLING * (8 if data.resolution < 96 or net.head is not None else 1)))
     if subject.composed:
-        net = compose(net)
+        net = compose_hswish(net)
     if not trial.quantized:
         return net
     from mnet.quantization import quantize
@@ -104,11 +122,11 @@ def build(subject: Subject, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def settle(net: MobileNet, images: Tensor) -> None:
-    """Give batch norms the statistics of `images`, (N, C, H, W), as training would of its own."""
+    """Set the statistics of batch norms to those of `images`, (N, C, H, W), and `net` to evaluation."""
     norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = None  # the plain mean
+        norm.momentum = None  # average all batches
     net.train()
     net(images)
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -117,14 +135,14 @@ def settle(net: MobileNet, images: Tensor) -> None:
 
 
 class ComposedHardSwish(nn.Module):
-    """h-swish of primitives. Source: V3 §5.2 and §6.2, "not fused"."""
+    """h-swish from primitive operators. Source: V3 §5.2 and §6.2, "not fused"."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * nn.functional.relu6(x + 3) / 6
 
 
-def compose(net: MobileNet) -> MobileNet:
-    """A copy whose h-swish is no operator of its own."""
+def compose_hswish(net: MobileNet) -> MobileNet:
+    """A copy whose h-swish is made of primitive operators."""
     net = copy.deepcopy(net)
     for layer in net.modules():
         for name, child in layer.named_children():

@@ -63,7 +63,7 @@ def test_a_claim_is_answered_by_its_own_networks_paired_by_seed_whatever_they_ar
     assert (row["n"], row["verdict"], row["command"]) == (3, "reproduced", "make ablate-se")
     assert math.isnan(row["paper_value"])  # the paper prints none
     assert row["why"].startswith(
-        "the whole interval is above 0; in direction, at small scale: fashion_mnist at 28 px, 2 "
+        "the whole interval is above 0; direction only, at small scale: fashion_mnist at 28 px, 2 "
     )
     half = [{**one, "top1": 100.0} if one["seed"] == 1 and one["se"] == "paper" else one for one in rows]
     assert ask("v3-se-accuracy", half, plan)["verdict"].tolist() == ["inconclusive"]
@@ -139,7 +139,7 @@ def test_what_int8_alone_does_is_beyond_the_same_difference_in_float():
 def test_what_is_not_trained_says_what_trains_it_and_what_is_out_of_reach_says_why():
     plan = planned(run("se", 0, **V3L), {**run("se", 0, **V3L, se=False)})
     (row,) = ask("v3-se-accuracy", [], plan).to_dict("records")
-    assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; make ablate-se does")
+    assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; run make ablate-se")
     assert ask("v1-detection", [], planned())["why"].tolist() == ["there is no study detection yet"]
     assert ask("v1-near-vgg16", [], planned())["why"].tolist() == ["VGG16 is not of the family"]
     assert ask("v3-se-latency", [])["command"].tolist() == ["make latency-se"]
@@ -232,7 +232,7 @@ def test_dead_kernels_are_judged_by_whether_most_have_died_wherever_the_model_wa
     (row,) = ask(name, died([20.0, 60.0, 80.0])).to_dict("records")
     assert row["verdict"] == "inconclusive"
     (row,) = ask(name, runs("width", [80.0, 81.0], **V1)).to_dict("records")  # from before they were counted
-    assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; make ablate-dead-kernels does")
+    assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; run make ablate-dead-kernels")
 
 
 def test_what_netadapt_found_is_judged_beside_the_network_of_the_same_cost():
@@ -251,4 +251,4 @@ def test_what_netadapt_found_is_judged_beside_the_network_of_the_same_cost():
     assert judge(-0.6, -0.2)["verdict"] == "contradicted"
     assert judge(-0.1, 0.6)["verdict"] == "inconclusive"
     (row,) = ask(claim, []).to_dict("records")
-    assert (row["verdict"], row["why"]) == ("not tested here", "not searched; make search does")
+    assert (row["verdict"], row["why"]) == ("not tested here", "not searched yet; run make search")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mnet.studies.claims.verdicts import RULE, claim_verdict, ratio_verdict
+from mnet.studies.claims.verdicts import RATIO_MARGIN, RULE, claim_verdict, ratio_verdict
 
 ends = st.tuples(st.floats(-5, 5), st.floats(-5, 5)).map(sorted)
 margins = st.floats(0.01, 2)
@@ -60,7 +60,7 @@ def test_swapping_baseline_and_variant_mirrors_a_verdict(interval, direction, ma
     ],
 )
 def test_of_ratios_one_is_no_difference(low, high, direction, found):
-    assert ratio_verdict(low, high, direction) == found
+    assert ratio_verdict(low, high, direction, RATIO_MARGIN) == found
 
 
 def test_the_rule_says_its_margins():

@@ -19,7 +19,8 @@ from mnet.latency.runtimes import make_runtime
 from mnet.models.network import MobileNet
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.frontier import frontier_table
-from mnet.studies.latency.tables import Subject, build, claims_table, compose, identity, latency_table, subjects
+from mnet.studies.latency.subjects import Subject, build_module, compose_hswish, identity, list_subjects
+from mnet.studies.latency.tables import claims_table, latency_table
 from mnet.studies.options import trial_from
 from mnet.studies.runs.store import FORMAT, RESULT, run_folder
 from mnet.studies.study import list_studies, load_study
@@ -33,7 +34,7 @@ def study(name: str):
 
 @pytest.mark.parametrize("name", [name for name in latency.latency_studies() if (SWEEPS / f"{name}.yaml").exists()])
 def test_the_networks_of_every_study_are_the_papers_at_224_px_and_detectors_and_segmenters_at_320(name):
-    found, _ = subjects(study(name), CLAIMS)
+    found, _ = list_subjects(study(name), CLAIMS)
     classes, pixels = {"detection": (80, 320), "segmentation": (19, 320)}.get(name, (1000, 224))
     for subject in found.values():
         network, resolution, *_ = identity(subject)
@@ -44,18 +45,18 @@ def test_the_networks_of_every_study_are_the_papers_at_224_px_and_detectors_and_
 
 def test_every_latency_claim_is_judged_in_a_study_of_make_latency():
     wanted = {c.id for c in CLAIMS if c.kind == "latency" and c.study in list_studies(SWEEPS)}
-    judged = {pair.claim.id for name in latency.latency_studies() for pair in subjects(study(name), CLAIMS)[1]}
+    judged = {pair.claim.id for name in latency.latency_studies() for pair in list_subjects(study(name), CLAIMS)[1]}
     assert judged == wanted
     assert len(judged) >= 13
 
 
 def test_a_claim_joins_the_networks_that_it_names():
-    found, pairs = subjects(study("stem"), CLAIMS)
+    found, pairs = list_subjects(study("stem"), CLAIMS)
     (stem,) = pairs
     assert found[stem.baseline].trial.stem_channels == 32
     assert identity(found[stem.variant]) == identity(Subject(trial_from({"model": "mobilenet_v3_large",
                                                                          "dataset": "imagenet"})))  # fmt: skip
-    fused = next(pair for pair in subjects(study("activation"), CLAIMS)[1] if pair.claim.id == "v3-hswish-fused")
+    fused = next(pair for pair in list_subjects(study("activation"), CLAIMS)[1] if pair.claim.id == "v3-hswish-fused")
     assert fused.variant == "paper"  # a cell of the study, not a network beside it
 
 
@@ -64,7 +65,7 @@ def small(**settings):
 
 
 def test_composed_h_swish_is_the_same_function_of_more_operators(tmp_path):
-    one, several = build(small()), compose(build(small()))
+    one, several = build_module(small()), compose_hswish(build_module(small()))
     image = torch.randn(2, 1, 28, 28)
     assert torch.allclose(one(image), several(image), atol=1e-5)
     onnx = make_runtime("onnxruntime", folder=tmp_path)
@@ -74,7 +75,7 @@ def test_composed_h_swish_is_the_same_function_of_more_operators(tmp_path):
 
 
 def test_a_network_is_built_alike_in_every_process_and_its_activations_neither_vanish_nor_explode():
-    first, again = (build(small(se=True)) for _ in range(2))
+    first, again = (build_module(small(se=True)) for _ in range(2))
     assert isinstance(first, MobileNet)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
     features = first.forward_features(torch.randn(4, 1, 28, 28))
@@ -84,14 +85,14 @@ def test_a_network_is_built_alike_in_every_process_and_its_activations_neither_v
 def measurement(times: dict[str, float], found) -> Measurement:
     noise = np.random.default_rng(0).lognormal(0, 0.01, (len(times), 40))
     raced = {name: value * noise[i] for i, (name, value) in enumerate(times.items())}
-    one = prepare(make_runtime("eager"), build(small()), 28)
+    one = prepare(make_runtime("eager"), build_module(small()), 28)
     ready = dict.fromkeys(times, one)
     return Measurement(tuple(found), ready, next(iter(found)), {"composed": "no"}, Race(raced, 0.01, {}, True, 0), ())
 
 
 def test_claims_get_the_ratio_of_their_own_pair_and_what_was_not_timed_says_why():
     plan = study("hswish-placement")
-    found, pairs = subjects(plan, CLAIMS)
+    found, pairs = list_subjects(plan, CLAIMS)
     names = list(found)
     times = dict.fromkeys(names, 0.01) | {"activation=hswish": 0.012, "hswish_from=16": 0.012}
     del times["hswish_from=112"]
@@ -105,12 +106,12 @@ def test_claims_get_the_ratio_of_their_own_pair_and_what_was_not_timed_says_why(
 
 
 def test_a_claim_about_int8_is_not_judged_where_int8_is_simulated():
-    found, pairs = subjects(study("quantization"), CLAIMS)
+    found, pairs = list_subjects(study("quantization"), CLAIMS)
     one = next(pair for pair in pairs if pair.claim.id == "v3-int8-large-latency")
     eager = make_runtime("eager")
     times = {one.baseline: 2.0, one.variant: 1.0}
     said = measurement(times, found)
-    simulated = prepare(eager, build(small(precision="int8")), 28)
+    simulated = prepare(eager, build_module(small(precision="int8")), 28)
     said = replace(said, ready={one.baseline: said.ready[one.baseline], one.variant: simulated})
     row = claims_table([one], said, "eager", 1).iloc[0]
     assert row["verdict"] == "not tested here"
