@@ -1,4 +1,4 @@
-"""The second view of a difference: resampled test images within resampled seeds."""
+"""A second interval of a difference: test images resampled within resampled seeds."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ def nested_bootstrap(
     """95% percentile interval of cell minus baseline, in percentage points of accuracy.
 
     Each replicate draws as many seeds as there are, with replacement, and for each drawn seed N of its images, with
-    replacement; cell and baseline are paired, by seed and by image.
+    replacement. Cell and baseline are paired, by seed and by image.
 
-    A view to hold beside the t interval, which decides. Of few seeds a bootstrap sees too little spread: where seeds
+    It is shown beside the t interval, which decides. A bootstrap of few seeds underestimates the spread: where seeds
     differ much more than N images explain (sd of 1 point against 0.3), the nominal 95% covered 80% at 3 seeds, 87% at
-    5, 91% at 10 and 95% at 30 (simulated, 600 to 1,500 studies each; the t interval: 95% at all). Where image noise
-    is all there is it is too wide, 98 to 99%, as the observed deltas hold that noise once already. Both intervals are
-    about these test images and new seeds. Resampled anew for each seed, images do not stand for another test set:
-    where seeds share half of the image noise (both sd 0.3), coverage of the difference on new images fell to 69% (t)
-    and 74% (bootstrap) at 10 seeds, since more seeds do not average it out.
+    5, 91% at 10 and 95% at 30 (600 to 1,500 simulated studies each; the t interval covered 95% at every number). Where
+    image noise is all there is, it is too wide, 98 to 99%: the observed deltas contain that noise once already. Both
+    intervals are for these test images and new seeds. Images are resampled for each seed on its own, which does not
+    stand for a new test set: where seeds share half of the image noise (both sd 0.3), coverage of the difference on new
+    images fell to 69% (t) and 74% (bootstrap) at 10 seeds, as more seeds do not average that noise out.
 
     Args:
-        cell: By seed, which test images it got right: booleans (N,).
-        baseline: The same, for the same images in the same order.
+        cell: Seed -> which test images were right: booleans (N,).
+        baseline: The same for the baseline, with the same images in the same order.
         resamples: Replicates.
-        seed: Of the generator; the same seed, the same interval.
+        seed: Of the random generator; the same seed gives the same interval.
 
     Returns:
-        low and high. Seeds that one lacks are left out; nan below two common seeds, as for the t interval.
+        low and high; nan below two seeds that both have.
 
     Raises:
-        ConfigError: Arrays are not booleans (N,), have no image, or differ in length; `resamples` is below 1.
+        ConfigError: Arrays are not booleans (N,), are empty, or differ in length; `resamples` is below 1.
     """
     if resamples < 1:
-        raise ConfigError(f"resamples {resamples}: 1 or more are wanted")
+        raise ConfigError(f"resamples must be at least 1, not {resamples}")
     seeds = sorted(cell.keys() & baseline.keys())
     sizes = {
-        image_count(name, run, correct[run])
+        _count_images(name, run, correct[run])
         for name, correct in (("cell", cell), ("baseline", baseline))
         for run in seeds
     }
     if len(sizes) > 1:
-        raise ConfigError(f"runs were tested on {sorted(sizes)} images; the same ones are wanted in the same order")
+        raise ConfigError(f"runs were tested on {sorted(sizes)} images; expected the same images in the same order")
     if len(seeds) < 2:
         return math.nan, math.nan
     (images,) = sizes
@@ -63,13 +63,15 @@ def nested_bootstrap(
     return float(low), float(high)
 
 
-def image_count(name: str, seed: int, correct: np.ndarray) -> int:
+def _count_images(name: str, seed: int, correct: np.ndarray) -> int:
     """N of booleans (N,).
 
     Raises:
-        ConfigError: They are something else (labels, say, that would count as right wherever they are not 0).
+        ConfigError: The array is something else, such as labels, which would count as right wherever they are not 0.
     """
     if correct.dtype != bool or correct.ndim != 1 or not len(correct):
-        found = f"{correct.dtype} of shape {correct.shape}"
-        raise ConfigError(f"{name}, seed {seed}: {found}; booleans (N,) are wanted, one a test image")
+        raise ConfigError(
+            f"{name}, seed {seed}: expected booleans (N,), one per test image, not {correct.dtype} of shape "
+            f"{correct.shape}"
+        )
     return len(correct)

@@ -1,4 +1,4 @@
-"""What a difference is worth: deltas paired by seed, their intervals, and what may be said of them."""
+"""Statistics of a difference: deltas paired by seed, their intervals, and verdicts on them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mnet.errors import ConfigError, unknown
 
 LEVEL = 0.95
 ALPHA = 0.05
-"""Below this p_holm a difference counts as one: the other side of LEVEL."""
+"""A difference is significant when p_holm is below this; 1 - LEVEL."""
 
 ROUNDING = 1e-12
-"""Relative to the values: differences that differ by less are equal, and their t statistic would be noise."""
+"""Relative to the values. Differences that vary by less are equal: their t statistic would be rounding noise."""
 
 Verdict = Literal["up", "down", "flat", "inconclusive"]
 
@@ -33,11 +33,11 @@ def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd
         metric: A column of `runs`, of numbers.
 
     Returns:
-        One row a cell other than the baseline, in order of appearance: `cell, n, delta, low, high, p, p_holm`, in
-        the metric's unit. n counts the seeds that both have; a seed that one lacks, or whose value is nan or
-        infinite, is left out. Interval and p need two pairs, else nan. p is of the paired t test, p_holm is Holm's
-        over the cells that have one. Where all pairs differ alike the interval is that point, and p is 1 at zero
-        (the same network twice), else 0.
+        One row per cell other than the baseline, in order of appearance: `cell, n, delta, low, high, p, p_holm`, in
+        the unit of the metric. n counts the seeds with a finite value for both cells; others are left out. Interval
+        and p need two pairs, else they are nan. p comes from the paired t test, p_holm is Holm's over the cells that
+        have one. If all pairs have the same difference, the interval is that point, and p is 1 at zero (the same
+        network twice), else 0.
 
     Raises:
         ConfigError: A column or the baseline is missing, the metric holds something other than numbers, or a cell
@@ -61,11 +61,11 @@ def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd
     for name in runs["cell"].unique():
         if name == baseline:
             continue
-        own = by_seed[name].to_numpy(float, na_value=math.nan)
-        both = np.isfinite(own) & np.isfinite(base)
-        pairs = own[both] - base[both]
-        # Two accuracies near 90 round at 1e-14, their difference of 0.1 does not know that.
-        rounding = ROUNDING * np.abs([own[both], base[both]]).max(initial=0)
+        values = by_seed[name].to_numpy(float, na_value=math.nan)
+        both = np.isfinite(values) & np.isfinite(base)
+        pairs = values[both] - base[both]
+        # Accuracies near 90 are rounded at 1e-14, which cannot be seen in their difference of 0.1.
+        rounding = ROUNDING * np.abs([values[both], base[both]]).max(initial=0)
         low, high, p = t_test(pairs, rounding=rounding)
         delta = float(pairs.mean()) if len(pairs) else math.nan
         rows.append({"cell": name, "n": len(pairs), "delta": delta, "low": low, "high": high, "p": p})
@@ -75,15 +75,15 @@ def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd
 
 
 def t_test(values: np.ndarray, level: float = LEVEL, rounding: float = 0.0) -> tuple[float, float, float]:
-    """The t interval of the mean of `values` (n,), and the two-sided p of a mean of zero.
+    """The t interval of the mean of `values` (n,), and the two-sided p for a mean of zero.
 
     Args:
-        values: Differences, finite.
+        values: Finite differences.
         level: Of the interval, between 0 and 1.
-        rounding: Values that lie no further apart are equal; a mean no further from zero is zero.
+        rounding: Values no further apart than this are equal; a mean no further from zero is zero.
 
     Returns:
-        low, high and p; nan below two values. The mean twice where all are equal, with p = 1 at zero, else 0.
+        low, high and p; nan below two values. If all are equal, the mean twice, with p = 1 at zero, else 0.
     """
     if len(values) < 2:
         return math.nan, math.nan, math.nan
@@ -96,51 +96,51 @@ def t_test(values: np.ndarray, level: float = LEVEL, rounding: float = 0.0) -> t
 
 
 def half_width(values: np.ndarray, level: float = LEVEL) -> float:
-    """Half the t interval of the mean of `values` (n,); nan below two values."""
+    """Half the width of the t interval of the mean of `values` (n,); nan below two values."""
     low, high, _ = t_test(values, level, rounding=ROUNDING * np.abs(values).max(initial=0))
     return (high - low) / 2
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment of p values (m,); nan stays nan and is not counted."""
+    """Holm's step-down adjustment of p values (m,), ignoring nan."""
     adjusted = np.full(len(p), math.nan)
-    known = ~np.isnan(p)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
+    valid = ~np.isnan(p)
+    if valid.any():
+        adjusted[valid] = multipletests(p[valid], method="holm")[1]
     return adjusted
 
 
 def at_most(low: float, high: float) -> float:
-    """The smallest m for which the interval says "no difference of more than m points"; nan without an interval."""
-    return float(np.maximum(abs(low), abs(high)))  # unlike max(), keeps a nan
+    """The smallest m for which the interval shows that the difference is at most m; nan without an interval."""
+    return float(np.maximum(abs(low), abs(high)))  # keeps nan, unlike max()
 
 
-def equivalent(low: float, high: float, margin: float) -> bool:
-    """Whether the whole interval lies strictly within -margin and +margin; never without an interval.
+def is_equivalent(low: float, high: float, margin: float) -> bool:
+    """Whether the whole interval lies strictly between -margin and +margin; False without an interval.
 
-    Two one-sided tests at 5% ask the same of the 90% interval. The 95% interval of the tables is stricter: two cells
-    that differ by `margin` or more are called equivalent in at most 2.5% of studies, each cell taken alone.
+    Two one-sided tests at 5% use the 90% interval. The 95% interval of the tables is stricter: a cell that differs by
+    `margin` or more is called equivalent in at most 2.5% of studies.
 
     Raises:
         ConfigError: The margin is not above zero.
     """
     if not margin > 0:
-        raise ConfigError(f"margin {margin}: an equivalence margin is above 0")
+        raise ConfigError(f"margin must be above 0, not {margin}")
     return -margin < low and high < margin
 
 
 def verdict(low: float, high: float, p_holm: float, margin: float | None = None) -> Verdict:
-    """What a row of `paired_deltas` says, in a word.
+    """The verdict on a row of `paired_deltas`.
 
-    `flat` comes first: the interval lies within the margin, which says that smaller differences are of no interest,
-    so a difference that is surely there but surely too small is flat. Then `up` and `down`: p_holm is below 0.05,
-    and the interval lies above or below zero. All else is `inconclusive`: without a margin nothing is flat, and an
-    interval that contains zero is not "no difference".
+    `flat` is checked first: the interval lies within the margin, below which differences are of no interest, so a
+    significant but negligible difference is flat. Then `up` and `down`: p_holm is below 0.05 and the interval lies
+    above or below zero. Everything else is `inconclusive`: without a margin nothing is flat, and an interval that
+    contains zero does not show that there is no difference.
 
     Raises:
         ConfigError: The margin is not above zero.
     """
-    if margin is not None and equivalent(low, high, margin):
+    if margin is not None and is_equivalent(low, high, margin):
         return "flat"
     if p_holm < ALPHA and low > 0:
         return "up"
@@ -150,23 +150,23 @@ def verdict(low: float, high: float, p_holm: float, margin: float | None = None)
 
 
 def seeds_needed(sd: float, half_width: float, level: float = LEVEL) -> int:
-    """The fewest seeds (2 or more) for which the t interval of a mean difference is +- `half_width` or narrower.
+    """The fewest seeds (at least 2) for which the t interval of a mean difference is +- `half_width` or narrower.
 
     Args:
-        sd: Standard deviation of the paired differences, in points. Taken as true: estimated from few seeds it may
-            be far off (from three, by a factor of 0.5 to 6), so count again when more have run.
-        half_width: Half the wanted interval, in points.
+        sd: Standard deviation of the paired differences, in points. An estimate from few seeds may be far off (from
+            three, by a factor of 0.5 to 6); repeat with more.
+        half_width: Half the width of the interval, in points.
         level: Of the interval.
 
     Raises:
         ConfigError: `sd` is not a finite number of 0 or more, `half_width` not above 0, `level` not between 0 and 1.
     """
     if not 0 <= sd < math.inf:
-        raise ConfigError(f"sd {sd}: a finite number of 0 or more is wanted (two pairs give one)")
+        raise ConfigError(f"sd must be a finite number of at least 0, not {sd}; two pairs give one")
     if not half_width > 0:
-        raise ConfigError(f"half width {half_width}: a number above 0 is wanted")
+        raise ConfigError(f"half_width must be above 0, not {half_width}")
     if not 0 < level < 1:
-        raise ConfigError(f"level {level}: a number between 0 and 1 is wanted, such as {LEVEL}")
+        raise ConfigError(f"level must be between 0 and 1, such as {LEVEL}, not {level}")
 
     def narrow_enough(n: int) -> bool:
         return bool(stats.t.ppf((1 + level) / 2, n - 1) * sd / math.sqrt(n) <= half_width)

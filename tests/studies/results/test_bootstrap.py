@@ -102,5 +102,5 @@ def test_what_is_no_correctness_of_the_same_images_is_refused():
     for wrong in (np.arange(9), right(3, 0), right(3, 9)[None]):
         with pytest.raises(ConfigError, match=r"baseline, seed 1: .* booleans"):
             nested_bootstrap(two, two | {1: wrong})
-    with pytest.raises(ConfigError, match="resamples 0"):
+    with pytest.raises(ConfigError, match="resamples must be at least 1, not 0"):
         nested_bootstrap(two, two, resamples=0)

@@ -15,7 +15,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from mnet import ConfigError
 from mnet.studies import paired_deltas
-from mnet.studies.results.statistics import at_most, equivalent, half_width, holm, seeds_needed, verdict
+from mnet.studies.results.statistics import at_most, half_width, holm, is_equivalent, seeds_needed, verdict
 
 COLUMNS = ["cell", "n", "delta", "low", "high", "p", "p_holm"]
 
@@ -197,14 +197,14 @@ def test_a_verdict_follows_from_interval_holm_and_margin(low, high, p_holm, marg
 @given(st.floats(-9, 9), st.floats(-9, 9), st.floats(1e-3, 9))
 def test_equivalent_means_a_margin_above_at_most(one, other, margin):
     low, high = sorted([one, other])
-    assert equivalent(low, high, margin) == (margin > at_most(low, high))
+    assert is_equivalent(low, high, margin) == (margin > at_most(low, high))
 
 
 def test_no_interval_is_equivalent_to_nothing_and_margins_are_above_zero():
     assert math.isnan(at_most(math.nan, 1.0))
     assert math.isnan(at_most(1.0, math.nan))
     assert at_most(-0.7, 0.2) == 0.7
-    assert not equivalent(math.nan, math.nan, 100.0)
+    assert not is_equivalent(math.nan, math.nan, 100.0)
     for margin in (0.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match="margin"):
             verdict(0.1, 0.9, 0.01, margin)
@@ -214,7 +214,7 @@ def test_a_difference_of_the_margin_is_called_equivalent_in_at_most_2_5_percent(
     generator = np.random.default_rng(0)
     shared = generator.normal(90, 5, (1, 5))
     rows = paired_deltas(wide(np.vstack([shared, shared + 1.0 + generator.normal(0, 0.2, (2000, 5))])), "0")
-    called = np.mean([equivalent(row.low, row.high, 1.0) for row in rows.itertuples()])
+    called = np.mean([is_equivalent(row.low, row.high, 1.0) for row in rows.itertuples()])
     assert 0.015 < called < 0.025 + 3 * math.sqrt(0.025 * 0.975 / 2000)
 
 
@@ -244,5 +244,5 @@ def test_seeds_needed_agrees_with_statsmodels_and_falls_with_the_width(sd, width
     "wrong", [(-1.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, math.nan), (1, 1, 95)]
 )
 def test_seeds_needed_refuses_what_is_no_spread_width_or_level(wrong):
-    with pytest.raises(ConfigError, match="wanted"):
+    with pytest.raises(ConfigError, match="must be"):
         seeds_needed(*wrong)
