@@ -17,7 +17,7 @@ from common.options import Arguments, Parser
 from common.program import program
 from common.terminal import print_rows
 
-from mnet.studies.results.compare import Change, Comparison, Difference, PairedImages, compare, written
+from mnet.studies.results.compare import Change, Comparison, Difference, PairedImages, compare, format_value
 from mnet.studies.results.lookup import find_run
 from mnet.studies.results.revisions import History
 
@@ -59,7 +59,7 @@ def show(comparison: Comparison) -> None:
         show_differences("code", comparison.code)
         for line in history_lines(comparison.history):
             print(f" {line}")
-        show_differences("versions and hardware", comparison.machine)
+        show_differences("versions and hardware", comparison.environment)
         show_results(comparison.results)
         print(f" {describe_images(comparison.images)}\n")
     print("\n".join(comparison.conclusion))
@@ -67,7 +67,7 @@ def show(comparison: Comparison) -> None:
 
 def show_differences(title: str, differences: Sequence[Difference]) -> None:
     if differences:
-        rows = [(row.name, written(row.a), written(row.b)) for row in differences]
+        rows = [(row.name, format_value(row.a), format_value(row.b)) for row in differences]
         print_rows(None, {title: False, "A": False, "B": False}, rows)
     else:
         print(f"\n {title}: the same")

@@ -1,4 +1,4 @@
-"""Two runs beside each other: what differs in settings, code and machine, and by how much their results do."""
+"""Two runs compared: differences in settings, code and environment, and in their results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mnet.studies.runs.store import read_correct
 from mnet.tasks import TASKS
 
 CODE = ("mnet", "revision")
-MACHINE = ("torch", "device", "threads")
+ENVIRONMENT = ("torch", "device", "threads")
 COST = ("params", "madds")
 UNITS: Mapping[str, str] = {
     **{metric.name: "points" for task in TASKS.values() for metric in task.metrics},
@@ -32,12 +32,12 @@ UNITS: Mapping[str, str] = {
     "train_seconds": "s",
     "images_per_second": "1/s",
 }
-"""Result -> the unit of a difference."""
+"""Result -> unit of its difference."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What is not the same in both; None where it is not known."""
+    """A value that differs between two runs; None where it is missing."""
 
     name: str
     a: object
@@ -46,7 +46,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """A number of both results."""
+    """A number in both results."""
 
     name: str
     a: float
@@ -67,13 +67,13 @@ class PairedImages:
 
     count: int
     only_a: int
-    """PairedImages that A alone had right."""
+    """Images that A alone classified correctly."""
     only_b: int
     low: float
-    """Of the interval of B - A in points, level `LEVEL`, by Wald with Bonett and Price's adjustment."""
+    """Lower end of the interval of B - A in points, level `LEVEL`: Wald with Bonett and Price's adjustment."""
     high: float
     p: float
-    """Of McNemar's exact test."""
+    """McNemar's exact test."""
 
     @property
     def delta(self) -> float:
@@ -83,93 +83,98 @@ class PairedImages:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """Two runs, and everything that differs between them."""
 
     a: Run
     b: Run
     settings: tuple[Difference, ...]
     resolved: tuple[Difference, ...]
-    """Cost and recipe, which follow from the settings."""
+    """Cost and recipe, which the settings determine."""
     code: tuple[Difference, ...]
     history: History | None
-    """None where both are of the same revision."""
-    machine: tuple[Difference, ...]
+    """None if both have the same revision."""
+    environment: tuple[Difference, ...]
+    """Hardware and torch."""
     results: tuple[Change, ...]
     images: PairedImages | None
-    """None where one did not keep which images it had right, or they are not the same images."""
+    """None unless both runs kept which of the same images they classified correctly."""
     conclusion: tuple[str, ...] = ()
     """Sentences."""
 
     @property
     def same(self) -> bool:
-        """Whether it is one run, named twice or copied: even the seconds agree."""
-        equal = all(one.a == one.b for one in self.results)
-        return equal and not (self.settings or self.resolved or self.code or self.machine)
+        """Whether both are one run, named twice or copied: even the training times agree."""
+        equal = all(change.a == change.b for change in self.results)
+        return equal and not (self.settings or self.resolved or self.code or self.environment)
 
 
 def compare(a: Run, b: Run, repository: Path = REPOSITORY) -> Comparison:
-    """What differs between two runs, and by how much.
+    """Compare two runs.
 
     Args:
-        a: The run that differences start from.
-        b: The run that they lead to.
-        repository: A checkout whose history is asked for both revisions.
+        a: Differences are B - A.
+        b: The other run.
+        repository: A checkout with the history of both revisions.
 
     Raises:
-        ConfigError: A run has settings that this mnet does not know.
+        ConfigError: A run has settings that this version of mnet does not know.
     """
     recipes = [{name: value for name, value in asdict(run.recipe).items() if name not in RESOLVED} for run in (a, b)]
     revisions = [str(run.row.get("revision") or "") for run in (a, b)]
-    found = Comparison(
+    comparison = Comparison(
         a,
         b,
-        settings=differences(a.settings, b.settings),
-        resolved=(*differences(a.row, b.row, COST), *differences(*recipes)),
-        code=differences(a.row, b.row, CODE),
+        settings=_differences(a.settings, b.settings),
+        resolved=(*_differences(a.row, b.row, COST), *_differences(*recipes)),
+        code=_differences(a.row, b.row, CODE),
         history=None if revisions[0] == revisions[1] else history_between(revisions[0], revisions[1], repository),
-        machine=differences(a.row, b.row, MACHINE),
+        environment=_differences(a.row, b.row, ENVIRONMENT),
         results=tuple(
             Change(name, float(str(a.row[name])), float(str(b.row[name])))
             for name in UNITS
             if is_known(a.row.get(name)) and is_known(b.row.get(name))
         ),
-        images=same_images(a, b),
+        images=_same_images(a, b),
     )
-    return replace(found, conclusion=conclusion(found))
+    return replace(comparison, conclusion=_conclude(comparison))
 
 
-def differences(
+def _differences(
     a: Mapping[str, object], b: Mapping[str, object], names: Iterable[str] | None = None
 ) -> tuple[Difference, ...]:
-    """Where two mappings differ, among `names` or all that one of them has."""
-    found = [Difference(name, a.get(name), b.get(name)) for name in (names or {**a, **b})]
-    return tuple(one for one in found if (is_known(one.a) or is_known(one.b)) and written(one.a) != written(one.b))
+    """Where two mappings differ, among `names` or the names in either."""
+    pairs = [Difference(name, a.get(name), b.get(name)) for name in (names or {**a, **b})]
+    return tuple(
+        pair
+        for pair in pairs
+        if (is_known(pair.a) or is_known(pair.b)) and format_value(pair.a) != format_value(pair.b)
+    )
 
 
-def written(value: object) -> str:
-    """A value as it is shown: 1,527,818 and 0.2 whatever the type, `paper` for None."""
+def format_value(value: object) -> str:
+    """A value as text: 1,527,818 and 0.2 whether int, float or numpy; `paper` for None."""
     if not is_known(value):
         return text(None)
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return f"{value:,.10g}" if number else text(value)
 
 
-def same_images(a: Run, b: Run) -> PairedImages | None:
-    """The comparison on the same test images; None where it is not known that they are the same."""
+def _same_images(a: Run, b: Run) -> PairedImages | None:
+    """The comparison on the same test images; None if they may not be the same."""
     if a.folder is None or b.folder is None or a.row["dataset"] != b.row["dataset"]:
         return None
-    right = [read_correct(run.folder) for run in (a, b) if run.folder is not None]
-    if right[0] is None or right[1] is None or len(right[0]) != len(right[1]):
+    correct_a, correct_b = read_correct(a.folder), read_correct(b.folder)
+    if correct_a is None or correct_b is None or len(correct_a) != len(correct_b):
         return None
-    return None if a.settings.get("data_dir") != b.settings.get("data_dir") else paired_images(right[0], right[1])
+    return None if a.settings.get("data_dir") != b.settings.get("data_dir") else pair_images(correct_a, correct_b)
 
 
-def paired_images(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> PairedImages:
-    """Two networks on the same N > 0 images.
+def pair_images(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> PairedImages:
+    """Compare two networks on the same N > 0 images.
 
     Args:
-        a: Which images A had right, (N,) bool.
-        b: Which B had right, in the same order.
+        a: Which images A classified correctly, (N,) bool.
+        b: The same for B, in the same order.
         level: Of the interval.
 
     Source: D. G. Bonett, R. M. Price: Adjusted Wald confidence interval for a difference of binomial proportions based
@@ -185,23 +190,23 @@ def paired_images(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> PairedI
     return PairedImages(count, only_a, only_b, 100 * low, 100 * high, p)
 
 
-def conclusion(found: Comparison) -> tuple[str, ...]:
-    """What may be said of it, in sentences."""
-    names = [one.name for one in found.settings]
-    changed = [one.name for one in found.results if one.a != one.b]
-    elsewhere = bool(found.code or found.machine)
-    if found.same:
+def _conclude(comparison: Comparison) -> tuple[str, ...]:
+    """What the comparison shows, in sentences."""
+    names = [difference.name for difference in comparison.settings]
+    changed = {change.name for change in comparison.results if change.a != change.b}
+    if comparison.same:
         return ("A and B are the same run.",)
-    respelled = found.a.run_id == found.b.run_id and not any(name.startswith("trainer.") for name in names)
-    if not names or respelled:
+    same_id = comparison.a.run_id == comparison.b.run_id
+    if not names or (same_id and not any(name.startswith("trainer.") for name in names)):
         settings = "two spellings of the same settings" if names else "the same settings"
-        results = "other results" if set(changed) - set(TIMING) else "the same results"
-        return (f"A and B are {settings} with the same seed, trained twice, to {results}.",)
+        results = "different results" if changed - set(TIMING) else "the same results"
+        return (f"A and B are {settings} with the same seed, trained twice, with {results}.",)
     if names == ["seed"]:
-        but = ", but code or machine do" if elsewhere else ": by so much, runs of the same settings differ"
-        return (f"Of the settings nothing but the seed differs{but}.", STUDY)
+        if comparison.code or comparison.environment:
+            return ("The seed is the only setting that differs, but so do code or environment.", STUDY)
+        return ("Only the seed differs: this is how much runs with the same settings vary.", STUDY)
     return (SEEDS, STUDY)
 
 
-SEEDS = "Two single runs differ also by their seed: each, trained again from another one, would come out otherwise."
-STUDY = "Whether settings make a difference a study answers, with several seeds of both: make ablate-<study> SEEDS=5."
+SEEDS = "Two single runs also differ by chance: each would come out differently with another seed."
+STUDY = "Whether settings make a difference takes a study with several seeds of both: make ablate-<study> SEEDS=5."

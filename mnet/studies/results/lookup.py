@@ -1,4 +1,4 @@
-"""One finished run, by whatever name a user has for it."""
+"""One finished run, found by id, name, folder or W&B address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mnet.studies.trial import USER_DATASETS
 from mnet.training.recipes import Recipe
 
 SHOWN = 8
-"""Runs that an error names at most."""
+"""Most runs that an error names."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Run:
     """A finished run, from a folder, a table or W&B."""
 
     row: Mapping[str, object]
-    """Of `load`."""
+    """A row of `load`."""
     folder: Path | None = None
-    """Where its files are, if they are here."""
+    """Folder of its files, if there is one."""
 
     @property
     def name(self) -> str:
@@ -42,104 +42,104 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, object]:
-        """Every setting, and the arguments of Lightning's Trainer; of `data_dir` only where it decides what is seen."""
-        told = {name: self.row[name] for name in PARAMETERS if not pd.isna(self.row.get(name))}  # type: ignore[call-overload]
+        """Every setting, and the Trainer arguments as `trainer.NAME`; `data_dir` only if it determines the images."""
+        settings = {name: self.row[name] for name in PARAMETERS if not pd.isna(self.row.get(name))}  # type: ignore[call-overload]
         if self.folder is None or not (self.folder / CONFIG).is_file():
-            return told
-        written, trainer = read_settings(self.folder)
+            return settings
+        config, trainer = read_settings(self.folder)
         if self.row["dataset"] in USER_DATASETS:
-            told["data_dir"] = written.get("data_dir")
-        return told | {f"trainer.{name}": value for name, value in trainer.items()}
+            settings["data_dir"] = config.get("data_dir")
+        return settings | {f"trainer.{name}": value for name, value in trainer.items()}
 
     @cached_property
     def recipe(self) -> Recipe:
-        """How it was trained."""
+        """The recipe as trained."""
         numbers = {"epochs": int, "batch_size": int, "lr": float}
         trained = {name: numbers[name](str(self.row[name])) for name in RESOLVED}
         return replace(described_trial(self.row).full_recipe(), **trained)
 
 
 def find_run(name: str, root: Path) -> Run:
-    """The run that is meant.
+    """Find a run.
 
     Args:
-        name: The folder of a run; `study:cell:seed`, of this folder's studies or with the folder of a study before the
-            cell; a run id or the beginning of one; or an address of a run on W&B, as for `load`.
-        root: The results folder, whose published tables count too.
+        name: The folder of a run; `study:cell:seed`, where `study` is a study in `root` or the folder of a study; a
+            run id or the beginning of one; or the address of a run on W&B, as for `load`.
+        root: The results folder; its published tables are included.
 
     Raises:
-        ConfigError: No such run, with the nearest spelling; or several.
+        ConfigError: There is no such run (with the nearest spelling), or there are several.
     """
     if not name:
-        raise ConfigError("two runs are compared: give study:cell:seed, a run id, a folder or entity/project/id of W&B")
+        raise ConfigError("expected study:cell:seed, a run id, a folder, or entity/project/id on W&B")
     on_wandb = re.match(r"wandb:|https?://", name)
     if name.count(":") >= 2 and not on_wandb:
-        return by_cell(name, root)
+        return _by_cell(name, root)
     if on_wandb or "/" in name or Path(name).is_dir():
-        return only(load(name), name, Path(name) if (Path(name) / RESULT).is_file() else None)
-    return by_id(name, root)
+        return _single(load(name), name, Path(name) if (Path(name) / RESULT).is_file() else None)
+    return _by_id(name, root)
 
 
-def by_cell(name: str, root: Path) -> Run:
+def _by_cell(name: str, root: Path) -> Run:
     """
     Raises:
-        ConfigError: Unknown study, cell or seed, or several such runs.
+        ConfigError: The study, the cell or the seed is unknown, or there are several such runs.
     """
     study, _, rest = name.partition(":")
     cell, _, seed = rest.rpartition(":")
-    places = [Path(study)] if "/" in study else [root / study, root / PUBLISHED / study]  # one's own come first
-    tables = {folder: load(folder) for folder in places if "/" in study or has_runs(folder)}
+    folders = [Path(study)] if "/" in study else [root / study, root / PUBLISHED / study]
+    tables = {folder: load(folder) for folder in folders if "/" in study or _has_runs(folder)}
     for folder, runs in tables.items():
-        found = runs[(runs["cell"].astype(str) == cell) & (runs["seed"].astype(str) == seed)]
-        if not found.empty:
-            return only(found, name, folder / "runs" / str(found["run_id"].iloc[0]))
-    known = pd.concat(tables.values()) if tables else matching(load(root), "study", study)
-    return only(matching(matching(known, "cell", cell), "seed", seed), name, None)
+        matches = runs[(runs["cell"].astype(str) == cell) & (runs["seed"].astype(str) == seed)]
+        if not matches.empty:
+            return _single(matches, name, folder / "runs" / str(matches["run_id"].iloc[0]))
+    candidates = pd.concat(tables.values()) if tables else _matching(load(root), "study", study)
+    return _single(_matching(_matching(candidates, "cell", cell), "seed", seed), name, None)
 
 
-def has_runs(folder: Path) -> bool:
+def _has_runs(folder: Path) -> bool:
     return (folder / RUNS).is_file() or any(folder.glob(f"runs/*/{RESULT}"))
 
 
-def matching(runs: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
-    found = runs[runs[column].astype(str) == value]
-    if found.empty:
+def _matching(runs: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    matches = runs[runs[column].astype(str) == value]
+    if matches.empty:
         raise unknown(column, value, runs[column].unique())
-    return found
+    return matches
 
 
-def by_id(name: str, root: Path) -> Run:
+def _by_id(name: str, root: Path) -> Run:
     """
     Raises:
-        ConfigError: No such run, with the nearest spelling; or several.
+        ConfigError: There is no such run (with the nearest spelling), or there are several.
     """
     runs = load(root)
-    found = runs[runs["run_id"].str.startswith(name)]
-    if found.empty:
-        cells = [Run(row).name for row in rows(runs)]
+    matches = runs[runs["run_id"].str.startswith(name)]
+    if matches.empty:
+        cells = [Run(row).name for row in _rows(runs)]
         near = difflib.get_close_matches(name, [*runs["run_id"].unique(), *cells], n=1, cutoff=0.3)
         hint = f" Did you mean {near[0]}?" if near else ""
-        spelled = "a run id or its beginning, study:cell:seed, or a folder"
-        raise ConfigError(f"unknown run {name!r} among the {len(runs)} in {root}; give {spelled}.{hint}")
-    if found["run_id"].nunique() == 1:  # a run of several studies: the one whose files are here
-        here = [(row, root / str(row["study"]) / "runs" / str(row["run_id"])) for row in rows(found)]
-        row, folder = next(((row, folder) for row, folder in here if (folder / RESULT).is_file()), (here[0][0], None))
+        expected = "expected a run id or its beginning, study:cell:seed, or a folder"
+        raise ConfigError(f"unknown run {name!r} among the {len(runs)} in {root}; {expected}.{hint}")
+    if matches["run_id"].nunique() == 1:  # several studies may share a run; one of them has its files
+        rows = [(row, root / str(row["study"]) / "runs" / str(row["run_id"])) for row in _rows(matches)]
+        row, folder = next(((row, folder) for row, folder in rows if (folder / RESULT).is_file()), (rows[0][0], None))
         return Run(row, folder)
-    return only(found, name, None)
+    return _single(matches, name, None)
 
 
-def only(found: pd.DataFrame, name: str, folder: Path | None) -> Run:
-    """The one run of a table.
+def _single(runs: pd.DataFrame, name: str, folder: Path | None) -> Run:
+    """The only run of a table.
 
     Raises:
         ConfigError: There are several.
     """
-    if len(found) > 1:
-        names = [f"{run.run_id} ({run.name})" for run in map(Run, rows(found[:SHOWN]))]
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise ConfigError(f"{name!r} is several runs; give the id of one: {', '.join(names)}{more}")
-    return Run(next(rows(found)), folder if folder is not None and (folder / RESULT).is_file() else None)
+    if len(runs) > 1:
+        names = [f"{run.run_id} ({run.name})" for run in map(Run, _rows(runs[:SHOWN]))]
+        more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+        raise ConfigError(f"{name!r} matches several runs; expected the id of one: {', '.join(names)}{more}")
+    return Run(next(_rows(runs)), folder if folder is not None and (folder / RESULT).is_file() else None)
 
 
-def rows(table: pd.DataFrame) -> Iterator[dict[str, object]]:
+def _rows(table: pd.DataFrame) -> Iterator[dict[str, object]]:
     return ({str(name): value for name, value in row.items()} for row in table.to_dict("records"))

@@ -1,4 +1,4 @@
-"""What git knows of the revisions that results were made by."""
+"""The git history between the revisions of two results."""
 
 from __future__ import annotations
 
@@ -14,48 +14,49 @@ REPOSITORY = Path(mnet.__file__).parents[1]
 
 @dataclass(frozen=True)
 class History:
-    """What lies between two revisions."""
+    """The commits and files between two revisions, A and B."""
 
     only_a: int = 0
-    """Commits that A's code has and B's has not."""
+    """Commits that A has and B lacks."""
     only_b: int = 0
+    """Commits that B has and A lacks."""
     files: tuple[str, ...] = ()
-    """The files of mnet that changed, as git lists them."""
+    """The changed files of mnet, as `git diff --stat` lists them."""
     note: str = ""
-    """Why it is not known, or not the whole."""
+    """Why the history is missing or incomplete; empty otherwise."""
 
 
 def history_between(a: str, b: str, repository: Path) -> History:
-    """What lies between two revisions of the code, as git knows it.
+    """The history between two revisions of the code.
 
     Args:
-        a: A revision as results have it: hexadecimal, with + if the code was changed since.
-        b: Another.
+        a: A revision as in results: hexadecimal, with + if the code had uncommitted changes.
+        b: The other revision.
         repository: A checkout.
     """
     plain = [revision.removesuffix("+") for revision in (a, b)]
-    for revision in plain:  # from a file or from W&B: nothing that git could take for an option
+    for revision in plain:  # it comes from a file or from W&B: git must not read it as an option
         if not re.fullmatch(r"[0-9a-f]{7,40}", revision):
-            return History(note="no revision of one of them is known" if not revision else f"{revision!r} is none")
+            return History(note=f"{revision!r} is not a revision" if revision else "one of the runs has no revision")
     dirty = [revision for revision in (a, b) if revision.endswith("+")]
-    note = f"{' and '.join(dirty)}: the code was changed since, which no history has" if dirty else ""
+    note = f"{' and '.join(dirty)}: the code was changed after that commit" if dirty else ""
     try:
-        ask_git(repository, "rev-parse", "--git-dir")
+        _git(repository, "rev-parse", "--git-dir")
         for revision in plain:
-            if ask_git(repository, "cat-file", "--batch-check", asked=revision).split()[1:2] != ["commit"]:
+            if _git(repository, "cat-file", "--batch-check", standard_input=revision).split()[1:2] != ["commit"]:
                 return History(note=f"{revision} is not in the history of this repository")
-        counts = ask_git(repository, "rev-list", "--left-right", "--count", f"{plain[0]}...{plain[1]}").split()
-        files = ask_git(repository, "diff", "--stat=100", "--no-color", "--no-ext-diff", *plain, "--", "mnet")
+        counts = _git(repository, "rev-list", "--left-right", "--count", f"{plain[0]}...{plain[1]}").split()
+        files = _git(repository, "diff", "--stat=100", "--no-color", "--no-ext-diff", *plain, "--", "mnet")
     except FileNotFoundError:
-        return History(note="git is not installed, so what changed in the code cannot be told")
+        return History(note="git is not installed; the code cannot be compared")
     except subprocess.CalledProcessError as error:
-        said = str(error.stderr).strip().partition("\n")[0]
-        return History(note=f"git cannot tell what changed in the code: {said}")
+        reason = str(error.stderr).strip().partition("\n")[0]
+        return History(note=f"git cannot compare the code: {reason}")
     except (OSError, subprocess.SubprocessError) as error:
-        return History(note=f"git cannot tell what changed in the code: {error}")
+        return History(note=f"git cannot compare the code: {error}")
     return History(int(counts[0]), int(counts[1]), tuple(line.strip() for line in files.splitlines()), note)
 
 
-def ask_git(repository: Path, *arguments: str, asked: str | None = None) -> str:
+def _git(repository: Path, *arguments: str, standard_input: str | None = None) -> str:
     command = ["git", "-C", str(repository), *arguments]
-    return subprocess.run(command, input=asked, capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run(command, input=standard_input, capture_output=True, text=True, timeout=30, check=True).stdout

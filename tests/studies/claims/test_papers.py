@@ -69,7 +69,7 @@ def test_our_points_are_the_cells_of_the_studies(root):
     assert list(own["study"].unique()) == ["versions", "width"]
     assert set(own.loc[own["study"] == "versions", "model"]) == set(own["model"])
     assert own.loc[own["study"] == "versions", "madds_millions"].between(1.55, 1.59).all()
-    with pytest.raises(ConfigError, match="no study"):
+    with pytest.raises(ConfigError, match="no study given"):
         own_points(root, [])
 
 

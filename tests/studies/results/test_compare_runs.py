@@ -1,4 +1,4 @@
-"""compare: what differs between two runs, in settings, code and machine, and by how much."""
+"""Two runs compared: settings, code, environment and results."""
 
 import subprocess
 from dataclasses import replace
@@ -11,7 +11,7 @@ import pytest
 from mnet.errors import ConfigError
 from mnet.files import write_json, write_yaml
 from mnet.studies import load
-from mnet.studies.results.compare import compare, paired_images
+from mnet.studies.results.compare import compare, pair_images
 from mnet.studies.results.lookup import find_run
 from mnet.studies.results.revisions import history_between
 from mnet.studies.runs.store import CONFIG, RESULT, run_folder, write_correct
@@ -64,7 +64,7 @@ def test_the_program_says_what_differs_and_by_how_much(root, capsys):
     (images,) = (line for line in said if line.startswith("the same 100 test images"))
     assert "only A right 10, only B 0; B - A -10.00 points [-16." in images
     assert not [line for line in said if line.startswith(("seed ", "top5 99.00 99.00 +0.01", "width "))]
-    assert "Two single runs differ also by their seed" in said[-2]
+    assert "Two single runs also differ by chance" in said[-2]
 
 
 def test_a_run_and_a_copy_of_it_are_the_same_run(root):
@@ -78,16 +78,16 @@ def test_where_nothing_but_the_seed_differs_that_is_said(root):
     a, b = (find_run(replace(PAPER, seed=seed).run_id, root) for seed in (0, 1))
     found = compare(a, b)
     assert [one.name for one in found.settings] == ["seed"]
-    assert found.conclusion[0].startswith("Of the settings nothing but the seed differs:")
+    assert found.conclusion[0].startswith("Only the seed differs:")
     assert found.history is None
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"train_seconds": 61.0}, "the same settings with the same seed, trained twice, to the same results."),
-        ({"right": 81}, "the same settings with the same seed, trained twice, to other results."),
-        ({"trainer": {"precision": "bf16-mixed"}}, "Two single runs differ also by their seed"),
+        ({"train_seconds": 61.0}, "the same settings with the same seed, trained twice, with the same results."),
+        ({"right": 81}, "the same settings with the same seed, trained twice, with different results."),
+        ({"trainer": {"precision": "bf16-mixed"}}, "Two single runs also differ by chance"),
     ],
 )
 def test_the_same_settings_trained_twice_are_told_from_another_computation(root, more, said):
@@ -112,7 +112,7 @@ def test_interval_and_p_of_a_published_table():
     """Bentur et al. 2009, table V of Fagerland, Lydersen and Laake 2014: 21 children, 1 and 7 of them discordant."""
     a, b = np.zeros(21, bool), np.zeros(21, bool)
     a[:2], b[0], b[2:9] = True, True, True
-    found = paired_images(b, a)
+    found = pair_images(b, a)
     assert (found.only_a, found.only_b) == (7, 1)
     assert (found.delta, found.low, found.high) == pytest.approx((-28.57, -50.84, -1.34), abs=0.005)
     assert found.p == pytest.approx(2 * (1 + 8) / 2**8)
@@ -125,7 +125,7 @@ def test_interval_and_p_of_a_published_table():
         ("activation:rel:0", "unknown cell 'rel'; one of .*activation=relu"),
         (f"{PAPER.run_id[:-2]}zz", f"unknown run .* among the 3 in .* Did you mean {PAPER.run_id}?"),
         ("nowhere/at/all/or/else", "no folder nowhere/at/all/or/else"),
-        ("", "two runs are compared"),
+        ("", "expected study:cell:seed, a run id"),
     ],
 )
 def test_an_unknown_run_is_one_error_with_the_nearest_spelling(name, says, root, capsys):
@@ -150,7 +150,7 @@ def test_ones_own_runs_come_before_published_ones_of_the_same_name(root, tmp_pat
 
 
 def test_a_name_that_several_runs_have_is_refused_with_their_ids(root):
-    with pytest.raises(ConfigError, match=f"is several runs; .*{PAPER.run_id}"):
+    with pytest.raises(ConfigError, match=f"matches several runs; .*{PAPER.run_id}"):
         find_run(str(root), root)
 
 
@@ -171,7 +171,7 @@ def test_a_published_table_is_compared_with_a_run_of_ones_own(root, tmp_path):
     )
     found = compare(find_run(f"{published}:half:0", root), find_run(PAPER.run_id, root))
     assert [(one.name, one.delta) for one in found.results] == [("top1", 0.5)]
-    assert [(one.name, one.a) for one in found.machine if one.a] == [("torch", "2.10.0")]
+    assert [(one.name, one.a) for one in found.environment if one.a] == [("torch", "2.10.0")]
     assert not found.settings
 
 
@@ -202,15 +202,15 @@ def test_git_counts_the_commits_and_lists_the_files_of_mnet(repository):
     assert (found.only_a, found.only_b) == (2, 0)
     assert found.files[0].split() == ["mnet/a.py", "|", "2", "+-"]
     assert len(found.files) == 2
-    assert found.note == f"{first}+: the code was changed since, which no history has"
+    assert found.note == f"{first}+: the code was changed after that commit"
     assert history_between(second, third, folder).files == ()
 
 
 def test_what_git_does_not_know_is_said(repository, monkeypatch, tmp_path):
     folder, (first, *_) = repository
     assert "not in the history" in history_between(first, "f" * 12, folder).note
-    assert history_between(first, f"--output={tmp_path}/x", folder).note.endswith("is none")
-    assert "no revision" in history_between(first, "", folder).note
-    assert "git cannot tell" in history_between(first, "f" * 12, tmp_path).note
+    assert history_between(first, f"--output={tmp_path}/x", folder).note.endswith("is not a revision")
+    assert "one of the runs has no revision" in history_between(first, "", folder).note
+    assert "git cannot compare the code" in history_between(first, "f" * 12, tmp_path).note
     monkeypatch.setenv("PATH", "")
     assert "git is not installed" in history_between(first, "f" * 12, folder).note
