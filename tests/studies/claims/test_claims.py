@@ -98,7 +98,7 @@ ENTRY = {
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([ENTRY, dict(ENTRY)], "line 11: claim a is there twice"),
+        ([ENTRY, dict(ENTRY)], "line 11: claim a is defined twice"),
         ([{**ENTRY, "kind": "acuracy"}], "Did you mean accuracy"),
         ([{**ENTRY, "direction": "upp"}], "Did you mean up"),
         ([{**ENTRY, "verified": "perhaps"}], "verified must be true or false"),
@@ -106,7 +106,7 @@ ENTRY = {
         ([{**ENTRY, "beyond": "int8"}], "a mapping of settings"),
         ([{**ENTRY, "margin": "small"}], "margin must be"),
         ([{name: value for name, value in ENTRY.items() if name != "study"}], "claim a has no study"),
-        (["se"], "a claim is a mapping"),
+        (["se"], "expected a claim as a mapping"),
         ({}, "a mapping with a list `claims`"),
     ],
 )
