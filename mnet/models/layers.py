@@ -126,8 +126,8 @@ class InvertedResidual(nn.Module):
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether it is a convolution with one group per channel.
+    """Whether it is a convolution with one kernel per channel.
 
-    The stem of stacked replicas (`mnet.models.replicas`) on grey images counts too.
+    The stem of stacked replicas (`mnet.models.replicas`) on grey images is not, despite a group per input channel.
     """
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1

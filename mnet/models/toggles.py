@@ -101,7 +101,7 @@ class Toggles:
         Raises:
             ConfigError: An impossible combination, with the reason.
         """
-        for name, function in _FUNCTIONS.items():
+        for name, function in FUNCTIONS.items():
             value = getattr(self, name)
             if value is not None:
                 network = function(network, value)
@@ -363,7 +363,7 @@ def _require_se(net: Network, setting: str) -> Network:
     return net
 
 
-_FUNCTIONS: dict[str, Callable[[Network, object], Network]] = {
+FUNCTIONS: dict[str, Callable[[Network, object], Network]] = {
     field.name: globals()[field.name] for field in fields(Toggles)
 }
 """Field of `Toggles` -> the function of that name, in the order of application."""

@@ -112,32 +112,32 @@ def off(
     per_bn_channel: int = 2,
     whole: Callable[[float], int] = round,
 ) -> dict[tuple, tuple]:
-    """(width, resolution, quantity) -> (printed, ours) where they differ to the printed digits.
+    """(width, resolution, quantity) -> (printed, counted) where they differ in the printed digits.
 
     Args:
         digits: Of the printed parameters, in millions.
         per_bn_channel: Parameters that the source counts for a channel of a batch norm.
         whole: How the source makes multiply-adds whole.
     """
-    found = {}
+    differences = {}
     for width, resolution, madds, params in grid:
         cost = count(model, resolution, width=width)
         norms = sum(row.out_channels for row in cost.rows if row.layer.endswith(".conv"))
         counted = (cost.params + (per_bn_channel - 2) * norms) / MILLION
-        ours = whole(cost.madds / MILLION), round(counted, digits)
-        for quantity, printed, value in zip(("madds", "params"), (madds, params), ours, strict=True):
+        values = whole(cost.madds / MILLION), round(counted, digits)
+        for quantity, printed, value in zip(("madds", "params"), (madds, params), values, strict=True):
             if printed != value:
-                found[width, resolution, quantity] = printed, value
-    return found
+                differences[width, resolution, quantity] = printed, value
+    return differences
 
 
-def test_v1s_own_tables_match_but_for_a_truncated_cell():
+def test_v1s_tables_match_except_for_a_truncated_cell():
     assert off("mobilenet_v1", V1_PAPER, digits=1) == {
         (1.0, 160, "madds"): (290, 291),  # 290.68, truncated; the slim page prints 291
     }
 
 
-def test_the_slim_page_of_v1_matches_but_for_its_wrong_cells():
+def test_the_slim_page_of_v1_matches_except_for_its_wrong_cells():
     """Its parameters are counted with three for a batch norm's channel: bias and the two running statistics."""
     assert off("mobilenet_v1", SLIM_V1, digits=2, per_bn_channel=3) == {
         (0.5, 224, "madds"): (150, 149),  # 149.497: rounded twice
@@ -156,7 +156,7 @@ def test_the_slim_page_of_v2_matches_in_every_cell():
     assert off("mobilenet_v2", SLIM_V2, digits=2, per_bn_channel=0, whole=math.floor) == {}
 
 
-def test_v3_large_matches_table_9_but_for_named_cells():
+def test_v3_large_matches_table_9_except_for_named_cells():
     truncated = {(1.0, resolution, "params"): (5.4, 5.5) for resolution in (256, 224, 192, 160, 128, 96)}  # 5.48
     assert off("mobilenet_v3_large", V3_LARGE_TABLE_9, digits=1) == {
         **truncated,
@@ -169,7 +169,7 @@ def test_v3_large_matches_table_9_but_for_named_cells():
     }
 
 
-def test_v3_small_matches_table_9_but_for_named_cells():
+def test_v3_small_matches_table_9_except_for_named_cells():
     assert off("mobilenet_v3_small", V3_SMALL_TABLE_9, digits=1) == {
         # 43.40, 12.82 and 73.18: unexplained, less than one unit of the last digit each
         (0.75, 224, "madds"): (44, 43),

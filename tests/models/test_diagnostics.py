@@ -1,4 +1,4 @@
-"""Inside a network: planted faults are found, and known cases come out as they must."""
+"""Diagnostics: planted faults are detected, and cases with known answers."""
 
 import math
 
@@ -18,45 +18,47 @@ from mnet.models.diagnostics import (
 )
 
 
-def test_new_kernels_have_norm_one_and_those_that_were_planted_are_dead():
+def test_new_kernels_have_norm_one_and_planted_dead_ones_are_counted():
     net = mnet.create_model("mobilenet_v2", width=0.5)
     layers = depthwise_kernels(net)
     assert len(layers) == 17
     assert layers[0].layer == "blocks.0.depthwise"
-    norms = torch.cat([one.norms for one in layers])
+    norms = torch.cat([layer.norms for layer in layers])
     assert float(norms.square().mean()) == pytest.approx(1, rel=0.05)
-    assert all(one.dead == 0 for one in layers)
+    assert all(layer.dead == 0 for layer in layers)
     with torch.no_grad():
         net.blocks[3].depthwise.conv.weight[:12] = 0
     assert depthwise_kernels(net)[3].dead == pytest.approx(12 / len(net.blocks[3].depthwise.conv.weight))
 
 
 @pytest.mark.parametrize("model", mnet.list_models())
-def test_every_non_linearity_is_seen_in_order_and_the_network_is_left_as_it_was(model):
+def test_every_non_linearity_is_measured_in_order_and_the_network_is_unchanged(model):
     net = mnet.create_model(model, width=0.25).train()
     images = torch.randn(4, 3, 64, 64)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    found = activation_stats(net, images)
+    stats = activation_stats(net, images)
     rows = {row.layer.removesuffix(".conv"): row for row in mnet.cost(net, 64).rows}
-    names = [one.layer for one in found]
+    names = [layer.layer for layer in stats]
     assert names == [name for name in rows if name in names]
-    assert all(one.channels == rows[one.layer].out_channels for one in found)
-    assert all(1 <= one.rank_after <= one.channels + 1e-6 for one in found if one.silent < 1)
+    assert all(layer.channels == rows[layer.layer].out_channels for layer in stats)
+    assert all(1 <= layer.rank_after <= layer.channels + 1e-6 for layer in stats if layer.silent < 1)
     assert net.training
     assert all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_silent_channels_and_lost_rank_are_those_that_were_planted():
+def test_planted_silent_channels_and_their_lost_rank_are_measured():
     net = mnet.create_model("mobilenet_v1", width=0.25).eval()
     norm = net.blocks[2].depthwise.norm
     with torch.no_grad():
-        norm.bias[:8] = -100.0  # below zero whatever comes
-    one = next(one for one in activation_stats(net, torch.randn(4, 3, 64, 64)) if one.layer == "blocks.2.depthwise")
-    assert one.activation == "relu"
-    assert one.silent == pytest.approx(8 / one.channels)
-    assert one.low == 0
-    assert one.rank_after <= one.channels - 8 + 1e-6
+        norm.bias[:8] = -100.0  # below zero for any input
+    stats = next(
+        layer for layer in activation_stats(net, torch.randn(4, 3, 64, 64)) if layer.layer == "blocks.2.depthwise"
+    )
+    assert stats.activation == "relu"
+    assert stats.silent == pytest.approx(8 / stats.channels)
+    assert stats.low == 0
+    assert stats.rank_after <= stats.channels - 8 + 1e-6
 
 
 def test_effective_rank_of_known_spectra():
@@ -68,8 +70,8 @@ def test_effective_rank_of_known_spectra():
     assert effective_rank(torch.zeros(3, 3)) == 0
 
 
-def test_more_dimensions_bring_more_of_a_curve_back_through_relu():
-    lost = torch.tensor([[one.lost for one in through_relu((2, 5, 30), seed)] for seed in range(50)])
+def test_relu_loses_less_of_a_curve_in_more_dimensions():
+    lost = torch.tensor([[curve.lost for curve in through_relu((2, 5, 30), seed)] for seed in range(50)])
     median = lost.median(0).values
     assert median[0] > median[1] > median[2]
     assert median[0] > 0.2 > median[2]
@@ -77,7 +79,7 @@ def test_more_dimensions_bring_more_of_a_curve_back_through_relu():
     assert through_relu((15,), 3)[0].back.equal(through_relu((15,), 3)[0].back)
 
 
-def test_h_swish_is_nearest_to_swish_in_the_middle_and_far_out():
+def test_h_swish_differs_most_from_swish_at_three():
     gap = hard_swish_gap()
     at = torch.tensor(gap["at"], dtype=torch.float64)
     assert gap["largest"] == pytest.approx(float(functional.hardswish(at) - nn.functional.silu(at)))

@@ -1,4 +1,4 @@
-"""Heads on feature maps: against torchvision's with copied weights, the papers' counts, and every toggle."""
+"""Heads: against torchvision's with copied weights, the papers' counts, and every toggle."""
 
 import pytest
 import torch
@@ -14,48 +14,53 @@ import mnet
 from mnet import ConfigError
 
 
-def test_ssdlite_is_torchvisions():
-    theirs = lively(detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=91)).eval()
-    ours = mnet.create_model("mobilenet_v3_large", num_classes=90, **SSDLITE)
-    mnet.load_torchvision(ours, theirs.state_dict())
-    assert list(mnet.to_torchvision(ours)) == list(theirs.state_dict())
+def test_ssdlite_equals_torchvisions():
+    reference = lively(
+        detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=91)
+    ).eval()
+    net = mnet.create_model("mobilenet_v3_large", num_classes=90, **SSDLITE)
+    mnet.load_torchvision(net, reference.state_dict())
+    assert list(mnet.to_torchvision(net)) == list(reference.state_dict())
     images = torch.randn(2, 3, 320, 320)
     with torch.no_grad():
-        found = ours.eval()(images)
-        expected = theirs.head(list(theirs.backbone(images).values()))
-    assert found.shape == (2, 3234, 95)
-    for mine, other in ((found[..., :91], expected["cls_logits"]), (found[..., 91:], expected["bbox_regression"])):
-        assert other.std() > 0.1
-        torch.testing.assert_close(mine / other.abs().max(), other / other.abs().max(), rtol=0, atol=1e-5)
+        outputs = net.eval()(images)
+        expected = reference.head(list(reference.backbone(images).values()))
+    assert outputs.shape == (2, 3234, 95)
+    scores, boxes = expected["cls_logits"], expected["bbox_regression"]
+    for actual, wanted in ((outputs[..., :91], scores), (outputs[..., 91:], boxes)):
+        assert wanted.std() > 0.1
+        torch.testing.assert_close(actual / wanted.abs().max(), wanted / wanted.abs().max(), rtol=0, atol=1e-5)
 
 
-def test_lr_aspp_is_torchvisions():
-    theirs = lively(segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21)).eval()
-    ours = mnet.load_torchvision(
-        mnet.create_model("mobilenet_v3_large", num_classes=21, **LR_ASPP), theirs.state_dict()
+def test_lr_aspp_equals_torchvisions():
+    reference = lively(
+        segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21)
+    ).eval()
+    net = mnet.load_torchvision(
+        mnet.create_model("mobilenet_v3_large", num_classes=21, **LR_ASPP), reference.state_dict()
     )
-    assert list(mnet.to_torchvision(ours)) == list(theirs.state_dict())
+    assert list(mnet.to_torchvision(net)) == list(reference.state_dict())
     images = torch.randn(2, 3, 97, 128)
     with torch.no_grad():
-        found, expected = ours.eval()(images), theirs(images)["out"]
+        scores, expected = net.eval()(images), reference(images)["out"]
     assert expected.std() > 0.1
-    torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-5)
 
 
-def test_r_aspp_is_torchvisions_aspp_without_its_atrous_branches():
+def test_r_aspp_equals_torchvisions_aspp_without_its_atrous_branches():
     """V3 §6.4: ASPP reduced to its 1x1 branch and its pooled branch."""
     net = mnet.create_model("mobilenet_v2", head="r_aspp", num_classes=19, output_stride=16).eval()
     lively(net)
-    theirs = ASPP(320, [], 256).eval()
-    ours = [net.head.branch, net.head.pooled, net.head.join]
-    for mine, other in zip(ours, (*theirs.convs, theirs.project), strict=True):
-        conv, norm = (next(m for m in other if isinstance(m, kind)) for kind in (nn.Conv2d, nn.BatchNorm2d))
-        conv.load_state_dict(mine.conv.state_dict())
-        norm.load_state_dict(mine.norm.state_dict())
+    reference = ASPP(320, [], 256).eval()
+    layers = [net.head.branch, net.head.pooled, net.head.join]
+    for layer, target in zip(layers, (*reference.convs, reference.project), strict=True):
+        conv, norm = (next(m for m in target if isinstance(m, kind)) for kind in (nn.Conv2d, nn.BatchNorm2d))
+        conv.load_state_dict(layer.conv.state_dict())
+        norm.load_state_dict(layer.norm.state_dict())
     images = torch.randn(2, 3, 65, 96)
     with torch.no_grad():
         (last,) = net.feature_maps(images, ["last"])
-        scores = net.head.scores(theirs(last))
+        scores = net.head.scores(reference(last))
         expected = nn.functional.interpolate(scores, size=(65, 96), mode="bilinear", align_corners=False)
         torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
@@ -75,7 +80,7 @@ TABLE_6 = [
 
 @pytest.mark.parametrize(("model", "toggles", "params", "madds"), TABLE_6, ids=str)
 def test_detectors_cost_what_table_6_says_within_5_percent(model, toggles, params, madds):
-    """V3's own rows within 1.5%; V1 and V2 exactly (5.10 and 4.34) with the 80 classes that COCO really has."""
+    """V3's rows within 1.5%; V1 and V2 exactly (5.10 and 4.34) with the 80 classes that COCO really has."""
     cost = mnet.cost(mnet.describe(model, head="ssdlite", num_classes=90, **toggles), 320)
     off = 0.015 if "v3" in model else 0.05
     assert cost.params / 1e6 == pytest.approx(params, rel=off)
@@ -87,7 +92,7 @@ def test_v1_and_v2_were_counted_with_80_classes():
         mnet.cost(mnet.describe(model, head="ssdlite", num_classes=80), 320).params / 1e6
         for model in ("mobilenet_v1", "mobilenet_v2")
     ]
-    assert [round(one, 1) for one in counted] == [5.1, 4.3]
+    assert [round(params, 1) for params in counted] == [5.1, 4.3]
 
 
 # V3, table 7: model, toggles, head, filters, parameters in millions, multiply-adds in billions; 1024 x 2048, stride 16.
@@ -119,7 +124,7 @@ def test_segmenters_cost_what_table_7_says(model, toggles, head, filters, params
 @given(
     model=models, toggles=chosen, head=st.sampled_from(["ssdlite", "lr_aspp", "r_aspp"]), size=st.sampled_from([64, 97])
 )
-def test_every_toggle_gives_maps_as_large_and_wide_as_they_say(model, toggles, head, size):
+def test_every_feature_map_has_the_announced_shape(model, toggles, head, size):
     network = attempt(model, **{**toggles, "head": head, "head_filters": None, "lowest_boxes": None})
     if network is None:
         return
@@ -131,43 +136,44 @@ def test_every_toggle_gives_maps_as_large_and_wide_as_they_say(model, toggles, h
     images = torch.randn(1, 3, size, size)
     maps = mnet.feature_maps(network)
     with torch.no_grad():
-        found = net.feature_maps(images, [name for name in maps if name != "C5" or head == "ssdlite"])
-        told = net(images)
-    for one, x in zip(maps.values(), found, strict=False):
-        assert x.shape == (1, one.channels, -(-size // one.stride), -(-size // one.stride)), one
+        tensors = net.feature_maps(images, [name for name in maps if name != "C5" or head == "ssdlite"])
+        outputs = net(images)
+    for feature_map, x in zip(maps.values(), tensors, strict=False):
+        side = -(-size // feature_map.stride)
+        assert x.shape == (1, feature_map.channels, side, side), feature_map
     cost = mnet.cost(network, size)
     assert cost.params == sum(value.numel() for value in net.parameters())
     if head == "ssdlite":
-        assert told.shape[2] == network.num_classes + 5
+        assert outputs.shape[2] == network.num_classes + 5
     else:
-        assert told.shape == (1, network.num_classes, size, size)
+        assert outputs.shape == (1, network.num_classes, size, size)
 
 
 def test_c4_is_the_expansion_before_the_last_stride():
-    """V3 §6.3: the 672 channels of V3-Large at stride 16; V1 has no expansions, there it is the block's input."""
-    maps = {model: mnet.feature_maps(mnet.describe(model)) for model in mnet.list_models()}
-    assert {model: (one["C4"].channels, one["C4"].stride) for model, one in maps.items()} == {
+    """V3 §6.3: the 672 channels of V3-Large at stride 16; V1 has no expansions, so it is the block's input."""
+    maps = {model: mnet.feature_maps(mnet.describe(model))["C4"] for model in mnet.list_models()}
+    assert {model: (c4.channels, c4.stride) for model, c4 in maps.items()} == {
         "mobilenet_v1": (512, 16),
         "mobilenet_v2": (576, 16),
         "mobilenet_v3_large": (672, 16),
         "mobilenet_v3_small": (288, 16),
     }
     dilated = mnet.feature_maps(mnet.describe("mobilenet_v3_large", output_stride=8))
-    assert [(name, one.stride) for name, one in dilated.items()] == [
+    assert [(name, feature_map.stride) for name, feature_map in dilated.items()] == [
         ("C2", 4), ("C3", 8), ("C4", 8), ("last", 8), ("C5", 8)
     ]  # fmt: skip
 
 
-def test_what_a_head_cannot_have_is_refused():
+def test_settings_of_another_head_are_refused():
     with pytest.raises(ConfigError, match="add head=lr_aspp or head=r_aspp"):
         mnet.describe("mobilenet_v2", head_filters=64)
     with pytest.raises(ConfigError, match="add head=ssdlite"):
         mnet.describe("mobilenet_v2", head="lr_aspp", lowest_boxes=6)
     with pytest.raises(ConfigError, match=r"unknown feature map of mobilenet_v2 'C6'.*C5"):
         mnet.create_model("mobilenet_v2").feature_maps(torch.zeros(1, 3, 32, 32), ["C6"])
-    theirs = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict()
-    ours = mnet.create_model("mobilenet_v3_large", **{**SSDLITE, "lowest_boxes": None}, num_classes=90)
+    reference = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict()
+    net = mnet.create_model("mobilenet_v3_large", **{**SSDLITE, "lowest_boxes": None}, num_classes=90)
     with pytest.raises(ConfigError, match="set lowest_boxes=6"):
-        mnet.load_torchvision(ours, theirs)
+        mnet.load_torchvision(net, reference)
     with pytest.raises(ConfigError, match="layouts have no ssdlite on mobilenet_v2"):
         mnet.to_torchvision(mnet.create_model("mobilenet_v2", head="ssdlite"))

@@ -1,4 +1,4 @@
-"""The toggles: what each means, and what holds for all of them, drawn from the fields of `Toggles`."""
+"""Toggles: what each means, and properties of all of them, over samples of the fields of `Toggles`."""
 
 from collections import Counter
 from dataclasses import replace
@@ -23,13 +23,13 @@ def counted(network: Network, resolution: int) -> dict[str, tuple]:
     """Layer -> (params with its batch norm, multiply-adds, output size), by running the module."""
     with torch.device("meta"):
         net = mnet.create_model(network).eval()
-        found: dict[str, tuple] = {}
+        layers: dict[str, tuple] = {}
 
         def record(name: str):
             def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
                 params = sum(param.numel() for param in module.parameters())
                 size = output.shape[2] if output.ndim == 4 else 1
-                found[name] = params, module.weight.numel() * size**2, size
+                layers[name] = params, module.weight.numel() * size**2, size
 
             return hook
 
@@ -40,9 +40,9 @@ def counted(network: Network, resolution: int) -> dict[str, tuple]:
         norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
     for name, norm in norms.items():
         conv = name.removesuffix("norm") + "conv"
-        params, madds, size = found[conv]
-        found[conv] = params + sum(param.numel() for param in norm.parameters()), madds, size
-    return found
+        params, madds, size = layers[conv]
+        layers[conv] = params + sum(param.numel() for param in norm.parameters()), madds, size
+    return layers
 
 
 def as_counted(row: LayerCost) -> tuple:
@@ -60,13 +60,13 @@ def test_cost_from_the_table_is_what_the_module_does(model, chosen, resolution):
 
 
 def test_few_combinations_are_refused():
-    """So that the properties above and below are not empty."""
+    """Otherwise the property tests would test nothing."""
     accepted = Counter(attempt(model, **{name: value}) is not None for model, name, value in SINGLE)
     assert accepted[True] > 0.85 * len(SINGLE)
 
 
 @pytest.mark.parametrize("model", mnet.list_models())
-def test_every_toggle_alone_builds_and_learns(model):
+def test_every_toggle_alone_builds_and_has_gradients(model):
     for name in NAMES:
         for value in values(name):
             network = attempt(model, **{name: value, "width": 0.25} if name != "width" else {name: value})
@@ -84,7 +84,7 @@ def runs_forward_and_backward(network: Network, resolution: int) -> None:
         assert torch.isfinite(param.grad).all(), name
     with torch.no_grad():
         assert torch.isfinite(net.eval()(images)).all()
-    assert torch.equal(images, before)  # what is in place never reaches the caller
+    assert torch.equal(images, before)  # in-place operations never reach the caller
 
 
 @given(models, chosen)
@@ -96,7 +96,7 @@ def test_every_accepted_combination_runs_forward_and_backward_at_every_size(mode
 
 
 @pytest.mark.parametrize("model", mnet.list_models())
-def test_the_papers_own_size_runs(model):
+def test_the_papers_image_size_runs(model):
     runs_forward_and_backward(mnet.describe(model), 224)
 
 
@@ -129,7 +129,7 @@ def test_a_network_survives_yaml_and_hashes(model, chosen):
         assert hash(read) == hash(network)
 
 
-def test_activation_reaches_every_non_linearity_but_ses_own():
+def test_activation_changes_every_non_linearity_outside_se():
     """timm's act_layer='swish' reaches 21 of the 40 of its V3-Large; torchvision ignores the argument."""
     net = mnet.create_model("mobilenet_v3_large", activation="swish", bottleneck="relu")
     inside = {act for module in net.modules() if isinstance(module, SqueezeExcite) for act in module.modules()}
@@ -162,9 +162,9 @@ def test_streamlined_and_full_undo_each_other():
     assert toggles.last_stage(full, "streamlined") == mnet.describe("mobilenet_v3_small")
 
 
-def test_shortcuts_join_the_same_blocks_at_other_ends():
+def test_expansion_shortcuts_are_in_the_same_blocks_as_bottleneck_shortcuts():
     def joined(**chosen) -> list[int]:
-        return [i for i, at in enumerate(resolve_blocks(mnet.describe("mobilenet_v2", **chosen))) if at.shortcut]
+        return [i for i, block in enumerate(resolve_blocks(mnet.describe("mobilenet_v2", **chosen))) if block.shortcut]
 
     assert joined() == joined(shortcut="expansion") == [2, 4, 5, 7, 8, 9, 11, 12, 14, 15]
     assert joined(shortcut="none") == []
@@ -177,8 +177,14 @@ def test_shortcuts_join_the_same_blocks_at_other_ends():
 
 def test_a_block_that_is_dilated_instead_of_strided_has_no_shortcut():
     """V3-Small with a reduced tail has 48 channels on both sides of that block; torchvision has none either."""
-    at = resolve_blocks(mnet.describe("mobilenet_v3_small", reduced_tail=True, output_stride=16))[8]
-    assert (at.in_channels, at.row.out_channels, at.stride, at.dilation, at.shortcut) == (48, 48, 1, 2, False)
+    block = resolve_blocks(mnet.describe("mobilenet_v3_small", reduced_tail=True, output_stride=16))[8]
+    assert (block.in_channels, block.row.out_channels, block.stride, block.dilation, block.shortcut) == (
+        48,
+        48,
+        1,
+        2,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +220,7 @@ def test_width_rounds_to_multiples_of_eight_and_keeps_the_last_features_below_on
 
 
 @pytest.mark.parametrize(
-    ("model", "chosen", "said"),
+    ("model", "chosen", "message"),
     [
         ("mobilenet_v2", {"activaton": "relu"}, "unknown toggle 'activaton'.*Did you mean activation"),
         ("mobilenet_v2", {"activation": "h-swsh"}, "unknown activation 'h-swsh'; one of relu, .*Did you mean hswish"),
@@ -227,15 +233,15 @@ def test_width_rounds_to_multiples_of_eight_and_keeps_the_last_features_below_on
         ("mobilenet_v2", {"se": True, "se_ratio": 1.5}, r"in \(0, 1\], not 1.5"),
         ("mobilenet_v2", {"shallow": True}, "mobilenet_v2 has none"),
         ("mobilenet_v1", {"last_stage": "full"}, "no 1x1 convolution after its last block"),
-        ("mobilenet_v2", {"shortcut": "expansion", "separable": False}, "separable=False has none"),
+        ("mobilenet_v2", {"shortcut": "expansion", "separable": False}, "which separable=False removes"),
         ("mobilenet_v2", {"activation": "relu", "hswish_from": 16}, "give one of them"),
         ("mobilenet_v2", {"stem_stride": 1, "total_stride": 32}, "has only 16 here"),
         ("mobilenet_v2", {"num_classes": 0}, "num_classes must be at least 1"),
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused_with_the_reason_and_the_nearest(model, chosen, said):
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_toggles_are_refused_with_the_reason_and_the_nearest_name(model, chosen, message):
+    with pytest.raises(ConfigError, match=message):
         mnet.create_model(model, **chosen)
 
 
