@@ -65,9 +65,9 @@ class Options:
     out: str = "results"
     """Folder of the results to publish."""
     profile: Literal["quick", "longer"] = "quick"
-    """That they were trained with; quick or longer."""
+    """The profile they were trained with."""
     into: str = str(WHERE)
-    """Where to."""
+    """Folder to publish to."""
 
 
 def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def copy(root: Path, target: Path) -> Iterator[Path]:
-    """Copy the tables and figures of every study in `root`, and what searches have found.
+    """Copy the tables and figures of every study and search in `root`.
 
     Raises:
         ConfigError: A file is too large to be published.
@@ -108,12 +108,12 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
             (target / study).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / study / path.name)
             if path.suffix != ".png":  # cells are called by the file of the found network
-                at_home(target / study / path.name, Path("results") / study / FOUND, HOME / study / FOUND)
+                rename_home(target / study / path.name, Path("results") / study / FOUND, HOME / study / FOUND)
             yield target / study / path.name
 
 
-def at_home(path: Path, before: Path, after: Path) -> None:
-    """Name a file by where it is published."""
+def rename_home(path: Path, before: Path, after: Path) -> None:
+    """Replace the path of a network in a file by the path it is published under."""
     content = path.read_text()
     if str(before) in content:
         write_atomic(path, lambda stream: stream.write(content.replace(str(before), str(after)).encode()))

@@ -14,6 +14,7 @@ from common.sweeps import SWEEPS, load_sweep
 from mnet.errors import ConfigError
 from mnet.search.netadapt import FOUND
 from mnet.studies.claims.evidence import count_verdicts, headlines
+from mnet.studies.claims.scoreboard import scoreboard
 from mnet.studies.claims.views import claims_table, latency_claims_table
 from mnet.studies.results.archive import is_known, list_searches, read_table, studies_with, study_table
 from mnet.studies.results.diagnosis import deaths_summary
@@ -65,6 +66,15 @@ def claims(root: Path) -> str:
     table = claims_table(tested.assign(on=contexts))
     shown = table.select("statement", "paper", "ours", "95% interval", "verdict", "on")
     return f"{len(heads)} claims: {counts}.\n\n{markdown_table(shown)}"
+
+
+def scores(root: Path) -> str:
+    """How many claims of each kind have each verdict."""
+    counts = scoreboard(read_table(root / CLAIMS))
+    verdicts = [name for name in counts.columns if name != "claims"]
+    rows = [[str(kind), *(str(count or "") for count in counts.loc[kind, verdicts])] for kind in counts.index]
+    rows.append(["all", *(str(counts[name].sum()) for name in verdicts)])
+    return pipe_table(("claims about", *verdicts), rows, right=verdicts)
 
 
 def studies(root: Path) -> str:
@@ -234,6 +244,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     function.__name__: function
     for function in (
         claims,
+        scores,
         studies,
         activation,
         commands,

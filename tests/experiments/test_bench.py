@@ -63,14 +63,14 @@ def test_the_page_about_scaling_is_written_from_measured_throughput(tmp_path, mo
     page.write_text(
         "".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in ("speeds", "imagenet", "spread"))
     )
-    monkeypatch.setattr(scaling, "SECONDS", 0.0)
-    monkeypatch.setattr(scaling, "SIDE", 64)
+    monkeypatch.setattr(scaling, "MEASURE_SECONDS", 0.0)
+    monkeypatch.setattr(scaling, "RESOLUTION", 64)
     monkeypatch.setattr(scaling, "ROOT", tmp_path)
     monkeypatch.setattr(scaling, "DOCUMENT", page)
     published = publish.HERE.parent / "results/published"
     (tmp_path / "results").mkdir()
     (tmp_path / "results/published").symlink_to(published)
-    assert scaling.main(["--write", "--batch_size=2"]) == 0
+    assert scaling.main(["--write=true", "--batch_size=2"]) == 0
     written = page.read_text()
     for model in scaling.PAPERS:
         assert f"| {model} |" in written
