@@ -1,4 +1,4 @@
-"""What importing costs, how settings are read, and that activations keep gradients right."""
+"""What `import mnet` loads, how settings are read, and the gradients of activations."""
 
 import math
 import subprocess
@@ -45,13 +45,13 @@ def test_settings_are_read_in_any_spelling(value, hint, expected):
 @pytest.mark.parametrize(
     ("value", "hint"), [(math.nan, float), ("inf", float), (True, int), (0.5, int), (1, bool), (None, float), ([], str)]
 )
-def test_settings_that_do_not_fit_are_refused_by_value(value, hint):
+def test_settings_that_do_not_fit_are_refused_with_their_value(value, hint):
     with pytest.raises(ConfigError, match="x must be"):
         coerce("x", value, hint)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_gradients_are_right_beside_dropout_and_shortcuts(name):
+def test_gradients_are_correct_next_to_dropout_and_shortcuts(name):
     """An in-place ReLU before an in-place dropout raises in torchvision's V3 head; here nothing is overwritten."""
     torch.manual_seed(3)
     toggles = {"activation": name, "bottleneck": "relu", "shortcut": "bottleneck", "width": 0.25}
@@ -59,7 +59,7 @@ def test_gradients_are_right_beside_dropout_and_shortcuts(name):
     images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     torch.manual_seed(4)
     net(images).square().sum().backward()
-    found = {key: param.grad.clone() for key, param in net.named_parameters()}
+    gradients = {key: param.grad.clone() for key, param in net.named_parameters()}
     net.zero_grad()
     with pytest.MonkeyPatch.context() as patch:
         plain = getattr(functional, {"hswish": "hardswish", "swish": "silu"}.get(name, name))
@@ -67,4 +67,4 @@ def test_gradients_are_right_beside_dropout_and_shortcuts(name):
         torch.manual_seed(4)
         net(images).square().sum().backward()
     for key, param in net.named_parameters():
-        torch.testing.assert_close(found[key], param.grad, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(gradients[key], param.grad, rtol=1e-9, atol=1e-12)

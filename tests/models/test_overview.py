@@ -44,17 +44,17 @@ def test_v1_pools_without_a_1x1_before_and_ends_at_1024_channels():
 @pytest.mark.parametrize("model", mnet.list_models())
 @pytest.mark.parametrize("resolution", [33, 224])
 @pytest.mark.parametrize("toggles", [{}, {"output_stride": 16}, {"separable": False}], ids=str)
-def test_sizes_and_channels_are_those_that_the_cost_is_counted_with(model, resolution, toggles):
+def test_sizes_and_channels_equal_those_of_the_cost(model, resolution, toggles):
     network = mnet.describe(model, **toggles)
     rows, layers = rows_table(network, resolution), cost(network, resolution).layers
     projections = layers[layers["kind"].isin(["project", "full"])]
     after = rows["Input"].iloc[2 : 2 + len(projections)]
-    expected = [f"{one.resolution}² × {one.out_channels}" for one in projections.itertuples()]
+    expected = [f"{row.resolution}² × {row.out_channels}" for row in projections.itertuples()]
     assert list(after) == expected
     assert rows["Operator"].str.contains("dilated").any() == ("output_stride" in toggles)
 
 
-def test_a_resolution_of_nothing_is_refused():
+def test_a_resolution_of_zero_is_refused():
     with pytest.raises(ConfigError, match="resolution"):
         rows_table(mnet.describe("mobilenet_v1"), 0)
 
@@ -81,7 +81,7 @@ def test_costs_are_percent_of_the_papers_network():
     assert full["params"] == pytest.approx(100 * (29.3 / 4.2 - 1), rel=0.02)
 
 
-def test_what_is_refused_says_why_and_what_is_the_papers_own_is_marked():
+def test_refused_values_have_a_reason_and_the_papers_values_are_marked():
     costs = toggle_costs("mobilenet_v3_large", 96).set_index(["toggle", "value"])
     refused = costs.loc[("shallow", "true")]
     assert "five 14x14x512" in refused["note"]

@@ -178,13 +178,8 @@ def test_expansion_shortcuts_are_in_the_same_blocks_as_bottleneck_shortcuts():
 def test_a_block_that_is_dilated_instead_of_strided_has_no_shortcut():
     """V3-Small with a reduced tail has 48 channels on both sides of that block; torchvision has none either."""
     block = resolve_blocks(mnet.describe("mobilenet_v3_small", reduced_tail=True, output_stride=16))[8]
-    assert (block.in_channels, block.row.out_channels, block.stride, block.dilation, block.shortcut) == (
-        48,
-        48,
-        1,
-        2,
-        False,
-    )
+    assert (block.in_channels, block.row.out_channels) == (48, 48)
+    assert (block.stride, block.dilation, block.shortcut) == (1, 2, False)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""int8: what fusing keeps, where a network is rounded, and what becomes of it in a runtime."""
+"""int8: folding keeps the function, where a network is rounded, and its program in a runtime."""
 
 import sys
 from collections import Counter
@@ -25,7 +25,7 @@ CURVES = {
 
 
 def with_statistics(network):
-    """The network with batch norms that have seen something."""
+    """The network with batch norms that have statistics."""
     torch.manual_seed(0)
     net = mnet.create_model(network)
     for layer in net.modules():
@@ -55,7 +55,7 @@ def drawn(count=32):
 
 
 @given(models, chosen)
-def test_fusing_leaves_no_batch_norm_and_the_same_outputs(model, chosen):
+def test_fusing_removes_batch_norms_and_keeps_the_outputs(model, chosen):
     network = attempt(model, **{"width": 0.25, **chosen})
     if network is None:
         return
@@ -125,19 +125,19 @@ def test_an_int8_network_takes_any_batch_agrees_with_float_and_stays_in_eval_mod
     net, int8 = v3
     images = drawn(64)
     with torch.no_grad():
-        expected, found = net(images), int8.train()(images)
-        torch.testing.assert_close(int8(images[:1]), found[:1])
-    noise = (found - expected).norm() / expected.norm()
+        expected, scores = net(images), int8.train()(images)
+        torch.testing.assert_close(int8(images[:1]), scores[:1])
+    noise = (scores - expected).norm() / expected.norm()
     assert 0 < noise < 0.2
 
 
-def test_the_network_itself_is_left_as_it_is(v3):
+def test_quantize_does_not_change_its_argument(v3):
     net, _ = v3
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in net.modules())
     assert isinstance(net.dropout, nn.Dropout)
 
 
-def test_what_is_trained_on_rounds_as_the_int8_network_does_and_its_weights_have_gradients():
+def test_simulated_rounding_equals_the_int8_network_and_has_gradients():
     net = small("mobilenet_v2")
     prepared = prepare(net, drawn(), training=True)
     set_observing(prepared, False)
@@ -151,7 +151,7 @@ def test_what_is_trained_on_rounds_as_the_int8_network_does_and_its_weights_have
         assert (simulated - convert(prepared)(drawn(8))).norm() < 0.2 * noise
 
 
-def test_a_saved_network_is_loaded_again_and_another_file_is_refused(v3, tmp_path):
+def test_a_saved_network_is_loaded_and_another_file_is_refused(v3, tmp_path):
     net, int8 = v3
     save(int8, (1, 28, 28), tmp_path / "weights.pt")
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_bad_input_is_one_clear_error(v3, monkeypatch):
         quantize(net, drawn(1))
 
 
-def test_xnnpack_takes_the_whole_int8_network_and_computes_the_same(v3, tmp_path):
+def test_xnnpack_runs_the_whole_int8_network_with_the_same_result(v3, tmp_path):
     pytest.importorskip("executorch.runtime")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.devtools.backend_debug import get_delegation_info
@@ -187,7 +187,7 @@ def test_xnnpack_takes_the_whole_int8_network_and_computes_the_same(v3, tmp_path
     )
     table = get_delegation_info(program.exported_program().graph_module).get_operator_delegation_dataframe()
     left = table[table["occurrences_in_non_delegated_graphs"] > 0].set_index("op_type")
-    # copies of h-sigmoid's own constants, and the delegate's output
+    # copies of h-sigmoid's constants, and the delegate's output
     assert set(left.index) <= {"dim_order_ops__to_dim_order_copy_default", "getitem", "Total"}
     delegated = dict(zip(table["op_type"], table["occurrences_in_delegated_graphs"], strict=True))
     assert delegated["aten_hardswish_default"] == count(net, Activate, "hswish") > 0
@@ -196,5 +196,5 @@ def test_xnnpack_takes_the_whole_int8_network_and_computes_the_same(v3, tmp_path
     run = loaded.load_method("forward")
     with torch.no_grad():
         expected = int8(image)
-    found = run.execute([image])[0]
-    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+    scores = run.execute([image])[0]
+    assert (scores - expected).abs().max() < 0.05 * expected.abs().max()

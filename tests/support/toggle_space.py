@@ -1,4 +1,4 @@
-"""The space of toggles, drawn from the fields of `Toggles`: a new toggle is in it without a change here."""
+"""The space of toggles, sampled from the fields of `Toggles`; a new toggle is included automatically."""
 
 import types
 import typing
@@ -10,7 +10,7 @@ import mnet
 from mnet import ConfigError, Network, Toggles
 from mnet.settings import hints
 
-SAMPLES = {  # of the fields that are free numbers; the others name their values themselves
+SAMPLES = {  # for fields that take any number
     "stem_channels": [8, 16, 24, 32],
     "hswish_from": [1, 16, 40, 80, 112, 10_000],
     "se_ratio": [0.05, 0.25, 1.0],
@@ -20,13 +20,13 @@ SAMPLES = {  # of the fields that are free numbers; the others name their values
 
 
 def values(name: str) -> list:
-    """Valid values of a toggle, None left out."""
+    """Valid values of a toggle, without None."""
     (hint,) = (option for option in typing.get_args(hints(Toggles)[name]) if option is not types.NoneType)
     if hint is bool:
         return [True, False]
     if typing.get_origin(hint) is typing.Literal:
         return list(typing.get_args(hint))
-    assert name in SAMPLES, f"give SAMPLES some values of the new toggle {name}"
+    assert name in SAMPLES, f"add values of the new toggle {name} to SAMPLES"
     return SAMPLES[name]
 
 
@@ -39,7 +39,7 @@ chosen = st.dictionaries(st.sampled_from(NAMES), st.none(), max_size=5).flatmap(
 
 
 def attempt(model: str, **chosen) -> Network | None:
-    """The network, or None where the combination is refused with a reason."""
+    """The network, or None if the combination is refused with a reason."""
     try:
         return mnet.describe(model, num_classes=5, **chosen)
     except ConfigError as error:

@@ -1,6 +1,5 @@
-"""SSDLite's boxes and loss: against torchvision's with copied weights, and what must hold of any."""
+"""SSDLite's boxes and loss: against torchvision's with copied weights, and by hand."""
 
-import lightning as L
 import pytest
 import torch
 from support.networks import SSDLITE, lively
@@ -15,32 +14,36 @@ from mnet.training.recipes import recipe
 
 @pytest.fixture(scope="module")
 def pair():
-    """torchvision's detector, and ours with its weights."""
-    theirs = lively(detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=11)).eval()
+    """torchvision's detector, and SSDLiteDetector with its weights."""
+    reference = lively(
+        detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=11)
+    ).eval()
     network = mnet.describe("mobilenet_v3_large", num_classes=10, **SSDLITE)
-    ours = SSDLiteDetector(network, recipe("quick")).eval()
-    mnet.load_torchvision(ours.net, theirs.state_dict())
-    return theirs, ours
+    detector = SSDLiteDetector(network, recipe("quick")).eval()
+    mnet.load_torchvision(detector.net, reference.state_dict())
+    return reference, detector
 
 
-def test_detections_are_torchvisions(pair):
-    theirs, ours = pair
+def test_detections_equal_torchvisions(pair):
+    reference, detector = pair
     images = torch.rand(3, 3, 320, 320)
     with torch.no_grad():
-        expected = theirs(list(images))
-        found = ours.decoder(images).detect(ours.net(images * 2 - 1))  # the scaling of torchvision's transform
-    for mine, other in zip(found, expected, strict=True):
-        assert len(other["boxes"]) == 300
-        torch.testing.assert_close(mine.scores, other["scores"], rtol=1e-4, atol=1e-5)
-        # scores that are equal to rounding may change places, so that each is looked for
-        apart = (mine.boxes[:, None] - other["boxes"]).abs().amax(2)
-        apart[mine.labels[:, None] != other["labels"]] = 999
-        assert (apart.amin(1) < 0.05).float().mean() > 0.98
-        assert (apart.diag() < 0.05).float().mean() > 0.9
+        expected = reference(list(images))
+        detections = detector.decoder(images).detect(
+            detector.net(images * 2 - 1)
+        )  # the scaling of torchvision's transform
+    for actual, wanted in zip(detections, expected, strict=True):
+        assert len(wanted["boxes"]) == 300
+        torch.testing.assert_close(actual.scores, wanted["scores"], rtol=1e-4, atol=1e-5)
+        # boxes with equal scores may be in another order, so each looks for its nearest
+        distance = (actual.boxes[:, None] - wanted["boxes"]).abs().amax(2)
+        distance[actual.labels[:, None] != wanted["labels"]] = 999
+        assert (distance.amin(1) < 0.05).float().mean() > 0.98
+        assert (distance.diag() < 0.05).float().mean() > 0.9
 
 
-def test_the_loss_is_torchvisions(pair):
-    theirs, ours = pair
+def test_the_loss_equals_torchvisions(pair):
+    reference, detector = pair
     images = torch.rand(3, 3, 320, 320)
     boxes = torch.tensor([[10.0, 20, 120, 200], [50, 60, 300, 310], [0, 0, 20, 30]])
     objects = [
@@ -48,17 +51,17 @@ def test_the_loss_is_torchvisions(pair):
         (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)),
         (boxes[:1], torch.tensor([2])),
     ]
-    theirs.train()
-    for module in theirs.modules():
+    reference.train()
+    for module in reference.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
-    losses = theirs(list(images), [{"boxes": own, "labels": labels} for own, labels in objects])
-    loss = ours.decoder(images).loss(ours.net(images * 2 - 1), pad_boxes(objects))
-    theirs.eval()
+    losses = reference(list(images), [{"boxes": boxes, "labels": labels} for boxes, labels in objects])
+    loss = detector.decoder(images).loss(detector.net(images * 2 - 1), pad_boxes(objects))
+    reference.eval()
     torch.testing.assert_close(loss, sum(losses.values()), rtol=1e-4, atol=1e-4)
 
 
-def test_three_boxes_on_c4_and_six_on_the_others_in_the_order_of_the_scores():
+def test_c4_has_three_boxes_per_position_and_the_other_maps_six_in_the_order_of_the_scores():
     """V3's detectors at 320 px: 20 x 20 x 3 + (10 x 10 + 5 x 5 + 3 x 3 + 2 x 2 + 1) x 6."""
     network = mnet.describe("mobilenet_v3_large", head="ssdlite", num_classes=10)
     default = DefaultBoxes(network.head.boxes).for_images(network, (320, 320))
@@ -72,8 +75,8 @@ def test_three_boxes_on_c4_and_six_on_the_others_in_the_order_of_the_scores():
     torch.testing.assert_close(height[at : at + 3] / 320, torch.tensor([0.1, 0.2 / 2**0.5, 0.2 * 2**0.5]))
 
 
-def test_what_is_told_exactly_is_found_exactly():
-    """Codes of the objects themselves, and sure scores: every object once, none elsewhere."""
+def test_exact_outputs_give_exact_detections():
+    """The objects' codes with certain scores: every object is detected once, and nothing else."""
     network = mnet.describe("mobilenet_v2", head="ssdlite", num_classes=4)
     decoder = Decoder(DefaultBoxes(network.head.boxes).for_images(network, (96, 96)), (96, 96))
     objects = [
@@ -84,20 +87,20 @@ def test_what_is_told_exactly_is_found_exactly():
     matched = decoder.match(target)
     assert (matched[0] >= 0).sum() >= 2
     assert (matched[1] == -1).all()
-    told = torch.zeros(2, len(decoder.default), 4 + 1 + 4)
-    told[..., 0] = 20.0
+    outputs = torch.zeros(2, len(decoder.default), 4 + 1 + 4)
+    outputs[..., 0] = 20.0
     for box in torch.where(matched[0] >= 0)[0]:
-        one = matched[0, box]
-        told[0, box, 0], told[0, box, target.labels[0, one]] = 0.0, 20.0
-        told[0, box, 5:] = decoder.coder.encode_single(target.boxes[0, one][None], decoder.default[box][None])[0]
-    first, second = decoder.detect(told)
+        index = matched[0, box]
+        outputs[0, box, 0], outputs[0, box, target.labels[0, index]] = 0.0, 20.0
+        outputs[0, box, 5:] = decoder.coder.encode_single(target.boxes[0, index][None], decoder.default[box][None])[0]
+    first, second = decoder.detect(outputs)
     assert len(second.boxes) == 0
     assert first.labels.sort().values.tolist() == [1, 4]
     order = first.labels.argsort(descending=True)
     torch.testing.assert_close(first.boxes[order], objects[0][0], rtol=0, atol=0.01)
-    assert decoder.loss(told, target) < 1e-3
-    told[0, :, :5] = torch.tensor([20.0, 0, 0, 0, 0])
-    assert decoder.loss(told, target) > 10
+    assert decoder.loss(outputs, target) < 1e-3
+    outputs[0, :, :5] = torch.tensor([20.0, 0, 0, 0, 0])
+    assert decoder.loss(outputs, target) > 10
 
 
 def test_a_batch_of_empty_images_has_a_finite_loss_and_gradient():
@@ -121,4 +124,3 @@ def test_map_is_100_for_the_truth_itself_and_counts_a_false_alarm():
     alarm = {"boxes": torch.tensor([[60.0, 60, 90, 90], [5, 5, 40, 40]]), "labels": torch.tensor([1, 1])}
     metric.update([{**alarm, "scores": torch.tensor([0.95, 0.9])}], [truth])
     assert metric.compute()["map"] == pytest.approx(0.5, abs=0.01)
-    L.seed_everything(0, verbose=False)

@@ -1,4 +1,4 @@
-"""LR-ASPP's loss and mIoU: by hand, and against pixels that nobody has labelled."""
+"""Segmentation's loss and mIoU: by hand, and with unlabelled pixels."""
 
 import pytest
 import torch
@@ -18,8 +18,8 @@ def model() -> ASPPSegmenter:
     return ASPPSegmenter(network, recipe("quick")).eval()
 
 
-class Told(nn.Module):
-    """A network that is sure of these classes."""
+class FixedScores(nn.Module):
+    """A network that predicts these classes with certainty."""
 
     def __init__(self, classes: torch.Tensor) -> None:
         super().__init__()
@@ -29,16 +29,16 @@ class Told(nn.Module):
         return self.scores
 
 
-def test_miou_is_of_all_pixels_together_and_unlabelled_ones_do_not_count(model):
-    """Two images of 4 pixels. Classes 0 and 1 are right twice, told once wrongly and missed once."""
+def test_miou_is_over_all_pixels_and_ignores_unlabelled_ones(model):
+    """Two images of 4 pixels. Classes 0 and 1 are right twice, predicted wrongly once and missed once."""
     truth = Masks(torch.tensor([[[0, 0], [1, 1]], [[1, IGNORED], [2, 0]]], dtype=torch.uint8))
-    told = torch.tensor([[[0, 0], [1, 1]], [[0, 2], [2, 1]]])
-    model.net = Told(told)
+    predicted = torch.tensor([[[0, 0], [1, 1]], [[0, 2], [2, 1]]])
+    model.net = FixedScores(predicted)
     metrics = model._metrics("test/")
     model.evaluate(metrics, (torch.zeros(2, 1, 2, 2), truth))
-    found = metrics.compute()
-    assert float(found["test/miou"]) == pytest.approx((2 / 4 + 2 / 4 + 1 / 1) / 3)
-    assert float(found["test/pixel_accuracy"]) == pytest.approx(5 / 7)
+    values = metrics.compute()
+    assert float(values["test/miou"]) == pytest.approx((2 / 4 + 2 / 4 + 1 / 1) / 3)
+    assert float(values["test/pixel_accuracy"]) == pytest.approx(5 / 7)
 
 
 def test_the_loss_is_the_mean_over_labelled_pixels_and_zero_without_any():
@@ -47,10 +47,10 @@ def test_the_loss_is_the_mean_over_labelled_pixels_and_zero_without_any():
     classes[0, :2] = IGNORED
     expected = functional.cross_entropy(scores.permute(0, 2, 3, 1)[classes != IGNORED], classes[classes != IGNORED])
     torch.testing.assert_close(segmentation_loss(scores, Masks(classes.to(torch.uint8))), expected)
-    nothing = Masks(torch.full((2, 4, 4), IGNORED, dtype=torch.uint8))
-    assert segmentation_loss(scores, nothing) == 0
+    unlabelled = Masks(torch.full((2, 4, 4), IGNORED, dtype=torch.uint8))
+    assert segmentation_loss(scores, unlabelled) == 0
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_a_module_shows_what_its_task_says(task):
+def test_a_module_logs_the_metrics_of_its_task(task):
     assert task.load().metric_names == tuple(metric.name for metric in task.metrics)

@@ -10,22 +10,21 @@ from mnet.training import RMSpropTF
 
 def test_rmsprop_takes_the_same_steps_as_timms():
     start = [torch.randn(4, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)]
-    ours = [torch.nn.Parameter(value.clone()) for value in start]
-    theirs = [torch.nn.Parameter(value.clone()) for value in start]
+    params = [torch.nn.Parameter(value.clone()) for value in start]
+    expected = [torch.nn.Parameter(value.clone()) for value in start]
     settings = {"lr": 0.045, "alpha": 0.9, "eps": 1e-3, "momentum": 0.9, "weight_decay": 4e-5}
-    optimizers = RMSpropTF(ours, **settings), Oracle(theirs, **settings)
+    optimizers = RMSpropTF(params, **settings), Oracle(expected, **settings)
     for step in range(25):
         gradients = [torch.randn_like(value) for value in start]
-        for optimizer, params in zip(optimizers, (ours, theirs), strict=True):
-            optimizer.param_groups[0]["lr"] = 0.045 * 0.9**step  # the rate sits inside the momentum
-            for param, gradient in zip(params, gradients, strict=True):
-                param.grad = gradient.clone()
+        for optimizer, values in zip(optimizers, (params, expected), strict=True):
+            optimizer.param_groups[0]["lr"] = 0.045 * 0.9**step  # the rate is inside the momentum
+            for value, gradient in zip(values, gradients, strict=True):
+                value.grad = gradient.clone()
             optimizer.step()
-        for mine, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(params, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_rmsprop_goes_on_from_its_state_dict():
+def test_rmsprop_resumes_from_its_state_dict():
     param = torch.nn.Parameter(torch.ones(3))
     optimizer = RMSpropTF([param], lr=0.1)
     param.grad = torch.ones(3)

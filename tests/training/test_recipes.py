@@ -1,4 +1,4 @@
-"""Recipes: schedules, the average of weights, and batch norm's momentum."""
+"""Recipes: schedules, averaged weights, and batch norm's momentum."""
 
 from dataclasses import replace
 
@@ -30,13 +30,13 @@ def test_onecycle_rises_to_the_highest_rate_and_ends_at_zero():
     assert rates[100] == pytest.approx(0, abs=1e-12)
 
 
-def test_an_unknown_recipe_is_answered_with_the_nearest():
+def test_an_unknown_recipe_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match="Did you mean quick"):
         recipe("quik")
 
 
 def garments(count: int, seed: int) -> DataLoader:
-    """Ten classes told apart by where a bright square is."""
+    """Ten classes that differ in the position of a bright square."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 10, (count,), generator=generator)
     images = 0.3 * torch.randn(count, 1, 28, 28, generator=generator)
@@ -56,7 +56,7 @@ def accuracy(recipe_used, *, frozen_momentum: float | None) -> float:
     network = mnet.describe("mobilenet_v3_small", num_classes=10, in_channels=1)
     model = ImageClassifier(network, recipe_used)
     if frozen_momentum is not None:
-        model.on_fit_start = lambda: None  # the network's own momentum stays
+        model.on_fit_start = lambda: None  # keep the network's momentum
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = frozen_momentum
@@ -67,7 +67,7 @@ def accuracy(recipe_used, *, frozen_momentum: float | None) -> float:
 
 
 def test_a_short_run_needs_the_scaled_batch_norm_momentum():
-    """With V3's 0.01 the running statistics of an 80-step run are those of its start: chance at evaluation."""
+    """With V3's 0.01 the running statistics of an 80-step run still reflect its start: evaluation at chance."""
     adamw = replace(RECIPES["quick"], optimizer="adamw", lr=2e-3, lr_batch=128, batch_size=128, bn_momentum=0.01)
     assert bn_momentum_for(adamw, 80) == pytest.approx(0.1)
     assert bn_momentum_for(adamw, 2000) == pytest.approx(0.02)
@@ -76,7 +76,7 @@ def test_a_short_run_needs_the_scaled_batch_norm_momentum():
     assert accuracy(adamw, frozen_momentum=None) > 80
 
 
-def test_weight_decay_spares_batch_norms_biases_and_v1s_depthwise_kernels():
+def test_weight_decay_excludes_batch_norms_biases_and_v1s_depthwise_kernels():
     net = mnet.create_model("mobilenet_v1", num_classes=10)
     for name, spared in (("v2", 0), ("v1", 13)):
         decayed, free = make_optimizer(net, RECIPES[name]).param_groups
@@ -87,20 +87,20 @@ def test_weight_decay_spares_batch_norms_biases_and_v1s_depthwise_kernels():
         assert len(decayed["params"]) + len(free["params"]) == len(list(net.parameters()))
 
 
-def test_the_average_of_weights_warms_up_and_is_what_is_left_after_training():
+def test_averaged_weights_warm_up_and_replace_the_weights_after_training():
     L.seed_everything(0, verbose=False)
     network = mnet.describe("mobilenet_v2", num_classes=10, in_channels=1, width=0.25)
     model = ImageClassifier(network, replace(RECIPES["v2"], epochs=1, batch_size=32))
-    seen: list[torch.Tensor] = []
+    recorded: list[torch.Tensor] = []
 
     class Record(L.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            seen.append(pl_module.net.classifier.weight.detach().clone())
+            recorded.append(pl_module.net.classifier.weight.detach().clone())
 
     trainer(callbacks=[WarmEMA(0.9999), Record()]).fit(model, garments(32 * 6, seed=0))
-    average = seen[0]
-    for updates, weights in enumerate(seen[1:], start=1):
+    average = recorded[0]
+    for updates, weights in enumerate(recorded[1:], start=1):
         decay = (1 + updates) / (10 + updates)
         average = decay * average + (1 - decay) * weights
     torch.testing.assert_close(model.net.classifier.weight.detach(), average)
-    assert not torch.allclose(average, seen[-1])
+    assert not torch.allclose(average, recorded[-1])

@@ -23,9 +23,9 @@ TORCHVISION: list[tuple[str, dict, dict]] = [
         for width in (0.5, 0.75, 1.4)
     ),
     *(
-        (model, ours, theirs)
+        (model, toggles, settings)
         for model in ("mobilenet_v3_large", "mobilenet_v3_small")
-        for ours, theirs in (
+        for toggles, settings in (
             ({"reduced_tail": True}, {"reduced_tail": True}),
             ({"output_stride": 16}, {"dilated": True}),
             ({"output_stride": 16, "reduced_tail": True}, {"dilated": True, "reduced_tail": True}),
@@ -34,65 +34,65 @@ TORCHVISION: list[tuple[str, dict, dict]] = [
 ]
 
 
-def same_outputs_and_gradients(ours: nn.Module, theirs: nn.Module, resolution: int) -> None:
-    """`ours` holds the weights of `theirs`. Gradients are compared in the order of the state dicts."""
-    for net in (ours, theirs):
-        for module in net.modules():
+def same_outputs_and_gradients(net: nn.Module, reference: nn.Module, resolution: int) -> None:
+    """`net` has the weights of `reference`. Gradients are compared in the order of the state dicts."""
+    for model in (net, reference):
+        for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
     images = torch.randn(4, 3, resolution, resolution)
     with torch.no_grad():
-        mine, other = ours.eval()(images), theirs.eval()(images)
-    largest = other.abs().max()
+        scores, expected = net.eval()(images), reference.eval()(images)
+    largest = expected.abs().max()
     assert 0.05 < largest < 1e3
-    torch.testing.assert_close(mine / largest, other / largest, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores / largest, expected / largest, rtol=0, atol=1e-5)
 
-    ours.double().train()
-    theirs.double().train()
+    net.double().train()
+    reference.double().train()
     target = torch.randn(4, 1000, dtype=torch.float64)
-    for net in (ours, theirs):
-        (net(images.double()) * target).sum().backward()
-    pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
-    for mine, other in pairs:
-        scale = other.grad.abs().max().clamp_min(1e-3)
-        torch.testing.assert_close(mine.grad / scale, other.grad.view_as(mine) / scale, rtol=0, atol=1e-6)
+    for model in (net, reference):
+        (model(images.double()) * target).sum().backward()
+    pairs = list(zip(net.parameters(), reference.parameters(), strict=True))
+    for param, expected in pairs:
+        scale = expected.grad.abs().max().clamp_min(1e-3)
+        torch.testing.assert_close(param.grad / scale, expected.grad.view_as(param) / scale, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("model", "toggles", "settings"), TORCHVISION, ids=str)
-def test_outputs_names_and_gradients_are_torchvisions(model, toggles, settings):
-    theirs = lively(getattr(models, model)(**settings))
-    ours = mnet.load_torchvision(mnet.create_model(model, **toggles), theirs.state_dict())
-    assert list(mnet.to_torchvision(ours)) == list(theirs.state_dict())
-    same_outputs_and_gradients(ours, theirs, resolution=64)
+def test_outputs_names_and_gradients_equal_torchvisions(model, toggles, settings):
+    reference = lively(getattr(models, model)(**settings))
+    net = mnet.load_torchvision(mnet.create_model(model, **toggles), reference.state_dict())
+    assert list(mnet.to_torchvision(net)) == list(reference.state_dict())
+    same_outputs_and_gradients(net, reference, resolution=64)
 
 
 @pytest.mark.parametrize("model", ["mobilenet_v2", "mobilenet_v3_small"])
-def test_gradients_are_torchvisions_where_maps_shrink_to_one_pixel(model):
-    theirs = lively(getattr(models, model)())
-    ours = mnet.load_torchvision(mnet.create_model(model), theirs.state_dict())
-    same_outputs_and_gradients(ours, theirs, resolution=28)
+def test_gradients_equal_torchvisions_on_maps_of_one_pixel(model):
+    reference = lively(getattr(models, model)())
+    net = mnet.load_torchvision(mnet.create_model(model), reference.state_dict())
+    same_outputs_and_gradients(net, reference, resolution=28)
 
 
-def test_v1_is_timms():
-    theirs = lively(timm.create_model("mobilenetv1_100"))
-    ours = mnet.load_torchvision(mnet.create_model("mobilenet_v1", activation="relu6"), theirs.state_dict())
-    assert list(mnet.to_torchvision(ours)) == list(theirs.state_dict())
-    same_outputs_and_gradients(ours, theirs, resolution=64)
+def test_v1_equals_timms():
+    reference = lively(timm.create_model("mobilenetv1_100"))
+    net = mnet.load_torchvision(mnet.create_model("mobilenet_v1", activation="relu6"), reference.state_dict())
+    assert list(mnet.to_torchvision(net)) == list(reference.state_dict())
+    same_outputs_and_gradients(net, reference, resolution=64)
 
 
 @pytest.mark.parametrize("size", ["large", "small"])
-def test_minimalistic_v3_is_timms_but_for_its_padding(size):
-    theirs = lively(timm.create_model(f"tf_mobilenetv3_{size}_minimal_100", pad_type=""))
-    ours = mnet.create_model(f"mobilenet_v3_{size}", se=False, activation="relu", kernel=3)
-    state = theirs.state_dict()
-    assert [value.numel() for value in ours.state_dict().values()] == [value.numel() for value in state.values()]
-    renamed = zip(ours.state_dict().items(), state.values(), strict=True)
-    ours.load_state_dict({name: value.view_as(own) for (name, own), value in renamed})
-    same_outputs_and_gradients(ours, theirs, resolution=64)
+def test_minimalistic_v3_equals_timms_except_for_padding(size):
+    reference = lively(timm.create_model(f"tf_mobilenetv3_{size}_minimal_100", pad_type=""))
+    net = mnet.create_model(f"mobilenet_v3_{size}", se=False, activation="relu", kernel=3)
+    state = reference.state_dict()
+    assert [value.numel() for value in net.state_dict().values()] == [value.numel() for value in state.values()]
+    renamed = zip(net.state_dict().items(), state.values(), strict=True)
+    net.load_state_dict({name: value.view_as(target) for (name, target), value in renamed})
+    same_outputs_and_gradients(net, reference, resolution=64)
 
 
 @pytest.mark.parametrize("model", mnet.list_models())
-def test_weights_go_out_and_come_back_unchanged(model):
+def test_exported_weights_are_imported_unchanged(model):
     net = lively(mnet.create_model(model, num_classes=7, in_channels=1))
     twin = mnet.load_torchvision(mnet.create_model(model, num_classes=7, in_channels=1), mnet.to_torchvision(net))
     for name, value in net.state_dict().items():
@@ -107,14 +107,14 @@ def refused(load: Callable[[mnet.MobileNet], object], net: mnet.MobileNet) -> st
     return str(error.value)
 
 
-def test_weights_that_do_not_fit_are_refused_and_the_network_is_left_as_it_was():
+def test_weights_that_do_not_fit_are_refused_and_the_network_is_unchanged():
     thin = models.mobilenet_v3_large(width_mult=0.75).state_dict()
     net = mnet.create_model("mobilenet_v3_large", width=0.75)
     assert "They follow width_rule='torchvision'" in refused(lambda net: mnet.load_torchvision(net, thin), net)
     ten = models.mobilenet_v2(num_classes=10).state_dict()
-    said = refused(lambda net: mnet.load_torchvision(net, ten), mnet.create_model("mobilenet_v2"))
-    assert "classifier.1" in said
-    assert "width_rule" not in said
+    message = refused(lambda net: mnet.load_torchvision(net, ten), mnet.create_model("mobilenet_v2"))
+    assert "classifier.1" in message
+    assert "width_rule" not in message
     assert "missing" in refused(lambda net: mnet.load_torchvision(net, thin), mnet.create_model("mobilenet_v2"))
 
 
@@ -136,7 +136,7 @@ def test_a_network_that_a_layout_cannot_hold_is_refused(model, toggles):
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("depthwise", [True, False])
-def test_the_short_ways_of_a_small_map_are_exact(size, kernel, depthwise):
+def test_the_kernels_for_small_maps_are_exact(size, kernel, depthwise):
     for bias, stride in itertools.product((True, False), (1, 2)):
         for dilation in (1, 2):
             groups, padding = 6 if depthwise else 1, (kernel - 1) // 2 * dilation
@@ -144,9 +144,9 @@ def test_the_short_ways_of_a_small_map_are_exact(size, kernel, depthwise):
             conv = Conv2d(6, 6, kernel, bias=bias, **settings).double().train()
             images = torch.randn(2, 6, size, size, dtype=torch.float64, requires_grad=True)
             plain = functional.conv2d(images, conv.weight, conv.bias, stride, padding, dilation, groups)
-            short = conv(images)
+            fast = conv(images)
             weight = torch.randn_like(plain)
             expected = torch.autograd.grad((plain * weight).sum(), (images, conv.weight))
-            found = torch.autograd.grad((short * weight).sum(), (images, conv.weight))
-            for mine, other in zip((short, *found), (plain, *expected), strict=True):
-                torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+            actual = torch.autograd.grad((fast * weight).sum(), (images, conv.weight))
+            for value, reference in zip((fast, *actual), (plain, *expected), strict=True):
+                torch.testing.assert_close(value, reference, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Fewer channels: which stay, and that leaving out those that carry nothing changes nothing."""
+"""Truncation: which channels are kept, and that removing unused ones changes no output."""
 
 from dataclasses import replace
 
@@ -28,21 +28,21 @@ def test_the_wiring_names_every_tensor_of_every_network_once(model, toggles):
     if network is None:
         return
     net = MobileNet(network)
-    state, channels, seen = net.state_dict(), {**sizes(net.network), None: 5}, set()
-    for one in wiring(net.network):
-        weight = state[f"{one.layer}.weight"]
-        assert weight.shape[0] == channels[one.writes]
-        if one.reads is not None:
-            assert weight.shape[1] == channels[one.reads]
-        seen |= {one.layer, one.norm}
-    assert {name.rpartition(".")[0] for name in state} == seen - {None}
+    state, channels, layers = net.state_dict(), {**sizes(net.network), None: 5}, set()
+    for wire in wiring(net.network):
+        weight = state[f"{wire.layer}.weight"]
+        assert weight.shape[0] == channels[wire.writes]
+        if wire.reads is not None:
+            assert weight.shape[1] == channels[wire.reads]
+        layers |= {wire.layer, wire.norm}
+    assert {name.rpartition(".")[0] for name in state} == layers - {None}
     assert set(strength(net)) == set(channels) - {None}
 
 
 @pytest.mark.parametrize("toggles", [{}, {"shortcut": "expansion"}, {"separable": False, "shortcut": "none"}], ids=str)
 @pytest.mark.parametrize("model", mnet.list_models())
-def test_channels_that_nothing_reads_can_be_left_out_and_the_others_keep_their_order(model, toggles):
-    """In every space at once; what no weight reads carries nothing, whatever was written to it."""
+def test_unread_channels_are_removed_and_the_rest_keep_their_order(model, toggles):
+    """In every space at once. A channel that no weight reads contributes nothing, whatever is written to it."""
     net = small(model, width=1.0, **toggles)
     before = sizes(net.network)
     network = net.network
@@ -55,36 +55,36 @@ def test_channels_that_nothing_reads_can_be_left_out_and_the_others_keep_their_o
     assert after.keys() == before.keys()
     silent = {space: torch.randperm(count)[after[space] :] for space, count in before.items()}
     state = net.state_dict()
-    for one in wiring(net.network):
-        if one.reads is not None:
-            state[f"{one.layer}.weight"][:, silent[one.reads]] = 0
+    for wire in wiring(net.network):
+        if wire.reads is not None:
+            state[f"{wire.layer}.weight"][:, silent[wire.reads]] = 0
     smaller = MobileNet(network).eval()
     smaller.load_state_dict(truncated(net, network))
     torch.testing.assert_close(smaller(IMAGES), net(IMAGES), rtol=1e-4, atol=1e-4)
 
 
-def test_the_strongest_stay_by_the_scale_of_their_batch_norm_and_by_what_reads_them():
+def test_strength_is_the_scale_of_the_batch_norm_times_the_reading_weights():
     net = small("mobilenet_v2", width=1.0)
-    block, wanted = net.blocks[2], {"expansion.2": 3}
+    block = net.blocks[2]
     with torch.no_grad():
         block.depthwise.norm.weight.fill_(1.0)
         block.project.conv.weight.fill_(0.1)
-        block.depthwise.norm.weight[5] = -9.0  # a sign is no weakness
+        block.depthwise.norm.weight[5] = -9.0  # the sign does not matter
         block.project.conv.weight[:, 7] = 4.0
         block.depthwise.norm.weight[9] = 3.0
-        block.expand.norm.weight[11] = 99.0  # the depthwise batch norm takes this scale away again
-    network = resized(net.network, *next(iter(wanted.items())))
+        block.expand.norm.weight[11] = 99.0  # the depthwise batch norm removes this scale
+    network = resized(net.network, "expansion.2", 3)
     kept = truncated(net, network)["blocks.2.depthwise.norm.weight"]
     assert kept.tolist() == [-9.0, 1.0, 3.0]  # of channels 5, 7 and 9
 
 
-def test_a_run_begins_with_what_fits_of_another_and_a_wider_layer_begins_anew():
+def test_weights_of_a_run_are_copied_where_they_fit_and_wider_layers_are_new():
     source, net = small("mobilenet_v3_small", width=0.5), small("mobilenet_v3_small", width=0.5)
     assert transfer_trained(net, source).share == 1
     assert net(IMAGES).equal(source(IMAGES))
     wider = MobileNet(resized(source.network, "expansion.9", 400))
-    found = transfer_trained(wider, source)
-    assert set(found.new) == {
+    report = transfer_trained(wider, source)
+    assert set(report.new) == {
         f"blocks.{name}" for name in ("expand.conv", "expand.norm", "depthwise.conv", "depthwise.norm", "project.conv",
                                       "se.fc1", "se.fc2")
     }  # fmt: skip
