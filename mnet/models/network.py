@@ -65,8 +65,8 @@ class MobileNet(nn.Module):
         Raises:
             ConfigError: The network has no such map.
         """
-        wanted = [feature_map(self.network, one) if isinstance(one, str) else one for one in maps]
-        keys = {(one.block, one.inside) for one in wanted}  # all other maps are freed
+        requested = [feature_map(self.network, item) if isinstance(item, str) else item for item in maps]
+        keys = {(item.block, item.inside) for item in requested}  # all other maps are freed
         tensors: dict[tuple[int, bool], Tensor] = {}
         x = self.stem(x)
         for i, block in enumerate(cast(Iterable[InvertedResidual], self.blocks)):
@@ -78,7 +78,7 @@ class MobileNet(nn.Module):
                 tensors[i, False] = x
         if (tail := (len(self.blocks), False)) in keys:
             tensors[tail] = self.tail(x)
-        return [tensors[one.block, one.inside] for one in wanted]
+        return [tensors[item.block, item.inside] for item in requested]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores before softmax, or the output of the head."""

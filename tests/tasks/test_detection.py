@@ -29,9 +29,8 @@ def test_detections_equal_torchvisions(pair):
     images = torch.rand(3, 3, 320, 320)
     with torch.no_grad():
         expected = reference(list(images))
-        detections = detector.decoder(images).detect(
-            detector.net(images * 2 - 1)
-        )  # the scaling of torchvision's transform
+        outputs = detector.net(images * 2 - 1)  # the scaling of torchvision's transform
+        detections = detector.decoder(images).detect(outputs)
     for actual, wanted in zip(detections, expected, strict=True):
         assert len(wanted["boxes"]) == 300
         torch.testing.assert_close(actual.scores, wanted["scores"], rtol=1e-4, atol=1e-5)
