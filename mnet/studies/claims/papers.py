@@ -91,7 +91,7 @@ def published_detectors(claims: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def counted_beside(points: pd.DataFrame) -> pd.DataFrame:
+def compare_counts(points: pd.DataFrame) -> pd.DataFrame:
     """Counted multiply-adds and parameters beside the printed ones.
 
     Args:
@@ -113,7 +113,7 @@ def counted_beside(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def own_points(root: Path, studies: Iterable[str]) -> pd.DataFrame:
+def trained_points(root: Path, studies: Iterable[str]) -> pd.DataFrame:
     """The trained cells of studies: a row per cell, `study, cell, model, n, top1, half_width, madds_millions`.
 
     Args:

@@ -20,41 +20,41 @@ from mnet.studies.runs.store import METRICS, WEIGHTS, run_folder
 from mnet.studies.trial import QUANTIZED, Trial
 
 EVERY = "all"
-"""Layers together."""
+"""The layer of rows about the whole network."""
 DEATHS_MARGIN = 0.5
-"""Percent of all kernels: within it as many die."""
+"""Percent of all kernels; a smaller difference is flat."""
 MEASURES = {
     "dead": "dead depthwise kernels %",
     "silent": "silent channels %",
     "rank_kept": "effective rank after / before",
 }
-"""Column -> what it is."""
+"""Column -> title."""
 
 
 def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
-    """Every layer of every run whose weights are there.
+    """Every layer of every run that has weights.
 
     Args:
         root: The results folder.
-        study: A study of classification, with finished runs.
-        images: Of the test split, the first.
+        study: A classification study with finished runs.
+        images: Number of test images, the first of the split.
 
     Returns:
-        One row a run and layer with a non-linearity: `cell`, `seed`, `run_id`, where it was trained, `position` in
-        the network, `layer`, `channels`; `dead` (share of the depthwise kernels whose norm is below a hundredth of what
-        it began with, and `least`, the smallest norm as a share of that); `silent` (share of the channels that are zero
-        for all images), `rank_before` and `rank_after` the non-linearity, `low`, `high` and `largest` of its values.
+        One row per run and layer with a non-linearity: `cell`, `seed`, `run_id`, hardware and versions, `position` in
+        the network, `layer`, `channels`; `dead`, the share of depthwise kernels whose norm is below 1% of the initial
+        one, and `least`, the smallest norm as a share of the initial one; `silent`, the share of channels that are zero
+        for all images; `rank_before` and `rank_after` the non-linearity; `low`, `high` and `largest` of its values.
 
     Raises:
-        ConfigError: There is no such study, or no weights of it here.
+        ConfigError: There is no such study, or it has no weights.
     """
-    from mnet.studies.runs.predictions import load_predictor  # with Lightning, which reading a table needs not
+    from mnet.studies.runs.predictions import load_predictor  # imports Lightning
 
-    missing = ConfigError(f"no weights of {study} in {root}; make ablate-{study} trains its networks")
+    missing = ConfigError(f"no weights of {study} in {root}; run make ablate-{study}")
     if not any((root / study).glob(f"runs/*/{WEIGHTS}")):
         raise missing
     rows: list[dict[str, object]] = []
-    seen: dict[tuple[object, ...], Tensor] = {}
+    batches: dict[tuple[object, ...], Tensor] = {}
     for _, run in study_table(root, study).iterrows():
         folder = run_folder(root, study, str(run["run_id"]))
         if not (folder / WEIGHTS).is_file() or run.get("precision", "fp32") in QUANTIZED:
@@ -63,17 +63,17 @@ def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
         trial, net = predictor.trial, predictor.model.net
         assert isinstance(net, MobileNet)
         key = trial.dataset, trial.data_dir, trial.resolution
-        if key not in seen:
-            seen[key] = first_images(trial, images)
-        known = {name: run[name] for name in ("study", "cell", "seed", "run_id", "device", "torch", "revision")}
-        rows += [{**known, "position": i, **layer} for i, layer in enumerate(layers_of(net, seen[key]))]
+        if key not in batches:
+            batches[key] = _first_images(trial, images)
+        identity = {name: run[name] for name in ("study", "cell", "seed", "run_id", "device", "torch", "revision")}
+        rows += [{**identity, "position": i, **layer} for i, layer in enumerate(_layer_rows(net, batches[key]))]
     if not rows:
         raise missing
     return pd.DataFrame(rows)
 
 
-def first_images(trial: Trial, count: int) -> Tensor:
-    """Of the test split, as a network sees them: (count, C, H, W)."""
+def _first_images(trial: Trial, count: int) -> Tensor:
+    """The first images of the test split, prepared for the network: (count, C, H, W)."""
     from mnet.studies.runs.prepare import load_data
 
     data = load_data(trial, trial.full_recipe())
@@ -81,49 +81,49 @@ def first_images(trial: Trial, count: int) -> Tensor:
     return torch.cat([images for images, _ in batches])[:count]
 
 
-def layers_of(net: MobileNet, images: Tensor) -> Iterator[dict[str, object]]:
+def _layer_rows(net: MobileNet, images: Tensor) -> Iterator[dict[str, object]]:
     """The rows of one network, in the order of execution."""
-    kernels = {one.layer: one for one in depthwise_kernels(net)}
-    for one in activation_stats(net, images):
-        row: dict[str, object] = {"layer": one.layer, "channels": one.channels, "activation": one.activation}
-        if (own := kernels.get(one.layer)) is not None:
-            row |= {"dead": own.dead, "least": float(own.norms.min())}
-        ranks = {"rank_before": one.rank_before, "rank_after": one.rank_after}
-        yield {**row, "silent": one.silent, **ranks, "low": one.low, "high": one.high, "largest": one.largest}
+    kernels = {kernel.layer: kernel for kernel in depthwise_kernels(net)}
+    for stats in activation_stats(net, images):
+        row: dict[str, object] = {"layer": stats.layer, "channels": stats.channels, "activation": stats.activation}
+        if (kernel := kernels.get(stats.layer)) is not None:
+            row |= {"dead": kernel.dead, "least": float(kernel.norms.min())}
+        ranks = {"rank_before": stats.rank_before, "rank_after": stats.rank_after}
+        yield {**row, "silent": stats.silent, **ranks, "low": stats.low, "high": stats.high, "largest": stats.largest}
 
 
 def inside_summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row a cell: the mean over seeds and layers of each of `MEASURES`, and half its 95% t interval over seeds.
 
-    Kernels and channels count alike in whichever layer; ranks layer by layer.
+    The mean over layers weighs each kernel and channel equally; of ranks, each layer.
     """
     rows = []
-    for cell, own in table.groupby("cell", sort=False):
-        row: dict[str, object] = {"cell": cell, "n": own["seed"].nunique()}
+    for cell, runs in table.groupby("cell", sort=False):
+        row: dict[str, object] = {"cell": cell, "n": runs["seed"].nunique()}
         for name in MEASURES:
-            values = np.array([mean_of(run, name) for _, run in own.groupby("seed")])
+            values = np.array([_mean_over_layers(run, name) for _, run in runs.groupby("seed")])
             row |= {name: values.mean(), f"{name}_half_width": half_width(values)}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def mean_of(run: pd.DataFrame, name: str) -> float:
+def _mean_over_layers(run: pd.DataFrame, name: str) -> float:
     if name == "rank_kept":
         return float((run["rank_after"] / run["rank_before"].clip(lower=1e-9)).mean())
-    own = run.dropna(subset=[name])
-    return float((own[name] * own["channels"]).sum() / max(1, own["channels"].sum()) * 100)
+    layers = run.dropna(subset=[name])
+    return float((layers[name] * layers["channels"]).sum() / max(1, layers["channels"].sum()) * 100)
 
 
 def deaths_table(root: Path, study: str) -> pd.DataFrame:
-    """Dead depthwise kernels through training: of every run and layer after every epoch.
+    """Dead depthwise kernels during training: a row per run, layer and epoch.
 
     Args:
         root: The results folder.
-        study: With finished runs whose metrics.csv is there.
+        study: A study with finished runs that have a metrics.csv.
 
     Returns:
-        `cell`, `seed`, `step`, `layer` (`all` = of the whole network), `dead` in percent of the layer's kernels. No row
-        where no run has counted them.
+        `cell`, `seed`, `step`, `layer` (`EVERY` = the whole network), `dead` in percent of the layer's kernels. Empty
+        if no run logged them.
     """
     rows = []
     for _, run in study_table(root, study).iterrows():
@@ -133,35 +133,35 @@ def deaths_table(root: Path, study: str) -> pd.DataFrame:
         metrics = pd.read_csv(path)
         if DEAD_LOG not in metrics:
             continue
-        own = metrics.dropna(subset=[DEAD_LOG])
-        names = [DEAD_LOG, *(name for name in own if str(name).startswith(f"{DEAD_LOG}/"))]
-        long = own.melt("step", names, "layer", "dead").assign(cell=run["cell"], seed=run["seed"])
+        logged = metrics.dropna(subset=[DEAD_LOG])
+        names = [DEAD_LOG, *(name for name in logged if str(name).startswith(f"{DEAD_LOG}/"))]
+        long = logged.melt("step", names, "layer", "dead").assign(cell=run["cell"], seed=run["seed"])
         rows.append(long.assign(layer=long["layer"].str.removeprefix(f"{DEAD_LOG}/").replace(DEAD_LOG, EVERY)))
     columns = ["cell", "seed", "step", "layer", "dead"]
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
 
 def deaths_summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """Which cells' depthwise kernels died, and how that differs from the first cell of the same model.
+    """Dead depthwise kernels by cell, and the difference to the first cell of the same model.
 
     Args:
-        runs: Of a study, with `model` and `dead_kernels` in percent.
+        runs: The runs of a study, with `model` and `dead_kernels` in percent.
 
     Returns:
         One row a cell: `cell`, `n`, `dead` and its `half_width` (95% t interval over seeds), `top1`; `delta` to the
         first cell of its model, paired by seed, with `low`, `high`, `p_holm` and a `verdict`, up = more die.
     """
     rows = []
-    for _, own in runs.groupby("model", sort=False):
-        first = str(own["cell"].iloc[0])
-        deltas = {row["cell"]: row for row in paired_deltas(own, first, "dead_kernels").to_dict("records")}
-        for cell, some in own.groupby("cell", sort=False):
-            shares = some["dead_kernels"].to_numpy(float)
-            row = {"cell": cell, "n": len(some), "dead": shares.mean(), "half_width": half_width(shares)}
-            row["top1"] = some["top1"].mean()
+    for _, of_model in runs.groupby("model", sort=False):
+        first = str(of_model["cell"].iloc[0])
+        deltas = {row["cell"]: row for row in paired_deltas(of_model, first, "dead_kernels").to_dict("records")}
+        for cell, of_cell in of_model.groupby("cell", sort=False):
+            shares = of_cell["dead_kernels"].to_numpy(float)
+            row = {"cell": cell, "n": len(of_cell), "dead": shares.mean(), "half_width": half_width(shares)}
+            row["top1"] = of_cell["top1"].mean()
             if cell != first:
-                found = deltas[cell]
-                row |= {name: found[name] for name in ("delta", "low", "high", "p_holm")}
-                row["verdict"] = verdict(found["low"], found["high"], found["p_holm"], DEATHS_MARGIN)
+                delta = deltas[cell]
+                row |= {name: delta[name] for name in ("delta", "low", "high", "p_holm")}
+                row["verdict"] = verdict(delta["low"], delta["high"], delta["p_holm"], DEATHS_MARGIN)
             rows.append(row)
     return pd.DataFrame(rows)

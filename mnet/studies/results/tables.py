@@ -1,5 +1,5 @@
-"""The two tables of a study: one row a run, one row a cell. Written again from the results at any time, to the same
-bytes but for `TIMING`."""
+"""The tables of a study, computed from its results: one row a run, one row a cell. The same results give the same
+bytes, except for `TIMING`."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from mnet.studies.trial import Trial
 from mnet.tasks import Metric
 
 MARGIN = 0.5
-"""Points: the smallest difference that is of interest, unless told otherwise."""
+"""Default of the smallest difference of interest, in points."""
 
 TIMING = ("train_seconds", "images_per_second", "replicas", "compile")
-"""Columns of runs.csv that differ from one execution to the next."""
+"""Columns of runs.csv that vary between executions."""
 
 EXCLUDED_COLUMNS = ("finished", "format", "data_dir", "start", "tested")
-"""Of result.json and the settings: what no table needs."""
+"""Entries of result.json and settings that are not in tables."""
 
 RUN_COLUMNS = ("study", "run_id", "cell", "model")
 
 
-def summary_columns(metric: Metric) -> tuple[str, ...]:
+def _summary_columns(metric: Metric) -> tuple[str, ...]:
     return (
         *("study", "cell", "n", metric.mean, metric.sd, metric.half_width, "params", "madds"),
         *("pairs", "delta", "low", "high", "p", "p_holm", "verdict", "at_most", "seeds_needed"),
@@ -51,26 +51,24 @@ def summary_columns(metric: Metric) -> tuple[str, ...]:
 
 
 WITHIN = "precision"
-"""The option whose effect within every variant has a table and a figure of its own, in a study that varies it."""
+"""The option whose effect within every variant is tabulated, in a study that varies it."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What is known of a study so far."""
+    """The finished part of a study."""
 
     runs: pd.DataFrame
     """One row a finished run."""
     summary: pd.DataFrame
     """One row a cell with a finished or failed run, the baseline first."""
     effects: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Of `effects_table`, in a study that varies `WITHIN`."""
+    """From `effects_table`, in a study that varies `WITHIN`; else empty."""
 
 
 def runs_table(study: Study, root: Path) -> pd.DataFrame:
-    """One row a finished run: study, run_id, cell, the trial's settings, and what was measured.
-
-    A toggle at None reads `paper`.
-    """
+    """One row a finished run: study, run_id, cell, the trial's settings, and the result. A toggle at None reads
+    `paper`."""
     rows = [
         run_row(study.name, cell.name, trial, result)
         for cell, trial in study.trials
@@ -80,7 +78,7 @@ def runs_table(study: Study, root: Path) -> pd.DataFrame:
 
 
 def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -> dict[str, object]:
-    """What a table says of a finished run."""
+    """The row of a finished run."""
     settings = {name: text(value) for name, value in trial.settings().items()}
     identity = {"study": study, "run_id": trial.run_id, "cell": cell, "model": trial.model}
     recipe = trial.full_recipe()
@@ -90,76 +88,76 @@ def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -
 
 
 def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN) -> pd.DataFrame:
-    """One row a cell, the baseline first: n, mean, sd and 95% interval of what the task compares (`top1_mean`,
-    `map_mean`); the difference to the baseline, paired by seed, with what is to be said of it; cost; and the seeds that
-    failed, with the first reason.
+    """One row a cell, the baseline first: n, mean, sd and 95% interval of the headline metric (`top1_mean`,
+    `map_mean`); cost; the difference to the baseline, paired by seed, with its verdict; and the number of failed seeds
+    with the first reason.
 
     Args:
         study: The study.
-        runs: Of `runs_table`.
+        runs: From `runs_table`.
         root: The results folder.
-        margin: Points below which a difference is of no interest: of `verdict`, and the half width of the interval
-            that `seeds_needed` is counted for.
+        margin: Points below which a difference is of no interest: the margin of `verdict`, and the half width of the
+            interval for `seeds_needed`.
     """
     metric = study.task.headline
     rows: list[dict[str, object]] = []
-    correct = {cell.name: correct_by_seed(study, cell, root) for cell in study.cells}
+    correct = {cell.name: _correct_by_seed(study, cell, root) for cell in study.cells}
     for cell in study.cells:
-        own = runs[runs["cell"] == cell.name]
+        finished = runs[runs["cell"] == cell.name]
         failures = [read_failure(run_folder(root, study.name, trial.run_id)) for trial in cell.trials]
         reasons = [reason for reason in failures if reason]
-        if own.empty and not reasons:
+        if finished.empty and not reasons:
             continue
-        row: dict[str, object] = {"study": study.name, "cell": cell.name, "n": len(own)}
-        if not own.empty:
-            values = own[metric.name].to_numpy(float)
+        row: dict[str, object] = {"study": study.name, "cell": cell.name, "n": len(finished)}
+        if not finished.empty:
+            values = finished[metric.name].to_numpy(float)
             row |= {
                 metric.mean: values.mean(),
                 metric.sd: values.std(ddof=1) if len(values) > 1 else math.nan,
                 metric.half_width: half_width(values),
-                "params": own["params"].iloc[0],
-                "madds": own["madds"].iloc[0],
+                "params": finished["params"].iloc[0],
+                "madds": finished["madds"].iloc[0],
             }
         rows.append({**row, "failed": len(reasons), "reason": reasons[0] if reasons else ""})
     summary = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "cell", "n"])
     if study.baseline in set(runs["cell"]) and len(set(runs["cell"])) > 1:
         deltas = paired_deltas(runs, study.baseline, metric.name).rename(columns={"n": "pairs"})
-        said = [conclusions(study, runs, correct, row, margin) for row in deltas.to_dict("records")]
-        summary = summary.merge(pd.concat([deltas, pd.DataFrame(said)], axis=1), on="cell", how="left")
-    return summary.reindex(columns=list(summary_columns(metric)))
+        judged = [_judge(study, runs, correct, row, margin) for row in deltas.to_dict("records")]
+        summary = summary.merge(pd.concat([deltas, pd.DataFrame(judged)], axis=1), on="cell", how="left")
+    return summary.reindex(columns=list(_summary_columns(metric)))
 
 
-def conclusions(
+def _judge(
     study: Study,
     runs: pd.DataFrame,
     correct: dict[str, dict[int, np.ndarray]],
     row: Mapping[Hashable, Any],
     margin: float,
 ) -> dict[str, object]:
-    """What follows from a row of `paired_deltas`."""
+    """The further columns of a row of `paired_deltas`."""
     low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))
-    said: dict[str, object] = {"verdict": "", "at_most": math.nan, "seeds_needed": math.nan}
+    columns: dict[str, object] = {"verdict": "", "at_most": math.nan, "seeds_needed": math.nan}
     if not math.isnan(low):
         pairs = runs.pivot(index="seed", columns="cell", values=study.task.headline.name)
         sd = float((pairs[row["cell"]] - pairs[study.baseline]).std(ddof=1))
-        said["verdict"] = verdict(low, high, p_holm, margin)
-        said |= {"at_most": at_most(low, high), "seeds_needed": seeds_needed(sd, margin)}
-    said["boot_low"], said["boot_high"] = nested_bootstrap(correct[str(row["cell"])], correct[study.baseline])
-    return said
+        columns["verdict"] = verdict(low, high, p_holm, margin)
+        columns |= {"at_most": at_most(low, high), "seeds_needed": seeds_needed(sd, margin)}
+    interval = nested_bootstrap(correct[str(row["cell"])], correct[study.baseline])
+    return columns | dict(zip(("boot_low", "boot_high"), interval, strict=True))
 
 
-def correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarray]:
-    """Seed -> which test images were right, of the finished runs that kept it."""
-    found = {}
+def _correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarray]:
+    """Seed -> which test images were classified correctly, of the finished runs that recorded it."""
+    by_seed = {}
     for trial in cell.trials:
         folder = run_folder(root, study.name, trial.run_id)
-        if read_result(folder) is not None and (right := read_correct(folder)) is not None:
-            found[trial.seed] = right
-    return found
+        if read_result(folder) is not None and (correct := read_correct(folder)) is not None:
+            by_seed[trial.seed] = correct
+    return by_seed
 
 
 def write_tables(study: Study, root: Path, *, margin: float = MARGIN) -> Tables:
-    """Write `runs.csv`, `summary.csv` and `effects.csv` of what is finished so far."""
+    """Write `runs.csv`, `summary.csv` and `effects.csv` of the runs that are finished so far."""
     folder = root / study.name
     runs = runs_table(study, root)
     summary = summary_table(study, runs, root, margin)
@@ -167,8 +165,8 @@ def write_tables(study: Study, root: Path, *, margin: float = MARGIN) -> Tables:
         write_csv(folder / RUNS, runs)
     if not summary.empty:
         write_csv(folder / SUMMARY, summary)
-    asked = WITHIN in study.varied and not runs.empty
-    effects = effects_table(study, runs, WITHIN, margin) if asked else pd.DataFrame()
+    has_effects = WITHIN in study.varied and not runs.empty
+    effects = effects_table(study, runs, WITHIN, margin) if has_effects else pd.DataFrame()
     if not effects.empty:
         write_csv(folder / EFFECTS, effects)
     return Tables(runs, summary, effects)

@@ -8,10 +8,10 @@ import yaml
 
 from mnet import ConfigError
 from mnet.studies.claims.papers import (
-    counted_beside,
-    own_points,
+    compare_counts,
     published_points,
     timed_points,
+    trained_points,
 )
 from mnet.studies.runs.store import PUBLISHED
 
@@ -56,7 +56,7 @@ def test_a_file_without_the_tables_or_with_a_short_row_is_refused(tmp_path):
 
 def test_our_counts_agree_with_all_printed_ones_but_those_that_the_file_notes(points):
     """What is printed with three digits or more; a page's 0.75 and 0.25 rows of V1 are off, as claims.yaml says."""
-    counted = counted_beside(points)
+    counted = compare_counts(points)
     noted = (counted["model"] == "mobilenet_v1") & counted["width"].isin([0.75, 0.25])
     sharp = counted[(counted["MAdds M"] >= 100) & ~noted]
     assert len(sharp) == 20
@@ -65,12 +65,12 @@ def test_our_counts_agree_with_all_printed_ones_but_those_that_the_file_notes(po
 
 
 def test_our_points_are_the_cells_of_the_studies(root):
-    own = own_points(root, ["versions", "width"])
+    own = trained_points(root, ["versions", "width"])
     assert list(own["study"].unique()) == ["versions", "width"]
     assert set(own.loc[own["study"] == "versions", "model"]) == set(own["model"])
     assert own.loc[own["study"] == "versions", "madds_millions"].between(1.55, 1.59).all()
     with pytest.raises(ConfigError, match="no study given"):
-        own_points(root, [])
+        trained_points(root, [])
 
 
 def test_timed_points_join_published_networks_with_their_milliseconds(points, root):

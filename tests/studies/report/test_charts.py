@@ -12,7 +12,7 @@ import mnet
 from mnet import ConfigError
 from mnet.models.cost import cost
 from mnet.models.overview import COSTS, toggle_costs
-from mnet.studies.claims.papers import own_points, published_points, timed_points
+from mnet.studies.claims.papers import published_points, timed_points, trained_points
 from mnet.studies.report.charts.claims import TOPICS, claims_forest
 from mnet.studies.report.charts.colours import INK, enumerated
 from mnet.studies.report.charts.diagnosis import deaths_chart, inside_chart, spiral_chart
@@ -192,7 +192,7 @@ def test_squares_show_non_linearity_kernel_and_bent_projections():
 
 
 def test_ours_and_the_papers_never_share_an_axis(results, published):
-    own = own_points(results, ["versions", "width"])
+    own = trained_points(results, ["versions", "width"])
     left, right = panels(madds_chart(published, own, "madds"))
     assert domain(left, "y")[1] < 80 < domain(right, "y")[0]
     assert len(marks(right, "point")) == len(own)

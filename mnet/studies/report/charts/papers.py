@@ -55,7 +55,7 @@ def madds_chart(published: pd.DataFrame, own: pd.DataFrame, title: str) -> alt.C
 
     Args:
         published: Of `published_points`.
-        own: Of `own_points`; the cells of a study of one network are joined.
+        own: Of `trained_points`; the cells of a study of one network are joined.
         title: Above both panels.
     """
     left = _published_chart(paper_points(published), "madds", "As published, ImageNet", MADDS_TITLE)
