@@ -24,8 +24,16 @@ torch.set_num_threads(1)
 WORKERS = 4
 """At most: each imports torch, and some tests start several processes of their own."""
 
-FIRST = ("test_wandb.py", "test_engines.py", "test_kill.py", "test_devices.py", "test_programs.py", "test_damage.py")
-FIRST += ("test_slurm.py", "test_notebooks.py", "test_own_study.py", "test_report.py")
+FIRST = ("test_wandb", "test_engines", "test_kill", "test_devices", "test_programs", "test_damage", "test_runtimes")
+FIRST += (
+    "test_slurm",
+    "test_notebooks",
+    "test_quantization",
+    "test_tables",
+    "test_replicas",
+    "test_tasks",
+    "test_report",
+)
 """Files that take long, begun first so that none is left over when all the others are done."""
 
 
@@ -59,7 +67,7 @@ def pytest_collection_modifyitems(config, items) -> None:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     gc.freeze()  # what is imported stays: statsmodels and paired timing collect garbage again and again, 0.3 s each
-    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(autouse=True)

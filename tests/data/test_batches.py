@@ -143,7 +143,7 @@ def test_cutout_erases_at_most_a_quarter_of_the_chosen_share_of_images() -> None
     assert erased.max() == 16
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: run this file on a machine that has one")
 def test_images_on_a_gpu_yield_batches_on_it_in_the_same_order() -> None:
     images, labels = next(iter(loader(device="cuda")))
     assert images.is_cuda

@@ -105,44 +105,50 @@ def test_a_cluster_gives_a_trial_one_device(settings, tmp_path, capsys):
     assert "several need --engine=local" in capsys.readouterr().err
 
 
-def test_a_study_on_two_devices_and_a_run_stopped_and_gone_on_with_end_the_same(settings, tmp_path, capsys):
-    options = [f"--{name}={value}" for name, value in (settings | {"epochs": 2, "activation": "relu"}).items()]
+@pytest.fixture(scope="module")
+def options(images, tiny_model) -> list[str]:
+    """Of a study of one cell on two devices, or of its only run."""
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "model": tiny_model, "batch_size": 10}
+    return [f"--{name}={value}" for name, value in (settings | {"epochs": 2, "activation": "relu"}).items()]
 
-    def call(program, *arguments):
-        return run([str(ROOT / "experiments" / program), *arguments])
 
-    def devices(order):
-        return run(["-m", "mnet.studies.engines.devices", order])
+@pytest.fixture(scope="module")
+def study(options, tmp_path_factory) -> Path:
+    """The folder of the only run of a study on two devices."""
+    out = tmp_path_factory.mktemp("devices")
+    assert ablate.main(["activation", *options, *TWO, "--seeds=1", f"--out={out}"]) == 0
+    (folder,) = out.glob("trainer-*/activation/runs/*")
+    return folder
 
-    def run(arguments):
-        command = [sys.executable, *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, timeout=300
-        )
 
-    assert ablate.main(["activation", *options, *TWO, "--seeds=1", f"--out={tmp_path}"]) == 0
-    assert "95% interval" in capsys.readouterr().out
-    (study,) = tmp_path.glob("trainer-*/activation/runs/*")
+def test_a_study_on_two_devices_tests_every_image_once(study):
     result, correct = read_result(study), read_correct(study)
     assert len(correct) == 20
     assert result["top1"] == pytest.approx(100 * correct.mean())
     assert result["device"].startswith("2 x ")
 
-    again, config = tmp_path / "again", yaml.safe_load((study / "config.yaml").read_text())
+
+@pytest.mark.full("stopping and going on is tested on one device, and sharing a batch without processes")
+def test_a_run_on_two_devices_that_is_stopped_and_goes_on_ends_the_same(study, tmp_path):
+    def call(*arguments: object) -> subprocess.CompletedProcess:
+        command, environment = [sys.executable, *map(str, arguments)], {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
+
+    config = yaml.safe_load((study / "config.yaml").read_text())
     trainer = config.pop("trainer")
     order = {
         "trial": config,
-        "root": str(again / study.parents[2].name),
+        "root": str(tmp_path / study.parents[2].name),
         "study": "train",
         "trainer": trainer,
         "compile": "off",
+        "checkpoint_s": 30.0,
     }
-    stopped = devices(json.dumps({**order, "checkpoint_s": 30.0}))  # nobody is at the other end
-    assert json.loads(stopped.stdout.splitlines()[-1])["reason"] == "Stopped: asked to stop"
-    (folder,) = again.glob("trainer-*/train/runs/*")
+    stopped = call("-m", "mnet.studies.engines.devices", json.dumps(order))  # nobody is at the other end
+    assert json.loads(stopped.stdout.splitlines()[-1]) ["reason"] == "Stopped: asked to stop"
+    (folder,) = tmp_path.glob("trainer-*/train/runs/*")
     assert torch.load(folder / "resume.ckpt", weights_only=True)["global_step"] == 1
-    done = call("train.py", f"--config={study / 'config.yaml'}", f"--out={again}")
+    done = call(ROOT / "experiments/train.py", f"--config={study / 'config.yaml'}", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished: ") == 1
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in study.iterdir())

@@ -76,7 +76,7 @@ def test_compiled_code_is_checked_and_moves_its_weights_for_every_round():
 
 
 def test_a_network_is_exported_once_and_another_one_is_another_file(net, folder, monkeypatch):
-    runtime = make_runtime("executorch", folder=folder)
+    runtime = make_runtime("onnxruntime", folder=folder)
     first = prepare(runtime, net, 32).program.ran
     with monkeypatch.context() as patch:
         patch.setattr(type(runtime), "export", lambda *_: pytest.fail("exported again"))

@@ -171,8 +171,9 @@ def test_bad_input_is_one_clear_error(v3, monkeypatch):
         quantize(net, drawn(1))
 
 
+@pytest.mark.full("test_runtimes.py runs a smaller int8 network in ExecuTorch")
 def test_xnnpack_runs_the_whole_int8_network_with_the_same_result(v3, tmp_path):
-    pytest.importorskip("executorch.runtime")
+    pytest.importorskip("executorch.runtime", reason="ExecuTorch is not installed: pip install 'mnet[executorch]'")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower

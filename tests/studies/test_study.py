@@ -297,7 +297,7 @@ def published_schema() -> dict:
 
 @each_file
 def test_every_sweep_file_satisfies_wandbs_published_schema(path):
-    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed: make setup")
     validator = jsonschema.Draft7Validator(published_schema())
     for profile in ("quick", "full"):
         content = lay_over(check_sweep(path), load_profile(PROFILES, profile, path.stem))

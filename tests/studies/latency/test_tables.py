@@ -190,6 +190,7 @@ def test_bad_input_exits_with_2_and_one_line(arguments, message, capsys, tmp_pat
     assert not list(Path(tmp_path).iterdir())
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_bench_tells_both_rates_and_plants_a_slowdown_that_is_there(tmp_path, capsys):
     call = ["--runtime=eager", "--trials=1", "--slow_trials=2", "--slowdown=0.5", "--half_width=0.5", "--budget=1"]
     assert bench_latency.main([*call, f"--out={tmp_path}"]) == 0

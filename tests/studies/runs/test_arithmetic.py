@@ -28,7 +28,9 @@ from mnet.training import arithmetic, recipe
 
 aten = torch.ops.aten
 READS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default}
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+GPU = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no NVIDIA GPU here: run this file on a machine that has one"
+)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +235,9 @@ def test_seeds_in_16_bits_are_packed_like_others(model, trial, tmp_path):
         assert same(found, expected, 0.05)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may have it")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="the GPU of this machine may compute in tf32: run this file on one without"
+)
 def test_what_the_machine_cannot_compute_in_is_refused_before_anything_is_trained(trial, tmp_path, capsys):
     with pytest.raises(ConfigError, match="precision=tf32 needs an NVIDIA GPU of the Ampere generation or later"):
         run_job(Job(replace(trial, precision="tf32"), tmp_path / "results", "study"))

@@ -135,9 +135,8 @@ def test_a_pack_that_was_killed_goes_on_as_a_pack_or_alone(trial, trainer, alone
     assert read_result(jobs[0].folder)["replicas"] == 2
 
 
+@pytest.mark.parametrize("trial", ["v3"], indirect=True)  # has more to restore
 def test_runs_that_were_killed_alone_go_on_as_a_pack_where_they_are_at_one_step(trial, trainer, alone, tmp_path):
-    if trial.recipe == "quick":
-        pytest.skip("less to restore than with v3")
     jobs = jobs_in(tmp_path, trial)
     for job, step in zip(jobs, (9, 9, 20), strict=True):
         with pytest.raises(Died):
@@ -147,9 +146,8 @@ def test_runs_that_were_killed_alone_go_on_as_a_pack_where_they_are_at_one_step(
     assert [read_result(job.folder)["replicas"] for job in jobs] == [2, 2, 1]
 
 
+@pytest.mark.parametrize("trial", ["quick"], indirect=True)
 def test_a_replica_that_diverges_does_not_hurt_the_others(trial, trainer, alone, tmp_path, monkeypatch):
-    if trial.recipe == "v3":
-        pytest.skip("the same there")
     from mnet.tasks.pack import Pack
 
     whole, jobs = Pack.__init__, jobs_in(tmp_path, trial)

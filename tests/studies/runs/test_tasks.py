@@ -1,6 +1,9 @@
 """Detection and segmentation as studies like any other: run, stopped, resumed, tabled, drawn, reported, claimed."""
 
 import json
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import claims as program
@@ -14,12 +17,11 @@ from mnet.data import ScenesData
 from mnet.data.in_memory import Images
 from mnet.errors import ConfigError
 from mnet.studies import Trial, load_study
-from mnet.studies.claims.claims import Claim
+from mnet.studies.claims.claims import Claim, load_claims
 from mnet.studies.claims.evidence import claims_table
 from mnet.studies.report.examples import read_examples
 from mnet.studies.report.figures import write_figures
 from mnet.studies.report.page import write_report
-from mnet.studies.results.archive import read_table
 from mnet.studies.results.frames import summary_of
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row, write_tables
@@ -68,7 +70,7 @@ def _few_scenes_of_made_up_garments():
         patch.setattr(ScenesData, "prepare_data", lambda self: None)
         patch.setattr(ScenesData, "read", lambda self: (Images(images, labels), Images(images, labels)))
         patch.setattr("mnet.data.scenes.VAL_SIZE", 10)
-        patch.setattr(ScenesData, "train_size", 596)
+        patch.setattr(ScenesData, "train_size", 260)
         patch.setattr(ScenesData, "test_size", 24)
         yield
 
@@ -80,12 +82,25 @@ def study_of(folder: Path, task: str, varied: str = "reduced_tail: {values: [fal
     return load_study(path)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Callable[[str], Path]:
+    """A function of a task: the folder of its finished run, which is trained once."""
+
+    @cache
+    def folder(task: str) -> Path:
+        path = tmp_path_factory.mktemp(task)
+        run_trial(Trial(head=HEADS[task], **TINY), path)
+        return path
+
+    return folder
+
+
 @pytest.mark.parametrize("task", HEADS)
-def test_a_run_leaves_the_metrics_of_its_task_its_weights_and_examples(task, tmp_path):
-    trial = Trial(head=HEADS[task], **TINY)
-    result = run_trial(trial, tmp_path)
+def test_a_run_leaves_the_metrics_of_its_task_its_weights_and_examples(task, finished):
+    trial, folder = Trial(head=HEADS[task], **TINY), finished(task)
+    result = read_result(folder)
     files = ["config.yaml", "examples.pt", "metrics.csv", "result.json", "weights.pt"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert sorted(path.name for path in folder.iterdir()) == files
     told = {metric.name for metric in TASKS[task].metrics} | {
         "test_loss",
         "val_loss",
@@ -95,17 +110,17 @@ def test_a_run_leaves_the_metrics_of_its_task_its_weights_and_examples(task, tmp
     assert "top1" not in result
     assert 0 <= result[TASKS[task].headline.name] <= 100
     assert set(summary_names(trial.task).values()) <= result.keys()
-    kept = torch.load(tmp_path / "examples.pt", weights_only=True)
+    kept = torch.load(folder / "examples.pt", weights_only=True)
     assert kept["images"].shape == (4, 1, 48, 48)
     assert (len(kept["truth"]), len(kept["seen"])) == (4, 4)
-    assert (tmp_path / "examples.pt").stat().st_size < 300_000
+    assert (folder / "examples.pt").stat().st_size < 300_000
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(task, tmp_path, monkeypatch):
+def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(task, finished, tmp_path, monkeypatch):
     monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
     trial = Trial(head=HEADS[task], **TINY)
-    whole = run_trial(trial, tmp_path / "whole")
+    whole = read_result(finished(task))
     with pytest.raises(Stopped):
         run_trial(trial, tmp_path / "stopped", lambda progress: progress.step >= 2, checkpoint_s=0)
     assert read_result(tmp_path / "stopped") is None
@@ -113,7 +128,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(task, t
     same = [metric.name for metric in TASKS[task].metrics] + ["test_loss", "val_loss"]
     assert {name: again[name] for name in same} == {name: whole[name] for name in same}
     for name in ("weights.pt", "examples.pt", "metrics.csv"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+        assert (finished(task) / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
 
 
 @pytest.mark.parametrize("task", HEADS)
@@ -167,15 +182,12 @@ def finish_runs(study, root: Path, means: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_tables_figures_and_the_report_name_the_tasks_metric(task, tmp_path, capsys):
+def test_tables_figures_and_the_report_name_the_tasks_metric(task, finished, tmp_path, capsys):
     study, root = study_of(tmp_path, task), tmp_path / "results"
     finish_runs(study, root, {"false": 40.0, "true": 43.0})
-    for cell in study.cells:  # of one run each, what it saw
+    for cell in study.cells:  # what the first seed's run saw
         trial = Trial(head=HEADS[task], **TINY, **cell.options)
-        run_trial(trial, tmp_path / "run" / cell.name)
-        (tmp_path / "run" / cell.name / "examples.pt").rename(
-            run_folder(root, study.name, trial.run_id) / "examples.pt"
-        )
+        shutil.copy(finished(task) / "examples.pt", run_folder(root, study.name, trial.run_id))
     assert read_examples(study, study.cells[0], root) is not None
     tables = write_tables(study, root)
     write_figures(study, tables, root)
@@ -197,6 +209,11 @@ def test_tables_figures_and_the_report_name_the_tasks_metric(task, tmp_path, cap
     assert "top-1" not in page.partition("<main")[2].partition('<script type="application/json"')[0]
 
 
+def planned_runs(study) -> pd.DataFrame:
+    rows = [run_row(study.name, cell.name, trial, {"epochs": 1, "resolution": 48}) for cell, trial in study.trials]
+    return pd.DataFrame(rows).assign(command="make it")
+
+
 def test_a_detection_claim_is_tested_by_detection_runs_alone(tmp_path):
     study, root = study_of(tmp_path, "detection"), tmp_path / "results"
     finish_runs(study, root, {"false": 40.0, "true": 40.0})
@@ -208,19 +225,15 @@ def test_a_detection_claim_is_tested_by_detection_runs_alone(tmp_path):
     common = {"study": "detection", "paper": "v3", "source": "", "verified": True, "seen_in": "v3", "kind": "detection"}
     claim = Claim(id="a", statement="", metric="map", direction="flat", baseline=setup,
                   variant={**setup, "reduced_tail": True}, **common)  # fmt: skip
-    planned = [run_row("detection", cell.name, trial, {"epochs": 1, "resolution": 48}) for cell, trial in study.trials]
-    found = claims_table(
-        [claim], runs=load(root), planned=pd.DataFrame(planned).assign(command="make it"), latencies={}
-    )
+    planned = planned_runs(study)
+    found = claims_table([claim], runs=load(root), planned=planned, latencies={})
     row = found.iloc[0]
     assert (row["verdict"], row["ours"], row["n"]) == ("reproduced", 0.0, 3)
     assert "scenes at 48 px" in row["on"]
     other = Claim(id="b", statement="", metric="top1_points", direction="flat", **{**common, "kind": "accuracy"},
                   baseline={"model": "mobilenet_v3_small"},
                   variant={"model": "mobilenet_v3_small", "reduced_tail": True})  # fmt: skip
-    again = claims_table(
-        [other], runs=load(root), planned=pd.DataFrame(planned).assign(command="make it"), latencies={}
-    )
+    again = claims_table([other], runs=load(root), planned=planned, latencies={})
     assert again["verdict"].tolist() == ["not tested here"]
 
 
@@ -238,9 +251,12 @@ def test_a_study_compares_one_task_by_a_metric_that_it_logs(tmp_path):
         load_study(path)
 
 
-def test_the_papers_costs_of_detectors_are_claims_that_counting_reproduces():
-    table = read_table(Path(program.__file__).parents[1] / "results/published/claims.csv").drop_duplicates("id")
-    counted = table[(table["study"] == "detection") & (table["kind"] == "arithmetic")].set_index("id")["verdict"]
+def test_the_papers_costs_of_detectors_are_claims_that_counting_reproduces(tmp_path):
+    path = Path(program.__file__).with_name("claims.yaml")
+    claims = [claim for claim in load_claims(path) if (claim.study, claim.kind) == ("detection", "arithmetic")]
+    planned = planned_runs(study_of(tmp_path, "detection"))
+    runs = planned.assign(seed=0, map=40.0)
+    counted = claims_table(claims, runs=runs, planned=planned, latencies={}).set_index("id")["verdict"]
     assert counted["v3-reduced-tail-cost"] == counted["v2-detection-cost"] == "reproduced"
     assert np.all(counted.drop("v2-ssdlite-cost") == "reproduced")
 

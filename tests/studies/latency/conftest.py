@@ -1,0 +1,3 @@
+from support.clock import clock
+
+__all__ = ["clock"]
