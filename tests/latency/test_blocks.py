@@ -65,7 +65,7 @@ def test_the_parts_one_after_another_are_the_network(model, fused):
 
 @pytest.mark.usefixtures("clock")
 def test_a_slow_block_is_found_and_the_parts_sum_to_the_whole():
-    frame = block_latency(small(slow=1), resolution=64, budget_s=0.5)
+    frame = block_latency(small(slow=1), resolution=64, budget_s=0.05)
     assert list(frame["block"]) == ["stem", "blocks.0", "blocks.1", "blocks.2", "tail", "head"]
     kinds = ["3x3 hswish", "3x3 relu se", "3x3 relu", "3x3 relu", "1x1 hswish", "pool, hidden hswish"]
     assert list(frame["kind"]) == kinds
@@ -82,7 +82,7 @@ def test_a_slow_block_is_found_and_the_parts_sum_to_the_whole():
 @pytest.mark.usefixtures("clock")
 def test_variants_are_compared_block_by_block():
     nets = {"as it is": small(), "slow": small(slow=2), "relu": small(activation="relu")}
-    frame = compare_blocks(nets, "as it is", resolution=64, budget_s=0.5)
+    frame = compare_blocks(nets, "as it is", resolution=64, budget_s=0.05)
     assert list(frame["variant"]) == ["slow"] * 7 + ["relu"] * 7
     slow = frame[frame["variant"] == "slow"].set_index("block")
     for block in ("blocks.2", "whole"):
