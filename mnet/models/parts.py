@@ -97,9 +97,19 @@ class ClassifierHead(nn.Module):
 
 
 def example_images(net: MobileNet, resolution: int, batch: int = 1, seed: int = 0) -> Tensor:
-    """Random images (batch, in_channels, resolution, resolution)."""
+    """Random images (batch, in_channels, resolution, resolution).
+
+    Raises:
+        ConfigError: Not a float network of this family.
+    """
+    _check_family(net)
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, net.network.in_channels, resolution, resolution, generator=generator)
+
+
+def _check_family(net: object) -> None:
+    if not isinstance(net, MobileNet):
+        raise ConfigError(f"only a MobileNet in float can be cut into blocks, not a {type(net).__name__}")
 
 
 def cut(net: MobileNet, images: Tensor) -> Iterator[Part]:
@@ -112,8 +122,7 @@ def cut(net: MobileNet, images: Tensor) -> Iterator[Part]:
     Raises:
         ConfigError: Not a float classifier of this family.
     """
-    if not isinstance(net, MobileNet):
-        raise ConfigError(f"only a MobileNet in float can be cut into blocks, not a {type(net).__name__}")
+    _check_family(net)
     if net.network.head is not None:
         raise ConfigError(f"only a classifier can be cut into blocks: {net.network.head.kind} uses several maps")
     net.eval()

@@ -145,7 +145,7 @@ def test_a_run_on_two_devices_that_is_stopped_and_goes_on_ends_the_same(study, t
         "checkpoint_s": 30.0,
     }
     stopped = call("-m", "mnet.studies.engines.devices", json.dumps(order))  # nobody is at the other end
-    assert json.loads(stopped.stdout.splitlines()[-1]) ["reason"] == "Stopped: asked to stop"
+    assert json.loads(stopped.stdout.splitlines()[-1])["reason"] == "Stopped: asked to stop"
     (folder,) = tmp_path.glob("trainer-*/train/runs/*")
     assert torch.load(folder / "resume.ckpt", weights_only=True)["global_step"] == 1
     done = call(ROOT / "experiments/train.py", f"--config={study / 'config.yaml'}", f"--out={tmp_path}")

@@ -15,6 +15,7 @@ from common.summary import print_summary
 
 from mnet.data import ScenesData
 from mnet.data.in_memory import Images
+from mnet.data.scenes import ScenesSettings
 from mnet.errors import ConfigError
 from mnet.studies import Trial, load_study
 from mnet.studies.claims.claims import Claim, load_claims
@@ -70,7 +71,8 @@ def _few_scenes_of_made_up_garments():
         patch.setattr(ScenesData, "prepare_data", lambda self: None)
         patch.setattr(ScenesData, "read", lambda self: (Images(images, labels), Images(images, labels)))
         patch.setattr("mnet.data.scenes.VAL_SIZE", 10)
-        patch.setattr(ScenesData, "train_size", 260)
+        patch.setattr(ScenesData, "train_size", 120)
+        patch.setitem(ScenesSettings.__init__.__kwdefaults__, "val_size", 24)
         patch.setattr(ScenesData, "test_size", 24)
         yield
 
@@ -135,7 +137,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(task, f
 def test_seeds_are_trained_together_as_each_is_alone(task, tmp_path, monkeypatch):
     """After one step: after more, rounding has grown where batch norms see a few pixels."""
     monkeypatch.setattr(ScenesData, "train_size", 60)
-    monkeypatch.setitem(ScenesData.__init__.__kwdefaults__, "val_size", 20)
+    monkeypatch.setitem(ScenesSettings.__init__.__kwdefaults__, "val_size", 20)
     trials = [Trial(head=HEADS[task], **TINY, batch_size=40, lr=1e-3, seed=seed) for seed in (0, 1)]
     alone = [run_trial(trial, tmp_path / f"alone{trial.seed}") for trial in trials]
     jobs = [Job(trial, tmp_path, "packed") for trial in trials]
