@@ -37,9 +37,10 @@ GUARD_S = 300
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable():
-    """Processes of every engine find this file."""
+    """Processes of every engine find this file, and Ray's have time to start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setattr("mnet.studies.engines.ray_cluster.CONNECT_SECONDS", GUARD_S)  # a busy machine imports Ray slowly
         yield
 
 
