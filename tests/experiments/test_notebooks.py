@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from support.cells import run_cell
+from support.clock import clock  # noqa: F401
 
 import notebooks
 
@@ -46,6 +47,7 @@ def check_outputs(notebook: nbformat.NotebookNode) -> None:
             assert "text/html" in kinds
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("path", READ, ids=lambda path: path.stem)
 def test_the_code_of_a_notebook_draws_every_figure_and_reads_published_tables_alone(path, sources, monkeypatch):
     monkeypatch.chdir(path.parent)
