@@ -8,7 +8,6 @@ torchvision's and timm's, forward and training step. A missed goal is printed in
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import platform
@@ -16,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
@@ -25,11 +25,13 @@ import torch
 import torchvision
 from benchmarks.goals import Row
 from benchmarks.parts import PARTS, Settings, measure
+from common.options import Arguments, Parser, check_positive
+from common.program import program
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mnet.errors import ConfigError, DataError
+from mnet.errors import unknown
 from mnet.files import write_csv
 from mnet.provenance import provenance
 from mnet.studies.runs.store import BENCH
@@ -38,30 +40,48 @@ from mnet.training.memory import keep_freed_memory
 COLOURS = {"met": "green", "NOT MET": "bold red", "unclear": "yellow"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for."""
+
+    data_dir: Path = Path("data")
+    """Folder of Fashion-MNIST."""
+    out: Path = Path("results")
+    """Folder for bench.csv."""
+    threads: int = 1
+    """CPU threads."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Device to train on; default: the GPU if there is one."""
+    seconds: float = 30.0
+    """Budget of a training comparison."""
+    only: str | None = None
+    """Measure one part of the table only."""
+    sweep_seeds: int = 1
+    """Seeds of the activation study in the part sweep."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "threads", "seconds", "sweep_seeds")
+        if self.only is not None and self.only not in PARTS:
+            raise unknown("part", self.only, PARTS)
+
+
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__).read(arguments)
+
+
+@program
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 measured (even if a goal is missed), 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for bench.csv")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=30, help="budget of a training comparison")
-    parser.add_argument("--only", choices=tuple(PARTS), help="measure one part of the table")
-    parser.add_argument("--sweep_seeds", type=int, default=1, help="seeds of the activation study in the part sweep")
-    options = parser.parse_args(arguments)
+    options = read_arguments(arguments).options
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # for the other libraries too: it is a setting of the process
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     settings = Settings(options.data_dir, options.device, options.seconds, options.sweep_seeds)
     start, rows, console = time.perf_counter(), [], Console()
-    try:
-        for row in measure(set(PARTS) if options.only is None else {options.only}, settings):
-            rows.append(row)
-            console.print(f"  {row.what}: {row.ratio:.3f} {row.interval} {row.verdict}", highlight=False, markup=False)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for row in measure(set(PARTS) if options.only is None else {options.only}, settings):
+        rows.append(row)
+        console.print(f"  {row.what}: {row.ratio:.3f} {row.interval} {row.verdict}", highlight=False, markup=False)
     environment = {
         "threads": options.threads,
         "torchvision": torchvision.__version__,

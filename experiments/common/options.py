@@ -72,10 +72,11 @@ class Parser(argparse.ArgumentParser, Generic[T]):
         self.add_argument(
             f"--{CONFIG}", help="Read options from this YAML file; the command line wins.", metavar="FILE"
         )
-        _add_options(self, field_help(options))
+        _add_options(self, options)
         if trial:
-            title = "settings of every trial (in a study, a comma separates values)"
-            _add_options(self.add_argument_group(title), field_docs())
+            group = self.add_argument_group("settings of every trial (in a study, a comma separates values)")
+            for name, text in field_docs().items():
+                group.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE")
         if trainer:
             self.epilog = f"--{TRAINER}.NAME=VALUE sets an argument of Lightning's Trainer, as --{TRAINER}.devices=4."
 
@@ -158,9 +159,11 @@ class Parser(argparse.ArgumentParser, Generic[T]):
             raise source.error((name,), error) from None
 
 
-def _add_options(parser: argparse._ActionsContainer, help_texts: Mapping[str, str]) -> None:
-    for name, text in help_texts.items():
-        parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE")
+def _add_options(parser: argparse._ActionsContainer, cls: type) -> None:
+    """Add the fields of a dataclass; a flag alone, as `--write`, sets a bool."""
+    for name, text in field_help(cls).items():
+        flag: dict[str, str] = {"nargs": "?", "const": "true"} if hints(cls)[name] is bool else {}
+        parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE", **flag)  # type: ignore[arg-type]
 
 
 def check_positive(options: object, *names: str) -> None:

@@ -55,10 +55,10 @@ def test_the_toggle_changes_v2_and_is_refused_where_there_is_no_expansion(monkey
 
 @FULL
 def test_the_study_trains_every_cell_with_every_seed(done):
-    said = output(done, "subprocess.run(command").text
-    assert "3 cells, 6 runs" in said
-    assert "[6/6]" in said
-    assert "\x1b" not in said  # colours of a terminal
+    text = output(done, "subprocess.run(command").text
+    assert "3 cells, 6 runs" in text
+    assert "[6/6]" in text
+    assert "\x1b" not in text  # no colours of a terminal
 
 
 @FULL

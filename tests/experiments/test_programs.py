@@ -30,7 +30,7 @@ def study(images, tiny_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28")
     arguments += (f"--model={tiny_model}", "--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
-    arguments += ("--pack=1",)  # train.py trains alone, and is to give the same bits
+    arguments += ("--pack=1",)  # train.py trains without packs, to the same bits
     return arguments, out / "activation", call("ablate.py", *arguments)
 
 
@@ -55,7 +55,7 @@ def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
         assert part in done.stdout
 
 
-def test_run_again_nothing_is_paid_twice(study, capsys):
+def test_a_repeated_study_trains_nothing(study, capsys):
     arguments, folder, _ = study
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
     assert ablate.main(arguments) == 0
@@ -63,23 +63,23 @@ def test_run_again_nothing_is_paid_twice(study, capsys):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")} == before
 
 
-def test_a_run_that_two_studies_share_is_paid_once(study, tmp_path, capsys):
+def test_a_run_that_two_studies_share_is_trained_once(study, tmp_path, capsys):
     arguments, folder, _ = study
-    others = tmp_path / "mine.yaml"
-    others.write_text((ROOT / "experiments/sweeps/activation.yaml").read_text())
+    copy = tmp_path / "copy.yaml"
+    copy.write_text((ROOT / "experiments/sweeps/activation.yaml").read_text())
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
     settings = [argument for argument in arguments[1:] if not argument.startswith("--activation")]
     settings += ["--activation=paper,relu,relu6"]
-    assert ablate.main([str(others), "activation", *settings]) == 0
+    assert ablate.main([str(copy), "activation", *settings]) == 0
     assert "6 cells, 6 runs, 4 finished before" in capsys.readouterr().out
-    mine, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("mine", "activation"))
+    copied, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("copy", "activation"))
     timing = ["study", "train_seconds", "images_per_second"]
-    pd.testing.assert_frame_equal(mine.drop(columns=timing), activation.drop(columns=timing))
-    assert len(mine) == 6
+    pd.testing.assert_frame_equal(copied.drop(columns=timing), activation.drop(columns=timing))
+    assert len(copied) == 6
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_another_trainer_is_another_run(study):
+def test_other_arguments_of_the_trainer_make_another_run(study):
     arguments, folder, _ = study
     assert ablate.main([*arguments, "--trainer.limit_train_batches=1"]) == 0
     (other,) = folder.parent.glob("trainer-*/activation/runs.csv")
@@ -91,16 +91,16 @@ def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, t
     run = next(folder.glob("runs/*"))
     done = call("train.py", f"--config={run / 'config.yaml'}", f"--out={tmp_path}", "--wandb=on")
     assert done.returncode == 0, done.stderr
-    ours = yaml.safe_load((tmp_path / "train/runs" / run.name / "result.json").read_text())
-    theirs = yaml.safe_load((run / "result.json").read_text())
+    repeated = yaml.safe_load((tmp_path / "train/runs" / run.name / "result.json").read_text())
+    original = yaml.safe_load((run / "result.json").read_text())
     for name in ("top1", "test_loss", "val_loss", "params"):
-        assert ours[name] == theirs[name]
-    assert "logging offline" not in done.stdout  # as the user wished
+        assert repeated[name] == original[name]
+    assert "logging offline" not in done.stdout  # WANDB_MODE asked for it
     assert list(tmp_path.glob(f"train/runs/{run.name}/wandb/offline-run-*/*.wandb"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("ablate.py", "activaton"), "unknown study 'activaton'; one of activation, bottleneck,"),
         (("ablate.py", "activaton"), "Did you mean activation?"),
@@ -123,11 +123,11 @@ def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, t
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_bad_input_gets_one_clear_error_before_anything_is_written(arguments, said, tmp_path, monkeypatch, capsys):
+def test_bad_input_gets_one_clear_error_before_anything_is_written(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     program = importlib.import_module(arguments[0].removesuffix(".py"))
     assert program.main(arguments[1:]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert said in error
+    assert message in error
     assert not list(tmp_path.rglob("*"))
