@@ -1,4 +1,4 @@
-"""YAML files whose mistakes are answered with file and line."""
+"""YAML files, read with the line of every value, so that an error can name file and line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import yaml
 from mnet.errors import ConfigError
 
 Place = tuple[str | int, ...]
-"""The way to a value: keys of mappings, positions in lists."""
+"""The path to a value: keys of mappings and positions in lists."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a YAML file says, and where it says it."""
+    """The content of a YAML file, and where it is written."""
 
     path: Path
     content: object
@@ -24,22 +24,22 @@ class Source:
     """The line of every key and of every item of a list."""
 
     def error(self, at: Place, message: object) -> ConfigError:
-        """An error with file and line; what has no line of its own (a missing key) has that of what is around it."""
+        """An error with file and line. A place without a line (a missing key) takes that of the mapping around it."""
         while at and at not in self.lines:
             at = at[:-1]
         return ConfigError(f"{self.path}, line {self.lines.get(at, 1)}: {message}")
 
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The same in C where it is built, ten times as fast."""
+"""The loader in C, ten times as fast, if it was built."""
 
 
 def read_source(path: Path) -> Source:
     """Read a YAML file.
 
     Raises:
-        ConfigError: It cannot be read, is not YAML, says a key twice (YAML's readers keep the last, silently), or
-            has a key that is not a word.
+        ConfigError: It cannot be read, is not YAML, has a key twice (YAML readers silently keep the last), or has a key
+            that is not a string.
     """
     try:
         written = path.read_text(encoding="utf-8")

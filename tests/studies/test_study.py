@@ -13,7 +13,6 @@ from mnet.studies import Trial, load_study
 from mnet.studies.engines.estimate import total_seconds
 from mnet.studies.options import OPTIONS, field_docs
 from mnet.studies.study import METRICS, check_sweep, lay_over, list_studies, load_profile
-from mnet.studies.sweep_file import DISTRIBUTIONS
 from mnet.tasks import TASKS
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -34,7 +33,6 @@ parameters:
     values: [paper, relu]
   seed: {values: [0, 1, 2]}
 """
-DRAWN = GOOD.replace("grid", "bayes") + "  lr: {distribution: log_uniform_values, min: 0.01, max: 1}\n"
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -157,26 +155,23 @@ def test_a_cell_that_cannot_be_built_is_left_out_with_its_reason_but_not_the_bas
         (("[paper, relu]", "relu"), 7, "must be a list"),
         (("[paper, relu]", "[]"), 7, "at least one value"),
         (("    values: [paper, relu]", "    values: [paper]\n    value: relu"), 6, "either `value:` or `values:`"),
-        (("    values: [paper, relu]", "    distribution: constant"), 6, "needs `value:`"),
-        (("values: [paper, relu]", "distribution: uniforn"), 7, "Did you mean uniform"),
-        (("values: [paper, relu]", "{distribution: int_uniform, min: 1, max: 2}"), 7, "which a grid cannot"),
-        (("  activation:", "  width: {min: 0.25, max: 1.0}\n  activation:"), 6, "draws at random"),
-        (("  activation:", "  width: {min: 0.25, mx: 1.0}\n  activation:"), 6, "Did you mean max"),
+        (("    values: [paper, relu]", "    {}"), 6, "either `value:` or `values:`"),
+        (("  activation:", "  width: {min: 0.25, max: 1.0}\n  activation:"), 6, "key of width in a grid 'min'; one of"),
         (("  activation:", "  model: {value: x}\n  activation:"), 6, "model stands here twice, first in line 5"),
         (("val/top1", "val/to1"), 3, "Did you mean val/top1"),
         (("maximize", "maximise"), 3, "Did you mean maximize"),
         (("maximize", "minimize"), 3, "val/top1 needs `goal: maximize`"),
         (("metric: {name: val/top1, goal: maximize}\n", ""), 1, "no metric"),
         (("metric: {name: val/top1, goal: maximize}", "metric: val/top1"), 3, "no metric"),
-        (("method: grid", "method: bayes"), 2, "use `method: grid` here, or let W&B draw: `make sweep STUDY=mine`"),
+        (("method: grid", "method: bayes"), 2, "a study takes `method: grid`, not bayes; to let W&B draw"),
         (("method: grid", "method: gird"), 2, "Did you mean grid"),
         (("method: grid", "metod: grid"), 2, "Did you mean method"),
         (("method: grid\n", ""), 1, "no method"),
         (("method: grid", "method: grid\nno: 1"), 3, "key no is not a word"),
-        (("method: grid", "method: grid\nrun_cap: 3"), 3, "run_cap is W&B's alone"),
+        (("method: grid", "method: grid\nrun_cap: 3"), 3, "run_cap works on W&B only"),
         (("method: grid", "method: grid\ncommand: ['${pogram}']"), 3, "Did you mean program"),
         (("{value: mobilenet_v3_small}", "{vlaue: mobilenet_v3_small}"), 5, "Did you mean value?"),
-        (("{value: mobilenet_v3_small}", "{parameters: {a: {value: 1}}}"), 5, "those of a trial are flat"),
+        (("{value: mobilenet_v3_small}", "{parameters: {a: {value: 1}}}"), 5, "key of model in a grid 'parameters'"),
         (("{value: mobilenet_v3_small}", "mobilenet_v3_small"), 5, "needs either `value:` or `values:`"),
         (("[0, 1, 2]", "[]"), 8, "at least one value"),
         (("[0, 1, 2]", "[0.5]"), 8, "seed must be a whole number"),
@@ -220,29 +215,14 @@ def test_a_missing_study_is_answered_with_the_nearest():
         load_study(SWEEPS[0].with_name("activaton.yaml"))
 
 
-def test_random_and_bayes_sweeps_are_checked_for_wandb(tmp_path):
-    assert check_sweep(write(tmp_path, DRAWN))["method"] == "bayes"
-    for change, said in [
-        (("min: 0.01", "min: 2"), "line 9: min 2 must be below max 1"),
-        (("min: 0.01", "min: 0"), "line 9: min of a log_uniform_values distribution must be positive"),
-        (("min: 0.01", "mean: 0.01"), "line 9: unknown key of lr 'mean'"),
-        (("min: 0.01", "mu: 0.01"), "line 9: unknown key of a log_uniform_values distribution 'mu'"),
-        (("min: 0.01, ", ""), "line 9: lr: a log_uniform_values distribution needs `min:`"),
-        (("min: 0.01", "min: low"), "line 9: min must be a finite number, not 'low'"),
-        (("log_uniform_values", "log_unifrom_values"), "Did you mean log_uniform_values"),
-        (("  lr:", "  se:"), "line 9: se cannot be drawn from log_uniform_values"),
-        (("  lr:", "  epochs:"), "line 9: epochs cannot be drawn from log_uniform_values"),
-        (("log_uniform_values, min: 0.01, max: 1", "normal, sigma: -1"), "sigma must be positive, not -1"),
-        (("[paper, relu]", "[paper, relu]\n    probabilities: [1]"), "line 8: activation needs a probability for each"),
-        (("metric: {name: val/top1, goal: maximize}\n", ""), "no metric"),
-        (("method: bayes", "method: bayse"), "line 2: unknown method 'bayse'; one of grid, random, bayes. Did"),
-        (("method: bayes", "method: bayes\nearly_terminate: {type: hyperbend}"), "line 3: early_terminate must be"),
-    ]:  # fmt: skip
-        assert change[0] in DRAWN
-        with pytest.raises(ConfigError, match=re.escape(said)):
-            check_sweep(write(tmp_path, DRAWN.replace(*change)))
-    for good in ("{min: 1, max: 9}", "{distribution: q_uniform, min: 1, max: 9, q: 2}", "{values: [1, 2]}"):
-        check_sweep(write(tmp_path, DRAWN + f"  epochs: {good}\n"))
+def test_a_sweep_of_another_method_is_left_to_wandb_and_is_not_a_study(tmp_path):
+    drawn = GOOD.replace("grid", "bayes") + "  lr: {distribution: log_uniform_values, min: 0.01, max: 1}\n"
+    path = write(tmp_path, drawn)
+    assert check_sweep(path)["method"] == "bayes"
+    with pytest.raises(ConfigError, match=f"{path}, line 2: a study takes `method: grid`, not bayes"):
+        load_study(path)
+    with pytest.raises(ConfigError, match=r"line 2: unknown method 'bayse'; one of grid, random, bayes\. Did"):
+        check_sweep(write(tmp_path, drawn.replace("bayes", "bayse")))
 
 
 def test_a_profile_is_its_entry_for_all_then_the_studys_own(tmp_path):
@@ -303,16 +283,6 @@ def test_every_sweep_file_satisfies_wandbs_published_schema(path):
         content = lay_over(check_sweep(path), load_profile(PROFILES, profile, path.stem))
         assert [error.message for error in validator.iter_errors(content)] == []
     assert list(validator.iter_errors({**content, "baseline": "paper"}))
-
-
-def test_the_distributions_are_those_of_wandbs_published_schema():
-    theirs: dict[str, tuple[set[str], set[str]]] = {}
-    for name, entry in published_schema()["definitions"].items():
-        entry = entry["anyOf"][0] if "anyOf" in entry and name != "parameter" else entry
-        if "distribution" in entry.get("properties", {}):
-            keys, needed = set(entry["properties"]) - {"distribution"}, set(entry["required"]) - {"distribution"}
-            theirs[entry["properties"]["distribution"]["enum"][0]] = needed, keys - needed
-    assert theirs == {name: (set(needs), set(may)) for name, (needs, may) in DISTRIBUTIONS.items()}
 
 
 def test_every_option_is_documented_and_every_metric_is_logged():
