@@ -1,4 +1,4 @@
-"""Names and values in any spelling (a command line, a sweep file, a table) to a `Trial`."""
+"""From names and values, as a command line, a sweep file or a table spells them, to a `Trial`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OPTIONS = (*PARAMETERS, VARIANT)
 
 
 def trial_from(options: Mapping[str, object]) -> Trial:
-    """The trial that these options describe, in any spelling: the one way from names and values to a Trial.
+    """The trial that these options describe.
 
     Raises:
-        ConfigError: An unknown name, a value that does not fit, a setting given by `variant` and beside it, or a
+        ConfigError: An unknown name, a value of the wrong type, a setting both in `variant` and on its own, or a
             combination that cannot be built.
     """
     return parse(Trial, expand(options), "parameter")
@@ -33,27 +33,27 @@ def expand(options: Mapping[str, object]) -> dict[str, object]:
     """The options with `variant` written out: `{"variant": "se=true kernel=5"}` is `{"se": True, "kernel": 5}`.
 
     Raises:
-        ConfigError: As `trial_from`, combinations apart.
+        ConfigError: As `trial_from`, except for combinations.
     """
     check_names("parameter", options, OPTIONS)
-    beside = {name: value for name, value in options.items() if name != VARIANT}
+    settings = {name: value for name, value in options.items() if name != VARIANT}
     if VARIANT not in options:
-        return beside
+        return settings
     variant = read_option(VARIANT, options[VARIANT])
-    inside = read_variant(str(variant))
-    for name in inside:
-        if name in beside:
+    variant_settings = read_variant(str(variant))
+    for name in variant_settings:
+        if name in settings:
             raise ConfigError(
-                f"{name} is given twice: by variant {variant!r} and as {name}={text(beside[name])}; give one of them"
+                f"{name} is given twice: by variant {variant!r} and as {name}={text(settings[name])}; give one of them"
             )
-    return beside | inside
+    return settings | variant_settings
 
 
 def read_option(name: str, value: object) -> object:
-    """The value of one of `OPTIONS`, checked, in its own type; a variant stays one string.
+    """The value of one of `OPTIONS`, checked and converted to its type; a variant stays one string.
 
     Raises:
-        ConfigError: An unknown name, or a value that does not fit.
+        ConfigError: An unknown name, or a value of the wrong type.
     """
     if name != VARIANT:
         check_names("parameter", [name], OPTIONS)
@@ -61,7 +61,7 @@ def read_option(name: str, value: object) -> object:
     if value is None or value in NONE_TEXTS:
         return text(None)
     if not isinstance(value, str):
-        raise ConfigError(f"variant must be settings in one string, as 'se=true kernel=5', or paper, not {value!r}")
+        raise ConfigError(f"variant must be settings in one string, such as 'se=true kernel=5', not {value!r}")
     read_variant(value)
     return " ".join(value.split())
 
@@ -73,7 +73,7 @@ def read_variant(variant: str) -> dict[str, object]:
         name, equals, value = word.partition("=")
         try:
             if not equals and name not in PARAMETERS:
-                raise ConfigError(f"{word!r} is no setting; write NAME=VALUE, with spaces between, or paper alone")
+                raise ConfigError(f"unknown setting {word!r}; expected NAME=VALUE, separated by spaces, or just paper")
             check_names("parameter", [name], PARAMETERS)
             if not value:
                 raise ConfigError(f"{name} has no value; write {name}=VALUE")
@@ -86,8 +86,8 @@ def read_variant(variant: str) -> dict[str, object]:
 
 
 def cell_name(options: Mapping[str, object]) -> str:
-    """What a cell of a study is called: the values that are varied, `relu` or `se=true, se_ratio=0.5`; a variant
-    as it is written, `se=true kernel=5`."""
+    """The name of a cell of a study: the values that vary, `relu` or `se=true, se_ratio=0.5`; a variant as it is
+    written, `se=true kernel=5`."""
     if len(options) == 1:
         return text(next(iter(options.values())))
     return ", ".join(text(value) if name == VARIANT else f"{name}={text(value)}" for name, value in options.items())
@@ -98,5 +98,5 @@ def field_docs() -> dict[str, str]:
     """Option -> its documentation: the docstring under the field."""
     return {
         **field_help(Trial),
-        VARIANT: "Settings that go together, in one string, as 'se=true kernel=5'; paper = none.",
+        VARIANT: "Several settings in one string, such as 'se=true kernel=5'; paper = none.",
     }

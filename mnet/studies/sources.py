@@ -30,7 +30,7 @@ class Source:
         return ConfigError(f"{self.path}, line {self.lines.get(at, 1)}: {message}")
 
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The loader in C, ten times as fast, if it was built."""
 
 
@@ -42,10 +42,10 @@ def read_source(path: Path) -> Source:
             that is not a string.
     """
     try:
-        written = path.read_text(encoding="utf-8")
-        node = yaml.compose(written, LOADER)
-        lines = dict(places(path, node, ()))
-        return Source(path, yaml.load(written, LOADER), lines)  # noqa: S506, safe
+        content = path.read_text(encoding="utf-8")
+        node = yaml.compose(content, _LOADER)
+        lines = dict(_lines(path, node, ()))
+        return Source(path, yaml.load(content, _LOADER), lines)  # noqa: S506, safe
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
@@ -53,19 +53,19 @@ def read_source(path: Path) -> Source:
         line = mark.line + 1 if mark else 1
         raise ConfigError(f"{path}, line {line}: not valid YAML: {error.problem or error.context}") from None
     except RecursionError:
-        raise ConfigError(f"{path}: a value contains itself, or too much is nested") from None
+        raise ConfigError(f"{path}: a value contains itself, or the nesting is too deep") from None
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # not text, a control character, an impossible date
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
 
 
-def places(path: Path, node: yaml.Node | None, here: Place) -> Iterator[tuple[Place, int]]:
-    """Every key and item below a node, with its line."""
+def _lines(path: Path, node: yaml.Node | None, at: Place) -> Iterator[tuple[Place, int]]:
+    """The line of every key and item below a node."""
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            yield (*here, i), item.start_mark.line + 1
-            yield from places(path, item, (*here, i))
+            yield (*at, i), item.start_mark.line + 1
+            yield from _lines(path, item, (*at, i))
     elif isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
         for key, value in node.value:
@@ -73,12 +73,10 @@ def places(path: Path, node: yaml.Node | None, here: Place) -> Iterator[tuple[Pl
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             if key.tag != "tag:yaml.org,2002:str":
-                shown = key.value if isinstance(key, yaml.ScalarNode) else "[...]"
-                raise ConfigError(f"{path}, line {line}: key {shown} is not a word to YAML; quote or rename it")
+                name = key.value if isinstance(key, yaml.ScalarNode) else "[...]"
+                raise ConfigError(f"{path}, line {line}: YAML does not read key {name} as a string; quote or rename it")
             if key.value in first:
-                raise ConfigError(
-                    f"{path}, line {line}: {key.value} stands here twice, first in line {first[key.value]}"
-                )
+                raise ConfigError(f"{path}, line {line}: duplicate key {key.value}, first in line {first[key.value]}")
             first[key.value] = line
-            yield (*here, key.value), line
-            yield from places(path, value, (*here, key.value))
+            yield (*at, key.value), line
+            yield from _lines(path, value, (*at, key.value))

@@ -1,7 +1,7 @@
 """A study from a W&B sweep file: its question, its cells, and the trials of each cell.
 
-The file holds only what W&B's schema allows. The baseline is the first value of every list; `seed` is crossed
-with every cell. A profile says at what scale: it is laid over the file, and the command line over both.
+The file holds only what W&B's schema allows. The baseline is the first value of every list, and `seed` is crossed with
+every cell. A profile sets the scale: it overrides the file, and the command line overrides both.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from mnet.tasks import Task
 __all__ = ["METRICS", "Cell", "Study", "check_sweep", "lay_over", "list_studies", "load_profile", "load_study"]
 
 Overrides = Mapping[str, Sequence[object]]
-"""Option -> values that replace a file's."""
+"""Option -> values that replace those of a file."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant of a study: what is set, and one trial a seed."""
+    """One variant of a study, with one trial per seed."""
 
     name: str
     trials: tuple[Trial, ...]
     options: Mapping[str, object] = field(default_factory=dict)
-    """What is set here of what the study varies."""
+    """The values of the options that the study varies."""
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,30 @@ class Study:
     name: str
     description: str
     varied: tuple[str, ...]
-    """The options that tell cells apart."""
+    """The options that vary between cells."""
     cells: tuple[Cell, ...]
     refused: tuple[str, ...] = ()
-    """Cells of the grid that the family cannot build, with the reason."""
+    """Cells of the grid that cannot be built, each with the reason."""
 
     @property
     def baseline(self) -> str:
+        """The name of the first cell."""
         return self.cells[0].name
 
     @property
     def task(self) -> Task:
-        """What all its networks are trained for."""
+        """The task of all its networks."""
         return self.cells[0].trials[0].task
 
     @property
     def trials(self) -> list[tuple[Cell, Trial]]:
-        """Seed by seed, so that every cell has a first result early."""
+        """All trials with their cells, seed by seed, so that every cell has a first result early."""
         seeds = max(len(cell.trials) for cell in self.cells)
         return [(cell, cell.trials[i]) for i in range(seeds) for cell in self.cells if i < len(cell.trials)]
 
 
 def list_studies(folder: Path) -> list[str]:
-    """The studies of a folder of sweep files."""
+    """The names of the studies in a folder of sweep files."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
@@ -77,66 +78,66 @@ def load_study(path: Path, overrides: Overrides | None = None) -> Study:
         overrides: Option -> values that replace the file's.
 
     Raises:
-        ConfigError: The file is missing or not a grid sweep, or an option or value is wrong. The message says
-            which, with line and nearest spelling.
+        ConfigError: The file is missing or not a grid sweep, or an option or value is wrong. The message names it, with
+            line and nearest spelling.
     """
     if not path.is_file():
         raise unknown("study", path.stem, list_studies(path.parent))
     source = read_source(path)
     grid = read_grid(source)
     for name, values in (overrides or {}).items():
-        grid[name] = read_values(name, values)
-    check_variants(path.stem, grid)
+        grid[name] = _read_values(name, values)
+    _check_variants(path.stem, grid)
     description = str(cast(dict[str, object], source.content).get("description", ""))
     try:
-        study = build(path.stem, description, grid)
-    except BaselineError as error:
+        study = _build(path.stem, description, grid)
+    except _BaselineError as error:
         raise source.error(("parameters",), error) if not overrides else error from None
     metric = cast(dict[str, dict[str, str]], source.content)["metric"]["name"]
-    logged = [*(f"val/{one.name}" for one in study.task.metrics), "val/loss"]
+    logged = [*(f"val/{metric.name}" for metric in study.task.metrics), "val/loss"]
     if metric not in logged:
         raise source.error(("metric", "name"), f"{study.task.name} logs no {metric}; one of {', '.join(logged)}")
     return study
 
 
-def read_values(name: str, values: Iterable[object]) -> list[object]:
+def _read_values(name: str, values: Iterable[object]) -> list[object]:
     """The values of an option, each checked.
 
     Raises:
-        ConfigError: An unknown option, a value that does not fit or is listed twice, or no value.
+        ConfigError: An unknown option, a value of the wrong type or listed twice, or no value.
     """
     check_names("parameter", [name], OPTIONS)
-    found: list[object] = []
+    parsed: list[object] = []
     for value in values:
-        found.append(read_option(name, value))
-        if found[-1] in found[:-1]:
-            raise ConfigError(f"{name} lists {text(found[-1])} twice")
-    if not found:
+        parsed.append(read_option(name, value))
+        if parsed[-1] in parsed[:-1]:
+            raise ConfigError(f"{name} lists {text(parsed[-1])} twice")
+    if not parsed:
         raise ConfigError(f"{name} needs at least one value")
-    return found
+    return parsed
 
 
-def check_variants(study: str, grid: Mapping[str, Sequence[object]]) -> None:
+def _check_variants(study: str, grid: Mapping[str, Sequence[object]]) -> None:
     """
     Raises:
-        ConfigError: A setting both in a variant and beside it.
+        ConfigError: A setting both in a variant and on its own.
     """
     for variant in map(str, grid.get(VARIANT, ())):
         for name in read_variant(variant):
             if name in grid:
-                given = ",".join(map(text, grid[name]))
+                values = ",".join(map(text, grid[name]))
                 raise ConfigError(
-                    f"study {study}: its variant {variant!r} sets {name}, so {name}={given} cannot be set beside it; "
+                    f"study {study}: its variant {variant!r} sets {name}, so {name}={values} cannot be set too; "
                     f"give other variants instead (--{VARIANT}=...,...)"
                 )
 
 
-class BaselineError(ConfigError):
-    """The family cannot build the cell that all others are compared with."""
+class _BaselineError(ConfigError):
+    """The cell that all others are compared with cannot be built."""
 
 
-def build(name: str, description: str, grid: Mapping[str, Sequence[object]]) -> Study:
-    """Cross all values of a grid. A cell that the family refuses is left out and reported; the baseline may not be."""
+def _build(name: str, description: str, grid: Mapping[str, Sequence[object]]) -> Study:
+    """Cross all values of a grid. A cell that cannot be built is left out and reported, unless it is the baseline."""
     varied = tuple(key for key, values in grid.items() if len(values) > 1 and key != "seed")
     fixed = {key: values[0] for key, values in grid.items() if key not in (*varied, "seed")}
     cells, refused = [], []
@@ -147,36 +148,35 @@ def build(name: str, description: str, grid: Mapping[str, Sequence[object]]) -> 
             trials = tuple(trial_from({**fixed, **options, "seed": seed}) for seed in grid["seed"])
         except ConfigError as error:
             if i == 0:
-                raise BaselineError(f"study {name}: the baseline cell ({label}) cannot be built: {error}") from None
+                raise _BaselineError(f"study {name}: the baseline cell ({label}) cannot be built: {error}") from None
             refused.append(f"{label}: {error}")
             continue
         if not trials[0].tested:
-            raise ConfigError(f"study {name}: tested=false leaves nothing to compare; leave it out")
+            raise ConfigError(f"study {name}: tested=false leaves nothing to compare; remove it")
         cells.append(Cell(label, trials, options))
-        check_task(name, cells[0], cells[-1])
+        _check_task(name, cells[0], cells[-1])
     return Study(name, description, varied, tuple(cells), tuple(refused))
 
 
-def check_task(study: str, first: Cell, other: Cell) -> None:
+def _check_task(study: str, baseline: Cell, cell: Cell) -> None:
+    """Raises:
+    ConfigError: Two cells have different tasks, so no metric in common.
     """
-    Raises:
-        ConfigError: Two cells have no number in common that could be compared.
-    """
-    tasks = [cell.trials[0].task.name for cell in (first, other)]
+    tasks = [compared.trials[0].task.name for compared in (baseline, cell)]
     if tasks[0] != tasks[1]:
         raise ConfigError(
-            f"study {study}: {first.name} is {tasks[0]} and {other.name} is {tasks[1]}; a study compares one task: "
-            "give all cells a head of one"
+            f"study {study}: {baseline.name} is for {tasks[0]} and {cell.name} for {tasks[1]}; a study compares "
+            "networks of one task: give all cells heads of the same task"
         )
 
 
 def load_profile(path: Path, profile: str, study: str) -> dict[str, list[object]]:
-    """What a profile sets for a study, as `overrides` of `load_study`: its entry `all`, then the study's own.
+    """What a profile sets for a study, as `overrides` of `load_study`: its entry `all`, then its entry for the study.
 
     Args:
-        path: A YAML file of profiles, beside the folder `sweeps` of the studies that it may name.
-        profile: One of the file's.
-        study: A study's name; one without an entry has that of `all`.
+        path: A YAML file of profiles, next to the folder `sweeps` with the studies that it may name.
+        profile: The name of a profile in the file.
+        study: The name of a study; without an entry, `all` applies.
 
     Raises:
         ConfigError: An unknown profile, study, option or value; with file, line and nearest spelling.
@@ -184,38 +184,44 @@ def load_profile(path: Path, profile: str, study: str) -> dict[str, list[object]
     source = read_source(path)
     if not isinstance(source.content, dict) or profile not in source.content:
         raise unknown("profile", profile, source.content if isinstance(source.content, dict) else ())
-    entries = mapping(source, (profile,), source.content[profile])
+    entries = _mapping(source, (profile,), source.content[profile])
     studies = ["all", *list_studies(path.parent / "sweeps")]
     for name in entries:
         if name not in studies:
             raise source.error((profile, name), unknown("study", name, studies))
-    found: dict[str, list[object]] = {}
+    overrides: dict[str, list[object]] = {}
     for name in ("all", study):
-        for option, values in mapping(source, (profile, name), entries.get(name)).items():
+        for option, values in _mapping(source, (profile, name), entries.get(name)).items():
             try:
-                found[option] = read_values(option, values if isinstance(values, list) else [values])
+                overrides[option] = _read_values(option, values if isinstance(values, list) else [values])
             except ConfigError as error:
                 raise source.error((profile, name, option), error) from None
-    return found
+    return overrides
 
 
-def mapping(source: Source, at: Place, content: object) -> dict[str, object]:
-    """`content`, which must be a mapping; nothing is an empty one."""
+def _mapping(source: Source, at: Place, content: object) -> dict[str, object]:
+    """`content`, which must be a mapping or None, as a mapping."""
     if content is not None and not isinstance(content, dict):
         raise source.error(at, f"{at[-1]} must be a mapping of options, not {content!r}")
     return content or {}
 
 
 def lay_over(content: Mapping[str, object], overrides: Overrides) -> dict[str, object]:
-    """The content of a sweep file (of `check_sweep`) with other values: what is registered with W&B under a profile.
+    """The content of a sweep file with other values, to register it with W&B under a profile.
+
+    Args:
+        content: From `check_sweep`.
+        overrides: Option -> values that replace the file's.
 
     Raises:
-        ConfigError: An unknown option, a value that does not fit, or one that a variant sets too.
+        ConfigError: An unknown option, a value of the wrong type, or a setting that a variant sets too.
     """
     entries = dict(cast(dict[str, dict[str, object]], content["parameters"]))
     for name, values in overrides.items():
-        plain = [value if isinstance(value, bool | int | float) else text(value) for value in read_values(name, values)]
+        plain = [
+            value if isinstance(value, bool | int | float) else text(value) for value in _read_values(name, values)
+        ]
         entries[name] = {"values": plain} if len(plain) > 1 else {"value": plain[0]}
     listed = {name: entry["values"] if "values" in entry else [entry.get("value")] for name, entry in entries.items()}
-    check_variants(str(content.get("name", "sweep")), cast(dict[str, list[object]], listed))
+    _check_variants(str(content.get("name", "sweep")), cast(dict[str, list[object]], listed))
     return {**content, "parameters": entries}

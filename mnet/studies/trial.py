@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "tf32", "bf16", "int8", "int8-qat"]
 QUANTIZED: tuple[Precision, ...] = ("int8", "int8-qat")
-"""Precisions of a network made from the fp32 run of the same seed; in the others a network is trained."""
+"""Precisions whose network is derived from the fp32 run of the same seed."""
 
 USER_DATASETS = ("imagefolder", "photographs")
 """Data sets of a user's own images: the name does not identify them, `data_dir` does."""
 
 RECIPE_OVERRIDES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise")
-"""Settings that say otherwise than the recipe."""
+"""Settings that override the recipe."""
 
 
 class InputSpec(NamedTuple):
-    """What a network sees; of one's own folders, of which only the images tell, 3 channels and 10 classes."""
+    """The input of a network. For a user's folders, which are not read yet, 3 channels and 10 classes are assumed."""
 
     resolution: int
     in_channels: int
@@ -43,49 +43,48 @@ class InputSpec(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Toggles):
-    """Every setting of one training run, flat: the toggles, and what they are tried on.
+    """Every setting of one training run: the toggles, the data and the training.
 
-    `--key=value` on the command line, `parameters` of a sweep file and the columns of the results all are these
-    fields.
+    These fields are the options of the command line (`--key=value`), the `parameters` of a sweep file and columns of
+    the results.
     """
 
     model: str = "mobilenet_v3_small"
-    """One of mnet.list_models(), or a network of one's own in a file, as make search leaves."""
+    """One of mnet.list_models(), or a file with a network, such as make search writes."""
     dataset: str = "fashion_mnist"
     """One of mnet.data.DATASETS."""
     data_dir: Path = Path("data")
-    """Where the data set is, or is put."""
+    """Folder of the data set; it is downloaded there if it is missing."""
     target_madds: float | None = None
-    """Multiply-adds in millions at this resolution, reached by solving for the width; excludes `width`."""
+    """Multiply-adds in millions at this resolution; the width is solved for. Excludes `width`."""
     resolution: int | None = None
-    """Height and width of the images in pixels; None = the data set's own."""
+    """Height and width of the images in pixels; None = the data set's."""
     recipe: str = "quick"
     """One of mnet.training.RECIPES."""
     epochs: int | None = None
-    """None = the recipe's."""
+    """Passes over the training images; None = the recipe's."""
     epoch_steps: int | None = None
-    """Training steps an epoch; None = every image once."""
+    """Training steps per epoch; None = every image once."""
     batch_size: int | None = None
-    """None = the recipe's; the learning rate is scaled with it."""
+    """Images per training step; None = the recipe's. The learning rate is scaled with it."""
     lr: float | None = None
-    """The schedule's highest learning rate, for the recipe's own batch size; None = the recipe's."""
+    """The highest learning rate of the schedule, at the recipe's batch size; None = the recipe's."""
     weight_decay: float | None = None
-    """L2 on weights; None = the recipe's."""
+    """L2 penalty on weights; None = the recipe's."""
     decay_depthwise: bool | None = None
-    """Whether weight decay reaches depthwise kernels; None = the recipe's. V1 leaves it out (§3.3)."""
+    """Whether weight decay applies to depthwise kernels; None = the recipe's. V1 excludes them (§3.3)."""
     precision: Precision = "fp32"
-    """Of the arithmetic. tf32 (NVIDIA GPUs) and bf16 (autocast): of convolutions and products, in training and in
-    evaluation, while weights stay fp32. int8: the fp32 run with the same settings and seed, rounded after training,
-    ranges seen on training images; int8-qat: that run trained on with rounding simulated. Both need
-    mnet[executorch]."""
+    """Arithmetic. tf32 (NVIDIA GPUs) and bf16 (autocast) apply to convolutions and matrix products, in training and in
+    evaluation; weights stay fp32. int8 quantizes the fp32 run with the same settings and seed after training, with
+    ranges from training images; int8-qat continues that run with simulated quantization. Both need mnet[executorch]."""
     pretrained: str | None = None
-    """Weights to start from, whatever the toggles: a file in torchvision's layout (timm's for V1) of the paper's
-    network at this width; imagenet, which fetches torchvision's; or the folder of a finished run. What of them is kept
-    is told; see mnet.weights.transfer."""
+    """Weights to start from, with any toggles: a file in torchvision's layout (timm's for V1) of the paper's network at
+    this width; imagenet, which downloads torchvision's; or the folder of a finished run. The share of the weights that
+    fits is reported; see mnet.weights.transfer."""
     tested: bool = True
-    """False: judged on validation images alone, as a search does while it looks. No study compares such runs."""
+    """False: evaluate on validation images only, as a search does. Studies do not compare such runs."""
     seed: int = 0
-    """Of initial weights, order and augmentation."""
+    """Seed of initial weights, order and augmentation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,28 +101,30 @@ class Trial(Toggles):
         if self.head is not None:
             self.dataset_class()
             if self.quantized:
-                raise ConfigError(f"precision={self.precision} is of classifiers; head={self.head} takes fp32 or bf16")
+                raise ConfigError(
+                    f"precision={self.precision} supports classifiers only; with head={self.head} use fp32 or bf16"
+                )
             if self.pretrained is not None:
-                raise ConfigError(f"pretrained={self.pretrained} is of classifiers; head={self.head} starts anew")
+                raise ConfigError(f"pretrained={self.pretrained} supports classifiers only, not head={self.head}")
         self.network(num_classes=2, in_channels=1)
         self.full_recipe()
 
     @property
     def quantized(self) -> bool:
-        """Whether its network is another run's, in 8 bits."""
+        """Whether its network is the fp32 run's, in 8 bits."""
         return self.precision in QUANTIZED
 
     @property
     def task(self) -> Task:
-        """What the network is trained for."""
+        """The task that the network is trained for."""
         return task_of(self.head)
 
     def toggles(self) -> dict[str, object]:
-        """The toggles alone, None included."""
+        """The toggles by name, None included."""
         return {field.name: getattr(self, field.name) for field in fields(Toggles)}
 
     def settings(self) -> dict[str, str | int | float | bool | None]:
-        """All fields as plain values, for YAML and tables."""
+        """All fields by name as plain values, for YAML and tables."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
     def network(self, num_classes: int, in_channels: int) -> Network:
@@ -136,84 +137,88 @@ class Trial(Toggles):
         return network if self.target_madds is None else with_width(network, self.solved_width())
 
     def solved_width(self) -> float:
-        """The width that `target_madds` asks for.
+        """The width that gives `target_madds`.
 
-        Solved for the data set's own images, whatever `network` is asked to build, so that it is one width
-        wherever the trial is named, hashed or trained.
+        It is solved for the input of the data set, not for the arguments of `network`, so that a trial has the same
+        width where it is named, hashed and trained.
         """
-        data = self.input_spec()
-        network = with_toggles(table(self.model), Toggles(**self.toggles()), data.num_classes, data.in_channels)  # type: ignore[arg-type]
+        spec = self.input_spec()
+        network = with_toggles(table(self.model), Toggles(**self.toggles()), spec.num_classes, spec.in_channels)  # type: ignore[arg-type]
         assert self.target_madds is not None
-        return solve_width(network, data.resolution, self.target_madds)
+        return solve_width(network, spec.resolution, self.target_madds)
 
     def input_spec(self) -> InputSpec:
-        """The images, before they are read.
+        """The size of the images and the number of classes, without reading the data set.
 
         Raises:
             ConfigError: Unknown data set.
         """
-        known = self.dataset_class()
-        resolution = known.native_resolution if self.resolution is None else self.resolution
-        return InputSpec(resolution, getattr(known, "in_channels", 3), known.classes(self.task.name) or 10)
+        dataset = self.dataset_class()
+        resolution = dataset.native_resolution if self.resolution is None else self.resolution
+        return InputSpec(resolution, getattr(dataset, "in_channels", 3), dataset.classes(self.task.name) or 10)
 
     def dataset_class(self) -> type[ImageData]:
-        """The data set.
+        """The class of the data set.
 
         Raises:
-            ConfigError: Unknown, or without what the task needs.
+            ConfigError: Unknown data set, or one without annotations for the task.
         """
-        from mnet.data import DATASETS  # heavy, and seldom needed
+        from mnet.data import DATASETS  # heavy, and rarely needed
 
         if self.dataset not in DATASETS:
             raise unknown("data set", self.dataset, DATASETS)
-        known = DATASETS[self.dataset]
-        if (task := self.task.name) not in known.tasks:
-            others = ", ".join(name for name, data in DATASETS.items() if task in data.tasks)
-            asked = f"head={text(self.head)} is {task}"
-            raise ConfigError(f"{asked}, which {self.dataset} has nothing to learn for; one of dataset={others}")
-        return known
+        dataset, task = DATASETS[self.dataset], self.task.name
+        if task not in dataset.tasks:
+            suitable = ", ".join(name for name, candidate in DATASETS.items() if task in candidate.tasks)
+            raise ConfigError(
+                f"head={text(self.head)} is for {task}, and {self.dataset} has no annotations for {task}; "
+                f"use dataset= one of {suitable}"
+            )
+        return dataset
 
     def data_settings(self) -> dict[str, object]:
-        """What `create_data` takes of this trial."""
+        """The arguments of `create_data` that follow from this trial."""
         settings: dict[str, object] = {"data_dir": self.data_dir, "resolution": self.resolution}
         return settings | ({"task": self.task.name} if len(self.dataset_class().tasks) > 1 else {})
 
     def full_recipe(self) -> Recipe:
-        """The recipe with this trial's own epochs, batch size and learning rate; of int8, what is done after the
-        fp32 run: no epoch, or `quantization_aware`."""
-        named = recipe(self.recipe)
-        own = {name: getattr(self, name) for name in RECIPE_OVERRIDES}
-        trained = replace(named, **{name: value for name, value in own.items() if value is not None})
+        """The recipe with this trial's overrides.
+
+        For int8 it is what follows the fp32 run: no epoch, or for int8-qat `quantization_aware`.
+        """
+        overrides = {name: value for name in RECIPE_OVERRIDES if (value := getattr(self, name)) is not None}
+        trained = replace(recipe(self.recipe), **overrides)
         if not self.quantized:
             return trained
         return replace(trained, epochs=0) if self.precision == "int8" else quantization_aware(trained)
 
     def in_float(self) -> Trial:
-        """The trial whose run an int8 one starts from."""
+        """The trial of the fp32 run that an int8 run starts from."""
         return replace(self, precision="fp32")
 
     @cached_property
     def run_id(self) -> str:
         """A hash of what is computed: network, recipe, data and seed.
 
-        Two spellings of the same network (V2 as published, and V2 with activation=relu6) are one run, and so are
-        the data set's own resolution and none. Fields at their default are left out, so a toggle added later
-        changes no older id.
+        Two spellings of the same network (V2 as published, and V2 with activation=relu6) are one run; so are the native
+        resolution and None. Fields at their default are left out, so that a toggle added later does not change the ids
+        of earlier runs.
         """
         return self.run_id_of(self.seed)
 
     def run_id_of(self, seed: int) -> str:
         """The run id of this trial with another seed."""
-        network, recipe, data, *precision = self.computed
-        canonical = json.dumps([network, recipe, data, seed, *precision], sort_keys=True, default=str)
+        network, recipe, data, *rest = self._computed
+        canonical = json.dumps([network, recipe, data, seed, *rest], sort_keys=True, default=str)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     @cached_property
-    def computed(self) -> list[object]:
-        """What is computed with every seed: network, recipe and data; the precision, if it is not fp32, and of int8
-        what follows fp32."""
+    def _computed(self) -> list[object]:
+        """What a run computes apart from its seed: network, recipe, data; then the precision unless it is fp32, with
+        the recipe that follows the fp32 run; and whether it is not tested."""
         network = self.network(num_classes=2, in_channels=1)
-        data = {"dataset": self.dataset, "resolution": self.foreign_resolution()}
+        native = self.resolution in (None, self.dataset_class().native_resolution)
+        data: dict[str, object] = {"dataset": self.dataset, "resolution": None if native else self.resolution}
         if self.dataset in USER_DATASETS:
             data["data_dir"] = str(self.data_dir.resolve())
         if self.pretrained is not None:
@@ -223,17 +228,8 @@ class Trial(Toggles):
             content += [self.precision, *([changed(self.full_recipe())] if self.quantized else [])]
         return content if self.tested else [*content, "untested"]
 
-    def foreign_resolution(self) -> int | None:
-        """The resolution, where it is not the data set's own."""
-        if self.resolution is None:
-            return None
-        from mnet.data import DATASETS
-
-        data = DATASETS.get(self.dataset)
-        return None if data is not None and self.resolution == data.native_resolution else self.resolution
-
 
 def changed(instance: object) -> dict[str, object]:
-    """The fields of a dataclass that are not at their default."""
+    """The fields of a dataclass that differ from their default."""
     values = asdict(instance)  # type: ignore[call-overload]
     return {f.name: values[f.name] for f in fields(instance) if getattr(instance, f.name) != f.default}  # type: ignore[arg-type]

@@ -105,7 +105,7 @@ def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, t
         (("ablate.py", "activaton"), "unknown study 'activaton'; one of activation, bottleneck,"),
         (("ablate.py", "activaton"), "Did you mean activation?"),
         (("ablate.py", "activation", "--variant=se=flase"), "in variant 'se=flase'"),
-        (("ablate.py", "hswish-placement", "--activation=relu"), "cannot be set beside it"),
+        (("ablate.py", "hswish-placement", "--activation=relu"), "cannot be set too"),
         (("ablate.py", "activation", "--engine=rya"), "Did you mean ray?"),
         (("ablate.py", "activation", "--seeds=0"), "seeds must be above 0"),
         (("ablate.py", "activation", "--trainer.devics=2"), "Did you mean devices?"),

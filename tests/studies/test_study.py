@@ -157,7 +157,7 @@ def test_a_cell_that_cannot_be_built_is_left_out_with_its_reason_but_not_the_bas
         (("    values: [paper, relu]", "    values: [paper]\n    value: relu"), 6, "either `value:` or `values:`"),
         (("    values: [paper, relu]", "    {}"), 6, "either `value:` or `values:`"),
         (("  activation:", "  width: {min: 0.25, max: 1.0}\n  activation:"), 6, "key of width in a grid 'min'; one of"),
-        (("  activation:", "  model: {value: x}\n  activation:"), 6, "model stands here twice, first in line 5"),
+        (("  activation:", "  model: {value: x}\n  activation:"), 6, "duplicate key model, first in line 5"),
         (("val/top1", "val/to1"), 3, "Did you mean val/top1"),
         (("maximize", "maximise"), 3, "Did you mean maximize"),
         (("maximize", "minimize"), 3, "val/top1 needs `goal: maximize`"),
@@ -167,7 +167,7 @@ def test_a_cell_that_cannot_be_built_is_left_out_with_its_reason_but_not_the_bas
         (("method: grid", "method: gird"), 2, "Did you mean grid"),
         (("method: grid", "metod: grid"), 2, "Did you mean method"),
         (("method: grid\n", ""), 1, "no method"),
-        (("method: grid", "method: grid\nno: 1"), 3, "key no is not a word"),
+        (("method: grid", "method: grid\nno: 1"), 3, "YAML does not read key no as a string"),
         (("method: grid", "method: grid\nrun_cap: 3"), 3, "run_cap works on W&B only"),
         (("method: grid", "method: grid\ncommand: ['${pogram}']"), 3, "Did you mean program"),
         (("{value: mobilenet_v3_small}", "{vlaue: mobilenet_v3_small}"), 5, "Did you mean value?"),
@@ -243,7 +243,7 @@ def test_a_profile_is_its_entry_for_all_then_the_studys_own(tmp_path):
         (("[0.25, 1]", "[]"), 5, "width needs at least one value"),
         (("[0.25, 1]", "[1, 1.0]"), 5, "width lists 1.0 twice"),
         (("{recipe: full, width: 0.5}", "full"), 3, "all must be a mapping"),
-        (("    se: null", "    width: 1"), 6, "width stands here twice, first in line 5"),
+        (("    se: null", "    width: 1"), 6, "duplicate key width, first in line 5"),
     ]:
         path.write_text(text.replace(*change))
         with pytest.raises(ConfigError, match=re.escape(f"{path}, line {line}: ") + ".*" + re.escape(said)):
@@ -262,7 +262,7 @@ def test_a_sweep_registered_under_a_profile_is_the_study_that_runs_here(path, pr
 
 def test_laying_a_setting_over_a_sweep_whose_variants_set_it_is_refused():
     content = check_sweep(EXPERIMENTS / "sweeps/cumulative.yaml")
-    with pytest.raises(ConfigError, match="sets model, so model=mobilenet_v1 cannot be set beside it"):
+    with pytest.raises(ConfigError, match="sets model, so model=mobilenet_v1 cannot be set too"):
         lay_over(content, {"model": ["mobilenet_v1"]})
 
 

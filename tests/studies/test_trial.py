@@ -56,8 +56,8 @@ def test_a_variant_is_the_settings_that_it_writes_out():
     [
         ({"variant": "activaton=relu"}, "in variant 'activaton=relu': unknown parameter .* Did you mean activation"),
         ({"variant": "activation=rleu"}, "in variant .* unknown activation 'rleu'; one of relu, .* Did you mean relu"),
-        ({"variant": "relu"}, "'relu' is no setting; write NAME=VALUE"),
-        ({"variant": "se=true paper"}, "'paper' is no setting"),
+        ({"variant": "relu"}, "unknown setting 'relu'; expected NAME=VALUE"),
+        ({"variant": "se=true paper"}, "unknown setting 'paper'; expected NAME=VALUE"),
         ({"variant": "se"}, "se has no value; write se=VALUE"),
         ({"variant": "se="}, "se has no value; write se=VALUE"),
         ({"variant": "se=true se=false"}, "se is given twice"),

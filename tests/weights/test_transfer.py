@@ -140,5 +140,5 @@ def test_bad_weights_are_an_error_before_anything_is_trained(tmp_path, capsys):
     assert not (tmp_path / "results").exists()
     with pytest.raises(ConfigError, match="torchvision has no weights of mobilenet_v1"):
         read_weights("imagenet", "mobilenet_v1")
-    with pytest.raises(ConfigError, match="head=ssdlite starts anew"):
+    with pytest.raises(ConfigError, match="pretrained=imagenet supports classifiers only, not head=ssdlite"):
         Trial(dataset="scenes", head="ssdlite", pretrained="imagenet")

@@ -35,7 +35,7 @@ summary because the run may have been trained elsewhere."""
 TRAINED = "trained"
 """In `config`: epochs, batch size and learning rate as trained; under their own names a sweep may have set others."""
 
-INIT_SECONDS = 10.0
+INIT_SECONDS = 8.0
 """How long W&B may take to register a run before it is logged offline."""
 
 LOGIN = "log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
