@@ -36,7 +36,7 @@ def machine_facts() -> dict[str, object]:
     return {"device": made_on["device"], "governor": governor, "mhz": mhz, "load": load, **versions}
 
 
-def usable_cores() -> list[int]:
+def _usable_cores() -> list[int]:
     """The cores this process may run on."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
@@ -46,7 +46,7 @@ def check_threads(threads: int) -> None:
     Raises:
         ConfigError: Fewer than one thread, or more than this process has cores.
     """
-    cores = len(usable_cores())
+    cores = len(_usable_cores())
     if not 1 <= threads <= cores:
         raise ConfigError(f"threads must be 1 to {cores}, the cores of this process, not {threads}")
 
@@ -62,7 +62,7 @@ def pinned(threads: int) -> Iterator[str]:
         ConfigError: As `check_threads`.
     """
     check_threads(threads)
-    cores, refused, threads_before = usable_cores(), "", torch.get_num_threads()
+    cores, refused, threads_before = _usable_cores(), "", torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         os.sched_setaffinity(0, cores[-threads:])

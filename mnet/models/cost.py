@@ -91,7 +91,7 @@ def _layers(net: Network, resolution: int) -> Iterator[LayerCost]:
         yield convolution("tail.conv", "tail", (channels, net.tail.out_channels), size, net.tail.kernel, kept=kept)
         channels = net.tail.out_channels
     if head is not None:
-        yield from head.layer_costs(net, [one.size(resolution) for one in head_maps])
+        yield from head.layer_costs(net, [head_map.size(resolution) for head_map in head_maps])
         return
     if net.hidden is not None:
         yield linear("hidden.0", "hidden", channels, net.hidden.out_features)
@@ -100,7 +100,7 @@ def _layers(net: Network, resolution: int) -> Iterator[LayerCost]:
 
 
 def _takes(maps: Sequence[FeatureMap], block: int, *, inside: bool) -> bool:
-    return any((one.block, one.inside) == (block, inside) for one in maps)
+    return any((item.block, item.inside) == (block, inside) for item in maps)
 
 
 def _block_layers(

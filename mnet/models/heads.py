@@ -68,7 +68,7 @@ class SSDLiteHead(Head):
 
     def build(self, network: Network, head: spec.Head) -> None:
         normed = replace(network, bn_eps=head.bn_eps)
-        widths = [*(one.channels for one in self.maps), *head.filters]
+        widths = [*(item.channels for item in self.maps), *head.filters]
         self.extra = nn.ModuleList(
             _extra_map(channels, out, normed) for channels, out in zip(widths[1:], head.filters, strict=False)
         )
@@ -99,7 +99,7 @@ class SSDLiteHead(Head):
     def layer_costs(network: Network, sizes: Sequence[int]) -> Iterator[LayerCost]:
         head = head_spec(network)
         sizes = SSDLiteHead.map_sizes(sizes, len(head.filters))
-        widths = [*(one.channels for one in SSDLiteHead.input_maps(network)), *head.filters]
+        widths = [*(item.channels for item in SSDLiteHead.input_maps(network)), *head.filters]
         for i, out in enumerate(head.filters):
             half, size = out // 2, sizes[i + 1]
             yield convolution(f"head.extra.{i}.0.conv", "extra", (widths[i + 1], half), size)
@@ -232,7 +232,7 @@ def uses_tail(network: Network) -> bool:
     """Whether the 1x1 tail is used: always by the classifier, by a head only if it takes C5."""
     if network.head is None:
         return True
-    return any(one.block == len(network.blocks) for one in HEADS[network.head.kind].input_maps(network))
+    return any(item.block == len(network.blocks) for item in HEADS[network.head.kind].input_maps(network))
 
 
 def make_head(network: Network) -> Head:

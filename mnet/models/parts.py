@@ -23,7 +23,7 @@ def part_name(layer: str) -> str:
     return f"{first}.{rest[0]}" if first == "blocks" else HEAD if first in ("hidden", "classifier") else first
 
 
-def layers_by_part(network_cost: Cost) -> dict[str, list[LayerCost]]:
+def _layers_by_part(network_cost: Cost) -> dict[str, list[LayerCost]]:
     """Part -> its layers, in the order of execution."""
     layers: dict[str, list[LayerCost]] = {}
     for layer in network_cost.rows:
@@ -51,7 +51,7 @@ def part_costs(network: Network, resolution: int) -> pd.DataFrame:
     params`."""
     kinds = part_kinds(network)
     return pd.DataFrame(
-        [_row(part, kinds[part], layers) for part, layers in layers_by_part(cost(network, resolution)).items()]
+        [_row(part, kinds[part], layers) for part, layers in _layers_by_part(cost(network, resolution)).items()]
     )
 
 
@@ -130,7 +130,7 @@ def cut(net: MobileNet, images: Tensor) -> Iterator[Part]:
     if net.network.tail is not None:
         modules["tail"] = net.tail
     modules[HEAD] = ClassifierHead(net).eval()
-    layers, kinds = layers_by_part(cost(net, images.shape[-1])), part_kinds(net.network)
+    layers, kinds = _layers_by_part(cost(net, images.shape[-1])), part_kinds(net.network)
     x = images
     for name, module in modules.items():
         yield Part(block=name, kind=kinds[name], module=module, example=x, layers=tuple(layers[name]))

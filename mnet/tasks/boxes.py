@@ -55,7 +55,7 @@ class DefaultBoxes(DefaultBoxGenerator):
         """The default boxes for images of height and width `size`: (boxes, 4) in pixels, in SSDLite's order."""
         maps = SSDLiteHead.input_maps(network)
         heights, widths = (
-            SSDLiteHead.map_sizes([one.size(side) for one in maps], len(self.boxes) - len(maps)) for side in size
+            SSDLiteHead.map_sizes([item.size(side) for item in maps], len(self.boxes) - len(maps)) for side in size
         )
         grids = [torch.empty(1, 1, *map_size) for map_size in zip(heights, widths, strict=True)]
         (boxes,) = self(ImageList(torch.empty(1, 1, *size), [size]), grids)

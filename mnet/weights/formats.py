@@ -27,7 +27,7 @@ def to_torchvision(net: MobileNet) -> dict[str, Tensor]:
         ConfigError: The layout cannot hold a part of this network (e.g. SE in V2).
     """
     state = net.state_dict()
-    return {layout_name: state[name] for name, layout_name in layout_names(net.network, state).items()}
+    return {layout_name: state[name] for name, layout_name in _layout_names(net.network, state).items()}
 
 
 def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> MobileNet:
@@ -38,7 +38,7 @@ def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> Mobile
             says so.
     """
     state = net.state_dict()
-    names = layout_names(net.network, state)
+    names = _layout_names(net.network, state)
     differences = {
         "missing": sorted(set(names.values()) - set(state_dict)),
         "unexpected": sorted(set(state_dict) - set(names.values())),
@@ -56,7 +56,7 @@ def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> Mobile
     return net
 
 
-def layout_names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
+def _layout_names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Tensor name in mnet -> tensor name in the layout, for all tensors of `state`.
 
     Raises:
