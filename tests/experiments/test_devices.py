@@ -1,4 +1,4 @@
-"""One trial on several devices: here two processes on the CPU, which Lightning starts and gloo connects."""
+"""One trial on several devices: here two processes on the CPU, started by Lightning and connected by gloo."""
 
 import json
 import os
@@ -27,11 +27,11 @@ COUNT, SIZE, WORLD = 22, 6, 2
 TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2")
 
 
-def loader(share: Shard = ALL, *, train: bool = True, augment: Augment | None = None) -> Batches:
+def loader(shard: Shard = ALL, *, train: bool = True, augment: Augment | None = None) -> Batches:
     images = torch.randint(256, (COUNT, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return Batches(
         images, torch.arange(COUNT), batch_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1),
-        train=train, augment=augment, seed=3, shard=share,
+        train=train, augment=augment, seed=3, shard=shard,
     )  # fmt: skip
 
 
@@ -40,27 +40,27 @@ def epoch(batches: Batches, number: int = 1) -> list[tuple[torch.Tensor, torch.T
     return list(batches)
 
 
-def test_the_shares_of_all_devices_are_the_batch_at_every_step_and_none_is_seen_twice():
-    shares = [epoch(loader(Shard(rank, WORLD))) for rank in range(WORLD)]
+def test_the_shards_of_all_devices_add_up_to_the_batch_at_every_step_without_repeats():
+    shards = [epoch(loader(Shard(rank, WORLD))) for rank in range(WORLD)]
     whole = epoch(loader())
-    assert [len(share) for share in shares] == [len(whole)] * WORLD
-    for (images, labels), *parts in zip(whole, *shares, strict=True):
+    assert [len(shard) for shard in shards] == [len(whole)] * WORLD
+    for (images, labels), *parts in zip(whole, *shards, strict=True):
         assert not set(parts[0][1].tolist()) & set(parts[1][1].tolist())
-        for rank, (own, shown) in enumerate(parts):
-            assert shown.equal(labels[rank::WORLD])
-            assert own.equal(images[rank::WORLD])
+        for rank, (part_images, part_labels) in enumerate(parts):
+            assert part_labels.equal(labels[rank::WORLD])
+            assert part_images.equal(images[rank::WORLD])
 
 
-def test_streamed_images_are_shared_in_the_same_way():
+def test_streamed_images_are_sharded_in_the_same_way():
     whole = list(KeySampler(COUNT, SIZE, 3, train=True))
-    shares = [list(KeySampler(COUNT, SIZE, 3, train=True, shard=Shard(rank, WORLD))) for rank in range(WORLD)]
-    for batch, *parts in zip(whole, *shares, strict=True):
+    shards = [list(KeySampler(COUNT, SIZE, 3, train=True, shard=Shard(rank, WORLD))) for rank in range(WORLD)]
+    for batch, *parts in zip(whole, *shards, strict=True):
         assert [batch[rank::WORLD] for rank in range(WORLD)] == parts
     evaluation = list(KeySampler(COUNT, SIZE, 3, train=False, shard=Shard(1, WORLD)))
     assert evaluation == list(KeySampler(COUNT, SIZE, 3, train=False))
 
 
-def test_devices_augment_differently_and_a_single_one_as_ever():
+def test_devices_augment_differently_and_a_single_device_as_without_shards():
     augment = Augment(flip=True, pad=2, erase=0.5)
     single, order = loader(augment=augment), shuffled(COUNT, 3, 1)
     for index, (images, _) in enumerate(epoch(single)):
@@ -72,8 +72,8 @@ def test_devices_augment_differently_and_a_single_one_as_ever():
 
 
 def test_every_device_evaluates_every_image_in_order():
-    seen = torch.cat([labels for _, labels in loader(Shard(1, WORLD), train=False)])
-    assert seen.equal(torch.arange(COUNT))
+    labels = torch.cat([part for _, part in loader(Shard(1, WORLD), train=False)])
+    assert labels.equal(torch.arange(COUNT))
 
 
 @pytest.fixture
@@ -81,17 +81,17 @@ def settings(images, tiny_model) -> dict[str, object]:
     return {"dataset": "imagefolder", "data_dir": str(images), "resolution": 28, "model": tiny_model, "batch_size": 10}
 
 
-def test_the_data_asks_lightning_which_share_is_its_own(settings):
+def test_the_shard_of_the_data_is_lightnings_rank(settings):
     trial = Trial(**{**settings, "data_dir": Path(settings["data_dir"])})
     data = load_data(trial, trial.full_recipe())
-    alone = data.train_dataloader()
+    single = data.train_dataloader()
     data.trainer = SimpleNamespace(
         global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
     )
-    assert (alone.shard, data.train_dataloader().shard) == (ALL, Shard(1, 2))
+    assert (single.shard, data.train_dataloader().shard) == (ALL, Shard(1, 2))
 
 
-def test_a_batch_that_devices_cannot_share_equally_is_refused(settings, tmp_path, capsys):
+def test_a_batch_that_devices_cannot_split_equally_is_an_error(settings, tmp_path, capsys):
     with pytest.raises(ConfigError, match="batch_size is 6, over all devices together, and there are 4 devices"):
         loader(Shard(3, 4))
     options = [f"--{name}={value}" for name, value in {**settings, "batch_size": 15}.items()]
@@ -129,7 +129,7 @@ def test_a_study_on_two_devices_tests_every_image_once(study):
 
 
 @pytest.mark.full("stopping and going on is tested on one device, and sharing a batch without processes")
-def test_a_run_on_two_devices_that_is_stopped_and_goes_on_ends_the_same(study, tmp_path):
+def test_a_run_on_two_devices_that_is_stopped_and_resumed_ends_the_same(study, tmp_path):
     def call(*arguments: object) -> subprocess.CompletedProcess:
         command, environment = [sys.executable, *map(str, arguments)], {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
@@ -144,7 +144,7 @@ def test_a_run_on_two_devices_that_is_stopped_and_goes_on_ends_the_same(study, t
         "compile": "off",
         "checkpoint_s": 30.0,
     }
-    stopped = call("-m", "mnet.studies.engines.devices", json.dumps(order))  # nobody is at the other end
+    stopped = call("-m", "mnet.studies.engines.devices", json.dumps(order))  # no parent reads its progress
     assert json.loads(stopped.stdout.splitlines()[-1])["reason"] == "Stopped: asked to stop"
     (folder,) = tmp_path.glob("trainer-*/train/runs/*")
     assert torch.load(folder / "resume.ckpt", weights_only=True)["global_step"] == 1

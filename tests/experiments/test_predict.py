@@ -1,4 +1,4 @@
-"""predict.py on images of one's own: boxes and masks in the image's pixels, and what it refuses."""
+"""predict.py on a user's images: boxes and masks in the image's pixels, and its errors."""
 
 import json
 from pathlib import Path
@@ -17,11 +17,11 @@ from mnet.studies.runs.predictions import load_predictor
 from mnet.tasks.boxes import Detections
 
 SETTINGS = {"dataset": "scenes", "model": "mobilenet_v3_small", "width": 0.35, "resolution": 64, "recipe": "scenes"}
-SIZE = 200, 100  # of the images: width and height
+SIZE = 200, 100  # width and height of the image
 
 
 def finished(folder: Path, **settings) -> Path:
-    """A run whose weights are as they were drawn."""
+    """A finished run with untrained weights."""
     trial = Trial(**settings)
     network = trial.network(11 if trial.task.name == "segmentation" else 10, 1)
     write_yaml(folder / "config.yaml", trial.settings())
@@ -40,15 +40,17 @@ def image(tmp_path) -> Path:
     return path
 
 
-def test_boxes_lie_in_the_images_own_pixels(tmp_path, image, capsys, monkeypatch):
+def test_boxes_are_in_the_pixels_of_the_image(tmp_path, image, capsys, monkeypatch):
     """The network sees 64 x 64; the image is 200 x 100."""
     folder = finished(tmp_path / "run", head="ssdlite", **SETTINGS)
-    seen = Detections(torch.tensor([[32.0, 16, 48, 48], [0, 0, 8, 8]]), torch.tensor([0.9, 0.3]), torch.tensor([2, 1]))
-    monkeypatch.setattr("mnet.tasks.detection.SSDLiteDetector.predict", lambda self, images: [seen])
+    detections = Detections(
+        torch.tensor([[32.0, 16, 48, 48], [0, 0, 8, 8]]), torch.tensor([0.9, 0.3]), torch.tensor([2, 1])
+    )
+    monkeypatch.setattr("mnet.tasks.detection.SSDLiteDetector.predict", lambda self, images: [detections])
     assert program.main([str(folder), str(image), f"--out={tmp_path / 'out'}"]) == 0
-    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]
+    written = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]
     box = [32 * 200 / 64, 16 * 100 / 64, 48 * 200 / 64, 48 * 100 / 64]
-    assert told == {"objects": [{"class": "trouser", "score": 0.9, "box": box}]}
+    assert written == {"objects": [{"class": "trouser", "score": 0.9, "box": box}]}
     assert Image.open(tmp_path / "out/one.predicted.png").size[0] > 300
     assert Image.open(image).size == SIZE  # untouched
 
@@ -60,34 +62,34 @@ def test_masks_are_as_large_as_the_image_and_keep_its_aspect(tmp_path, image, mo
 
     def halves(self, images):
         sizes.append(images.shape)
-        seen = torch.zeros(images.shape[2:], dtype=torch.uint8)
-        seen[:, images.shape[3] // 2 :] = 3
-        return [seen]
+        mask = torch.zeros(images.shape[2:], dtype=torch.uint8)
+        mask[:, images.shape[3] // 2 :] = 3
+        return [mask]
 
     monkeypatch.setattr("mnet.tasks.segmentation.ASPPSegmenter.predict", halves)
-    seen = predictor.predict(open_image(image))
+    mask = predictor.predict(open_image(image))
     assert sizes == [(1, 1, 64, 128)]  # the shorter side at the run's resolution
-    assert seen.shape == (100, 200)
-    assert seen[:, :100].max() == 0
-    assert seen[:, 100:].min() == 3
+    assert mask.shape == (100, 200)
+    assert mask[:, :100].max() == 0
+    assert mask[:, 100:].min() == 3
     assert program.main([str(folder), str(image.parent), f"--out={tmp_path / 'out'}"]) == 0
-    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]
-    assert told == {"shares": {"background": 0.5, "pullover": 0.5}}
+    written = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]
+    assert written == {"shares": {"background": 0.5, "pullover": 0.5}}
 
 
-def test_a_run_is_found_by_its_name_and_a_classifier_tells_the_likeliest(tmp_path, image):
+def test_a_run_is_found_by_its_id_and_a_classifier_lists_the_likeliest_classes(tmp_path, image):
     trial = Trial(model="mobilenet_v3_small", width=0.35)
     finished(tmp_path / "results/se/runs" / trial.run_id, model="mobilenet_v3_small", width=0.35)
-    where = [f"--results={tmp_path / 'results'}", f"--out={tmp_path / 'out'}"]
-    assert program.main([trial.run_id[:8], str(image), *where, "--top=3"]) == 0
-    told = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]["top"]
-    assert len(told) == 3
-    assert {one["class"] for one in told} <= set(mnet.data.FashionMNIST.class_names)
-    assert told[0]["probability"] >= told[1]["probability"]
+    folders = [f"--results={tmp_path / 'results'}", f"--out={tmp_path / 'out'}"]
+    assert program.main([trial.run_id[:8], str(image), *folders, "--top=3"]) == 0
+    top = json.loads((tmp_path / "out/predictions.json").read_text())[str(image)]["top"]
+    assert len(top) == 3
+    assert {entry["class"] for entry in top} <= set(mnet.data.FashionMNIST.class_names)
+    assert top[0]["probability"] >= top[1]["probability"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "no image and no folder nowhere"),
         (["{photos}", "--score=2"], "score must be from 0 to 1"),
@@ -95,16 +97,16 @@ def test_a_run_is_found_by_its_name_and_a_classifier_tells_the_likeliest(tmp_pat
         (["{empty}"], "no image in"),
     ],
 )
-def test_bad_input_is_one_error_before_anything_is_drawn(tmp_path, image, capsys, arguments, said):
+def test_bad_input_is_one_error_before_anything_is_drawn(tmp_path, image, capsys, arguments, message):
     folder = finished(tmp_path / "run", head="ssdlite", **SETTINGS)
     (tmp_path / "empty").mkdir()
-    given = [one.format(photos=image.parent, empty=tmp_path / "empty") for one in arguments]
+    given = [argument.format(photos=image.parent, empty=tmp_path / "empty") for argument in arguments]
     assert program.main([str(folder), *given, f"--out={tmp_path / 'out'}"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_without_weights_is_refused_and_an_unreadable_image_is_named(tmp_path, image, capsys):
+def test_a_run_without_weights_is_an_error_and_an_unreadable_image_is_named(tmp_path, image, capsys):
     folder = finished(tmp_path / "run", head="ssdlite", **SETTINGS)
     (image.parent / "two.png").write_bytes(b"nothing")
     assert program.main([str(folder), str(image.parent), f"--out={tmp_path / 'out'}"]) == 1
