@@ -33,10 +33,10 @@ from mnet.studies.runs.store import PUBLISHED
 NOTEBOOKS = HERE.parent / "notebooks"
 RESULTS = HERE.parent / "results"
 TIMEOUT_S = 300
-"""Of one cell."""
+"""For one cell."""
 KEPT = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 COLOURS = 64
-"""Of a figure."""
+"""Of a chart, as PNG."""
 KEPT_OUTPUTS = ("image/png", "text/html", "text/plain")
 
 
@@ -45,7 +45,7 @@ class Options:
     """What a call asks for."""
 
     published: bool = False
-    """Read the published tables only."""
+    """Read only the published tables."""
 
 
 class ThisPython(AsyncKernelManager):
@@ -67,26 +67,27 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, 1 if a notebook failed, 2 for bad input."""
     given, failed = read_arguments(arguments), False
-    paths = chosen(given.values.notebook)
+    paths = find_notebooks(given.values.notebook)
     with TemporaryDirectory() as folder:
-        told = {"RESULTS": f'Path("{published_only(RESULTS, Path(folder))}")'} if given.options.published else {}
+        values = {"RESULTS": f'Path("{published_only(RESULTS, Path(folder))}")'} if given.options.published else {}
         for path in paths:
-            begun = time.monotonic()
+            start = time.monotonic()
             try:
-                done = execute(path, told)
+                notebook = execute(path, values)
             except CellExecutionError as error:
                 failed = True
                 print(f"failed: {path.name}: {error}", file=sys.stderr)
                 continue
-            write(path, done)
-            print(f"{path.name}: {time.monotonic() - begun:.0f} s, {path.stat().st_size / 1000:.0f} kB")
+            write(path, notebook)
+            print(f"{path.name}: {time.monotonic() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB")
     return 1 if failed else 0
 
 
-def chosen(names: Sequence[str]) -> list[Path]:
-    """
+def find_notebooks(names: Sequence[str]) -> list[Path]:
+    """Notebooks whose names contain one of `names`; all if there are none.
+
     Raises:
-        ConfigError: A name that is part of no notebook's.
+        ConfigError: A name matches no notebook.
     """
     paths = sorted(NOTEBOOKS.glob("*.ipynb"))
     for name in names:
@@ -96,20 +97,20 @@ def chosen(names: Sequence[str]) -> list[Path]:
 
 
 def published_only(root: Path, folder: Path) -> Path:
-    """A results folder that has the published tables of `root` and nothing else."""
+    """A results folder with only the published tables of `root`."""
     (folder / PUBLISHED).symlink_to((root / PUBLISHED).absolute(), target_is_directory=True)
     return folder
 
 
-def execute(path: Path, told: Mapping[str, str]) -> nbformat.NotebookNode:
+def execute(path: Path, values: Mapping[str, str]) -> nbformat.NotebookNode:
     """Run a notebook top to bottom in its own folder.
 
     Args:
-        path: Of the notebook; it is not written.
-        told: Name -> the source text of its value, instead of what a line `NAME = ...` says, where there is one.
+        path: The notebook; it is not written.
+        values: Name -> source text that replaces the value in a line `NAME = ...`.
 
     Returns:
-        The notebook as it is written, with what came out.
+        The notebook with its outputs and unchanged sources.
 
     Raises:
         CellExecutionError: A cell failed.
@@ -117,7 +118,7 @@ def execute(path: Path, told: Mapping[str, str]) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     sources = [cell.source for cell in notebook.cells]
     for cell in notebook.cells:
-        for name, value in told.items():
+        for name, value in values.items():
             cell.source = re.sub(rf"^{name} = .*$", lambda _, line=f"{name} = {value}": line, cell.source, flags=re.M)  # type: ignore[misc]
     NotebookClient(
         notebook,
@@ -132,7 +133,7 @@ def execute(path: Path, told: Mapping[str, str]) -> nbformat.NotebookNode:
 
 
 def write(path: Path, notebook: nbformat.NotebookNode) -> None:
-    """Write a notebook small, without what differs from one run to the next: times, versions, addresses in memory."""
+    """Write a notebook without anything that differs between runs: times, versions, addresses in memory."""
     notebook.metadata = nbformat.from_dict(KEPT)
     for cell in notebook.cells:
         cell.metadata = {}
@@ -141,22 +142,22 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> None:
             if "data" in output:
                 output.data = {kind: output.data[kind] for kind in KEPT_OUTPUTS if kind in output.data}
                 if "image/png" in output.data or "text/html" in output.data:
-                    output.data.pop("text/plain", None)  # the same once more, or where an object lies in memory
+                    output.data.pop("text/plain", None)  # a repetition, or the address of an object
                 if "text/html" in output.data:
                     output.data["text/html"] = re.sub(r"\n\s+", "\n", output.data["text/html"])
                 if "image/png" in output.data:
-                    output.data["image/png"] = smaller(output.data["image/png"])
+                    output.data["image/png"] = reduce_colours(output.data["image/png"])
     nbformat.validate(notebook)
     content = nbformat.writes(notebook, version=4)
     write_atomic(path, lambda stream: stream.write(content.rstrip("\n").encode() + b"\n"))
 
 
-def smaller(png: str) -> str:
-    """A figure, PNG in base64, in so many colours as figures have: a third of the bytes."""
+def reduce_colours(png: str) -> str:
+    """A chart, PNG in base64, reduced to `COLOURS` colours: a third of the bytes."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(COLOURS)
-    found = io.BytesIO()
-    image.save(found, format="png", optimize=True)
-    return base64.b64encode(found.getvalue()).decode()
+    buffer = io.BytesIO()
+    image.save(buffer, format="png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 if __name__ == "__main__":

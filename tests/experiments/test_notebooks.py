@@ -126,8 +126,8 @@ def test_there_are_the_nine():
 
 
 def test_a_notebook_is_chosen_by_a_part_of_its_name_and_a_mistyped_one_is_refused(capsys):
-    assert [path.stem for path in notebooks.chosen(["04", "activ"])] == ["02_activation", "04_latency"]
-    assert notebooks.chosen([]) == ALL
+    assert [path.stem for path in notebooks.find_notebooks(["04", "activ"])] == ["02_activation", "04_latency"]
+    assert notebooks.find_notebooks([]) == ALL
     assert notebooks.main(["04_latncy"]) == 2
     assert "Did you mean 04_latency?" in capsys.readouterr().err
 

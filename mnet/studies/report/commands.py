@@ -1,4 +1,4 @@
-"""The exact command that makes a row again."""
+"""The exact command that reproduces a row."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from mnet.studies.trial import USER_DATASETS, Trial, changed
 
 TRAIN = ".venv/bin/python experiments/train.py"
 DECIDED = (*RESOLVED, "resolution")
-"""Columns that hold what the recipe or the data set decided where the trial left it to them."""
+"""Settings that a table has as the recipe or the data set resolved them."""
 PLAIN = "paper"
 """How a table writes a setting that is as in the paper."""
 
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """The results folder, and what a command may call it."""
+    """The results folder, and its name in commands."""
 
     root: Path
 
     @property
     def shown(self) -> str | None:
-        """Relative to where the program runs; None of a folder elsewhere, whose path is nobody's business."""
+        """Relative to the working directory; None for a folder outside it, whose path is private."""
         shown = os.path.relpath(self.root)
         return None if shown.startswith("..") else shown
 
     def config(self, study: str, run_id: str) -> str | None:
-        """The settings that a run of this machine left behind."""
+        """The config of a run in this folder, if it is there."""
         folder = run_folder(self.root, study, run_id)
         if self.shown is None or not (folder / CONFIG).is_file():
             return None
@@ -51,7 +51,7 @@ def settings_in(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:
 
 
 def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
-    """The trial of a row of `runs.csv`, in the shortest spelling: with no setting that recipe or data set choose alike.
+    """The trial of a row of `runs.csv`, with as few explicit settings as possible.
 
     Args:
         row: Of `runs.csv`.
@@ -76,13 +76,13 @@ def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
 
 
 def run_command(folder: ResultsFolder, row: Row, rates: Iterable[float] = ()) -> str:
-    """Trains a run again: from its own config where there is one, else from settings that give the same run."""
+    """The command that trains a run again, from its config if there is one, else from settings that give the same run."""
     config = folder.config(str(row["study"]), str(row["run_id"]))
     if config is not None:
         return f"{TRAIN} {shlex.quote('--config=' + config)} --out=again"
     trial = trial_of(row, rates)
     settings = settings_in(row) if trial is None else settings_of(trial)
-    if row.get("dataset") in USER_DATASETS:  # no table says where one's own images are
+    if row.get("dataset") in USER_DATASETS:  # tables do not hold the folder of a user's images
         settings["data_dir"] = "FOLDER"
     return " ".join([TRAIN, *(shlex.quote(f"--{name}={text(value)}") for name, value in settings.items())])
 

@@ -40,7 +40,7 @@ async function drawAll() {
   document.documentElement.dataset.drawn = Object.keys(specs).length;
 }
 
-// A record is a tbody: its row, the rows that belong to it, and what is shown on demand.
+// A record is a tbody: its row, its rows of evidence, and the details shown on demand.
 function sortBy(head) {
   const table = head.closest("table"), column = head.cellIndex, up = head.getAttribute("aria-sort") !== "ascending";
   const key = (body) => {

@@ -55,14 +55,14 @@ def scatter_chart(
     for line in lines:
         drawn = alt.Chart(data(line)).mark_line(strokeWidth=1, strokeOpacity=0.4, color=INK, aria=False)
         layers.append(drawn.encode(x=x, y=y, order="x:Q"))
-    rule, colours = base.mark_rule(strokeOpacity=0.5, aria=False), series(styles, legend=len(styles) > 1, shape=False)
+    rule, colours = base.mark_rule(strokeOpacity=0.5, aria=False), series(styles, legend=True, shape=False)
     if any(is_number(row.get("low")) for row in points):
         layers.append(rule.encode(x=x, y=alt.Y("low:Q", title=y_title), y2="high:Q", **colours))
     if any(is_number(row.get("left")) for row in points):
         layers.append(rule.encode(x=alt.X("left:Q", title=x_title), x2="right:Q", y=y, **colours))
     opacity = alt.Opacity("opacity:Q", scale=None, legend=None)
     point = base.mark_point(filled=True, size=55)
-    layers.append(point.encode(x=x, y=y, opacity=opacity, **series(styles, legend=len(styles) > 1), **DESCRIBED))
+    layers.append(point.encode(x=x, y=y, opacity=opacity, **series(styles, legend=True), **DESCRIBED))
     if any(row.get("label") for row in points):
         text = base.mark_text(dx=7, dy=-7, align="left", fontSize=10, aria=False)
         layers.append(text.encode(x=x, y=y, text="label:N"))
