@@ -76,7 +76,7 @@ def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
 
 
 def run_command(folder: ResultsFolder, row: Row, rates: Iterable[float] = ()) -> str:
-    """The command that trains a run again, from its config if there is one, else from settings that give the same run."""
+    """The command that trains a run again: from its config if there is one, else from settings that give the run."""
     config = folder.config(str(row["study"]), str(row["run_id"]))
     if config is not None:
         return f"{TRAIN} {shlex.quote('--config=' + config)} --out=again"
