@@ -1,7 +1,6 @@
 """The base of COCO, Pascal VOC and Cityscapes: photographs with boxes or masks, read by torchvision.
 
 Detection resizes to a square, as SSD does: that changes no IoU, and so no mAP. Segmentation keeps the aspect ratio.
-Validation is a fixed part of the published train; the published val is the test.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
@@ -22,7 +21,7 @@ from torchvision.transforms import v2
 
 from mnet.data.annotated import AnnotatedData, AnnotatedSettings
 from mnet.data.splits import stratified_split
-from mnet.data.streams import StreamedData, StreamedDataset, StreamLoader, StreamSettings
+from mnet.data.streams import Split, StreamedData, StreamedDataset, StreamLoader, StreamSettings
 from mnet.data.targets import IGNORED
 from mnet.data.transforms import (
     DetectionTransform,
@@ -38,7 +37,6 @@ MIN_BOX_SIDE = 1.0
 """Boxes narrower than this many pixels, after clipping to the image, are dropped."""
 SCALES = (0.5, 2.0)
 """Range of random scaling in segmentation, before the crop."""
-Split = Literal["train", "val"]
 
 
 class Source(ABC):
@@ -90,37 +88,17 @@ class AnnotatedPhotographs(AnnotatedData, StreamedData):
 
     settings_type = PhotographSettings
     settings: PhotographSettings
+    dataset = AnnotatedDataset
     aspect: ClassVar[int] = 1
     """Width over height of the canvas on which segmentation is evaluated."""
 
     @abstractmethod
-    def source(self, split: Split) -> Source:
-        """The published split.
+    def source(self, split: Split) -> Source: ...
 
-        Raises:
-            DataError: Missing or unreadable files.
-        """
+    def split(self, train: Source) -> tuple[Tensor, Tensor]:
+        return stratified_split(torch.zeros(len(train), dtype=torch.int64), self.settings.val_size)
 
-    def prepare_data(self) -> None:
-        self.source("train")
-        self.source("val")
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._splits:
-            return
-        train, test = self.source("train"), self.source("val")
-        unlabelled = torch.zeros(len(train), dtype=torch.int64)
-        chosen, held_out = stratified_split(unlabelled, self.settings.val_size)
-        augment, plain = self._transforms()
-        seed = self.settings.seed
-        self._splits = {
-            "train": AnnotatedDataset(train, chosen, augment, seed),
-            "val": AnnotatedDataset(train, held_out, plain, seed),
-            "test": AnnotatedDataset(test, torch.arange(len(test)), plain, seed),
-        }
-
-    def _transforms(self) -> tuple[Callable[[Sample], Any], Callable[[Sample], Any]]:
-        """For training and for evaluation."""
+    def transforms(self) -> tuple[Callable[[Sample], Any], Callable[[Sample], Any]]:
         side = self.resolution
         finish = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)])
         if self.task == "detection":

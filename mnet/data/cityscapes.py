@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torchvision
 
-from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, Split, check_mask
+from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, check_mask
+from mnet.data.streams import Split
 from mnet.data.targets import IGNORED
 from mnet.data.transforms import Sample
 from mnet.errors import DataError

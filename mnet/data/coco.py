@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 import torchvision
 
-from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, Split, clip_boxes
+from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, clip_boxes
+from mnet.data.streams import Split
 from mnet.data.transforms import Sample
 from mnet.errors import DataError
 

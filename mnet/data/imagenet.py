@@ -5,7 +5,8 @@ from __future__ import annotations
 import torchvision
 
 from mnet.data.decoding import open_lazily
-from mnet.data.streamed_images import Split, StreamedImages
+from mnet.data.streamed_images import StreamedImages
+from mnet.data.streams import Split
 from mnet.errors import DataError
 
 

@@ -11,8 +11,8 @@ from typing import Literal
 import torchvision
 
 from mnet.data.decoding import open_lazily
-from mnet.data.streamed_images import Split, StreamedImages
-from mnet.data.streams import StreamSettings
+from mnet.data.streamed_images import StreamedImages
+from mnet.data.streams import Split, StreamSettings
 from mnet.errors import DataError
 
 _ARCHIVES = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}

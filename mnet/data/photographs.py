@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mnet.data.decoding import open_lazily
 from mnet.data.folders import Sample, hold_out, list_splits
-from mnet.data.streamed_images import Split, StreamedImages
+from mnet.data.streamed_images import StreamedImages
+from mnet.data.streams import Split
 
 
 class Photographs(StreamedImages):

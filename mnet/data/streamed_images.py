@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torchvision
@@ -15,12 +14,10 @@ from mnet.data.augment import normalise, scale_and_shift
 from mnet.data.batches import Batch
 from mnet.data.decoding import CentreCrop, RandomCrop
 from mnet.data.splits import stratified_split
-from mnet.data.streams import StreamedData, StreamedDataset, StreamLoader
+from mnet.data.streams import StreamedData, StreamLoader
 from mnet.errors import DataError
 
 Folder = TypeVar("Folder", bound=torchvision.datasets.DatasetFolder)
-Split = Literal["train", "val"]
-"""A published split. The published val is the test; validation is part of train."""
 
 
 class NormalisingLoader(StreamLoader):
@@ -36,40 +33,18 @@ class NormalisingLoader(StreamLoader):
 
 
 class StreamedImages(StreamedData):
-    """A classification data set of image files. A subclass implements `source`.
+    """A classification data set of image files.
 
-    Validation is a fixed part of train; the published validation set is the test.
+    A subclass implements `source`: images and classes by index, with `samples` (path and class) and `targets`.
     """
 
     native_resolution = 224
 
-    @abstractmethod
-    def source(self, split: Split) -> Any:
-        """The published split: images and classes by index, `samples` (path and class), and what `split` needs.
-
-        Raises:
-            DataError: Missing folders.
-        """
-
     def split(self, train: Any) -> tuple[Tensor, Tensor]:
-        """Indices of training and validation images among those of train."""
         return stratified_split(torch.tensor(train.targets), self.settings.val_size)
 
-    def prepare_data(self) -> None:
-        self.source("train")
-        self.source("val")
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._splits:
-            return
-        train, test = self.source("train"), self.source("val")
-        chosen, held_out = self.split(train)
-        augment, plain, seed = RandomCrop(self.resolution), CentreCrop(self.resolution), self.settings.seed
-        self._splits = {
-            "train": StreamedDataset(train, chosen, augment, seed),
-            "val": StreamedDataset(train, held_out, plain, seed),
-            "test": StreamedDataset(test, torch.arange(len(test)), plain, seed),
-        }
+    def transforms(self) -> tuple[RandomCrop, CentreCrop]:
+        return RandomCrop(self.resolution), CentreCrop(self.resolution)
 
     def check_classes(self, source: Folder) -> Folder:
         """

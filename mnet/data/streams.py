@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from mnet.seeding import random_seed
 
 Key = tuple[int, int]
 """Epoch and index of an image: its augmentation depends on nothing else."""
+Split = Literal["train", "val"]
+"""A published split."""
 
 
 class StreamedDataset(Dataset[tuple[Tensor, Any]]):
@@ -124,20 +126,54 @@ class StreamSettings(DataSettings):
 
 
 class StreamedData(ImageData):
-    """A data set of image files, decoded by worker processes. A subclass fills `_splits` in `setup`.
+    """A data set of image files, decoded by worker processes and normalised with the statistics of ImageNet.
 
-    Normalised with the statistics of ImageNet.
+    Validation is a fixed part of the published train; the published val is the test.
     """
 
     settings_type = StreamSettings
     settings: StreamSettings
+    dataset: ClassVar[type[StreamedDataset]] = StreamedDataset
     in_channels = 3
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self._splits: dict[str, Sized] = {}
+        self._splits: dict[str, StreamedDataset] = {}
+
+    @abstractmethod
+    def source(self, split: Split) -> Any:
+        """A published split, as `dataset` reads it.
+
+        Raises:
+            DataError: Missing or unreadable files.
+        """
+
+    @abstractmethod
+    def split(self, train: Any) -> tuple[Tensor, Tensor]:
+        """Indices of training and validation images among those of train."""
+
+    @abstractmethod
+    def transforms(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+        """For training and for evaluation."""
+
+    def prepare_data(self) -> None:
+        self.source("train")
+        self.source("val")
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._splits:
+            return
+        train, test = self.source("train"), self.source("val")
+        chosen, held_out = self.split(train)
+        augment, plain = self.transforms()
+        seed = self.settings.seed
+        self._splits = {
+            "train": self.dataset(train, chosen, augment, seed),
+            "val": self.dataset(train, held_out, plain, seed),
+            "test": self.dataset(test, torch.arange(len(test)), plain, seed),
+        }
 
     def train_dataloader(self) -> StreamLoader:
         return self._stream("train", train=True)

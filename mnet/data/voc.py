@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import torchvision
 
-from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, Split, check_mask, clip_boxes
+from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, check_mask, clip_boxes
+from mnet.data.streams import Split
 from mnet.data.transforms import Sample
 from mnet.errors import DataError, unknown
 
