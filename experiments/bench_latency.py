@@ -24,8 +24,9 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 from mnet.files import write_csv
-from mnet.latency.comparison import Ready, measure, prepare
+from mnet.latency.comparison import measure
 from mnet.latency.machine import check_threads, machine_facts
+from mnet.latency.prepare import PreparedVariant, prepare
 from mnet.latency.runtimes import make_runtime
 from mnet.studies.latency.subjects import Subject, build_module
 from mnet.studies.runs.store import BENCH_LATENCY
@@ -78,19 +79,19 @@ def main(arguments: Sequence[str]) -> int:
     rows = list(_trials(ready, options))
     table = pd.DataFrame(rows).assign(runtime=options.runtime, model=options.model, threads=options.threads)
     path = Path(options.out) / BENCH_LATENCY
-    facts = pd.DataFrame([{"version": ready.program.ran.version, **machine_facts()}])
+    facts = pd.DataFrame([{"version": ready.program.info.version, **machine_facts()}])
     write_csv(path, table.merge(facts, how="cross"))
     _show(table, options)
     print(f"  {path}")
     return 0
 
 
-def _trials(ready: Ready, options: Options) -> Iterator[dict[str, object]]:
+def _trials(ready: PreparedVariant, options: Options) -> Iterator[dict[str, object]]:
     """A row for each comparison."""
     pair = {"a": ready, "b": ready}
     first = measure(pair, "a", threads=options.threads, half_width=1.0, budget_s=1)
-    assert first.race is not None
-    delay_s = options.slowdown * median(first.race.times["a"])
+    assert first.paired is not None
+    delay_s = options.slowdown * median(first.paired.times["a"])
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with bar:
         for planted, count in ((0.0, options.trials), (options.slowdown, options.slow_trials)):
@@ -104,7 +105,7 @@ def _trials(ready: Ready, options: Options) -> Iterator[dict[str, object]]:
                     half_width=options.half_width,
                     budget_s=options.budget,
                     seed=i,
-                    slowed={"b": delay_s} if planted else None,
+                    delays={"b": delay_s} if planted else None,
                 )
                 row = measurement.table.iloc[1]
                 columns = ("ratio", "low", "high", "rounds", "stopped", "median_ms", "drift", "others")

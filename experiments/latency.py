@@ -182,9 +182,9 @@ def keep(folder: Path, table: pd.DataFrame, claims: pd.DataFrame) -> None:
 
 def keep_rounds(folder: Path, measurement: Measurement, runtime: str, batch: int, threads: int) -> None:
     """Write the seconds a call of every network in every round, from which each ratio follows."""
-    if measurement.race is not None:
+    if measurement.paired is not None:
         path = folder / "latency-rounds" / f"{runtime}-batch{batch}-threads{threads}.csv"
-        write_csv(path, pd.DataFrame(dict(measurement.race.times)))
+        write_csv(path, pd.DataFrame(dict(measurement.paired.times)))
 
 
 def finish(plan: Plan, folder: Path, table: pd.DataFrame, summary: pd.DataFrame | None, threads: int) -> None:
@@ -208,7 +208,7 @@ def show(plan: Plan, runtime: Runtime, batch: int, measurement: Measurement) -> 
     """Print the table of one measurement, and what disturbed it."""
     title = f"{plan.study.name}: {runtime.name}"
     for ready in measurement.ready.values():
-        ran = ready.program.ran
+        ran = ready.program.info
         title = f"{plan.study.name}: {ran.runtime} {ran.version} ({ran.kernels})"
         title += f", {count_threads(ran.threads)}, batch {batch}"
     print_table(build_table("", MEASURED, measurement.table), title)

@@ -20,8 +20,8 @@ from common.sweeps import load_sweep
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
-from mnet.latency.comparison import prepare
 from mnet.latency.phone import RUNNERS, import_results, write_kit
+from mnet.latency.prepare import prepare
 from mnet.latency.runtimes import ExportError, Runtime, make_runtime
 from mnet.studies.latency.subjects import Subject, build_module
 from mnet.studies.runs.store import LATENCY
@@ -94,7 +94,7 @@ def write(study: Study, runtime: Runtime, options: Options) -> bool:
     for cell in study.cells:
         subject = Subject(cell.trials[0])
         try:
-            programs[cell.name] = Path(prepare(runtime, build_module(subject), subject.resolution).program.ran.file)
+            programs[cell.name] = Path(prepare(runtime, build_module(subject), subject.resolution).program.info.file)
         except ExportError as error:
             print(f"{cell.name} is left out: {error}", file=sys.stderr)
     if study.baseline not in programs:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import mnet
 from mnet.files import write_atomic
-from mnet.latency.paired import synchronise
+from mnet.latency.timing import synchronise
 from mnet.models.cost import cost
 from mnet.provenance import provenance
 from mnet.studies import Trial

@@ -34,7 +34,7 @@ import mnet
 from mnet.data import Augment, FashionMNIST, Photographs
 from mnet.data.in_memory import Images, resize
 from mnet.latency import Sample
-from mnet.latency.paired import synchronise
+from mnet.latency.timing import synchronise
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.trainer import TRAINER_DEFAULTS

@@ -22,7 +22,7 @@ from torch.nn import functional
 import mnet
 from benchmarks import loops
 from mnet.latency import Sample
-from mnet.latency.paired import synchronise
+from mnet.latency.timing import synchronise
 from mnet.models.network import MobileNet
 from mnet.models.replicas import stack, take_apart
 from mnet.tasks.module import make_optimizer

@@ -17,8 +17,9 @@ from common.exporting import Key, key_of
 from common.terminal import print_line
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.latency.comparison import Measurement, Ready, measure, prepare
+from mnet.latency.comparison import Measurement, measure
 from mnet.latency.machine import machine_facts, pinned
+from mnet.latency.prepare import PreparedVariant, prepare
 from mnet.latency.runtimes import ExportError, Runtime
 from mnet.models.network import MobileNet
 from mnet.studies.latency.subjects import ClaimPair, Subject, build_module
@@ -59,7 +60,7 @@ def time_study(
         precision: When to stop.
     """
     title = f"{plan.study.name} on {runtime.name}"
-    ready: dict[str, Ready] = {}
+    ready: dict[str, PreparedVariant] = {}
     failed: dict[str, str] = {}
     console = Console()
     with pinned(precision.threads), _progress(f"{title}: preparing") as bar:
@@ -89,7 +90,7 @@ def time_study(
             threads=precision.threads,
             half_width=precision.half_width,
             budget_s=precision.budget_s,
-            told=report_progress,
+            report_progress=report_progress,
         )
 
 

@@ -1,8 +1,9 @@
-"""Speed as ratios: variants timed side by side in one process, with an interval."""
+"""Speed as ratios: variants timed side by side in one process, with intervals."""
 
 from mnet.latency.comparison import compare
-from mnet.latency.paired import Ratio, Sample, paired_ratios, timed
+from mnet.latency.paired import Ratio, paired_ratios
 from mnet.latency.runtimes import RUNTIMES
+from mnet.latency.timing import Sample, timed
 
 __all__ = ["RUNTIMES", "Ratio", "Sample", "compare", "import_results", "paired_ratios", "timed"]
 

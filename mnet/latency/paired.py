@@ -1,6 +1,6 @@
-"""Paired timing: in every round each variant runs once, in random order, and is compared with the baseline beside it.
+"""Paired timing: every round runs each variant once, in random order, and compares it with the baseline of that round.
 
-What slows the machine for a while slows a whole round, and cancels in the round's ratio.
+Whatever slows the machine for a while slows a whole round, and cancels in the round's ratio.
 """
 
 from __future__ import annotations
@@ -11,28 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Literal
 
 import numpy as np
 import torch
 
 from mnet.errors import ConfigError, unknown
 from mnet.latency.machine import BackgroundLoad
-
-Sample = Callable[[], float]
-"""Does the work once and says how many seconds it took."""
-Clock = Callable[[Callable[[], object], int], float]
-"""Runs work so many times and says how many seconds that took."""
-Stopped = Literal["precise", "budget"]
+from mnet.latency.timing import Sample
 
 MIN_ROUNDS = 9
 NORMAL = 1.959964
-"""Of a 95% interval."""
+"""Quantile of a 95% interval."""
 STEADY = 0.05
-"""Two samples in a row that differ by less are steady."""
+"""Largest relative difference between two consecutive samples of a steady baseline."""
 OUTLIER = 1.25
-"""Times the median."""
+"""Multiple of the median above which a round is an outlier."""
 
 
 @dataclass(frozen=True)
@@ -47,82 +40,40 @@ class Ratio:
     """Median of the variant, in milliseconds."""
     baseline_ms: float
     precise: bool
-    """Whether the interval became as narrow as asked before the budget ended."""
+    """Whether the interval is as narrow as requested."""
 
 
 @dataclass(frozen=True)
-class Race:
-    """The times of variants that ran side by side, and what happened meanwhile."""
+class PairedTimes:
+    """The times of variants that were run in the same rounds, and the conditions of the measurement."""
 
     times: Mapping[str, np.ndarray]
-    """Variant -> (rounds,) seconds a call."""
+    """Variant -> (rounds,) seconds per call."""
     half_width: float
     failed: Mapping[str, str]
     """Variant -> why it could not be timed."""
     steady: bool
-    """Whether the warm-up ended because two samples agreed."""
+    """Whether the baseline was steady at the end of the warm-up."""
     others: float
-    """Mean number of cores that other programs kept busy."""
+    """Mean number of cores kept busy by other programs."""
 
     def ratio(self, variant: str, baseline: str) -> Ratio:
-        """The time of one variant over that of another, round by round."""
+        """The time of one variant over that of another, paired by round."""
         return ratio(self.times[variant], self.times[baseline], self.half_width)
 
+    def ms(self, variant: str) -> float:
+        """Median, in milliseconds."""
+        return 1000 * float(np.median(self.times[variant]))
+
     def drift(self, variant: str) -> float:
-        """How much longer the last third of the rounds took than the first, as a share."""
+        """Relative change of the median from the first third of the rounds to the last."""
         third = max(1, len(self.times[variant]) // 3)
         first, last = np.median(self.times[variant][:third]), np.median(self.times[variant][-third:])
         return float(last / first - 1)
 
     def outliers(self, variant: str) -> float:
-        """The share of rounds that took over `OUTLIER` times the median."""
+        """Share of rounds that took over `OUTLIER` times the median."""
         return float(np.mean(self.times[variant] > OUTLIER * np.median(self.times[variant])))
-
-
-def timed(work: Callable[[], object], *, calls: int = 1, device: str = "cpu") -> Sample:
-    """A sample of `work`: seconds a call, the mean of `calls` in a row, GPU work included."""
-    clock = clock_of(device)
-    return lambda: clock(work, calls) / calls
-
-
-def clock_of(device: str) -> Clock:
-    """The clock for work on a device: the processor's, or events on the GPU's own queue."""
-    return gpu_seconds if device.startswith("cuda") else cpu_seconds
-
-
-def cpu_seconds(work: Callable[[], object], calls: int) -> float:
-    """Nothing but `work` is allocated or looked up between the two readings."""
-    times, now = repeat(None, calls), time.perf_counter
-    start = now()
-    for _ in times:
-        work()
-    return now() - start
-
-
-def gpu_seconds(work: Callable[[], object], calls: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    for _ in range(calls):
-        work()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1000
-
-
-def synchronise(device: str) -> None:
-    """Wait for the GPU, if there is one to wait for."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
-def calls_for(work: Callable[[], object], seconds: float, clock: Clock = cpu_seconds) -> int:
-    """How many calls of `work` in a row take at least so long; the shortest of three tries counts, since a disturbed
-    one would be taken for long work."""
-    calls = 1
-    while (spent := min(clock(work, calls) for _ in range(3))) < seconds:
-        calls = math.ceil(calls * min(10.0, 1.2 * seconds / max(spent, 1e-9)))
-    return calls
 
 
 def paired_ratios(
@@ -135,17 +86,23 @@ def paired_ratios(
     warmup: int = 2,
     seed: int = 0,
 ) -> dict[str, Ratio]:
-    """Every other variant's time over the baseline's.
+    """The time of every other variant over the baseline's.
 
-    Args and Raises as `race`; `precision` is its `half_width`.
+    Args and Raises as for `time_in_rounds`; `precision` is its `half_width`.
     """
-    found = race(
-        samples, baseline, budget_s=budget_s, half_width=precision, min_rounds=min_rounds, warmup=warmup, seed=seed
+    result = time_in_rounds(
+        samples,
+        baseline,
+        budget_s=budget_s,
+        half_width=precision,
+        min_rounds=min_rounds,
+        warmup=warmup,
+        seed=seed,
     )
-    return {name: found.ratio(name, baseline) for name in samples if name != baseline}
+    return {name: result.ratio(name, baseline) for name in samples if name != baseline}
 
 
-def race(
+def time_in_rounds(
     samples: Mapping[str, Sample],
     baseline: str,
     *,
@@ -154,32 +111,32 @@ def race(
     min_rounds: int = MIN_ROUNDS,
     warmup: int = 10,
     seed: int = 0,
-    told: Callable[[int, float], object] = lambda rounds, widest: None,
-    forgiving: bool = False,
-) -> Race:
-    """Time variants round by round until every ratio to the baseline is known precisely enough.
+    report_progress: Callable[[int, float], object] = lambda rounds, widest: None,
+    skip_failures: bool = False,
+) -> PairedTimes:
+    """Time variants round by round until every ratio to the baseline is precise enough.
 
     Args:
         samples: Variants by name.
         baseline: One of them.
         budget_s: Seconds after which no further round begins; `min_rounds` are always run.
-        half_width: Stop once no interval reaches further than this share from its ratio.
+        half_width: Stop when no interval extends further than this share from its ratio.
         min_rounds: At least `MIN_ROUNDS`.
-        warmup: At most so many rounds before, not counted; fewer where the baseline is steady.
-        seed: Of the order within rounds.
-        told: Called with the number of rounds and the widest half interval, each time that is looked at.
-        forgiving: Leave out a variant that raises, instead of ending; and time one that has no other beside it.
+        warmup: Largest number of rounds that are run first and not counted; fewer if the baseline is steady.
+        seed: Seed of the order within rounds.
+        report_progress: Called with the number of rounds and the widest half interval whenever precision is checked.
+        skip_failures: Leave out a variant that raises, instead of ending; and accept a single variant.
 
     Raises:
         ConfigError: Unknown baseline, nothing to compare it with, or too few rounds for an interval.
     """
     if baseline not in samples:
         raise unknown("baseline", baseline, samples)
-    if len(samples) < 2 and not forgiving:
+    if len(samples) < 2 and not skip_failures:
         raise ConfigError(f"nothing to compare {baseline!r} with")
     if min_rounds < MIN_ROUNDS:
         raise ConfigError(f"min_rounds is {min_rounds}; an interval needs at least {MIN_ROUNDS}")
-    settle_heap()
+    _grow_heap()
     random = np.random.default_rng(seed)
     running, failed = dict(samples), {}
     times: dict[str, list[float]] = {name: [] for name in samples}
@@ -188,38 +145,39 @@ def race(
         try:
             return running[name]()
         except Exception as error:
-            if not forgiving or name == baseline:
+            if not skip_failures or name == baseline:
                 raise
             failed[name] = f"{type(error).__name__}: {error}"
             del running[name]
             return math.nan
 
-    with no_garbage_collection():
-        steady = warm_up(sample, running, baseline, warmup)
-        others, end, look = BackgroundLoad(), time.perf_counter() + budget_s, min_rounds
+    with _no_garbage_collection():
+        steady = _warm_up(sample, running, baseline, warmup)
+        background, end, next_check = BackgroundLoad(), time.perf_counter() + budget_s, min_rounds
         while True:
             for name in random.permutation(list(running)):
                 times[name].append(sample(name))
-            gc.collect()  # here, where no clock runs
+            gc.collect()  # while nothing is timed
             rounds, over = len(times[baseline]), time.perf_counter() >= end
-            if rounds < min_rounds or not (over or rounds >= look):
+            if rounds < min_rounds or not (over or rounds >= next_check):
                 continue
-            look = rounds + max(3, rounds // 10)
-            kept = {name: np.array(times[name]) for name in running}
-            found = [ratio(kept[name], kept[baseline], half_width) for name in kept if name != baseline]
-            told(rounds, max((max(one.high / one.value - 1, 1 - one.low / one.value) for one in found), default=0.0))
-            if over or all(one.precise for one in found):
-                return Race(kept, half_width, failed, steady, others.cores)
+            next_check = rounds + max(3, rounds // 10)
+            arrays = {name: np.array(times[name]) for name in running}
+            ratios = [ratio(arrays[name], arrays[baseline], half_width) for name in arrays if name != baseline]
+            widest = max((max(r.high / r.value - 1, 1 - r.low / r.value) for r in ratios), default=0.0)
+            report_progress(rounds, widest)
+            if over or all(r.precise for r in ratios):
+                return PairedTimes(arrays, half_width, failed, steady, background.cores)
 
 
-def warm_up(sample: Callable[[str], float], running: Mapping[str, Sample], baseline: str, rounds: int) -> bool:
-    """Rounds that are not counted, until the baseline is steady."""
+def _warm_up(sample: Callable[[str], float], running: Mapping[str, Sample], baseline: str, rounds: int) -> bool:
+    """Run rounds that are not counted, until the baseline is steady."""
     last = math.inf
     for _ in range(rounds):
-        now = {name: sample(name) for name in list(running)}[baseline]
-        if abs(now - last) <= STEADY * now:
+        current = {name: sample(name) for name in list(running)}[baseline]
+        if abs(current - last) <= STEADY * current:
             return True
-        last = now
+        last = current
     return False
 
 
@@ -227,8 +185,8 @@ def ratio(times: np.ndarray, baseline: np.ndarray, half_width: float) -> Ratio:
     """`times / baseline`, both (rounds,) in seconds: Hodges and Lehmann's estimate on logarithms, with the interval
     of Wilcoxon's signed-rank test.
 
-    Of identical variants the log-ratios are symmetric about zero whatever the noise, which is all that the test
-    asks; in simulations with outliers it calls 3 to 5% of such pairs different, a bootstrap of the median 7 to 12%.
+    The log-ratios of identical variants are symmetric about zero for any noise, and the test assumes nothing else.
+    In simulations with outliers it calls 3 to 5% of such pairs different; a bootstrap of the median, 7 to 12%.
     """
     pairs = np.log(times / baseline)
     n = len(pairs)
@@ -247,21 +205,21 @@ def ratio(times: np.ndarray, baseline: np.ndarray, half_width: float) -> Ratio:
     )
 
 
-def settle_heap() -> None:
-    """Have glibc keep up to 62 MB of freed memory, as it does in any program that has once freed a large block.
+def _grow_heap() -> None:
+    """Make glibc keep up to 62 MB of freed memory, as in any program that has freed a large block.
 
-    Else it gives a network's activations back to the system and faults them in again, at every forward pass of
-    one variant and none of another: up to 30% of V2's latency, by luck.
+    Otherwise it may return a network's activations to the system and fault them in again in every forward pass of one
+    variant and of no other: up to 30% of V2's latency, at random.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
 
 
 @contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """The cyclic collector strikes one variant for what all have left."""
+def _no_garbage_collection() -> Iterator[None]:
+    """The cyclic collector would charge one variant for the garbage of all."""
     enabled = gc.isenabled()
     gc.collect()
-    gc.freeze()  # so that collecting between rounds only walks what is new
+    gc.freeze()  # so that collections between rounds visit only new objects
     gc.disable()
     try:
         yield

@@ -1,8 +1,8 @@
-"""The latency of networks that were never run: a table of parts with other channels, timed once, and interpolated.
+"""The latency of networks that were never run: parts with other channels are timed once, then interpolated.
 
-A part's time is taken to be linear, between measurements, in the channels of its expansion and in those at its ends;
-without an expansion, in its multiply-adds. A network's is an offset and the sum of its parts at a scale, both fitted
-to whole networks timed in the same rounds: a part pays for a call of its own, and keeps its weights in caches.
+Between measurements, the time of a part is taken as linear in the channels of its expansion and in those at its ends;
+without an expansion, in its multiply-adds. A network takes an offset plus a multiple of the sum of its parts, both
+fitted to whole networks timed in the same rounds, since every part pays for a call and keeps its weights in caches.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from typing import cast
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.latency.blocks import WHOLE, runtime_parts
+from mnet.latency.blocks import WHOLE, network_parts
 from mnet.latency.comparison import disturbances, program_sample
 from mnet.latency.machine import machine_facts, pinned
-from mnet.latency.paired import Sample, race
+from mnet.latency.paired import time_in_rounds
 from mnet.latency.runtimes import Program, make_runtime
+from mnet.latency.timing import Sample
 from mnet.models.network import MobileNet
-from mnet.models.parts import Part, example_images, part_costs
+from mnet.models.parts import Part, part_costs
 from mnet.models.spec import Network, resolve_blocks, round_channels
 
 EXPANSIONS, BOTTLENECKS = (1.0, 0.75, 0.5, 0.25), (1.0, 0.5)
-"""Shares of a network's channels that parts are timed with, every pair of them."""
+"""Shares of a network's channels; parts are timed with every pair of them."""
 FACTS = ("runtime", "threads", "resolution", "device", "version")
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of the parts of one network with other channels."""
+    """Milliseconds of a network's parts at various numbers of channels."""
 
     rows: pd.DataFrame
-    """`block, expanded, ends` (channels in and out together), `madds, ms, network`; the block `whole` is a network's
-    own, with its `sum_ms`. Beside it `FACTS`."""
+    """`block, expanded, ends` (channels in plus out), `madds, ms, network`, and `FACTS`. The block `whole` is the whole
+    network, with the sum of its parts as `sum_ms`."""
 
     def __call__(self, network: Network) -> float:
-        """Milliseconds of a network with the same rows but for their channels.
+        """Milliseconds of a network that differs from the table's only in channels.
 
         Raises:
             ConfigError: It has other blocks.
@@ -59,53 +59,53 @@ class LatencyTable:
         return f"{facts['runtime']} {facts['version']}, {facts['threads']} thread(s), at {facts['resolution']} px"
 
     def sum_of(self, network: Network) -> float:
-        """Milliseconds of its parts together."""
-        shapes = shapes_of(network, self.resolution)
+        """Milliseconds of the network's parts together."""
+        shapes = part_shapes(network, self.resolution)
         if set(shapes["block"]) != set(self.parts):
             raise ConfigError(f"{network.name} has other parts than the table: {', '.join(shapes['block'])}")
         return sum(self.part(*shape) for shape in shapes.itertuples(index=False, name=None))
 
     def part(self, block: str, expanded: int, ends: int, madds: int) -> float:
-        """Milliseconds of a part; `expanded` = 0 where it has no expansion."""
-        known = self.parts[block]
+        """Milliseconds of a part; `expanded` is 0 if it has no expansion."""
+        rows = self.parts[block]
         if not expanded:
-            return along(known["madds"], known["ms"], madds)
-        levels = known.groupby("ends")
-        times = [along(own["expanded"], own["ms"], expanded) for _, own in levels]
-        return along([float(str(size)) for size in levels.groups], times, ends)
+            return interpolate(rows["madds"], rows["ms"], madds)
+        levels = rows.groupby("ends")
+        times = [interpolate(level["expanded"], level["ms"], expanded) for _, level in levels]
+        return interpolate([float(str(size)) for size in levels.groups], times, ends)
 
     @cached_property
     def parts(self) -> dict[str, pd.DataFrame]:
-        return {str(block): own for block, own in self.rows.groupby("block", sort=False) if block != WHOLE}
+        """Rows of each part."""
+        return {str(block): rows for block, rows in self.rows.groupby("block", sort=False) if block != WHOLE}
 
     @cached_property
     def wholes(self) -> pd.DataFrame:
-        """Of the networks that were timed whole: `ms`, and `sum_ms` of their parts."""
+        """Rows of the networks that were timed whole: `ms`, and `sum_ms` of their parts."""
         return self.rows[self.rows["block"] == WHOLE]
 
     @cached_property
     def line(self) -> tuple[float, float]:
-        """Scale and offset, of least relative error over `wholes`."""
-        known = self.wholes[["sum_ms", "ms"]].to_numpy(float)
-        return fitted(known[:, 0], known[:, 1])
+        """Scale and offset with the least relative error over `wholes`."""
+        sums, times = self.wholes[["sum_ms", "ms"]].to_numpy(float).T
+        return fit_line(sums, times)
 
     @cached_property
     def errors(self) -> np.ndarray:
-        """(networks,): what is predicted for each of `wholes` by the line through the others, over what was measured,
-        less 1."""
+        """(networks,): relative error of each of `wholes`, predicted by the line through the others."""
         sums, times = self.wholes[["sum_ms", "ms"]].to_numpy(float).T
-        found = []
+        errors = []
         for i in range(len(sums)):
-            scale, offset = fitted(np.delete(sums, i), np.delete(times, i))
-            found.append((offset + scale * sums[i]) / times[i] - 1)
-        return np.array(found)
+            scale, offset = fit_line(np.delete(sums, i), np.delete(times, i))
+            errors.append((offset + scale * sums[i]) / times[i] - 1)
+        return np.array(errors)
 
     @property
     def resolution(self) -> int:
         return int(self.rows["resolution"].iloc[0])
 
-    def of(self, **facts: object) -> bool:
-        """Whether it was measured so."""
+    def measured_with(self, **facts: object) -> bool:
+        """Whether the table was measured under these conditions, a subset of `FACTS`."""
         return all(str(self.rows[name].iloc[0]) == str(value) for name, value in facts.items())
 
     def save(self, path: Path) -> None:
@@ -115,10 +115,10 @@ class LatencyTable:
 def read_latency_table(path: Path) -> LatencyTable:
     """
     Raises:
-        ConfigError: There is no such table.
+        ConfigError: The file is missing or not such a table.
     """
     try:
-        return LatencyTable(pd.read_csv(path, float_precision="round_trip"))  # a search that goes on decides alike
+        return LatencyTable(pd.read_csv(path, float_precision="round_trip"))  # a resumed search must decide the same
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a table of latencies: {error}") from None
 
@@ -131,73 +131,71 @@ def measure_table(
     threads: int = 1,
     budget_s: float = 20,
     seed: int = 0,
-    told: Callable[[int, int], object] = lambda done, of: None,
+    report_progress: Callable[[int, int], object] = lambda done, count: None,
 ) -> LatencyTable:
-    """Time the parts of a network with `EXPANSIONS` x `BOTTLENECKS` of its channels, and those networks whole, all in
-    the same rounds.
+    """Time the parts of a network at `EXPANSIONS` x `BOTTLENECKS` of its channels, and the whole networks, all in the
+    same rounds.
 
     Args:
         network: A classifier.
         runtime: One of `mnet.latency.RUNTIMES`.
         resolution: Height and width of the images.
-        threads: That a part may use.
+        threads: Threads per part.
         budget_s: Seconds of rounds.
-        seed: Of images and order.
-        told: How many of the programs are ready.
+        seed: Seed of the images and of the order within rounds.
+        report_progress: Called with the number of prepared programs, and how many there are.
 
     Raises:
         ConfigError, ExportError: As `block_latency`.
     """
     shares = list(itertools.product(EXPANSIONS, BOTTLENECKS))
-    nets = [MobileNet(scaled(network, *share)).eval() for share in shares]
-    programs: dict[object, Program] = {}
+    nets = [MobileNet(scale_channels(network, *share)).eval() for share in shares]
+    parts = [network_parts(net, resolution, runtime=runtime, seed=seed) for net in nets]
+    count = len({_identity(part, number) for number, net_parts in enumerate(parts) for part in net_parts})
+    programs: dict[str, Program] = {}
     samples: dict[str, Sample] = {}
     rows: list[dict[str, object]] = []
-    images = example_images(nets[0], resolution, seed=seed)
-    parts = [[whole(net, images), *runtime_parts(net, runtime, images)] for net in nets]
-    keys = {identity(part, number) for number, own in enumerate(parts) for part in own}
+    baseline = _identity(parts[0][0], 0)
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        refused = stack.enter_context(pinned(threads))
-        machine = make_runtime(runtime, threads=threads, folder=Path(folder))
-        for number, (net, own) in enumerate(zip(nets, parts, strict=True)):
-            shapes = shapes_of(net.network, resolution).set_index("block").to_dict("index")
-            for part in own:
-                key = identity(part, number)
+        pinning_error = stack.enter_context(pinned(threads))
+        engine = make_runtime(runtime, threads=threads, folder=Path(folder))
+        for number, (net, net_parts) in enumerate(zip(nets, parts, strict=True)):
+            shapes = part_shapes(net.network, resolution).set_index("block").to_dict("index")
+            for part in net_parts:
+                key = _identity(part, number)
                 if key not in programs:
-                    programs[key] = machine.prepare(part.module, part.example)
-                    samples[str(key)] = program_sample(programs[key], part.example)
-                    told(len(programs), len(keys))
+                    programs[key] = engine.prepare(part.module, part.example)
+                    samples[key] = program_sample(programs[key], part.example)
+                    report_progress(len(programs), count)
                 shape = cast(dict[str, object], shapes.get(part.block, {}))
-                rows.append({"block": part.block, **shape, "network": number, "key": str(key)})
-        found = race(samples, str(identity(parts[0][0], 0)), budget_s=budget_s, seed=seed)
+                rows.append({"block": part.block, **shape, "network": number, "key": key})
+        paired = time_in_rounds(samples, baseline, budget_s=budget_s, seed=seed)
     table = pd.DataFrame(rows)
-    table["ms"] = [1000 * float(np.median(found.times[key])) for key in table.pop("key")]
+    table["ms"] = [paired.ms(key) for key in table.pop("key")]
     sums = table[table["block"] != WHOLE].groupby("network")["ms"].sum()
     table["sum_ms"] = table["network"].map(sums).where(table["block"] == WHOLE)
-    notes = [*([refused] if refused else []), *disturbances(found, str(identity(parts[0][0], 0)))]
+    notes = [*([pinning_error] if pinning_error else []), *disturbances(paired, baseline)]
     facts = {
         "runtime": runtime,
         "threads": threads,
         "resolution": resolution,
-        "version": next(iter(programs.values())).ran.version,
-        "rounds": len(next(iter(found.times.values()))),
+        "version": next(iter(programs.values())).info.version,
+        "rounds": len(paired.times[baseline]),
         **machine_facts(),
         "notes": "; ".join(notes),
     }
     return LatencyTable(table.assign(**cast(dict[str, str], facts)))
 
 
-def whole(net: MobileNet, images: Tensor) -> Part:
-    return Part(block=WHOLE, kind="", module=net, example=images, layers=())
+def _identity(part: Part, number: int) -> str:
+    """Equal for parts that are timed only once: the same layers in any of the networks."""
+    if part.block == WHOLE:
+        return str((WHOLE, number))
+    return str((part.kind, *(replace(layer, layer="") for layer in part.layers)))
 
 
-def identity(part: Part, number: int) -> object:
-    """What parts that need be timed only once have in common."""
-    return (WHOLE, number) if part.block == WHOLE else (part.kind, *(replace(one, layer="") for one in part.layers))
-
-
-def scaled(network: Network, expansions: float, bottlenecks: float) -> Network:
-    """The network with shares of its channels; what shortcuts join still has the same."""
+def scale_channels(network: Network, expansions: float, bottlenecks: float) -> Network:
+    """The network with shares of its channels; blocks joined by shortcuts stay equally wide."""
     rows = tuple(
         replace(
             row,
@@ -210,33 +208,33 @@ def scaled(network: Network, expansions: float, bottlenecks: float) -> Network:
     return replace(network, stem=stem, blocks=rows)
 
 
-def shapes_of(network: Network, resolution: int) -> pd.DataFrame:
-    """A row a part: `block, expanded, ends, madds`; `expanded` is 0 where a part has no expansion."""
-    counted = part_costs(network, resolution)
-    wide = {f"blocks.{i}": at.row.expansion or 0 for i, at in enumerate(resolve_blocks(network))}
+def part_shapes(network: Network, resolution: int) -> pd.DataFrame:
+    """One row per part: `block, expanded, ends, madds`; `expanded` is 0 for parts without an expansion."""
+    parts = part_costs(network, resolution)
+    expansions = {f"blocks.{i}": block.row.expansion or 0 for i, block in enumerate(resolve_blocks(network))}
     return pd.DataFrame(
         {
-            "block": counted["block"],
-            "expanded": [wide.get(block, 0) for block in counted["block"]],
-            "ends": counted["in_channels"] + counted["out_channels"],
-            "madds": counted["madds"],
+            "block": parts["block"],
+            "expanded": [expansions.get(block, 0) for block in parts["block"]],
+            "ends": parts["in_channels"] + parts["out_channels"],
+            "madds": parts["madds"],
         }
     )
 
 
-def along(xs: ArrayLike, ys: ArrayLike, x: float) -> float:
-    """Linear between points, and beyond them as between the last two; where several share an x, their mean."""
+def interpolate(xs: ArrayLike, ys: ArrayLike, x: float) -> float:
+    """Linear between points, and beyond them as between the last two; points with the same x are averaged."""
     points = pd.Series(np.asarray(ys, float)).groupby(np.asarray(xs, float)).mean()
-    at, values = points.index.to_numpy(), points.to_numpy()
-    if len(at) == 1:
+    positions, values = points.index.to_numpy(), points.to_numpy()
+    if len(positions) == 1:
         return float(values[0])
-    i = int(np.clip(np.searchsorted(at, x), 1, len(at) - 1))
-    slope = (values[i] - values[i - 1]) / (at[i] - at[i - 1])
-    return float(values[i - 1] + slope * (x - at[i - 1]))
+    i = int(np.clip(np.searchsorted(positions, x), 1, len(positions) - 1))
+    slope = (values[i] - values[i - 1]) / (positions[i] - positions[i - 1])
+    return float(values[i - 1] + slope * (x - positions[i - 1]))
 
 
-def fitted(sums: np.ndarray, times: np.ndarray) -> tuple[float, float]:
-    """Scale and offset from sums of parts to whole networks, of least relative error."""
+def fit_line(sums: np.ndarray, times: np.ndarray) -> tuple[float, float]:
+    """Scale and offset from sums of parts to times of whole networks, with the least relative error."""
     terms = np.stack([sums, np.ones_like(sums)], 1) / times[:, None]
     (scale, offset), *_ = np.linalg.lstsq(terms, np.ones_like(times), rcond=None)
     return float(scale), float(offset)

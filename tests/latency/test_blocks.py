@@ -1,4 +1,4 @@
-"""Latency by block: the parts are the network, and a slow block is found. Timed on a network of three blocks."""
+"""Latency by block: the parts make up the network, and a slow block shows. On a network of three blocks."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ import mnet
 from mnet.errors import ConfigError
 from mnet.latency import blocks
 from mnet.latency.blocks import block_latency, compare_blocks
-from mnet.latency.runtimes import Ran
+from mnet.latency.runtimes import ProgramInfo
 from mnet.latency.runtimes.torch_eager import Eager, TorchProgram
 from mnet.models.parts import cut, example_images
 from mnet.quantization import fuse
@@ -36,7 +36,7 @@ def small(slow=None, **toggles):
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("model", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"])
-def test_the_parts_one_after_another_are_the_network(model, fused):
+def test_the_parts_in_sequence_are_the_network(model, fused):
     net = mnet.create_model(model, width=0.25, num_classes=7, separable=model != "mobilenet_v1")
     net.train()(torch.randn(4, 3, 64, 64))
     net.eval()
@@ -47,14 +47,14 @@ def test_the_parts_one_after_another_are_the_network(model, fused):
     assert sum(row["params"] for row in rows) == total.params
     x = parts[0].example
     with torch.no_grad():
-        wanted = net(x)
+        expected = net(x)
         for part, row in zip(parts, rows, strict=True):
             torch.testing.assert_close(x, part.example)
             assert x.shape[1] == row["in_channels"]
             x = part.module(x)
             assert x.shape[:2] == (2, row["out_channels"])
             assert row["resolution"] == (x.shape[2] if x.dim() == 4 else 1)
-        torch.testing.assert_close(x, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-5)
     names = [row["block"] for row in rows]
     assert names[:2] == ["stem", "blocks.0"]
     assert names[-1] == "head"
@@ -64,7 +64,7 @@ def test_the_parts_one_after_another_are_the_network(model, fused):
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_slow_block_is_found_and_the_parts_sum_to_the_whole():
+def test_a_slow_block_shows_and_the_parts_sum_to_the_whole():
     frame = block_latency(small(slow=1), resolution=64, budget_s=0.05)
     assert list(frame["block"]) == ["stem", "blocks.0", "blocks.1", "blocks.2", "tail", "head"]
     kinds = ["3x3 hswish", "3x3 relu se", "3x3 relu", "3x3 relu", "1x1 hswish", "pool, hidden hswish"]
@@ -81,42 +81,42 @@ def test_a_slow_block_is_found_and_the_parts_sum_to_the_whole():
 
 @pytest.mark.usefixtures("clock")
 def test_variants_are_compared_block_by_block():
-    nets = {"as it is": small(), "slow": small(slow=2), "relu": small(activation="relu")}
-    frame = compare_blocks(nets, "as it is", resolution=64, budget_s=0.05)
+    nets = {"base": small(), "slow": small(slow=2), "relu": small(activation="relu")}
+    frame = compare_blocks(nets, "base", resolution=64, budget_s=0.05)
     assert list(frame["variant"]) == ["slow"] * 7 + ["relu"] * 7
     slow = frame[frame["variant"] == "slow"].set_index("block")
     for block in ("blocks.2", "whole"):
         assert slow.loc[block, "us"] == pytest.approx(1e6 * SLOW_S, rel=0.05)
         assert 0 < slow.loc[block, "us_low"] < slow.loc[block, "us"] < slow.loc[block, "us_high"]
         assert slow.loc[block, "low"] > 1.5
-    others = slow.drop(index=["blocks.2", "whole"])
-    assert others["us"].abs().max() < 0.05 * 1e6 * SLOW_S
+    unchanged = slow.drop(index=["blocks.2", "whole"])
+    assert unchanged["us"].abs().max() < 0.05 * 1e6 * SLOW_S
     assert np.allclose(frame["us"], 1000 * frame["baseline_ms"] * (frame["ratio"] - 1))
     assert dict(zip(frame["block"], frame["resolution"], strict=True))["stem"] == 32
 
 
 class Delegating(Eager):
-    """Says that h-swish is not delegated, and keeps what it was given."""
+    """Reports h-swish as not delegated, and records the modules that it prepares."""
 
     def prepare(self, module, example):
-        self.taken.append(module)
+        self.prepared.append(module)
         names = [layer.extra_repr() for layer in module.modules() if type(layer).__name__ == "Activate"]
         counts = {"delegated": {"convolution": 2, "add": 1}, "undelegated": {"hardswish": names.count("hswish")}}
-        return TorchProgram(module, Ran(**{**vars(self.ran(module)), **counts}))
+        return TorchProgram(module, ProgramInfo(**{**vars(self.describe(module)), **counts}))
 
 
-def test_what_a_runtime_delegates_is_told_by_block_and_it_gets_the_folded_network(monkeypatch):
-    taken = Delegating.taken = []
+def test_delegation_is_reported_by_block_and_the_runtime_gets_folded_parts(monkeypatch):
+    prepared = Delegating.prepared = []
     monkeypatch.setattr(blocks, "make_runtime", lambda name, threads, folder: Delegating(name, threads, folder))
     frame = block_latency(small(), runtime="executorch", resolution=32, budget_s=0.01)
     assert list(frame["undelegated"]) == [1, 0, 0, 0, 1, 1]
     assert set(frame["delegated"]) == {3}
-    whole, *parts = taken
+    whole, *parts = prepared
     assert isinstance(whole, mnet.MobileNet)
     assert not any(isinstance(layer, nn.BatchNorm2d) for part in parts for layer in part.modules())
 
 
-def test_bad_input_is_one_clear_line():
+def test_invalid_arguments_raise_one_line():
     net, longer = small(), mnet.create_model("mobilenet_v3_small")
     for call, message in (
         (lambda: block_latency(nn.Linear(3, 3)), "only a MobileNet in float can be cut into blocks, not a Linear"),
@@ -127,7 +127,7 @@ def test_bad_input_is_one_clear_line():
         (lambda: compare_blocks({"a": net}, "a"), "nothing to compare 'a' with"),
         (
             lambda: compare_blocks({"a": net, "b": longer}, "a"),
-            "b has 14 parts and a 6",
+            "b has 14 parts, a has 6",
         ),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""Paired timing on clocks that the tests own."""
+"""Paired timing of simulated variants, and of work on a virtual clock."""
 
 import gc
 
@@ -7,10 +7,11 @@ import pytest
 
 from mnet.errors import ConfigError
 from mnet.latency import paired_ratios, timed
+from mnet.latency.timing import calls_for, timer_for
 
 
 class Machine:
-    """A noisy machine: its speed drifts twofold, and each sample has a jitter of 3% of its own."""
+    """A noisy machine: its speed drifts twofold, and each sample has a jitter of 3%."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng([seed, 1])  # not the stream that orders the rounds
@@ -25,46 +26,49 @@ class Machine:
         return run
 
 
-def test_a_variant_against_itself_is_not_called_different():
+def test_a_variant_does_not_differ_from_itself():
     inside = 0
     for seed in range(12):
         machine = Machine(seed)
         same = {name: machine.sample(0.1) for name in ("a", "a again")}
-        found = paired_ratios(same, "a", min_rounds=30, budget_s=0, warmup=0, seed=seed)["a again"]
-        inside += found.low <= 1 <= found.high
-        assert found.high - found.low < 0.1  # the drift, of a factor of two, has cancelled
+        ratio = paired_ratios(same, "a", min_rounds=30, budget_s=0, warmup=0, seed=seed)["a again"]
+        inside += ratio.low <= 1 <= ratio.high
+        assert ratio.high - ratio.low < 0.1  # the twofold drift has cancelled
     assert inside >= 10
 
 
-def test_a_slowdown_of_5_percent_is_found_in_spite_of_drift():
+def test_a_slowdown_of_5_percent_is_detected_despite_drift():
     machine = Machine(0)
     pair = {"base": machine.sample(0.1), "slow": machine.sample(0.105)}
-    found = paired_ratios(pair, "base", min_rounds=60, budget_s=0, warmup=0)["slow"]
-    assert 1 < found.low <= 1.05 <= found.high < 1.1
-    assert found.ms > found.baseline_ms
+    ratio = paired_ratios(pair, "base", min_rounds=60, budget_s=0, warmup=0)["slow"]
+    assert 1 < ratio.low <= 1.05 <= ratio.high < 1.1
+    assert ratio.ms > ratio.baseline_ms
 
 
 def test_work_done_twice_takes_twice_as_long(clock):
+
     def work() -> None:
-        clock.spend(0.1)
+        clock.spend(0.001)
 
     def double() -> None:
         work()
         work()
 
-    variants = {"once": timed(work, calls=2), "once again": timed(work, calls=2), "twice": timed(double, calls=2)}
-    found = paired_ratios(variants, "once", precision=0.02, budget_s=60)
-    assert found["twice"].value == pytest.approx(2, rel=0.02)
-    assert found["once again"].value == pytest.approx(1, rel=0.02)
+    works = {"once": work, "once again": work, "twice": double}
+    variants = {name: timed(work, calls=2) for name, work in works.items()}
+    ratios = paired_ratios(variants, "once", budget_s=1, precision=0.02)
+    assert ratios["twice"].value == pytest.approx(2, rel=0.02)
+    assert ratios["twice"].ms == pytest.approx(2, rel=0.02)
+    assert ratios["once again"].value == pytest.approx(1, rel=0.02)
 
 
-def test_measuring_stops_at_the_asked_precision_or_says_that_the_budget_ended():
+def test_timing_stops_at_the_requested_precision_or_when_the_budget_ends(clock):
     machine = Machine(0)
     pair = {"a": machine.sample(0.1), "b": machine.sample(0.1)}
     loose = paired_ratios(pair, "a", precision=0.2, budget_s=60)["b"]
     assert (loose.rounds, loose.precise) == (9, True)
-    tight = paired_ratios(pair, "a", precision=1e-9, budget_s=0.05)["b"]
-    assert tight.rounds >= 9
+    tight = paired_ratios(pair, "a", precision=1e-9, budget_s=0.5e-4)["b"]  # a tick per round
+    assert 48 <= tight.rounds <= 52
     assert not tight.precise
 
 
@@ -80,7 +84,7 @@ def test_every_round_runs_each_variant_once_in_a_random_order():
     assert len(set(rounds)) == 6
 
 
-def test_garbage_is_not_collected_between_the_clocks_and_is_afterwards():
+def test_garbage_is_not_collected_while_timing():
     during: list[bool] = []
 
     def sample() -> float:
@@ -96,7 +100,7 @@ def test_garbage_is_not_collected_between_the_clocks_and_is_afterwards():
     ("names", "baseline", "rounds", "message"),
     [("ab", "c", 9, "baseline"), ("a", "a", 9, "nothing to compare"), ("ab", "a", 2, "at least 9")],
 )
-def test_a_comparison_without_meaning_is_refused_before_anything_runs(names, baseline, rounds, message):
+def test_a_meaningless_comparison_raises_before_anything_runs(names, baseline, rounds, message):
     def sample() -> float:
         raise AssertionError
 
@@ -104,5 +108,11 @@ def test_a_comparison_without_meaning_is_refused_before_anything_runs(names, bas
         paired_ratios(dict.fromkeys(names, sample), baseline, min_rounds=rounds, budget_s=1)
 
 
-def test_a_sample_is_seconds_a_call(clock):
-    assert timed(lambda: clock.spend(0.1), calls=3)() == pytest.approx(0.1, rel=0.05)
+def test_a_sample_is_seconds_per_call(clock):
+    assert timed(lambda: clock.spend(0.01), calls=3)() == pytest.approx(0.01, rel=0.05)
+
+
+def test_calls_are_repeated_until_a_group_lasts_long_enough(clock):
+    calls = calls_for(lambda: clock.spend(1e-5), 2e-4, timer_for("cpu"))
+    assert 20 <= calls <= 24
+    assert calls_for(lambda: clock.spend(1), 2e-4, timer_for("cpu")) == 1

@@ -1,4 +1,4 @@
-"""The kit for a phone end to end, with an `adb` that prints what a phone and the runtimes' programs print.
+"""The kit for a phone end to end, with a fake `adb` that prints what a phone and the runtimes' programs print.
 
 Printed formats: LiteRT's documentation ("Performance measurement") and benchmark_model.cc, executor_runner.cpp of
 ExecuTorch 1.5 (through Android's log), performance_runner.cc of ONNX Runtime.
@@ -15,8 +15,10 @@ import pytest
 
 from mnet.errors import ConfigError
 from mnet.latency import paired
-from mnet.latency.phone import COLUMNS, RUNNERS, import_results, read_manifest, write_kit
-from mnet.latency.runtimes import ExportError, Ran
+from mnet.latency.comparison import COLUMNS
+from mnet.latency.phone import RUNNERS, import_results, write_kit
+from mnet.latency.phone.kit import read_manifest
+from mnet.latency.runtimes import ExportError, ProgramInfo
 from mnet.latency.runtimes.torch_eager import TorchProgram
 
 TFLITE = """STARTING!
@@ -75,12 +77,12 @@ Avg CPU usage: 11 %
         (".onnx", "", np.nan),
     ],
 )
-def test_each_program_is_read_as_it_prints(suffix, text, seconds):
+def test_the_output_of_each_program_is_parsed(suffix, text, seconds):
     assert RUNNERS[suffix].seconds(text) == pytest.approx(seconds, nan_ok=True)
 
 
 ADB = """#!/bin/sh
-# What a phone answers. $PHONE is where its files are, and the switches for what goes wrong.
+# A fake phone. $PHONE has its files, and switches for failures.
 case $1 in
     start-server) echo "* daemon not running; starting now" >&2 ;;
     get-state)
@@ -95,16 +97,16 @@ case $1 in
             getprop*) echo x ;;
             *scaling_governor*) echo sched_pixel ;;
             *cpu7*scaling_cur_freq*) echo 2914000 ;;
-            *scaling_cur_freq* | *thermal_zone0*) exit 1 ;; # not to be read
+            *scaling_cur_freq* | *thermal_zone0*) exit 1 ;; # unreadable
             "dumpsys battery")
                 printf '  level: 80\\n  temperature: 2%s\\n' "$(cat "$PHONE/count" 2>/dev/null || echo 80)" ;;
             *taskset*)
                 echo "$2" >>"$PHONE/calls"
                 count=$(($(cat "$PHONE/count" 2>/dev/null || echo 10) + 1))
                 echo $count >"$PHONE/count"
-                [ "$count" != "$(cat "$PHONE/goes" 2>/dev/null)" ] || { touch "$PHONE/gone"; exit 1; }
+                [ "$count" != "$(cat "$PHONE/disconnect_at" 2>/dev/null)" ] || { touch "$PHONE/gone"; exit 1; }
                 case $2 in
-                    *silent*) ;; # as a build without logging
+                    *silent*) ;; # a build without logging
                     *broken*) echo "INFO: Loaded"; echo "ERROR: Failed to load the model" >&2; exit 1 ;;
                     *executor_runner*)
                         case $2 in *relu*) count=$((count + 10)) ;; esac
@@ -119,7 +121,7 @@ esac
 
 @pytest.fixture
 def phone(tmp_path, monkeypatch):
-    """A folder that stands for a phone, its `adb` first on the path."""
+    """The folder of a fake phone, with its `adb` first on the path."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "adb").write_text(ADB)
@@ -132,7 +134,7 @@ def phone(tmp_path, monkeypatch):
 
 
 def models(folder: Path, *names: str) -> dict[str, Path]:
-    """Files named as exported ones are, `variant.suffix`, by variant."""
+    """Files named like exported ones, `variant.suffix`, by variant."""
     folder.mkdir(exist_ok=True)
     for i, name in enumerate(names):
         (folder / f"{i}{Path(name).suffix}").write_text(name)
@@ -151,7 +153,7 @@ def run(folder: Path, **settings: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60)
 
 
-def test_a_kit_runs_on_a_phone_and_comes_back_as_the_table(phone, tmp_path):
+def test_a_kit_runs_on_a_phone_and_its_output_becomes_a_table(phone, tmp_path):
     names = ("paper.pte", "relu.pte", "broken.pte", "silent.pte", "se=true, se_ratio='0.5' $(reboot).tflite")
     folder = kit(tmp_path / "kit", *names)
     assert subprocess.run(["sh", "-n", str(folder / "run.sh")]).returncode == 0
@@ -184,7 +186,7 @@ def test_every_round_has_each_model_once_in_a_random_order_on_the_big_cores(phon
     calls = (phone / "calls").read_text().splitlines()
     assert len(calls) == 27
     rounds = [tuple(call.split("/bin/")[1].split()[0] for call in calls[i : i + 3]) for i in range(0, 27, 3)]
-    assert all(set(one) == {"benchmark_model", "onnxruntime_perf_test", "executor_runner"} for one in rounds)
+    assert all(set(programs) == {"benchmark_model", "onnxruntime_perf_test", "executor_runner"} for programs in rounds)
     assert len(set(rounds)) > 2
     assert all("taskset 80 " in call for call in calls)
     (flags,) = {call.split("benchmark_model ")[1] for call in calls if "benchmark_model" in call}
@@ -199,11 +201,14 @@ def test_every_round_has_each_model_once_in_a_random_order_on_the_big_cores(phon
     ]
 
 
-def test_a_phone_that_went_away_costs_one_round(phone, tmp_path):
+def test_a_disconnected_phone_costs_one_round(phone, tmp_path):
     folder = kit(tmp_path / "kit", "paper.pte", "relu.pte")
-    (phone / "goes").write_text("16")  # in round 3
+    (phone / "disconnect_at").write_text("16")  # in round 3
     stopped = run(folder, ROUNDS="9")
-    assert (stopped.returncode, stopped.stderr) == (1, "error: the phone went away in round 3; attach it, call again\n")
+    assert (stopped.returncode, stopped.stderr) == (
+        1,
+        "error: the phone was disconnected in round 3; attach it and run this again\n",
+    )
     few = import_results(folder).set_index("variant").loc["relu"]
     assert few["stopped"] == "2 rounds; an interval needs 9"
     assert few["ratio"] > 1
@@ -212,22 +217,22 @@ def test_a_phone_that_went_away_costs_one_round(phone, tmp_path):
     assert run(folder, ROUNDS="9").returncode == 0
     assert len((phone / "calls").read_text().splitlines()) == 2 * 9 + 2
     assert set(import_results(folder)["stopped"]) == {"baseline", "phone"}
-    other = run(folder, ROUNDS="9", THREADS="2")
-    assert "printed/ is of another phone or setting" in other.stderr
+    changed = run(folder, ROUNDS="9", THREADS="2")
+    assert "printed/ has results of another phone or setting" in changed.stderr
 
 
 @pytest.mark.parametrize(
     ("settings", "broken", "message"),
     [
         ({"PATH": "/usr/bin:/bin"}, "", "adb is not installed"),
-        ({}, "gone", "no phone is ready (adb says: error: no devices/emulators found)"),
-        ({}, "binary", "bin/executor_runner is missing: the head of run.sh"),
-        ({"BIG_CORES": "f0; reboot"}, "", "BIG_CORES is a hexadecimal mask as f0"),
-        ({"ROUNDS": "many"}, "", "ROUNDS, RUNS, WARMUP, THREADS and PAUSE are whole numbers, not 'many'"),
-        ({"REMOTE": "/x; reboot"}, "", "REMOTE is a plain path"),
+        ({}, "gone", "no phone is ready (adb: error: no devices/emulators found)"),
+        ({}, "binary", "bin/executor_runner is missing; the head of run.sh"),
+        ({"BIG_CORES": "f0; reboot"}, "", "BIG_CORES must be a hexadecimal mask such as f0"),
+        ({"ROUNDS": "many"}, "", "ROUNDS, RUNS, WARMUP, THREADS and PAUSE must be whole numbers, not 'many'"),
+        ({"REMOTE": "/x; reboot"}, "", "REMOTE must be a plain path"),
     ],
 )
-def test_the_script_says_in_one_line_what_is_missing(phone, tmp_path, settings, broken, message):
+def test_the_script_fails_with_one_line(phone, tmp_path, settings, broken, message):
     folder = kit(tmp_path / "kit", "paper.pte")
     if broken == "binary":
         (folder / "bin/executor_runner").unlink()
@@ -241,34 +246,35 @@ def test_the_script_says_in_one_line_what_is_missing(phone, tmp_path, settings, 
 
 
 def printed(folder: Path, **milliseconds: list[float | str]) -> None:
-    """What a phone would have left: a time, or another text, by model and round."""
+    """Write the output of a phone: a time, or another text, by model and round."""
     (folder / "printed").mkdir()
     names = {file.split(".")[0][3:]: file for file in read_manifest(folder)["models"]}
     for name, times in milliseconds.items():
-        for i, one in enumerate(times, 1):
-            line = f"Model executed successfully 1 time(s) in {one} ms.\nexit status: 0\n"
-            text = one if isinstance(one, str) else line
+        for i, value in enumerate(times, 1):
+            line = f"Model executed successfully 1 time(s) in {value} ms.\nexit status: 0\n"
+            text = value if isinstance(value, str) else line
             (folder / f"printed/{i}-{names[name]}.txt").write_text(text)
 
 
-def test_the_ratio_is_that_of_paired_rounds(tmp_path):
+def test_the_ratio_is_paired_by_round(tmp_path):
     folder = kit(tmp_path / "kit", "paper.pte", "relu.pte")
-    speed = np.linspace(1, 3, 12)  # a phone that slows down threefold: paired, it cancels
+    speed = np.linspace(1, 3, 12)  # a phone that slows down threefold, which pairing cancels
     paper, relu = 5 * speed, 5.5 * speed * np.exp(np.random.default_rng(0).normal(0, 0.002, 12))
     killed = "Model executed successfully 1 time(s) in 99.0 ms.\nKilled \nexit status: 137\n"
     printed(folder, paper=list(paper), relu=[*relu[:10], killed, "\x00\xff garbage"])
     row = import_results(folder).set_index("variant").loc["relu"]
-    wanted = paired.ratio(relu[:10], paper[:10], 0.01)
-    assert (row["ratio"], row["low"], row["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high), rel=1e-6)
+    expected = paired.ratio(relu[:10], paper[:10], 0.01)
+    values = (expected.value, expected.low, expected.high)
+    assert (row["ratio"], row["low"], row["high"]) == pytest.approx(values, rel=1e-6)
     assert row["rounds"] == 10
     assert row["high"] - row["low"] < 0.01
     failed = {"relu, round 11": "Killed", "relu, round 12": r"no time after '\x00ÿ garbage'"}
     assert import_results(folder).attrs["failed"] == failed
-    turned = import_results(folder, baseline="relu").set_index("variant").loc["paper"]
-    assert turned["ratio"] == pytest.approx(1 / row["ratio"])
+    inverse = import_results(folder, baseline="relu").set_index("variant").loc["paper"]
+    assert inverse["ratio"] == pytest.approx(1 / row["ratio"])
 
 
-def test_without_its_baseline_a_phone_still_gives_medians(tmp_path):
+def test_without_the_baseline_a_phone_still_has_medians(tmp_path):
     folder = kit(tmp_path / "kit", "paper.pte", "relu.pte")
     printed(folder, paper=["error: closed\nexit status: 255\n"] * 9, relu=[4.0] * 9)
     paper, relu = import_results(folder).to_dict("records")
@@ -276,7 +282,7 @@ def test_without_its_baseline_a_phone_still_gives_medians(tmp_path):
     assert (relu["stopped"], relu["median_ms"]) == ("no ratio: the baseline paper failed", 4)
 
 
-def test_bad_input_is_one_clear_line(tmp_path):
+def test_invalid_arguments_raise_one_line(tmp_path):
     given = models(tmp_path / "exported", "paper.pte", "relu.pte")
     for programs, settings, message in (
         ({}, {}, "no models"),
@@ -290,7 +296,7 @@ def test_bad_input_is_one_clear_line(tmp_path):
         with pytest.raises(ConfigError, match=message):
             write_kit(programs, tmp_path / "kit", **settings)
     assert not (tmp_path / "kit").exists()
-    with pytest.raises(ConfigError, match=r"is no kit for a phone: it has no manifest\.json"):
+    with pytest.raises(ConfigError, match=r"is not a kit for a phone: it has no manifest\.json"):
         import_results(tmp_path)
     folder = kit(tmp_path / "kit", "paper.pte", "relu.pte")
     with pytest.raises(ConfigError, match=r"printed is empty: run .*run\.sh with a phone"):
@@ -298,7 +304,7 @@ def test_bad_input_is_one_clear_line(tmp_path):
     with pytest.raises(ConfigError, match="unknown baseline 'rel'"):
         import_results(folder, baseline="rel")
     printed(folder, paper=[1.0])
-    write_kit(given, folder, rounds=20)  # the same models: their results stay
+    write_kit(given, folder, rounds=20)  # the same models keep their results
     with pytest.raises(ConfigError, match="results of other models"):
         write_kit(dict(list(given.items())[:1]), folder)
     (folder / "manifest.json").write_text("{")
@@ -306,8 +312,8 @@ def test_bad_input_is_one_clear_line(tmp_path):
         import_results(folder)
 
 
-class Written:
-    """A runtime that writes what it is given, and refuses ReLU6."""
+class FakeRuntime:
+    """Writes the shape of the example to a file, and refuses ReLU6."""
 
     def __init__(self, name, folder):
         self.name, self.folder = name, folder
@@ -320,11 +326,11 @@ class Written:
         file = self.folder / f"{name}.pte"
         file.write_text(str(tuple(example.shape)))
         facts = {"runtime": self.name, "version": "1", "kernels": "", "precision": "fp32", "threads": 1}
-        return TorchProgram(module, Ran(**facts, file=str(file)))
+        return TorchProgram(module, ProgramInfo(**facts, file=str(file)))
 
 
-def test_a_study_becomes_a_kit_and_its_results_a_csv(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(latency_android, "make_runtime", Written)
+def test_a_study_becomes_a_kit_and_its_output_a_csv(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(latency_android, "make_runtime", FakeRuntime)
     arguments = ["activation", "--runtime=executorch", "--width=0.25", "--resolution=40", f"--out={tmp_path}"]
     arguments += ["--activation=paper,relu6,relu", "--profile=quick"]
     assert latency_android.main(arguments) == 1

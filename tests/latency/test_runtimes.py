@@ -1,4 +1,4 @@
-"""Every runtime computes what eager computes, says what it ran, and keeps what it exported."""
+"""Every runtime agrees with eager, reports how it runs a network, and keeps exported files."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 
 from mnet.errors import ConfigError
 from mnet.latency import runtimes
-from mnet.latency.comparison import prepare
+from mnet.latency.prepare import prepare
 from mnet.latency.runtimes import ExportError, make_runtime
 from mnet.quantization import quantize
 
@@ -28,74 +28,74 @@ def int8(net):
 
 
 @pytest.mark.parametrize("name", ("eager", *EXPORTING))
-def test_outputs_are_those_of_eager_and_what_ran_is_told(name, net, folder):
+def test_outputs_agree_with_eager_and_the_program_is_described(name, net, folder):
     ready = prepare(make_runtime(name, folder=folder), net, 32)
-    ran = ready.program.ran
+    info = ready.program.info
     assert ready.agreement < 1e-5
-    assert (ran.runtime, ran.precision, ran.threads) == (name, "fp32", 1)
-    assert ran.version
-    assert ran.kernels
+    assert (info.runtime, info.precision, info.threads) == (name, "fp32", 1)
+    assert info.version
+    assert info.kernels
     run = ready.program.fresh(ready.example)
     run()
     if name == "eager":
         return
-    path = Path(ran.file)
-    assert (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size) == (ran.sha256, ran.file_bytes)
-    assert sum(ran.delegated.values()) > 10
+    path = Path(info.file)
+    assert (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size) == (info.sha256, info.file_bytes)
+    assert sum(info.delegated.values()) > 10
 
 
 def test_the_whole_float_network_is_delegated_to_xnnpack(net, folder):
-    ran = prepare(make_runtime("executorch", folder=folder), net, 32).program.ran
-    assert ran.delegated["hardswish"] > 3  # one operator each, not a multiplication and a clamp
-    assert set(ran.undelegated) <= {"to_dim_order_copy"}  # of scalars
-    assert not prepare(make_runtime("litert", folder=folder), net, 32).program.ran.undelegated
+    info = prepare(make_runtime("executorch", folder=folder), net, 32).program.info
+    assert info.delegated["hardswish"] > 3  # one operator per h-swish, not a multiplication and a clamp
+    assert set(info.undelegated) <= {"to_dim_order_copy"}  # of scalars
+    assert not prepare(make_runtime("litert", folder=folder), net, 32).program.info.undelegated
 
 
 @pytest.mark.parametrize("name", EXPORTING)
 def test_int8_agrees_with_eager_and_operators_that_fall_back_are_named(name, int8, folder):
     ready = prepare(make_runtime(name, folder=folder), int8, 32)
-    ran = ready.program.ran
-    assert ran.precision == "int8"
+    info = ready.program.info
+    assert info.precision == "int8"
     assert ready.agreement >= 0.75
-    floats = Path(prepare(make_runtime(name, folder=folder), tiny(), 32).program.ran.file)
-    assert ran.file_bytes < 0.8 * floats.stat().st_size
-    fallen = {"executorch": {"to_dim_order_copy"}, "litert": {"HARD_SWISH"}}
-    if name in fallen:
-        assert set(ran.undelegated) == fallen[name]
-    else:  # known: a hard sigmoid between two int8 operators runs in float
-        assert {"HardSigmoid", "DequantizeLinear"} <= set(ran.undelegated)
+    floats = Path(prepare(make_runtime(name, folder=folder), tiny(), 32).program.info.file)
+    assert info.file_bytes < 0.8 * floats.stat().st_size
+    fallbacks = {"executorch": {"to_dim_order_copy"}, "litert": {"HARD_SWISH"}}
+    if name in fallbacks:
+        assert set(info.undelegated) == fallbacks[name]
+    else:  # a hard sigmoid between two int8 operators runs in float
+        assert {"HardSigmoid", "DequantizeLinear"} <= set(info.undelegated)
 
 
-def test_compiled_code_is_checked_and_moves_its_weights_for_every_round():
+def test_compiled_code_is_checked_and_its_weights_move_for_every_sample():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     ready = prepare(make_runtime("compile"), net, 8)
-    place = ready.program.source[0].weight.data_ptr()
+    address = ready.program.source[0].weight.data_ptr()
     ready.program.fresh(ready.example)()
-    assert ready.program.source[0].weight.data_ptr() != place
-    assert ready.program.ran.kernels.startswith("Inductor")
+    assert ready.program.source[0].weight.data_ptr() != address
+    assert ready.program.info.kernels.startswith("Inductor")
 
 
-def test_a_network_is_exported_once_and_another_one_is_another_file(net, folder, monkeypatch):
+def test_a_network_is_exported_once_and_each_network_has_its_own_file(net, folder, monkeypatch):
     runtime = make_runtime("onnxruntime", folder=folder)
-    first = prepare(runtime, net, 32).program.ran
+    first = prepare(runtime, net, 32).program.info
     with monkeypatch.context() as patch:
         patch.setattr(type(runtime), "export", lambda *_: pytest.fail("exported again"))
-        again = prepare(runtime, tiny(), 32).program.ran
+        again = prepare(runtime, tiny(), 32).program.info
     assert again == first
     others = [prepare(runtime, tiny(seed=1), 32), prepare(runtime, tiny(activation="relu"), 32)]
     others.append(prepare(runtime, net, 32, batch=2))
-    assert len({first.file, *(one.program.ran.file for one in others)}) == 4
+    assert len({first.file, *(variant.program.info.file for variant in others)}) == 4
 
 
 class Branching(nn.Module):
-    """What an exporter cannot follow."""
+    """Control flow that exporters cannot trace."""
 
     def forward(self, x):
         return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
 
 
 class Changing(nn.Module):
-    """Eager's answer is another at each call."""
+    """The output changes after the first call."""
 
     def __init__(self):
         super().__init__()
@@ -120,16 +120,16 @@ class Raising(nn.Module):
         ("eager", nn.Sequential(nn.Conv2d(3, 2, 1).requires_grad_(False), nn.Flatten()), "not finite"),
     ],
 )
-def test_what_cannot_be_trusted_is_refused_in_one_line(name, module, message, tmp_path):
+def test_unusable_networks_raise_one_line(name, module, message, tmp_path):
     if isinstance(module, nn.Sequential):
         module[0].weight.fill_(float("nan"))
-    with pytest.raises(ExportError, match=message) as refused:
+    with pytest.raises(ExportError, match=message) as raised:
         prepare(make_runtime(name, folder=tmp_path), module, 8)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(raised.value)
     assert not list(tmp_path.glob("*.pte"))
 
 
-def test_an_unknown_runtime_and_a_missing_package_name_the_way_out(monkeypatch):
+def test_errors_for_unknown_runtimes_and_missing_packages_name_the_remedy(monkeypatch):
     with pytest.raises(ConfigError, match=r"unknown runtime .tflite.; one of .*Did you mean"):
         make_runtime("tflite")
     monkeypatch.setitem(runtimes.RUNTIMES, "litert", ("not_there", "LiteRT", "litert"))

@@ -32,7 +32,7 @@ def clock(monkeypatch) -> Iterator[Clock]:
     """The clock of `mnet.latency`. A convolution or linear layer takes `LAYER_S`, any other layer its `seconds`, if it
     has some; what else takes time calls `spend`."""
     clock = Clock()
-    for module in ("paired", "comparison"):
+    for module in ("timing", "paired", "comparison"):
         monkeypatch.setattr(f"mnet.latency.{module}.time", SimpleNamespace(perf_counter=clock.perf_counter))
     for name in ("WARM_CALLS", "GROUPS"):  # a clock without outliers needs no more
         monkeypatch.setattr(f"mnet.latency.comparison.{name}", 1)

@@ -1,11 +1,11 @@
-"""Runtimes: what a network is run by. One small protocol, a file each.
+"""Runtimes that run a network: one small protocol, one file each.
 
     runtime = make_runtime("executorch", threads=1, folder=Path("results/exported"))
-    program = runtime.prepare(net, example)      # exports once, keeps the file
-    scores = program(images)                   # shaped as the example
-    run = program.fresh(example)                 # loaded once more; run() is all that is timed
+    program = runtime.prepare(net, example)  # exports once and keeps the file
+    scores = program(images)  # shaped like the example
+    run = program.fresh(example)  # loaded once more; only run() is timed
 
-To add one: a class with `version`, `kernels` and `prepare` in a file here, and a line in `RUNTIMES`.
+To add a runtime: a class with `version`, `kernels` and `prepare` in a file of this folder, and an entry in `RUNTIMES`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -38,7 +38,7 @@ from mnet.models.network import MobileNet
 Precision = Literal["fp32", "int8"]
 Run = Callable[[], object]
 Counts = Mapping[str, int]
-"""Operator -> how often it is there."""
+"""Operator -> number of occurrences."""
 
 RUNTIMES: Mapping[str, tuple[str, str, str]] = {
     "eager": ("torch_eager", "Eager", ""),
@@ -48,72 +48,71 @@ RUNTIMES: Mapping[str, tuple[str, str, str]] = {
     "executorch": ("executorch", "ExecuTorch", "executorch"),
     "litert": ("litert", "LiteRT", "litert"),
 }
-"""Name -> module and class here, and the extra of pyproject.toml that it needs."""
-
+"""Name -> module and class in this folder, and the extra of pyproject.toml that it needs."""
 
 SIMULATED = "int8 simulated in float: its accuracy, not its speed"
 
 
 class ExportError(RuntimeError):
-    """A network that a runtime cannot take, or takes for something else. The message is one line."""
+    """A network that a runtime cannot run, or runs incorrectly. The message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
-    """What a program really runs."""
+class ProgramInfo:
+    """How a program is run."""
 
     runtime: str
     version: str
     kernels: str
-    """The library that does the arithmetic."""
+    """The library of its kernels."""
     precision: Precision
     threads: int
     delegated: Counts = field(default_factory=dict)
-    """Operators that those kernels run; empty where a runtime has only one way."""
+    """Operators that those kernels run; empty if the runtime does not delegate."""
     undelegated: Counts = field(default_factory=dict)
-    """Operators that fall back to the runtime's own, slower ones."""
+    """Operators that fall back to the runtime's own, slower kernels."""
     file: str = ""
     """The exported program."""
     sha256: str = ""
     file_bytes: int = 0
     export_seconds: float = 0.0
     note: str = ""
-    """Why its time is not that of such a network."""
+    """Why its time does not represent such a network."""
 
     def row(self) -> dict[str, object]:
-        """Columns of a table; of the operators their number, and the names of those that fall back."""
+        """Columns of a table: operators as numbers, and the names of those that fall back."""
         counts = {"delegated": sum(self.delegated.values()), "undelegated": sum(self.undelegated.values())}
-        fallen = " ".join(f"{name}:{count}" for name, count in self.undelegated.items())
-        return {**asdict(self), **counts, "undelegated_ops": fallen}
+        names = " ".join(f"{name}:{count}" for name, count in self.undelegated.items())
+        return {**asdict(self), **counts, "undelegated_ops": names}
 
 
 class Program(ABC):
-    """A network made ready to run."""
+    """A network in a runtime, ready to run."""
 
     device = "cpu"
 
-    def __init__(self, ran: Ran) -> None:
-        self.ran = ran
+    def __init__(self, info: ProgramInfo) -> None:
+        self.info = info
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Scores (N, classes) of images (N, C, H, W), as many and as large as the example was."""
+        """Scores (N, classes) of images (N, C, H, W), shaped like the example."""
 
     @abstractmethod
     def fresh(self, example: Tensor) -> Run:
-        """The program loaded once more, elsewhere in memory, with its input in place.
+        """The program loaded once more, at another place in memory, with its input set.
 
-        Where weights lie lasts as long as a program does and is worth a percent; drawn anew for every round it is
-        in the interval.
+        The place of the weights changes a latency by a percent for as long as a program lives. With a new place in
+        every round, the interval covers that.
         """
 
 
 class Runtime(ABC):
-    """Makes programs of networks."""
+    """Turns networks into programs."""
 
     kernels = ""
     simulates = False
-    """Whether int8 is rounded in float."""
+    """Whether int8 is simulated in float."""
 
     def __init__(self, name: str, threads: int, folder: Path) -> None:
         self.name, self.threads, self.folder = name, threads, folder
@@ -121,19 +120,19 @@ class Runtime(ABC):
     @property
     @abstractmethod
     def version(self) -> str:
-        """Of the runtime."""
+        """The version of the runtime."""
 
     @abstractmethod
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
-        """A program that runs `module` on images shaped as `example`, (N, C, H, W).
+        """A program that runs `module` on images shaped like `example`, (N, C, H, W).
 
         Raises:
-            ExportError: The runtime cannot take it.
+            ExportError: The runtime cannot run it.
         """
 
-    def ran(self, module: nn.Module) -> Ran:
-        """What is known before anything is exported."""
-        return Ran(
+    def describe(self, module: nn.Module) -> ProgramInfo:
+        """What is known of a program before its export."""
+        return ProgramInfo(
             runtime=self.name,
             version=self.version,
             kernels=self.kernels,
@@ -143,54 +142,54 @@ class Runtime(ABC):
         )
 
 
-class Exporting(Runtime):
-    """A runtime that runs a file. A network that was exported before is not exported again."""
+class ExportingRuntime(Runtime):
+    """A runtime that runs a file. The same network is exported only once."""
 
     suffix = ""
 
     @abstractmethod
     def export(self, module: nn.Module, example: Tensor) -> tuple[bytes, dict[str, object]]:
-        """The file's content, and fields of `Ran` that are known now."""
+        """The content of the file, and the fields of `ProgramInfo` that the export determines."""
 
     @abstractmethod
-    def load(self, path: Path, ran: Ran) -> Program: ...
+    def load(self, path: Path, info: ProgramInfo) -> Program: ...
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
-        key = fingerprint(module, example, self.name, self.version)
+        key = _fingerprint(module, example, self.name, self.version)
         path = self.folder / f"{self.name}-{key}.{self.suffix}"
-        told = path.with_suffix(".json")
-        if not (path.exists() and told.exists()):
+        facts_path = path.with_suffix(".json")
+        if not (path.exists() and facts_path.exists()):
             start = time.perf_counter()
             try:
                 with silenced(), torch.no_grad():
-                    content, known = self.export(module, example)
+                    content, facts = self.export(module, example)
             except (KeyboardInterrupt, MemoryError):
                 raise
             except Exception as error:
                 raise ExportError(f"{self.name} cannot export it: {one_line(error)}") from error
-            known |= {"file": str(path), "sha256": hashlib.sha256(content).hexdigest(), "file_bytes": len(content)}
-            known["export_seconds"] = round(time.perf_counter() - start, 2)
+            facts |= {"file": str(path), "sha256": hashlib.sha256(content).hexdigest(), "file_bytes": len(content)}
+            facts["export_seconds"] = round(time.perf_counter() - start, 2)
             write_atomic(path, lambda stream: stream.write(content))
-            write_json(told, known)
-        known = json.loads(told.read_text()) | {"file": str(path)}
-        ran = Ran(**{**asdict(self.ran(module)), **known})
+            write_json(facts_path, facts)
+        facts = json.loads(facts_path.read_text()) | {"file": str(path)}
+        info = ProgramInfo(**{**asdict(self.describe(module)), **facts})
         try:
             with silenced():
-                return self.load(path, ran)
+                return self.load(path, info)
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"{self.name} cannot load {path}: {one_line(error)}") from error
 
 
 def make_runtime(name: str, *, threads: int = 1, folder: Path = Path("results/exported")) -> Runtime:
-    """The runtime of that name.
+    """The runtime `name`.
 
     Args:
         name: One of `RUNTIMES`.
-        threads: That it may use.
+        threads: Threads that it may use.
         folder: Where exported programs are kept.
 
     Raises:
-        ConfigError: Unknown; or what it needs is not installed, or not there. The message has the way out.
+        ConfigError: An unknown name, or a missing package or device. The message has the remedy.
     """
     if name not in RUNTIMES:
         raise unknown("runtime", name, RUNTIMES)
@@ -205,20 +204,16 @@ def make_runtime(name: str, *, threads: int = 1, folder: Path = Path("results/ex
     return runtime
 
 
-def package_version(name: str) -> str:
-    return version(name)
-
-
 def precision_of(module: nn.Module) -> Precision:
-    """int8 where a graph rounds to 8 bits."""
+    """int8 if the module is a graph that rounds to 8 bits."""
     if isinstance(module, GraphModule) and any("quantize_per" in str(node.target) for node in module.graph.nodes):
         return "int8"
     return "fp32"
 
 
-def fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) -> str:
-    """A hash of what a program is made from. Of a module whose code cannot be told from its data, always another."""
-    digest = hashlib.sha256(sources(runtime))
+def _fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) -> str:
+    """A hash of everything that determines a program. A module whose code is unknown gets a new one every time."""
+    digest = hashlib.sha256(_sources(runtime))
     if isinstance(module, MobileNet):
         structure: object = module.network, repr(module)
     elif isinstance(module, GraphModule):
@@ -234,40 +229,37 @@ def fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) 
 
 
 @cache
-def sources(runtime: str) -> bytes:
-    """The code that an exported file depends on beside the network's own description, as bytes."""
+def _sources(runtime: str) -> bytes:
+    """The code that an exported file depends on, besides the network's description."""
     from mnet.models import heads, kernels, layers, network
     from mnet.quantization import fuse
 
-    here = Path(__file__)
-    family = [Path(str(one.__file__)) for one in (kernels, layers, heads, network)]
-    files = [here, here.parent / f"{RUNTIMES[runtime][0]}.py", *family]
+    protocol = Path(__file__)
+    family = [Path(str(module.__file__)) for module in (kernels, layers, heads, network)]
+    files = [protocol, protocol.parent / f"{RUNTIMES[runtime][0]}.py", *family]
     return b"".join((*(path.read_bytes() for path in files), inspect.getsource(fuse).encode()))
 
 
-def counted(names: Iterator[str]) -> dict[str, int]:
-    """How often each name is there, the most frequent first."""
-    found: dict[str, int] = {}
-    for name in names:
-        found[name] = found.get(name, 0) + 1
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+def count_names(names: Iterable[str]) -> dict[str, int]:
+    """Name -> number of occurrences, the most frequent first."""
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of a message that says something."""
+    """The type of an error, and the first line of its message that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Keep away what runtimes write to the terminal, from C++ too; what they raise is told."""
+    """Suppress what runtimes write to the terminal, from C++ too. Exceptions are not suppressed."""
     import logging
     import warnings
 
     with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        kept = [os.dup(stream) for stream in (1, 2)]
+        originals = [os.dup(stream) for stream in (1, 2)]
         logging.disable(logging.WARNING)
         try:
             for stream in (1, 2):
@@ -275,10 +267,6 @@ def silenced() -> Iterator[None]:
             yield
         finally:
             logging.disable(logging.NOTSET)
-            for stream, before in zip((1, 2), kept, strict=True):
-                os.dup2(before, stream)
-                os.close(before)
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array)
+            for stream, original in zip((1, 2), originals, strict=True):
+                os.dup2(original, stream)
+                os.close(original)

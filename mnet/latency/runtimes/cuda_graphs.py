@@ -1,4 +1,4 @@
-"""PyTorch on an NVIDIA GPU, recorded once as a CUDA graph and replayed: no launch from Python in between."""
+"""PyTorch on an NVIDIA GPU, recorded as a CUDA graph and replayed without launches from Python."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mnet.errors import ConfigError
-from mnet.latency.runtimes import Program, Ran, Run, Runtime
-from mnet.latency.runtimes.torch_eager import settled
+from mnet.latency.runtimes import Program, ProgramInfo, Run, Runtime
+from mnet.latency.runtimes.torch_eager import eval_mode
 
 
 class GraphProgram(Program):
@@ -18,18 +18,18 @@ class GraphProgram(Program):
 
     device = "cuda"
 
-    def __init__(self, module: nn.Module, ran: Ran) -> None:
-        super().__init__(ran)
+    def __init__(self, module: nn.Module, info: ProgramInfo) -> None:
+        super().__init__(info)
         self.module = module
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        return self.module(on_gpu(images)).cpu()
+        return self.module(_on_gpu(images)).cpu()
 
     def fresh(self, example: Tensor) -> Run:
-        module, image = copy.deepcopy(self.module), on_gpu(example)
+        module, image = copy.deepcopy(self.module), _on_gpu(example)
         with torch.inference_mode():
-            side = torch.cuda.Stream()  # kernels are chosen before they are recorded
+            side = torch.cuda.Stream()  # choose kernels before recording them
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):
@@ -38,7 +38,7 @@ class GraphProgram(Program):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 module(image)
-        graph.mnet_keeps = (module, image)  # type: ignore[attr-defined]  # a graph owns neither
+        graph.mnet_keeps = (module, image)  # type: ignore[attr-defined]  # a graph keeps neither alive
         return graph.replay
 
 
@@ -48,7 +48,7 @@ class CudaGraphs(Runtime):
     def __init__(self, *settings: object) -> None:
         super().__init__(*settings)  # type: ignore[arg-type]
         if not torch.cuda.is_available():
-            raise ConfigError("runtime cuda-graphs needs an NVIDIA GPU, and torch sees none; use eager or executorch")
+            raise ConfigError("runtime cuda-graphs needs an NVIDIA GPU, and torch finds none; use eager or executorch")
 
     @property
     def version(self) -> str:
@@ -56,10 +56,9 @@ class CudaGraphs(Runtime):
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
         kernels = f"cuDNN {torch.backends.cudnn.version()}"
-        placed = settled(copy.deepcopy(module)).to(memory_format=torch.channels_last)
-        placed = placed.cuda()
-        return GraphProgram(placed, replace(self.ran(module), kernels=kernels))
+        on_device = eval_mode(copy.deepcopy(module)).to(memory_format=torch.channels_last).cuda()
+        return GraphProgram(on_device, replace(self.describe(module), kernels=kernels))
 
 
-def on_gpu(images: Tensor) -> Tensor:
+def _on_gpu(images: Tensor) -> Tensor:
     return images.to("cuda", memory_format=torch.channels_last)

@@ -1,8 +1,9 @@
-"""ExecuTorch: PyTorch's own runtime for devices, its operators delegated to XNNPACK, TFLite's kernels too."""
+"""ExecuTorch: PyTorch's on-device runtime, delegating to XNNPACK, the kernels that TFLite uses too."""
 
 from __future__ import annotations
 
 import gc
+from importlib.metadata import version
 from pathlib import Path
 
 import executorch.extension.pybindings.portable_lib as native
@@ -12,55 +13,55 @@ from executorch.runtime import Program as LoadedProgram
 from executorch.runtime import Runtime as Loader
 from torch import Tensor, nn
 
-from mnet.latency.runtimes import Exporting, Program, Ran, Run, package_version, silenced
-from mnet.latency.runtimes.torch_eager import folded
+from mnet.latency.runtimes import ExportingRuntime, Program, ProgramInfo, Run, silenced
+from mnet.latency.runtimes.torch_eager import fused_for_export
 
 
 class PteProgram(Program):
-    """A method of a file."""
+    """A method of an exported file."""
 
-    def __init__(self, path: Path, ran: Ran) -> None:
-        super().__init__(ran)
+    def __init__(self, path: Path, info: ProgramInfo) -> None:
+        super().__init__(info)
         self.path = path
-        self.program, self.method = self.loaded()
+        self.program, self.method = self._load()
 
-    def loaded(self) -> tuple[LoadedProgram, Method]:
-        """A method reads the memory of its program, which must be kept as long."""
-        use_threads(self.ran.threads)
+    def _load(self) -> tuple[LoadedProgram, Method]:
+        """The method reads the memory of its program, which must live as long."""
+        _use_threads(self.info.threads)
         program = Loader.get().load_program(str(self.path))
         return program, program.load_method("forward")
 
     def __call__(self, images: Tensor) -> Tensor:
-        use_threads(self.ran.threads)
+        _use_threads(self.info.threads)
         return self.method.execute([images.contiguous()])[0]
 
     def fresh(self, example: Tensor) -> Run:
-        program, method = self.loaded()
+        program, method = self._load()
         method._method.set_inputs([image := example.clone()])
         execute = method._method.execute
 
-        def run(keeping: object = (program, image)) -> None:
+        def run(keep_alive: object = (program, image)) -> None:
             execute()
 
         return run
 
 
-class ExecuTorch(Exporting):
+class ExecuTorch(ExportingRuntime):
     suffix = "pte"
     kernels = "XNNPACK"
 
     @property
     def version(self) -> str:
-        return package_version("executorch")
+        return version("executorch")
 
     def export(self, module: nn.Module, example: Tensor) -> tuple[bytes, dict[str, object]]:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
-        module = folded(module)
+        module = fused_for_export(module)
         collecting = gc.isenabled()
-        gc.disable()  # a quarter of the time: the graph is copied at every pass
+        gc.disable()  # saves a quarter of the time: every pass copies the graph
         try:
             edge = to_edge_transform_and_lower(
                 torch.export.export(module, (example,)),
@@ -74,16 +75,20 @@ class ExecuTorch(Exporting):
                 gc.enable()
         table = table[~table["op_type"].isin(["Total", "getitem"])]
         inside, outside = (
-            {short(name): int(count) for name, count in zip(table["op_type"], table[column], strict=True) if count}
+            {
+                _short_name(name): int(count)
+                for name, count in zip(table["op_type"], table[column], strict=True)
+                if count
+            }
             for column in ("occurrences_in_delegated_graphs", "occurrences_in_non_delegated_graphs")
         )
         return content, {"delegated": inside, "undelegated": outside}
 
-    def load(self, path: Path, ran: Ran) -> Program:
-        return PteProgram(path, ran)
+    def load(self, path: Path, info: ProgramInfo) -> Program:
+        return PteProgram(path, info)
 
 
-def short(name: str) -> str:
+def _short_name(name: str) -> str:
     """aten_convolution_default -> convolution."""
     for prefix in ("aten_", "dim_order_ops__", "quantized_decomposed_"):
         name = name.removeprefix(prefix)
@@ -92,8 +97,8 @@ def short(name: str) -> str:
     return name
 
 
-def use_threads(threads: int) -> None:
-    """The pool is the process's, and programs loaded before it changed must not run again."""
+def _use_threads(threads: int) -> None:
+    """Resize the thread pool of the process. Programs loaded before must not run afterwards."""
     if native._threadpool_get_thread_count() != threads:
         with silenced():
             native._unsafe_reset_threadpool(threads)

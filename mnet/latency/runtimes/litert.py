@@ -1,60 +1,60 @@
-"""LiteRT, TFLite's successor and the papers' own runtime, with its XNNPACK delegate."""
+"""LiteRT, formerly TFLite, the papers' own runtime, with its XNNPACK delegate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 
 from mnet.latency.runtimes import (
     ExportError,
-    Exporting,
+    ExportingRuntime,
     Program,
-    Ran,
+    ProgramInfo,
     Run,
-    as_tensor,
-    counted,
-    package_version,
+    count_names,
     precision_of,
 )
-from mnet.latency.runtimes.torch_eager import folded
+from mnet.latency.runtimes.torch_eager import fused_for_export
 
 
 class TfliteProgram(Program):
-    """An interpreter over a file; int8 inputs and outputs are scaled on the way."""
+    """An interpreter of an exported file. int8 inputs and outputs are scaled from and to float."""
 
-    def __init__(self, path: Path, ran: Ran) -> None:
-        super().__init__(ran)
+    def __init__(self, path: Path, info: ProgramInfo) -> None:
+        super().__init__(info)
         self.path = path
-        self.interpreter = interpreter(path, ran.threads)
+        self.interpreter = _interpreter(path, info.threads)
 
     def __call__(self, images: Tensor) -> Tensor:
-        put(self.interpreter, images.numpy())
+        _set_input(self.interpreter, images.numpy())
         self.interpreter.invoke()
         (output,) = self.interpreter.get_output_details()
         scores = self.interpreter.get_tensor(output["index"])
         scale, zero = output["quantization"]
-        return as_tensor((scores.astype(np.float32) - zero) * np.float32(scale) if scale else scores)
+        return torch.from_numpy((scores.astype(np.float32) - zero) * np.float32(scale) if scale else scores)
 
     def fresh(self, example: Tensor) -> Run:
-        loaded = interpreter(self.path, self.ran.threads)
-        put(loaded, example.numpy())
+        loaded = _interpreter(self.path, self.info.threads)
+        _set_input(loaded, example.numpy())
         return loaded.invoke
 
 
-class LiteRT(Exporting):
+class LiteRT(ExportingRuntime):
     suffix = "tflite"
     kernels = "XNNPACK"
 
     @property
     def version(self) -> str:
-        package_version("litert-torch")
-        return package_version("ai-edge-litert")
+        version("litert-torch")
+        return version("ai-edge-litert")
 
     def export(self, module: nn.Module, example: Tensor) -> tuple[bytes, dict[str, object]]:
         import litert_torch
@@ -63,70 +63,73 @@ class LiteRT(Exporting):
 
         source = getattr(module, "meta", {}).get(SOURCE)
         if source is None and precision_of(module) == "int8":
-            raise ValueError("an int8 graph without its float network, which only mnet.quantization.quantize keeps")
+            raise ValueError("an int8 graph without its float network; use mnet.quantization.quantize, which keeps it")
         net, images = source if source is not None else (module, None)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "network.tflite"
-            litert_torch.convert(folded(net), (example,)).export(str(path))
+            litert_torch.convert(fused_for_export(net), (example,)).export(str(path))
             if images is not None:
-                path = quantised(path, images, len(example))
-            inside, outside = operators(path, self.threads)
+                path = _quantise(path, images, len(example))
+            inside, outside = _operators(path, self.threads)
             return path.read_bytes(), {"delegated": inside, "undelegated": outside}
 
-    def load(self, path: Path, ran: Ran) -> Program:
-        return TfliteProgram(path, ran)
+    def load(self, path: Path, info: ProgramInfo) -> Program:
+        return TfliteProgram(path, info)
 
 
-def quantised(path: Path, images: Tensor, batch: int) -> Path:
-    """The file in int8, weights per channel, by LiteRT's own quantiser, calibrated on the same images as ours.
+def _quantise(path: Path, images: Tensor, batch: int) -> Path:
+    """The file in int8, weights per channel, by LiteRT's quantiser, calibrated on the images of `quantize`.
 
-    LiteRT's converter refuses the graph that ExecuTorch takes: its per-channel weights are of another form.
+    LiteRT's converter refuses the graph that ExecuTorch accepts: it represents per-channel weights differently.
     """
     from ai_edge_quantizer import quantizer, recipe
 
     ((name, arguments),) = Interpreter(str(path)).get_signature_list().items()
-    tool = quantizer.Quantizer(str(path))
-    tool.load_quantization_recipe(recipe.static_wi8_ai8())
-    seen = tool.calibrate({name: [{arguments["inputs"][0]: one.numpy()} for one in images.split(batch)]})
+    quantiser = quantizer.Quantizer(str(path))
+    quantiser.load_quantization_recipe(recipe.static_wi8_ai8())
+    ranges = quantiser.calibrate({name: [{arguments["inputs"][0]: part.numpy()} for part in images.split(batch)]})
     out = path.with_name("int8.tflite")
-    tool.quantize(seen).export_model(str(out))
+    quantiser.quantize(ranges).export_model(str(out))
     return out
 
 
-def operators(path: Path, threads: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Operators inside XNNPACK's parts and outside.
+def _operators(path: Path, threads: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Operators that XNNPACK runs, and the rest.
 
-    The interpreter lists all operators, then its delegates with what goes in and out. An operator is outside if a
-    delegate, the caller or another one outside reads its output and no delegate writes it.
+    The interpreter lists all operators, then its delegates with their inputs and outputs. An operator is not delegated
+    if a delegate, the caller or another such operator reads its output and no delegate writes it.
     """
-    loaded = interpreter(path, threads)
-    every: Sequence[Mapping[str, Any]] = loaded._get_ops_details()
-    parts = [one for one in every if one["op_name"] == "DELEGATE"]
-    read = {index for one in parts for index in one["inputs"]} | {o["index"] for o in loaded.get_output_details()}
-    written = {index for one in parts for index in one["outputs"]}
+    interpreter = _interpreter(path, threads)
+    operators: Sequence[Mapping[str, Any]] = interpreter._get_ops_details()
+    delegates = [operator for operator in operators if operator["op_name"] == "DELEGATE"]
+    read = {index for delegate in delegates for index in delegate["inputs"]}
+    read |= {output["index"] for output in interpreter.get_output_details()}
+    written = {index for delegate in delegates for index in delegate["outputs"]}
     inside, outside = [], []
-    for one in reversed([one for one in every if one["op_name"] != "DELEGATE"]):
-        out = set(one["outputs"])
-        if parts and (out & written or not out & read):
-            inside.append(one["op_name"])
+    for operator in reversed(operators):
+        if operator["op_name"] == "DELEGATE":
+            continue
+        outputs = set(operator["outputs"])
+        if delegates and (outputs & written or not outputs & read):
+            inside.append(operator["op_name"])
         else:
-            outside.append(one["op_name"])
-            read |= set(one["inputs"])
-    return counted(iter(inside)), counted(iter(outside))
+            outside.append(operator["op_name"])
+            read |= set(operator["inputs"])
+    return count_names(inside), count_names(outside)
 
 
-def interpreter(path: Path, threads: int) -> Interpreter:
-    loaded = Interpreter(str(path), num_threads=threads)
-    loaded.allocate_tensors()
-    return loaded
+def _interpreter(path: Path, threads: int) -> Interpreter:
+    interpreter = Interpreter(str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    return interpreter
 
 
-def put(loaded: Interpreter, image: np.ndarray) -> None:
-    (into,) = loaded.get_input_details()
-    scale, zero = into["quantization"]
+def _set_input(interpreter: Interpreter, image: np.ndarray) -> None:
+    (details,) = interpreter.get_input_details()
+    scale, zero = details["quantization"]
     if scale:
-        kind = np.iinfo(into["dtype"])
-        image = np.clip(np.round(image / scale + zero), kind.min, kind.max).astype(into["dtype"])
-    elif into["dtype"] != image.dtype:
-        raise ExportError(f"the exported network takes {into['dtype'].__name__}, not {image.dtype}")
-    loaded.set_tensor(into["index"], image)
+        kind = np.iinfo(details["dtype"])
+        image = np.clip(np.round(image / scale + zero), kind.min, kind.max).astype(details["dtype"])
+    elif details["dtype"] != image.dtype:
+        raise ExportError(f"the exported network takes {details['dtype'].__name__}, not {image.dtype}")
+    interpreter.set_tensor(details["index"], image)

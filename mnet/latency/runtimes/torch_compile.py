@@ -1,4 +1,4 @@
-"""torch.compile with its default backend: kernels generated and compiled here, in a minute or so a network."""
+"""torch.compile with its default backend, which generates and compiles kernels: about a minute per network."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from mnet.latency.runtimes import ExportError, Program, Ran, Run, Runtime, one_line, silenced
-from mnet.latency.runtimes.torch_eager import TorchProgram, bound, folded, kernels
+from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, one_line, silenced
+from mnet.latency.runtimes.torch_eager import TorchProgram, bind_input, fused_for_export, kernels
 
 
 class CompiledProgram(TorchProgram):
-    """A compiled module, and the module whose parameters it reads."""
+    """A compiled module, and the source module whose parameters it reads."""
 
-    def __init__(self, module: nn.Module, source: nn.Module, ran: Ran) -> None:
-        super().__init__(module, ran)
+    def __init__(self, module: nn.Module, source: nn.Module, info: ProgramInfo) -> None:
+        super().__init__(module, info)
         self.source = source
 
     def fresh(self, example: Tensor) -> Run:
-        """The parameters move, the compiled code stays: to compile again would cost minutes."""
+        """The parameters move in memory. The compiled code stays, since compiling again would take minutes."""
         for tensor in (*self.source.parameters(), *self.source.buffers()):
             tensor.data = tensor.data.clone()
-        return bound(self.module, example)
+        return bind_input(self.module, example)
 
 
 class Compiled(Runtime):
@@ -34,13 +34,13 @@ class Compiled(Runtime):
         return torch.__version__
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
-        source = folded(copy.deepcopy(module))
+        source = fused_for_export(copy.deepcopy(module))
         compiled = torch.compile(source, dynamic=False)
-        ran = replace(self.ran(module), kernels=f"Inductor (C++), {kernels()}")
-        program = CompiledProgram(compiled, source, ran)  # type: ignore[arg-type]
+        info = replace(self.describe(module), kernels=f"Inductor (C++), {kernels()}")
+        program = CompiledProgram(compiled, source, info)  # type: ignore[arg-type]
         try:
             with silenced():
                 program(example)
         except Exception as error:
-            raise ExportError(f"compile cannot take it: {one_line(error)}") from error
+            raise ExportError(f"compile cannot run it: {one_line(error)}") from error
         return program

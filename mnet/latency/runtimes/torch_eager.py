@@ -1,4 +1,4 @@
-"""PyTorch as it is: one kernel after another, from Python."""
+"""PyTorch in eager mode: one kernel after another, launched from Python."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from mnet.latency.runtimes import Program, Ran, Run, Runtime
+from mnet.latency.runtimes import Program, ProgramInfo, Run, Runtime
 from mnet.models.network import MobileNet
 
 
 class TorchProgram(Program):
     """A module in eval mode."""
 
-    def __init__(self, module: nn.Module, ran: Ran) -> None:
-        super().__init__(ran)
+    def __init__(self, module: nn.Module, info: ProgramInfo) -> None:
+        super().__init__(info)
         self.module = module
 
     @torch.inference_mode()
@@ -23,7 +23,7 @@ class TorchProgram(Program):
         return self.module(images)
 
     def fresh(self, example: Tensor) -> Run:
-        return bound(copy.deepcopy(self.module), example)
+        return bind_input(copy.deepcopy(self.module), example)
 
 
 class Eager(Runtime):
@@ -38,11 +38,11 @@ class Eager(Runtime):
         return kernels()
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
-        return TorchProgram(settled(module), self.ran(module))
+        return TorchProgram(eval_mode(module), self.describe(module))
 
 
-def bound(module: nn.Module, example: Tensor) -> Run:
-    """The module on an image of its own."""
+def bind_input(module: nn.Module, example: Tensor) -> Run:
+    """A run of the module on a copy of `example`."""
     image = example.clone()
 
     @torch.inference_mode()
@@ -52,20 +52,20 @@ def bound(module: nn.Module, example: Tensor) -> Run:
     return run
 
 
-def folded(module: nn.Module) -> nn.Module:
-    """What is exported: batch norms folded where it is one of our networks, in eval mode."""
+def fused_for_export(module: nn.Module) -> nn.Module:
+    """The module to export: in eval mode, with the batch norms of a `MobileNet` folded."""
     from mnet.quantization import fuse
 
-    return fuse(module) if isinstance(module, MobileNet) else settled(module)
+    return fuse(module) if isinstance(module, MobileNet) else eval_mode(module)
 
 
-def settled(module: nn.Module) -> nn.Module:
-    """In eval mode; an exported graph is so for good."""
+def eval_mode(module: nn.Module) -> nn.Module:
+    """The module in eval mode; an exported graph always is."""
     return module if isinstance(module, torch.fx.GraphModule) else module.eval()
 
 
 def kernels() -> str:
-    """PyTorch's, with the version of oneDNN."""
+    """PyTorch's kernels, with the version of oneDNN."""
     for line in torch.__config__.show().splitlines():
         if "MKL-DNN" in line:
             return f"ATen, oneDNN {line.split('MKL-DNN')[1].split('(')[0].strip()}"

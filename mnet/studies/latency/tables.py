@@ -48,37 +48,37 @@ def _ratio_to_fp32(name: str, measurement: Measurement, subjects: Mapping[str, S
     network, resolution, precision, composed = identity(subjects[name])
     names = {identity(subject): other for other, subject in reversed(list(subjects.items()))}
     twin = names.get((network, resolution, "fp32", composed))
-    race = measurement.race
-    if precision == "fp32" or race is None or twin is None or not {name, twin} <= race.times.keys():
+    paired = measurement.paired
+    if precision == "fp32" or paired is None or twin is None or not {name, twin} <= paired.times.keys():
         return dict.fromkeys(columns, math.nan)
-    ratio = race.ratio(name, twin)
+    ratio = paired.ratio(name, twin)
     return dict(zip(columns, (ratio.value, ratio.low, ratio.high), strict=True))
 
 
 def claims_table(pairs: Sequence[ClaimPair], measurement: Measurement, runtime: str, threads: int) -> pd.DataFrame:
     """One row a claim: the paper's ratio on its phone, the measured one with its interval, and the verdict."""
     rows = []
-    race = measurement.race
+    paired = measurement.paired
     for pair in pairs:
         claim, names = pair.claim, (pair.baseline, pair.variant)
         value = claim.paper_value if claim.verified and claim.metric == "latency_ratio" else None
         row: dict[str, object] = {"id": claim.id, "paper": claim.paper, "statement": claim.statement}
         row |= {"paper_value": value, "runtime": runtime, "threads": threads}
         row |= {"baseline": pair.baseline, "variant": pair.variant}
-        missing = [name for name in names if race is None or name not in race.times]
+        missing = [name for name in names if paired is None or name not in paired.times]
         reasons = [f"{name}: {measurement.failed.get(name, 'not timed')}" for name in missing]
         reasons += [
             f"{name}: {note}"
             for name in names
-            if name not in missing and (note := measurement.ready[name].program.ran.note)
+            if name not in missing and (note := measurement.ready[name].program.info.note)
         ]
-        if reasons or race is None:
+        if reasons or paired is None:
             rows.append({**row, "verdict": "not tested here", "why": "; ".join(reasons)})
             continue
-        ratio = race.ratio(pair.variant, pair.baseline)
+        ratio = paired.ratio(pair.variant, pair.baseline)
         row |= {"ours": ratio.value, "low": ratio.low, "high": ratio.high, "n": ratio.rounds}
         row |= {"verdict": judge_ratio(claim, ratio.low, ratio.high)}
-        row["precision"] = measurement.ready[pair.variant].program.ran.precision
+        row["precision"] = measurement.ready[pair.variant].program.info.precision
         rows.append({**row, "why": f"direction {claim.direction}, on this machine's processor, not a phone's"})
     return pd.DataFrame(rows).reindex(columns=list(CLAIM_COLUMNS))
 

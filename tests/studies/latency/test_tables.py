@@ -13,8 +13,9 @@ import torch
 from common.sweeps import HERE, SWEEPS, overrides
 
 from mnet.files import write_json
-from mnet.latency.comparison import Measurement, prepare
-from mnet.latency.paired import Race, ratio
+from mnet.latency.comparison import Measurement
+from mnet.latency.paired import PairedTimes, ratio
+from mnet.latency.prepare import prepare
 from mnet.latency.runtimes import make_runtime
 from mnet.models.network import MobileNet
 from mnet.studies.claims.claims import load_claims
@@ -69,7 +70,7 @@ def test_composed_h_swish_is_the_same_function_of_more_operators(tmp_path):
     image = torch.randn(2, 1, 28, 28)
     assert torch.allclose(one(image), several(image), atol=1e-5)
     onnx = make_runtime("onnxruntime", folder=tmp_path)
-    ran = [prepare(onnx, net, 28).program.ran for net in (one, several)]
+    ran = [prepare(onnx, net, 28).program.info for net in (one, several)]
     assert sum(ran[1].delegated.values()) > sum(ran[0].delegated.values())
     assert ran[0].file != ran[1].file
 
@@ -87,7 +88,9 @@ def measurement(times: dict[str, float], found) -> Measurement:
     raced = {name: value * noise[i] for i, (name, value) in enumerate(times.items())}
     one = prepare(make_runtime("eager"), build_module(small()), 28)
     ready = dict.fromkeys(times, one)
-    return Measurement(tuple(found), ready, next(iter(found)), {"composed": "no"}, Race(raced, 0.01, {}, True, 0), ())
+    return Measurement(
+        tuple(found), ready, next(iter(found)), {"composed": "no"}, PairedTimes(raced, 0.01, {}, True, 0), ()
+    )
 
 
 def test_claims_get_the_ratio_of_their_own_pair_and_what_was_not_timed_says_why():
