@@ -22,7 +22,7 @@ from common.sweeps import HERE, SWEEPS
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
-from mnet.search.netadapt import FOUND, SEED, SETTINGS
+from mnet.search.folder import FOUND_NETWORK, SETTINGS, START_NETWORK
 from mnet.studies.report.charts.claims import claims_forest
 from mnet.studies.report.charts.export import save_svg
 from mnet.studies.results.archive import list_searches
@@ -46,7 +46,7 @@ from mnet.studies.runs.store import (
 )
 from mnet.studies.study import list_studies
 
-OF_SEARCHES = (TRACE, CANDIDATES, PROXY, CHECK, SEED, FOUND, SETTINGS)
+OF_SEARCHES = (TRACE, CANDIDATES, PROXY, CHECK, START_NETWORK, FOUND_NETWORK, SETTINGS)
 HOME = Path("results") / PUBLISHED
 LARGEST = 300_000
 """Bytes of a published file."""
@@ -108,7 +108,9 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
             (target / study).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / study / path.name)
             if path.suffix != ".png":  # cells are called by the file of the found network
-                rename_home(target / study / path.name, Path("results") / study / FOUND, HOME / study / FOUND)
+                rename_home(
+                    target / study / path.name, Path("results") / study / FOUND_NETWORK, HOME / study / FOUND_NETWORK
+                )
             yield target / study / path.name
 
 

@@ -43,7 +43,8 @@ from rich.console import Console
 from mnet.files import write_csv
 from mnet.latency.machine import machine_facts
 from mnet.latency.table import LatencyTable, measure_table, read_latency_table
-from mnet.search.netadapt import FOUND, NetAdapt, Step, adapt
+from mnet.search.folder import FOUND_NETWORK
+from mnet.search.netadapt import NetAdapt, Step, adapt
 from mnet.search.proposals import MAdds
 from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.report.charts.export import save_png
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         steps = adapt(start, cost, settings, folder, engine, display.show_step, display.on_event)
     figure = folder / f"{name}-trace.png"
     save_png(search_chart(Path(options.out), name), figure)
-    print("\n".join(f"  {path}" for path in (folder / FOUND, folder / TRACE, figure)))
+    print("\n".join(f"  {path}" for path in (folder / FOUND_NETWORK, folder / TRACE, figure)))
     cells = compared_cells(start, folder, scaled_setting(start, steps, cost, folder))
     code = train_compared(name, start, cells, METHOD, "make search", folder, engine, options)
     print(f"{name}: {timedelta(seconds=round(time.monotonic() - begun))}")
@@ -110,7 +111,9 @@ def read_cost(start: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
     path = folder / f"latency-table-{runtime}.csv"
     if path.exists():
         table = read_latency_table(path)
-        if table.of(runtime=runtime, resolution=resolution) and not table.of(device=machine_facts()["device"]):
+        if table.measured_with(runtime=runtime, resolution=resolution) and not table.measured_with(
+            device=machine_facts()["device"]
+        ):
             print(f"{path} was measured on another machine ({table.rows['device'].iloc[0]}) and is used as it is")
         return table
     console = Console()
@@ -121,7 +124,9 @@ def read_cost(start: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
 
     torch.set_num_threads(1)
     network = network_of(start)
-    table = measure_table(network, runtime=runtime, resolution=resolution, budget_s=BUDGET_S, told=report_progress)
+    table = measure_table(
+        network, runtime=runtime, resolution=resolution, budget_s=BUDGET_S, report_progress=report_progress
+    )
     table.save(path)
     for note in filter(None, str(table.rows["notes"].iloc[0]).split("; ")):
         print_line(console, f"  {note}")
@@ -164,7 +169,9 @@ class Display:
         if self.first is None:
             self.first, self.begun, self.cost_at_begin = step, time.monotonic(), step.cost
         share = step.cost / self.first.cost
-        line = f"[{step.number}] {share:.1%} of the start network's cost, validation {step.accuracy:.2f}%: {step.what}"
+        line = (
+            f"[{step.number}] {share:.1%} of the start network's cost, validation {step.accuracy:.2f}%: {step.change}"
+        )
         print_line(self.console, f"{line}; {self._time_left(step)}")
 
     def _time_left(self, step: Step) -> str:

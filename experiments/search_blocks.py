@@ -39,8 +39,9 @@ from common.searching import (
 from mnet.models.cost import cost
 from mnet.models.spec import Network
 from mnet.models.tables import table, write_network
-from mnet.search.blocks import BlockSearch, best, check_proxy, rank_correlation, search_blocks
-from mnet.search.netadapt import FOUND
+from mnet.search.block_search import BlockSearch, best, search_blocks
+from mnet.search.folder import FOUND_NETWORK
+from mnet.search.proxy import check_proxy, rank_correlation
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.search import search_chart
 from mnet.studies.runs.prepare import load_data
@@ -131,13 +132,13 @@ def main(arguments: Sequence[str]) -> int:
 
     candidates = search_blocks(start, costs, settings, folder, engine, show_generation)
     network = table(str(best(candidates)["network"]))
-    write_network(network, folder / FOUND)
+    write_network(network, folder / FOUND_NETWORK)
     print(f"training {settings.proxy_checked} candidates in full, to check how well the short training ranks them")
-    proxy = check_proxy(start, candidates, settings, folder, engine)
+    proxy = check_proxy(start, candidates, settings.proxy_checked, folder, engine)
     print(f"short against full training: {rank_correlation(list(proxy['proxy']), list(proxy['full']))}")
     figure = folder / f"{name}-candidates.png"
     save_png(search_chart(Path(options.out), name), figure)
-    print("\n".join(f"  {path}" for path in (*(folder / file for file in (FOUND, CANDIDATES, PROXY)), figure)))
+    print("\n".join(f"  {path}" for path in (*(folder / file for file in (FOUND_NETWORK, CANDIDATES, PROXY)), figure)))
     if options.runtime == MADDS:
         scaled: dict[str, object] = {"target_madds": round(cost(network, resolution).madds / 1e6, 4)}
     else:

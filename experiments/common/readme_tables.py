@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from common.markdown import fill_marks, markdown_table, pipe_table
 from common.sweeps import SWEEPS, load_sweep
 from mnet.errors import ConfigError
-from mnet.search.netadapt import FOUND
+from mnet.search.folder import FOUND_NETWORK
 from mnet.studies.claims.evidence import count_verdicts, headlines
 from mnet.studies.claims.scoreboard import scoreboard
 from mnet.studies.claims.views import claims_table, latency_claims_table
@@ -153,7 +153,7 @@ def found(root: Path) -> str:
         networks, latencies = [], []
         for cell in summary["cell"].astype(str):
             settings = dict(word.partition("=")[::2] for word in cell.split())
-            is_found = settings["model"].endswith(FOUND)
+            is_found = settings["model"].endswith(FOUND_NETWORK)
             networks.append("found" if is_found else " ".join(cell.split()[1:]) or "whole")
             latencies.append(ratios.get("found" if is_found else f"width {settings.get('width', '1')}"))
         named = summary.assign(search=study, network=networks, latency=pd.Series(latencies, dtype=float))

@@ -21,7 +21,7 @@ from mnet.latency.runtimes import RUNTIMES
 from mnet.models.spec import Network
 from mnet.models.toggles import Toggles
 from mnet.models.toggles import width as with_width
-from mnet.search.netadapt import FOUND
+from mnet.search.folder import FOUND_NETWORK
 from mnet.studies.engines import Engine
 from mnet.studies.engines.remote import is_url
 from mnet.studies.options import PARAMETERS, VARIANT, trial_from
@@ -86,7 +86,7 @@ def compared_cells(start: Trial, folder: Path, scaled: Mapping[str, object]) -> 
     toggles = {name: value for name, value in start.toggles().items() if value is not None and name != "width"}
     paper: dict[str, object] = {"model": start.model, **toggles}
     scale = {name: value for name in ("width", "target_madds") if (value := getattr(start, name)) is not None}
-    cells: list[dict[str, object]] = [{**paper, **scaled}, {"model": str(folder / FOUND)}, {**paper, **scale}]
+    cells: list[dict[str, object]] = [{**paper, **scaled}, {"model": str(folder / FOUND_NETWORK)}, {**paper, **scale}]
     return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
 
 

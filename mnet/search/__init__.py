@@ -1,1 +1,1 @@
-"""Finding networks: NetAdapt, which takes channels from one, and a search over its blocks. Source: V3 §4."""
+"""Architecture search: NetAdapt, which narrows a network, and a search over the blocks of one. Source: V3 §4."""

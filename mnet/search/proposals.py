@@ -1,7 +1,8 @@
-"""What NetAdapt may do next to a network: take channels from one expansion, or from one bottleneck.
+"""NetAdapt's proposals for a network: fewer channels in one expansion or one bottleneck.
 
-Source: V3 §4.2. Blocks that shortcuts join share their bottleneck and are narrowed together; no proposal makes or
-breaks a shortcut. Last 1x1, hidden layer and stem stay, unless a shortcut ties the stem to the first bottleneck.
+Source: V3 §4.2. Blocks that shortcuts join share their bottleneck and are narrowed together; no proposal adds or
+removes a shortcut. The last 1x1, the hidden layer and the stem stay, unless a shortcut joins the stem to the first
+bottleneck.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ DIVISOR = 8
 """Channels stay multiples of it, as in the papers' tables."""
 
 Cost = Callable[[Network], float]
-"""What a network costs: milliseconds, or multiply-adds."""
+"""The cost of a network: milliseconds, or multiply-adds."""
 
 
 @dataclass(frozen=True)
@@ -47,33 +48,33 @@ class Proposal:
         return f"{self.space} {self.before} -> {self.after}"
 
 
-def proposals(network: Network, cost: Cost, least: float) -> Iterator[Proposal]:
-    """One for every space from which channels can be taken so that `cost` falls by at least `least`: as few as do it.
+def proposals(network: Network, cost: Cost, saving: float) -> Iterator[Proposal]:
+    """A proposal for every space that can save enough, with as few channels removed as possible.
 
     Args:
-        network: To be narrowed.
-        cost: Of a network.
-        least: In the unit of `cost`.
+        network: The network to narrow.
+        cost: The cost of a network.
+        saving: Smallest reduction of the cost, in its unit.
     """
-    wanted, shortcuts = cost(network) - least, bottleneck_spaces(network)
+    limit, shortcuts = cost(network) - saving, bottleneck_spaces(network)
     for space, before in sizes(network).items():
         if not space.startswith(("expansion", "bottleneck")) and space not in shortcuts:
             continue
         for after in range((before - 1) // DIVISOR * DIVISOR, 0, -DIVISOR):
             narrowed = resized(network, space, after)
-            if bottleneck_spaces(narrowed) == shortcuts and (found := cost(narrowed)) <= wanted:
-                yield Proposal(space, before, after, narrowed, found)
+            if bottleneck_spaces(narrowed) == shortcuts and (narrowed_cost := cost(narrowed)) <= limit:
+                yield Proposal(space, before, after, narrowed, narrowed_cost)
                 break
 
 
 def resized(network: Network, space: Space, channels: int) -> Network:
-    """The network with so many channels in an expansion or a bottleneck."""
+    """The network with `channels` channels in an expansion or a bottleneck."""
     kind, _, number = space.partition(".")
     rows = list(network.blocks)
     if kind == "expansion":
         rows[int(number)] = replace(rows[int(number)], expansion=channels)
-    for i, own in enumerate(bottleneck_spaces(network)):
-        if own == space:
+    for i, bottleneck in enumerate(bottleneck_spaces(network)):
+        if bottleneck == space:
             rows[i] = replace(rows[i], out_channels=channels)
     stem = replace(network.stem, out_channels=channels) if space == "stem" else network.stem
     return replace(network, stem=stem, blocks=tuple(rows))

@@ -11,8 +11,8 @@ import yaml
 from mnet.errors import unknown
 from mnet.models.spec import Network
 from mnet.models.tables import table as network_in
-from mnet.search.blocks import rank_correlation
-from mnet.search.netadapt import FOUND, SEED, SETTINGS
+from mnet.search.folder import FOUND_NETWORK, SETTINGS, START_NETWORK
+from mnet.search.proxy import rank_correlation
 from mnet.studies.report.charts.colours import BLUE, GREEN, GREY, INK, ORANGE, SKY, Style
 from mnet.studies.report.charts.marks import DESCRIBED, WIDTH, beside, data, finish, series
 from mnet.studies.report.charts.scatter import scatter_chart, undominated
@@ -54,7 +54,7 @@ def search_chart(root: Path, name: str) -> alt.ConcatChart:
     costs = table[table["taken"]].set_index("step")["cost"]
     reached = costs.index[costs <= settings["target"] * costs.iloc[0]]
     table = table[table["step"] <= min(reached, default=costs.index[-1])]  # an earlier search may have gone further
-    start, end = (network_in(str(folder / file)) for file in (SEED, FOUND))
+    start, end = (network_in(str(folder / file)) for file in (START_NETWORK, FOUND_NETWORK))
     return beside([trace_chart(table, unit), channels_chart(start, end)], f"{name}: {cost}")
 
 

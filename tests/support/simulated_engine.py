@@ -1,4 +1,4 @@
-"""An engine that knows what training would find, and takes no time for it."""
+"""An engine that trains nothing: the result of a run is a function of its network."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,26 +11,26 @@ from mnet.studies.runs.store import RESULT, WEIGHTS, write_config
 
 
 @dataclass
-class TaughtEngine:
-    """Leaves what a run would leave, with the accuracy that a function of its network says."""
+class SimulatedEngine:
+    """Writes the files of a run, with the accuracy that a function of its network returns; negative = a failed run."""
 
     accuracy: Callable[[Network], float]
     stop_after: int | None = None
-    """Jobs, after which Ctrl-C comes."""
-    ran: list[Job] = field(default_factory=list)
+    """Number of jobs after which it raises KeyboardInterrupt."""
+    jobs: list[Job] = field(default_factory=list)
+    """The jobs it has run."""
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
         for job in jobs:
-            if len(self.ran) == self.stop_after:
+            if len(self.jobs) == self.stop_after:
                 raise KeyboardInterrupt
-            self.ran.append(job)
-            network = job.trial.network(10, 1)
-            found = self.accuracy(network)
-            if found < 0:
+            self.jobs.append(job)
+            accuracy = self.accuracy(job.trial.network(10, 1))
+            if accuracy < 0:
                 on_event(Failed(job, "diverged"))
                 continue
             write_config(job.trial, job.folder, None)
             write_torch(job.folder / WEIGHTS, {})
-            result = {"val_top1": found, "format": 2}
+            result = {"val_top1": accuracy, "format": 2}
             write_json(job.folder / RESULT, result)
             on_event(Finished(job, result))
