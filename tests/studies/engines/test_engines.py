@@ -122,7 +122,12 @@ class Study(list):
         return len((self.root / f"attempts {seed}").read_text())
 
 
-@pytest.fixture(scope="class", params=["local", "ray", "slurm"])
+SLURM = pytest.param(
+    "slurm", marks=pytest.mark.full("test_slurm.py has a job of Slurm, the loop is that of all engines")
+)
+
+
+@pytest.fixture(scope="class", params=["local", "ray", SLURM])
 def engine(request) -> str:
     return request.param
 
