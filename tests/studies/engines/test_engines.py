@@ -240,8 +240,8 @@ def test_a_run_whose_node_is_killed_resumes_on_another_node_to_the_same_result(c
     log.mkdir()
 
     def train(job, report, /, **options):
-        """Real training. On the second node a trial hangs once it has uploaded a checkpoint, until the node is
-        killed."""
+        """Real training, of both trials at once. On the second node one hangs once it has uploaded a checkpoint, until
+        the node is killed."""
         import ray
 
         from mnet.studies.runs import callbacks, run
@@ -253,6 +253,8 @@ def test_a_run_whose_node_is_killed_resumes_on_another_node_to_the_same_result(c
         def watched(progress):
             with (log / str(job.trial.seed)).open("a") as stream:
                 stream.write(f"{node} {progress.step}\n")
+            while len(list(log.iterdir())) < 2:  # each has a node of its own
+                time.sleep(0.05)
             answer = report(progress)
             if os.environ.get("DOOMED") and progress.step == 3:
                 (log / "ready").touch()
