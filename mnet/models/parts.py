@@ -136,10 +136,3 @@ def cut(net: MobileNet, images: Tensor) -> Iterator[Part]:
         yield Part(block=name, kind=kinds[name], module=module, example=x, layers=tuple(layers[name]))
         with torch.no_grad():
             x = module(x)
-
-
-def _check_classifier(net: MobileNet) -> None:
-    if not isinstance(net, MobileNet):
-        raise ConfigError(f"only a MobileNet in float can be cut into blocks, not a {type(net).__name__}")
-    if net.network.head is not None:
-        raise ConfigError(f"only a classifier can be cut into blocks: {net.network.head.kind} uses several maps")
