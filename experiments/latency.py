@@ -6,6 +6,7 @@ accuracies are joined to the latencies. Exported programs and earlier measuremen
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -211,7 +212,8 @@ def show(plan: Plan, runtime: Runtime, batch: int, measurement: Measurement) -> 
         ran = ready.program.info
         title = f"{plan.study.name}: {ran.runtime} {ran.version} ({ran.kernels})"
         title += f", {count_threads(ran.threads)}, batch {batch}"
-    print_table(build_table("", MEASURED, measurement.table), title)
+    rows = measurement.table.replace({"file_bytes": {0: math.nan}})  # nothing was exported
+    print_table(build_table("", MEASURED, rows), title)
     for note in measurement.notes:
         print(f"  {note}")
 

@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser, Generic[T]):
                 raise self._unknown(argument)
             if not equals:
                 raise ConfigError(f"write {name}=VALUE, with an equals sign")
-            trainer[name.removeprefix(f"--{TRAINER}.")] = yaml.safe_load(value)
+            trainer[name.removeprefix(f"--{TRAINER}.")] = _read_yaml(name, value)
         given = {name: value for name, value in vars(values).items() if value is not None}
         for name in self.names:
             for value in str(given[name]).split(",") if name in given else ():
@@ -151,8 +151,8 @@ class Parser(argparse.ArgumentParser, Generic[T]):
             if name in hints(self.options):
                 coerce(name, value, hints(self.options)[name])
             elif name in self.names:
-                for one in value if isinstance(value, list) else [value]:
-                    read_option(name, one)
+                for item in value if isinstance(value, list) else [value]:
+                    read_option(name, item)
             else:
                 raise unknown("option", name, self._allowed())
         except ConfigError as error:
@@ -164,6 +164,13 @@ def _add_options(parser: argparse._ActionsContainer, cls: type) -> None:
     for name, text in field_help(cls).items():
         flag: dict[str, str] = {"nargs": "?", "const": "true"} if hints(cls)[name] is bool else {}
         parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE", **flag)  # type: ignore[arg-type]
+
+
+def _read_yaml(name: str, value: str) -> object:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{name.lstrip('-')} must be a value in YAML, not {value!r}") from None
 
 
 def check_positive(options: object, *names: str) -> None:
@@ -192,7 +199,7 @@ def check_trainer(trainer: Mapping[str, object]) -> dict[str, object]:
             way = f"; give {instead}" if instead else ""
             raise ConfigError(f"{TRAINER}.{name} follows from the settings of the trial{way}")
         if name not in defaults:
-            raise unknown("argument of the Trainer", name, (one for one in defaults if one not in SET_BY_THE_TRIAL))
+            raise unknown("argument of the Trainer", name, [key for key in defaults if key not in SET_BY_THE_TRIAL])
         if not _fits(value, hints[name]):
             raise ConfigError(f"{TRAINER}.{name} must be {_written(hints[name])}, not {value!r}")
     return {name: value for name, value in trainer.items() if value != defaults[name]}
@@ -225,5 +232,5 @@ def _fits(value: object, hint: object) -> bool:
 
 
 def _written(hint: object) -> str:
-    options: Iterable[object] = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
-    return " or ".join("null" if one is NoneType else getattr(one, "__name__", str(one)) for one in options)
+    types: Iterable[object] = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    return " or ".join("null" if kind is NoneType else getattr(kind, "__name__", str(kind)) for kind in types)

@@ -76,6 +76,7 @@ def test_arguments_of_the_trainer_at_their_default_make_no_other_run():
         (["--trainer.max_epochs=3"], r"trainer\.max_epochs follows from the settings of the trial; give --epochs"),
         (["--trainer.max_steps=many"], r"trainer\.max_steps must be int, not 'many'"),
         (["--trainer.strategy=[ddp]"], r"trainer\.strategy must be str or Strategy, not \['ddp'\]"),
+        (["--trainer.devices=[1"], r"trainer\.devices must be a value in YAML, not '\[1'"),
         (["--config=nowhere.yaml"], r"nowhere\.yaml cannot be read"),
     ],
 )
