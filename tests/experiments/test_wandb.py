@@ -159,9 +159,9 @@ def test_a_run_whose_agent_was_killed_is_taken_by_the_next_one_and_ends_the_same
 def test_a_registered_sweep_is_the_file_with_the_overrides_laid_over_its_parameters(swept, tiny):
     registered, _, out, _ = swept
     file = yaml.safe_load(SWEEP_FILE.read_text())
-    own = {name: {"value": value} for name, value in tiny.items()}
-    varied = {"activation": {"values": ["paper", "relu"]}, "seed": {"values": [0]}}
-    assert registered.config["parameters"] == file["parameters"] | own | varied
+    settings = {name: {"value": value} for name, value in tiny.items()} | {"seed": {"value": 0}}
+    varied = {"activation": {"values": ["paper", "relu"]}}
+    assert registered.config["parameters"] == file["parameters"] | settings | varied
     assert registered.config["command"] == [*file["command"][:-1], f"--out={out}", "${args}"]
     for key in ("program", "method", "name", "description", "metric"):
         assert registered.config[key] == file[key]
