@@ -29,27 +29,18 @@ from mnet.latency.comparison import Measurement
 from mnet.latency.machine import check_threads
 from mnet.latency.runtimes import RUNTIMES, Runtime, make_runtime
 from mnet.studies.claims.claims import load_claims
+from mnet.studies.claims.views import timed_claims_table
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.subjects import list_subjects
 from mnet.studies.latency.tables import KEY, claims_table, latency_table, merge_rows
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.latency import frontier_chart, latency_chart
-from mnet.studies.results.table_view import MILLION, build_table, interval_column, number_column, text_column
+from mnet.studies.results import views
 from mnet.studies.results.tables import runs_table, summary_table
 from mnet.studies.runs.store import FRONTIER, FRONTIER_CHART, LATENCY, LATENCY_CHART, LATENCY_CLAIMS
 
 PROFILE = "latency"
 """Of experiments/profiles.yaml: the papers' networks at 224 px. `all` means the studies that it names."""
-MEASURED = (
-    *(text_column("variant"), number_column("median_ms", digits=3), number_column("ratio", digits=3)),
-    *(interval_column("low", "high", digits=3), number_column("rounds", digits=0), text_column("stopped")),
-    *(text_column("undelegated_ops", "undelegated"), number_column("file_bytes", "MB", 1, scale=MILLION)),
-)
-CLAIMED = (
-    *(text_column("id", "claim"), text_column("statement"), text_column("runtime")),
-    *(number_column("paper_value", "paper", 3), number_column("ours", digits=3)),
-    *(interval_column("low", "high", digits=3), text_column("verdict")),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +204,8 @@ def show(plan: Plan, runtime: Runtime, batch: int, measurement: Measurement) -> 
         title = f"{plan.study.name}: {ran.runtime} {ran.version} ({ran.kernels})"
         title += f", {count_threads(ran.threads)}, batch {batch}"
     rows = measurement.table.replace({"file_bytes": {0: math.nan}})  # nothing was exported
-    print_table(build_table("", MEASURED, rows), title)
+    columns = ("variant", "ms", "ratio", "95% interval", "rounds", "stopped", "not delegated", "MB")
+    print_table(views.latency_table(rows).select(*columns), title)
     for note in measurement.notes:
         print(f"  {note}")
 
@@ -238,7 +230,7 @@ def show_claims(claims: pd.DataFrame) -> None:
     if claims.empty:
         return
     rows = claims.sort_values(["id", "runtime"], kind="stable")
-    print_table(build_table("", CLAIMED, rows), "the papers' latency claims, in direction, on this machine")
+    print_table(timed_claims_table(rows), "the papers' latency claims, in direction, on this machine")
 
 
 if __name__ == "__main__":

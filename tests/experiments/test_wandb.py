@@ -228,11 +228,11 @@ def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swep
 
 
 def test_without_an_account_or_a_network_one_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    def unreachable(timeout: float) -> None:
+    def unreachable() -> None:
         raise ConnectionError("connection refused\nand a page of trace")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mnet.studies.results.wandb_runs.wandb.Api", unreachable)
+    monkeypatch.setattr("mnet.studies.results.wandb_runs.check_reachable", unreachable)
     for account, reason in (
         (False, "no W&B account; log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"),
         (True, "connection refused"),

@@ -19,6 +19,7 @@ from mnet.studies.results.table_view import (
     format_interval,
     format_number,
     interval_cell,
+    interval_column,
     is_number,
     number_cell,
     number_column,
@@ -75,6 +76,16 @@ def claims_table(evidence: pd.DataFrame) -> Table:
         evidence: Rows of `evidence.claims_table`.
     """
     return build_table("Claims", COLUMNS, evidence)
+
+
+def timed_claims_table(rows: pd.DataFrame) -> Table:
+    """Rows of `latency-claims.csv`."""
+    columns = (
+        *(text_column("id", "claim"), text_column("statement"), text_column("runtime")),
+        *(number_column("paper_value", "paper", 3), number_column("ours", digits=3)),
+        *(interval_column("low", "high", digits=3), text_column("verdict")),
+    )
+    return build_table("Latency claims", columns, rows)
 
 
 def grouped_claims(evidence: pd.DataFrame) -> Table:

@@ -52,7 +52,7 @@ LATENCY_COLUMNS = (
     *(text_column("variant"), text_column("runtime"), text_column("precision"), PIXELS, THREADS),
     *(number_column("batch", digits=0), number_column("median_ms", "ms", 3), *RATIO),
     *(number_column("rounds", digits=0), text_column("stopped"), *COST),
-    text_column("undelegated_ops", "not delegated"),
+    *(text_column("undelegated_ops", "not delegated"), number_column("file_bytes", "MB", 1, scale=MILLION)),
     *(*SOFTWARE, number_column("load"), text_column("torch"), text_column("revision")),
 )
 INT8_COLUMNS = (

@@ -12,10 +12,12 @@ from mnet.errors import ConfigError
 from mnet.settings import coerce, hints
 from mnet.studies.results.finished import RESOLVED, FinishedRun, described_trial
 from mnet.studies.runs.tracking import LOGIN, PROVENANCE, TRAINED, first_line, has_account, summary_names
+from mnet.studies.runs.wandb_server import check_reachable
 from mnet.studies.trial import Trial
 from mnet.tasks import TASKS
 
 TIMEOUT_S = 10
+"""Of each request to W&B."""
 INTEGERS = ("params", "madds", "threads", "replicas")
 """Results that are integers; JSON may have them as floats."""
 
@@ -46,12 +48,13 @@ def online_runs(address: Address) -> list[FinishedRun]:
     """The finished runs at an address, oldest first.
 
     Raises:
-        ConfigError: There is no account or no such project, or W&B does not answer within `TIMEOUT_S`.
+        ConfigError: There is no account or no such project, or W&B does not answer.
     """
     path = "/".join([address.project, *address.filters.values()])
     if not has_account():
         raise ConfigError(f"no folder {path}, and W&B cannot be asked for it: no W&B account; {LOGIN}")
     try:
+        check_reachable()
         api = wandb.Api(timeout=TIMEOUT_S)
         runs = api.runs(address.project, filters={"state": "finished", **address.filters}, lazy=False)
         logged = [(run.path, dict(run.config), dict(run.summary)) for run in runs]

@@ -54,7 +54,7 @@ def pairs(claim: Claim) -> list[dict]:
     return [{"model": claim.model, series["toggle"]: value} for value in series["values"]] if series else []
 
 
-def test_every_claim_is_kept_and_says_whether_it_was_read():
+def test_every_claim_is_kept_and_marked_as_verified_or_not():
     assert len(CLAIMS) == 80
     assert [claim.id for claim in CLAIMS if not claim.verified] == ["v3-netadapt"]
     relu = next(claim for claim in CLAIMS if claim.id == "v3-relu-accuracy")
@@ -74,8 +74,8 @@ ACCURACY = [claim for claim in CLAIMS if claim.kind == "accuracy" and claim.stud
 @pytest.mark.parametrize("claim", ACCURACY, ids=lambda claim: claim.id)
 def test_the_cells_that_test_a_claim_of_accuracy_are_in_its_study(claim):
     needed = pairs(claim)
-    found = cells(claim.study)
-    assert (bool(needed) and all(wanted(setup) in found for setup in needed)) == (claim.id not in ELSEWHERE)
+    result = cells(claim.study)
+    assert (bool(needed) and all(wanted(setup) in result for setup in needed)) == (claim.id not in ELSEWHERE)
 
 
 def test_the_numbers_of_a_description_are_those_of_verified_claims():
@@ -83,9 +83,9 @@ def test_the_numbers_of_a_description_are_those_of_verified_claims():
     known = yaml.safe_load((EXPERIMENTS / "claims.yaml").read_text())["claims"]
     for study in STUDIES:
         text = load_study(EXPERIMENTS / f"sweeps/{study}.yaml").description.partition("Cost:")[0]
-        said = set(re.findall(r"\b\d+\.\d\b", text))
+        message = set(re.findall(r"\b\d+\.\d\b", text))
         facts = " ".join(str(claim) for claim in known if claim["verified"])
-        for number in said - {"0.5"}:
+        for number in message - {"0.5"}:
             assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", facts), (study, number)
 
 
@@ -96,7 +96,7 @@ ENTRY = {
 
 
 @pytest.mark.parametrize(
-    ("entries", "said"),
+    ("entries", "message"),
     [
         ([ENTRY, dict(ENTRY)], "line 11: claim a is defined twice"),
         ([{**ENTRY, "kind": "acuracy"}], "Did you mean accuracy"),
@@ -110,10 +110,10 @@ ENTRY = {
         ({}, "a mapping with a list `claims`"),
     ],
 )
-def test_a_wrong_claim_is_answered_with_its_line(tmp_path, entries, said):
+def test_a_wrong_claim_is_answered_with_its_line(tmp_path, entries, message):
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump({"claims": entries}, sort_keys=False))
-    with pytest.raises(ConfigError, match=re.escape(said)) as error:
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
         load_claims(path)
     assert str(error.value).startswith(f"{path}, line ")
 

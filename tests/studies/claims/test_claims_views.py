@@ -43,7 +43,7 @@ def test_claims_stand_beside_what_was_measured(claimed):
     assert claims_of(claimed).loc["c", ["paper", "ours", "n", "on"]].tolist() == ["-1.10", "", "", ""]
 
 
-def test_own_claims_come_before_the_published_ones_and_without_any_it_is_said_what_writes_them(
+def test_claims_of_the_folder_come_before_published_ones_and_without_any_the_error_names_the_command(
     claimed, tmp_path_factory
 ):
     other = tmp_path_factory.mktemp("other")

@@ -1,4 +1,4 @@
-"""Which runs test a claim, and what is said of it."""
+"""Which runs test a claim, and the verdict."""
 
 import math
 import shutil
@@ -33,11 +33,11 @@ def runs(study: str, tops: list[float], **settings) -> list[dict[str, object]]:
 
 
 def planned(*rows: dict[str, object]) -> pd.DataFrame:
-    own = [{**row, "command": f"make ablate-{row['study']}"} for row in rows]
+    commands = [{**row, "command": f"make ablate-{row['study']}"} for row in rows]
     studies = [
         {**run(study, 0), "command": f"make ablate-{study}"} for study in ("se", "width", "last-stage", "versions")
     ]
-    return pd.DataFrame([*own, *studies])
+    return pd.DataFrame([*commands, *studies])
 
 
 def ask(
@@ -84,7 +84,7 @@ def test_one_seed_has_no_interval_and_no_verdict():
     assert "one seed has no interval" in row["why"]
 
 
-def test_its_own_model_comes_before_one_that_stands_in_and_each_says_so():
+def test_the_claims_own_model_comes_before_one_that_stands_in():
     small = [*runs("se", [90.0, 91.0], **V3S), *runs("se", [91.0, 92.1], **V3S, se=False)]
     narrow = [*runs("se", [90.0, 91.0], **V3L, width=0.35), *runs("se", [88.0, 89.1], **V3L, width=0.35, se=False)]
     table = ask("v3-se-accuracy", [*small, *narrow])
@@ -116,18 +116,22 @@ def test_width_and_resolution_are_relative():
     assert (row["verdict"], row["command"]) == ("reproduced", "make ablate-width && make ablate-resolution")
 
 
-def test_images_of_ones_own_are_told_apart_by_their_folder(tmp_path):
-    def own(folder: str, tops: list[float], **settings) -> list[dict[str, object]]:
+def test_user_images_are_distinguished_by_their_folder(tmp_path):
+    def on_images(folder: str, tops: list[float], **settings) -> list[dict[str, object]]:
         where = {"dataset": "imagefolder", "data_dir": tmp_path / folder, "resolution": 28}
         return [{**row, "data_dir": str(where["data_dir"])} for row in runs("se", tops, **V3L, **where, **settings)]
 
-    rows = [*own("cats", [90.0, 91.0]), *own("cats", [80.0, 81.1], se=False), *own("dogs", [99.0, 99.0], se=False)]
+    rows = [
+        *on_images("cats", [90.0, 91.0]),
+        *on_images("cats", [80.0, 81.1], se=False),
+        *on_images("dogs", [99.0, 99.0], se=False),
+    ]
     (row,) = ask("v3-se-accuracy", rows).to_dict("records")
     assert (row["verdict"], row["ours"]) == ("reproduced", pytest.approx(9.95))
     assert "imagefolder at 28 px" in row["why"]
 
 
-def test_what_int8_alone_does_is_beyond_the_same_difference_in_float():
+def test_the_effect_of_int8_is_what_remains_after_the_same_difference_in_float():
     hard, soft = {**V3L, "activation": "hswish"}, {**V3L, "activation": "swish", "se_gate": "sigmoid"}
     rows = [*runs("quantization", [90.0, 91.0], **hard), *runs("quantization", [91.0, 92.1], **soft)]
     rows += [*runs("quantization", [89.9, 90.9], **hard, precision="int8")]
@@ -136,7 +140,7 @@ def test_what_int8_alone_does_is_beyond_the_same_difference_in_float():
     assert row["ours"] == pytest.approx((0.9 - -1.0 + 0.9 - -1.1) / 2)
 
 
-def test_what_is_not_trained_says_what_trains_it_and_what_is_out_of_reach_says_why():
+def test_an_untested_claim_names_the_command_that_tests_it_or_the_reason():
     plan = planned(run("se", 0, **V3L), {**run("se", 0, **V3L, se=False)})
     (row,) = ask("v3-se-accuracy", [], plan).to_dict("records")
     assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; run make ablate-se")
@@ -146,7 +150,7 @@ def test_what_is_not_trained_says_what_trains_it_and_what_is_out_of_reach_says_w
 
 
 @pytest.mark.parametrize(
-    ("name", "ours", "verdict", "how"),
+    ("name", "ours", "verdict", "size"),
     [
         ("v1-width-madds", -527.7, "reproduced", "exact to the printed digits"),
         ("v1-separable-madds", -4298.6, "reproduced", "counted 4867.3 and 568.74: at most 0.046% off"),
@@ -156,10 +160,10 @@ def test_what_is_not_trained_says_what_trains_it_and_what_is_out_of_reach_says_w
         ("v3-se-params", 1.5123, "reproduced", "the paper prints no number"),
     ],
 )
-def test_what_can_be_counted_is_counted_and_says_how_far_it_is(name, ours, verdict, how):
+def test_an_arithmetic_claim_is_counted_and_its_error_reported(name, ours, verdict, size):
     (row,) = ask(name, [], planned(run("separable", 0))).to_dict("records")
     assert row["ours"] == pytest.approx(ours, rel=1e-4)
-    assert (row["verdict"], how in row["why"]) == (verdict, True)
+    assert (row["verdict"], size in row["why"]) == (verdict, True)
 
 
 def test_a_latency_claim_has_a_row_a_runtime_the_papers_own_first():
@@ -186,19 +190,19 @@ def test_a_number_from_memory_is_never_printed_as_the_papers():
     assert ask("v1-resolution", [])["paper_value"].tolist() == [-6.2]
 
 
-def test_what_the_program_cannot_read_is_one_error(tmp_path, capsys):
+def test_a_folder_that_cannot_be_read_is_one_error(tmp_path, capsys):
     assert program.main([f"--out={tmp_path / 'nowhere'}"]) == 2
     assert "error: no folder" in capsys.readouterr().err
     (tmp_path / "se").mkdir()
     shutil.copy(PUBLISHED / "se/runs.csv", tmp_path / "se/runs.csv")  # claims can be judged, no page can be written
     assert program.main([f"--out={tmp_path}"]) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("error: unknown study with results")
-    assert "v3-se-accuracy" in said.out
+    message = capsys.readouterr()
+    assert message.err.startswith("error: unknown study with results")
+    assert "v3-se-accuracy" in message.out
     assert len(read_table(tmp_path / "claims.csv")) >= 80
 
 
-def test_runs_from_pretrained_weights_are_evidence_of_their_own_and_never_paired_with_others(tmp_path):
+def test_runs_from_pretrained_weights_are_paired_only_with_each_other(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"of which only the hash counts here")
     start = {"pretrained": str(tmp_path / "weights.pth")}
     without = runs("se", [90.0, 91.0, 92.0], **V3L)
@@ -213,7 +217,7 @@ def test_runs_from_pretrained_weights_are_evidence_of_their_own_and_never_paired
     assert row["verdict"] == "not tested here"
 
 
-def test_dead_kernels_are_judged_by_whether_most_have_died_wherever_the_model_was_trained_as_published():
+def test_dead_kernels_are_judged_by_whether_most_died_in_the_published_model():
     name = "v1-dead-depthwise-kernels"
 
     def died(shares, **settings) -> list[dict[str, object]]:
@@ -235,15 +239,15 @@ def test_dead_kernels_are_judged_by_whether_most_have_died_wherever_the_model_wa
     assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; run make ablate-dead-kernels")
 
 
-def test_what_netadapt_found_is_judged_beside_the_network_of_the_same_cost():
+def test_netadapt_is_judged_against_the_scaled_network_of_the_same_cost():
     claim = CLAIMS["v3-netadapt"]
 
     def judge(low: float, high: float) -> dict[str, object]:
         cells = {"cell": ["width=0.5", "model=network.yaml"], "pairs": [None, 5], "delta": [None, (low + high) / 2]}
         table = pd.DataFrame({**cells, "low": [None, low], "high": [None, high]})
         plan, frame = planned(run("se", 0)), pd.DataFrame([run("se", 0, **V1)])
-        found = claims_table([claim], runs=frame, planned=plan, latencies={}, searches={"netadapt-x": table})
-        return found.iloc[0].to_dict()
+        result = claims_table([claim], runs=frame, planned=plan, latencies={}, searches={"netadapt-x": table})
+        return result.iloc[0].to_dict()
 
     row = judge(0.2, 0.6)
     assert (row["verdict"], row["n"], row["ours"], row["command"]) == ("reproduced", 5, 0.4, "make search")

@@ -34,14 +34,14 @@ def root(tmp_path_factory) -> Path:
 def test_points_are_those_of_the_file(points):
     published = yaml.safe_load(CLAIMS.read_text())["published"]
     assert len(points) == sum(len(published[name]) for name in ("slim_v1", "slim_v2", "v3_table9"))
-    found = points.set_index(["model", "width", "resolution"])
-    assert found.loc[("mobilenet_v3_large", 1.0, 224), ["top1", "madds_millions", "pixel1_ms"]].tolist() == [
+    result = points.set_index(["model", "width", "resolution"])
+    assert result.loc[("mobilenet_v3_large", 1.0, 224), ["top1", "madds_millions", "pixel1_ms"]].tolist() == [
         75.2,
         217,
         51.2,
     ]
-    assert found.loc[("mobilenet_v2", 0.35, 96), ["top1", "madds_millions", "pixel1_ms"]].tolist() == [45.5, 11, 4.5]
-    assert pd.isna(found.loc[("mobilenet_v1", 1.0, 224), "pixel1_ms"])
+    assert result.loc[("mobilenet_v2", 0.35, 96), ["top1", "madds_millions", "pixel1_ms"]].tolist() == [45.5, 11, 4.5]
+    assert pd.isna(result.loc[("mobilenet_v1", 1.0, 224), "pixel1_ms"])
 
 
 def test_a_file_without_the_tables_or_with_a_short_row_is_refused(tmp_path):
@@ -54,7 +54,7 @@ def test_a_file_without_the_tables_or_with_a_short_row_is_refused(tmp_path):
         published_points(path)
 
 
-def test_our_counts_agree_with_all_printed_ones_but_those_that_the_file_notes(points):
+def test_counts_agree_with_all_printed_ones_except_those_noted_in_the_file(points):
     """What is printed with three digits or more; a page's 0.75 and 0.25 rows of V1 are off, as claims.yaml says."""
     counted = compare_counts(points)
     noted = (counted["model"] == "mobilenet_v1") & counted["width"].isin([0.75, 0.25])
@@ -65,10 +65,10 @@ def test_our_counts_agree_with_all_printed_ones_but_those_that_the_file_notes(po
 
 
 def test_our_points_are_the_cells_of_the_studies(root):
-    own = trained_points(root, ["versions", "width"])
-    assert list(own["study"].unique()) == ["versions", "width"]
-    assert set(own.loc[own["study"] == "versions", "model"]) == set(own["model"])
-    assert own.loc[own["study"] == "versions", "madds_millions"].between(1.55, 1.59).all()
+    trained = trained_points(root, ["versions", "width"])
+    assert list(trained["study"].unique()) == ["versions", "width"]
+    assert set(trained.loc[trained["study"] == "versions", "model"]) == set(trained["model"])
+    assert trained.loc[trained["study"] == "versions", "madds_millions"].between(1.55, 1.59).all()
     with pytest.raises(ConfigError, match="no study given"):
         trained_points(root, [])
 
@@ -77,10 +77,10 @@ def test_timed_points_join_published_networks_with_their_milliseconds(points, ro
     timed = timed_points(points, root, ["versions", "width", "resolution"], "executorch")
     raw = pd.read_csv(root / PUBLISHED / "versions/latency.csv")
     wanted = raw[(raw["variant"] == "model=mobilenet_v2 width=0.35") & (raw["runtime"] == "executorch")]
-    found = timed.set_index(["model", "width", "resolution"])
-    assert found.index.is_unique
-    assert found.loc[("mobilenet_v2", 0.35, 224), "ms"] == pytest.approx(wanted["median_ms"].iloc[0])
-    assert ("mobilenet_v1", 1.0, 128) in found.index
+    result = timed.set_index(["model", "width", "resolution"])
+    assert result.index.is_unique
+    assert result.loc[("mobilenet_v2", 0.35, 224), "ms"] == pytest.approx(wanted["median_ms"].iloc[0])
+    assert ("mobilenet_v1", 1.0, 128) in result.index
     with pytest.raises(ConfigError, match="Did you mean executorch"):
         timed_points(points, root, ["versions"], "executorhc")
 
@@ -89,6 +89,6 @@ def test_an_int8_network_is_not_the_published_one(points, root, tmp_path):
     raw = pd.read_csv(root / PUBLISHED / "quantization/latency.csv")
     (tmp_path / "quantization").mkdir()
     raw.iloc[::-1].to_csv(tmp_path / "quantization/latency.csv", index=False)
-    found = timed_points(points, tmp_path, ["quantization"], "executorch").set_index(["model", "width"])
+    result = timed_points(points, tmp_path, ["quantization"], "executorch").set_index(["model", "width"])
     wanted = raw[(raw["variant"] == "precision=fp32, model=mobilenet_v2") & (raw["runtime"] == "executorch")]
-    assert (found.loc[("mobilenet_v2", 1.0), "ms"] == wanted["median_ms"].iloc[0]).all()
+    assert (result.loc[("mobilenet_v2", 1.0), "ms"] == wanted["median_ms"].iloc[0]).all()

@@ -95,7 +95,7 @@ def test_seeds_that_one_lacks_are_left_out_and_fewer_than_two_have_no_interval()
     assert np.isnan(nested_bootstrap({}, baseline)).all()
 
 
-def test_what_is_no_correctness_of_the_same_images_is_refused():
+def test_arrays_that_are_not_booleans_for_the_same_images_are_refused():
     two = {0: right(3, 9), 1: right(4, 9)}
     with pytest.raises(ConfigError, match=r"\[8, 9\] images"):
         nested_bootstrap(two, {0: right(3, 9), 1: right(4, 8)})

@@ -43,10 +43,10 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_the_program_says_what_differs_and_by_how_much(root, capsys):
+def test_the_program_prints_every_difference(root, capsys):
     names = (f"activation:{find_run(run.run_id, root).row['cell']}:0" for run in (PAPER, RELU))
     assert program.main([*names, f"--out={root}"]) == 0
-    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    message = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for line in (
         "activation paper relu",
         "recipe quick full",
@@ -60,46 +60,46 @@ def test_the_program_says_what_differs_and_by_how_much(root, capsys):
         "top1 80.00 70.00 -10.00 points",
         "train_seconds 60.0 30.0 -30.0 s",
     ):
-        assert line in said
-    (images,) = (line for line in said if line.startswith("the same 100 test images"))
+        assert line in message
+    (images,) = (line for line in message if line.startswith("the same 100 test images"))
     assert "only A right 10, only B 0; B - A -10.00 points [-16." in images
-    assert not [line for line in said if line.startswith(("seed ", "top5 99.00 99.00 +0.01", "width "))]
-    assert "Two single runs also differ by chance" in said[-2]
+    assert not [line for line in message if line.startswith(("seed ", "top5 99.00 99.00 +0.01", "width "))]
+    assert "Two single runs also differ by chance" in message[-2]
 
 
 def test_a_run_and_a_copy_of_it_are_the_same_run(root):
     keep(root, PAPER, study="se")
     copy = root / "se" / "runs" / PAPER.run_id
-    found = compare(find_run(PAPER.run_id[:6], root), find_run(str(copy), root))
-    assert (found.same, found.conclusion) == (True, ("A and B are the same run.",))
+    result = compare(find_run(PAPER.run_id[:6], root), find_run(str(copy), root))
+    assert (result.same, result.conclusion) == (True, ("A and B are the same run.",))
 
 
-def test_where_nothing_but_the_seed_differs_that_is_said(root):
+def test_runs_that_differ_only_in_the_seed_are_reported_as_such(root):
     a, b = (find_run(replace(PAPER, seed=seed).run_id, root) for seed in (0, 1))
-    found = compare(a, b)
-    assert [one.name for one in found.settings] == ["seed"]
-    assert found.conclusion[0].startswith("Only the seed differs:")
-    assert found.history is None
+    result = compare(a, b)
+    assert [one.name for one in result.settings] == ["seed"]
+    assert result.conclusion[0].startswith("Only the seed differs:")
+    assert result.history is None
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"train_seconds": 61.0}, "the same settings with the same seed, trained twice, with the same results."),
         ({"right": 81}, "the same settings with the same seed, trained twice, with different results."),
         ({"trainer": {"precision": "bf16-mixed"}}, "Two single runs also differ by chance"),
     ],
 )
-def test_the_same_settings_trained_twice_are_told_from_another_computation(root, more, said):
+def test_the_same_settings_trained_twice_are_distinguished_from_another_computation(root, more, message):
     again = keep(root / "again", PAPER, **more)
-    found = compare(find_run(PAPER.run_id, root), find_run(str(again), root))
-    assert said in found.conclusion[0]
-    assert [one.name for one in found.settings] == (["trainer.precision"] if "trainer" in more else [])
+    result = compare(find_run(PAPER.run_id, root), find_run(str(again), root))
+    assert message in result.conclusion[0]
+    assert [one.name for one in result.settings] == (["trainer.precision"] if "trainer" in more else [])
 
 
-def test_images_are_compared_where_they_are_known_to_be_the_same(root, tmp_path):
-    own = [replace(PAPER, dataset="imagefolder", data_dir=tmp_path / name, resolution=28) for name in "ab"]
-    runs = [find_run(str(keep(root / "own", trial)), root) for trial in own]
+def test_images_are_compared_only_if_they_are_the_same(root, tmp_path):
+    trials = [replace(PAPER, dataset="imagefolder", data_dir=tmp_path / name, resolution=28) for name in "ab"]
+    runs = [find_run(str(keep(root / "own", trial)), root) for trial in trials]
     assert compare(*runs).images is None
     assert compare(runs[0], runs[0]).images.count == 100
     fashion = find_run(PAPER.run_id, root)
@@ -112,14 +112,14 @@ def test_interval_and_p_of_a_published_table():
     """Bentur et al. 2009, table V of Fagerland, Lydersen and Laake 2014: 21 children, 1 and 7 of them discordant."""
     a, b = np.zeros(21, bool), np.zeros(21, bool)
     a[:2], b[0], b[2:9] = True, True, True
-    found = pair_images(b, a)
-    assert (found.only_a, found.only_b) == (7, 1)
-    assert (found.delta, found.low, found.high) == pytest.approx((-28.57, -50.84, -1.34), abs=0.005)
-    assert found.p == pytest.approx(2 * (1 + 8) / 2**8)
+    result = pair_images(b, a)
+    assert (result.only_a, result.only_b) == (7, 1)
+    assert (result.delta, result.low, result.high) == pytest.approx((-28.57, -50.84, -1.34), abs=0.005)
+    assert result.p == pytest.approx(2 * (1 + 8) / 2**8)
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "reason"),
     [
         ("activaton:relu:0", "unknown study 'activaton'; one of activation. Did you mean activation?"),
         ("activation:rel:0", "unknown cell 'rel'; one of .*activation=relu"),
@@ -128,15 +128,15 @@ def test_interval_and_p_of_a_published_table():
         ("", "expected study:cell:seed, a run id"),
     ],
 )
-def test_an_unknown_run_is_one_error_with_the_nearest_spelling(name, says, root, capsys):
+def test_an_unknown_run_is_one_error_with_the_nearest_spelling(name, reason, root, capsys):
     assert program.main([PAPER.run_id, name, f"--out={root}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    with pytest.raises(ConfigError, match=says.replace("?", r"\?")):
+    with pytest.raises(ConfigError, match=reason.replace("?", r"\?")):
         find_run(name, root)
 
 
-def test_ones_own_runs_come_before_published_ones_of_the_same_name(root, tmp_path):
+def test_runs_of_the_folder_come_before_published_ones_of_the_same_name(root, tmp_path):
     row = load(root).query("cell == cell and seed == 0").iloc[[0]].assign(cell="paper")
     for study, top1 in (("activation", 88.0), ("longer/activation", 99.0)):
         folder = root / "published" / study
@@ -154,10 +154,10 @@ def test_a_name_that_several_runs_have_is_refused_with_their_ids(root):
         find_run(str(root), root)
 
 
-def test_a_published_table_is_compared_with_a_run_of_ones_own(root, tmp_path):
+def test_a_published_run_is_compared_with_a_run_of_the_folder(root, tmp_path):
     published = tmp_path / "published" / "activation"
     published.mkdir(parents=True)
-    told = {"study": "activation", "run_id": PAPER.run_id, "cell": "half", "model": PAPER.model, "width": 0.5}
+    shown = {"study": "activation", "run_id": PAPER.run_id, "cell": "half", "model": PAPER.model, "width": 0.5}
     trained = {
         "dataset": "fashion_mnist",
         "resolution": 28,
@@ -166,13 +166,13 @@ def test_a_published_table_is_compared_with_a_run_of_ones_own(root, tmp_path):
         "batch_size": 96,
         "lr": 0.2,
     }
-    pd.DataFrame([{**told, **trained, "seed": 0, "top1": 79.5, "torch": "2.10.0"}]).to_csv(
+    pd.DataFrame([{**shown, **trained, "seed": 0, "top1": 79.5, "torch": "2.10.0"}]).to_csv(
         published / "runs.csv", index=False
     )
-    found = compare(find_run(f"{published}:half:0", root), find_run(PAPER.run_id, root))
-    assert [(one.name, one.delta) for one in found.results] == [("top1", 0.5)]
-    assert [(one.name, one.a) for one in found.environment if one.a] == [("torch", "2.10.0")]
-    assert not found.settings
+    result = compare(find_run(f"{published}:half:0", root), find_run(PAPER.run_id, root))
+    assert [(one.name, one.delta) for one in result.results] == [("top1", 0.5)]
+    assert [(one.name, one.a) for one in result.environment if one.a] == [("torch", "2.10.0")]
+    assert not result.settings
 
 
 @pytest.fixture
@@ -198,15 +198,15 @@ def repository(tmp_path):
 
 def test_git_counts_the_commits_and_lists_the_files_of_mnet(repository):
     folder, (first, second, third) = repository
-    found = history_between(third, f"{first}+", folder)
-    assert (found.only_a, found.only_b) == (2, 0)
-    assert found.files[0].split() == ["mnet/a.py", "|", "2", "+-"]
-    assert len(found.files) == 2
-    assert found.note == f"{first}+: the code was changed after that commit"
+    result = history_between(third, f"{first}+", folder)
+    assert (result.only_a, result.only_b) == (2, 0)
+    assert result.files[0].split() == ["mnet/a.py", "|", "2", "+-"]
+    assert len(result.files) == 2
+    assert result.note == f"{first}+: the code was changed after that commit"
     assert history_between(second, third, folder).files == ()
 
 
-def test_what_git_does_not_know_is_said(repository, monkeypatch, tmp_path):
+def test_the_note_explains_why_there_is_no_history(repository, monkeypatch, tmp_path):
     folder, (first, *_) = repository
     assert "not in the history" in history_between(first, "f" * 12, folder).note
     assert history_between(first, f"--output={tmp_path}/x", folder).note.endswith("is not a revision")

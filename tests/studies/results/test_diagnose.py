@@ -18,17 +18,17 @@ def out(images, tmp_path_factory):
     return folder
 
 
-def test_a_studys_networks_are_told_layer_by_layer(out, capsys):
+def test_networks_are_tabulated_layer_by_layer(out, capsys):
     assert diagnose.main(["activation", f"--out={out}", "--pictures=20"]) == 0
-    said = capsys.readouterr().out
-    assert "dead depthwise kernels" in said
-    assert "A spiral through ReLU and back" in said
+    message = capsys.readouterr().out
+    assert "dead depthwise kernels" in message
+    assert "A spiral through ReLU and back" in message
     table = pd.read_csv(out / "activation/inside.csv")
     assert set(table["cell"]) == {"paper", "relu"}
     assert table.groupby(["cell", "seed"]).size().nunique() == 1
     assert (out / "activation/inside.png").stat().st_size > 10_000
     assert table["revision"].notna().all()
-    assert "Dead depthwise kernels at the end" in said
+    assert "Dead depthwise kernels at the end" in message
     deaths = pd.read_csv(out / "activation/deaths.csv")
     assert set(deaths["cell"]) == {"paper", "relu"}
     kernels = table.dropna(subset=["dead"]).query("cell == 'relu' and seed == 0")
@@ -38,8 +38,8 @@ def test_a_studys_networks_are_told_layer_by_layer(out, capsys):
     assert set(relu["activation"]) == {"relu"}
     assert (relu["low"] == 0).all()
     summary = inside_summary(table).set_index("cell")
-    own = relu.dropna(subset=["dead"])
-    by_seed = own.assign(dead=own["dead"] * own["channels"]).groupby("seed")[["dead", "channels"]].sum()
+    values = relu.dropna(subset=["dead"])
+    by_seed = values.assign(dead=values["dead"] * values["channels"]).groupby("seed")[["dead", "channels"]].sum()
     assert summary.loc["relu", "dead"] == pytest.approx((100 * by_seed["dead"] / by_seed["channels"]).mean())
 
 
@@ -47,23 +47,23 @@ def test_deaths_are_compared_with_the_first_cell_of_the_same_model():
     shares = {"a": [0.0, 0.2, 0.1], "a decayed": [5.0, 6.0, 7.0], "b": [50.0, 50.0, 51.0], "b kept": [50.0, 50.1, 50.9]}
     rows = [
         {"cell": cell, "model": cell[0], "seed": seed, "dead_kernels": share, "top1": 80.0 + seed}
-        for cell, own in shares.items()
-        for seed, share in enumerate(own)
+        for cell, values in shares.items()
+        for seed, share in enumerate(values)
     ]
-    found = deaths_summary(pd.DataFrame(rows)).set_index("cell")
-    assert list(found.index) == list(shares)
-    assert found.loc["a decayed", "delta"] == pytest.approx(5.9)
-    assert found.loc["a decayed", "verdict"] == "up"
-    assert found.loc["b kept", "verdict"] == "flat"
-    assert pd.isna(found.loc["b", "delta"])
-    assert found.loc["a", ["n", "dead", "top1"]].tolist() == pytest.approx([3, 0.1, 81.0])
+    result = deaths_summary(pd.DataFrame(rows)).set_index("cell")
+    assert list(result.index) == list(shares)
+    assert result.loc["a decayed", "delta"] == pytest.approx(5.9)
+    assert result.loc["a decayed", "verdict"] == "up"
+    assert result.loc["b kept", "verdict"] == "flat"
+    assert pd.isna(result.loc["b", "delta"])
+    assert result.loc["a", ["n", "dead", "top1"]].tolist() == pytest.approx([3, 0.1, 81.0])
 
 
 def test_what_has_no_weights_is_an_error(tmp_path, capsys):
-    for arguments, said in (
+    for arguments, message in (
         ((), "no trained networks"),
         (("activation",), "make ablate-activation"),
         (("activation", "--pictures=1"), "pictures must be at least 2"),
     ):
         assert diagnose.main([*arguments, f"--out={tmp_path}"]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -14,6 +14,7 @@ from mnet.studies.results.wandb_runs import Address, read_address, read_run
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import CONFIG, RESULT, run_folder
 from mnet.studies.runs.tracking import PROVENANCE, config_of, summary_names
+from mnet.studies.runs.wandb_server import Unreachable
 from mnet.studies.trial import Trial
 
 MEASURED = {
@@ -39,7 +40,7 @@ def logged(trial: Trial, root) -> tuple[dict[str, object], dict[str, object]]:
     config = json.loads(json.dumps(config_of(Job(trial, root, "activation"), "se=false")))
     set_by_sweep = {name: value for name, value in trial.settings().items() if value is not None}
     shown = {**summary_names(trial.task), **{name: name for name in PROVENANCE}}
-    summary = {there: MEASURED[name] for there, name in shown.items()} | {
+    summary = {logged: MEASURED[name] for logged, name in shown.items()} | {
         "test/top1": 50,
         "madds": 2.064144e6,
     }
@@ -56,12 +57,12 @@ def keep(trial: Trial, root, study: str = "activation", **more: object):
 @pytest.mark.parametrize("name", TRIALS)
 def test_what_is_logged_to_wandb_makes_the_row_of_the_folder(name, tmp_path):
     trial = TRIALS[name]
-    here = finished_row(FinishedRun("activation", trial, result_of(trial)), {})
-    there = finished_row(read_run("run", *logged(trial, tmp_path)), {})
-    pd.testing.assert_frame_equal(pd.DataFrame([there]), pd.DataFrame([here]))
+    from_folder = finished_row(FinishedRun("activation", trial, result_of(trial)), {})
+    from_wandb = finished_row(read_run("run", *logged(trial, tmp_path)), {})
+    pd.testing.assert_frame_equal(pd.DataFrame([from_wandb]), pd.DataFrame([from_folder]))
 
 
-def test_runs_of_others_and_unfinished_ones_are_left_out(tmp_path):
+def test_foreign_and_unfinished_runs_are_left_out(tmp_path):
     config, summary = logged(Trial(), tmp_path)
     assert read_run("theirs", {"lr": 0.1}, summary) is None
     assert read_run("unfinished", config, {"test/top1": 50.0}) is None
@@ -99,7 +100,7 @@ def test_a_run_with_arguments_of_the_trainer_is_loaded_and_an_old_table_is_fille
     assert load(old)[["precision", "target_madds"]].values.tolist() == [["fp32", "paper"]]
 
 
-def test_a_run_on_a_folder_of_images_says_which(tmp_path):
+def test_a_run_on_user_images_has_their_folder(tmp_path):
     keep(Trial(dataset="imagefolder", data_dir=tmp_path, resolution=28), tmp_path)
     keep(Trial(), tmp_path)
     assert load(tmp_path).set_index("dataset")["data_dir"].to_dict() == {
@@ -109,17 +110,26 @@ def test_a_run_on_a_folder_of_images_says_which(tmp_path):
 
 
 def test_wandb_is_asked_with_a_timeout_and_its_error_names_the_address(monkeypatch):
-    timeouts = []
+    checked, timeouts = [], []
 
     def api(timeout):
         timeouts.append(timeout)
         raise OSError("no route to host\nmore")
 
     monkeypatch.setattr(wandb_runs, "has_account", lambda: True)
+    monkeypatch.setattr(wandb_runs, "check_reachable", lambda: checked.append(True))
     monkeypatch.setattr(wandb_runs.wandb, "Api", api)
     with pytest.raises(ConfigError, match=r"no folder me/mnet/abc, and W&B cannot be asked for it: no route to host$"):
         load("me/mnet/runs/abc")
-    assert timeouts == [wandb_runs.TIMEOUT_S] and timeouts[0] <= 10
+    assert checked and timeouts == [wandb_runs.TIMEOUT_S] and timeouts[0] <= 10
+
+    def unreachable():
+        raise Unreachable("https://api.wandb.ai: no answer within 4 s")
+
+    monkeypatch.setattr(wandb_runs, "check_reachable", unreachable)
+    with pytest.raises(ConfigError, match=r"asked for it: https://api\.wandb\.ai: no answer within 4 s"):
+        load("me/mnet")
+    assert len(timeouts) == 1
     monkeypatch.setattr(wandb_runs, "has_account", lambda: False)
     with pytest.raises(ConfigError, match="no W&B account; log in"):
         load("me/mnet")

@@ -65,7 +65,7 @@ def test_interval_and_p_are_those_of_the_paired_t_test():
     assert half_width(other - base) == pytest.approx((high - low) / 2)
 
 
-def test_a_seed_that_a_cell_lacks_is_left_out_and_n_says_so():
+def test_a_seed_that_a_cell_lacks_is_not_counted():
     runs = table(a={0: 1.0, 1: 2.0, 2: 9.0}, b={1: 3.0, 0: 1.5, 7: 100.0}, c={2: 9.5}, d={8: 5.0})
     rows = paired_deltas(runs.sample(frac=1, random_state=0), "a").set_index("cell")
     assert (rows.loc["b", "n"], rows.loc["b", "delta"]) == (2, pytest.approx(0.75))
@@ -167,9 +167,9 @@ def test_a_study_without_effects_is_called_up_or_down_in_at_most_5_percent(seeds
 def test_effects_that_are_there_are_found_with_their_sign(quick_holm):
     generator = np.random.default_rng(0)
     effects = np.array([0, 2.0, -2.0, 0.0])
-    found = [words(generator.normal(0, 0.2, (4, 5)) + effects[:, None], margin=0.8) for _ in range(50)]
-    assert np.mean([word[:2] == ["up", "down"] for word in found]) > 0.9
-    assert np.mean([word[2] == "flat" for word in found]) > 0.9
+    result = [words(generator.normal(0, 0.2, (4, 5)) + effects[:, None], margin=0.8) for _ in range(50)]
+    assert np.mean([word[:2] == ["up", "down"] for word in result]) > 0.9
+    assert np.mean([word[2] == "flat" for word in result]) > 0.9
 
 
 @pytest.mark.parametrize(
@@ -243,6 +243,6 @@ def test_seeds_needed_agrees_with_statsmodels_and_falls_with_the_width(sd, width
 @pytest.mark.parametrize(
     "wrong", [(-1.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, math.nan), (1, 1, 95)]
 )
-def test_seeds_needed_refuses_what_is_no_spread_width_or_level(wrong):
+def test_seeds_needed_refuses_impossible_spreads_widths_and_levels(wrong):
     with pytest.raises(ConfigError, match="must be"):
         seeds_needed(*wrong)

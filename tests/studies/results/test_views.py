@@ -35,7 +35,7 @@ def test_a_summary_rounds_and_writes_intervals_out(root):
         assert table.loc[cell, "verdict"] == row["verdict"]
 
 
-def test_own_tables_come_before_the_published_ones_and_it_is_said_which(tmp_path):
+def test_tables_of_the_folder_come_before_published_ones(tmp_path):
     for study in ("se", "stem"):
         shutil.copytree(RESULTS / PUBLISHED / study, tmp_path / PUBLISHED / study)
     shutil.copytree(RESULTS / PUBLISHED / "se", tmp_path / "se")
