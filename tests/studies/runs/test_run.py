@@ -1,6 +1,8 @@
 """One trial for real, on a small folder of images: what it leaves behind, again, resumed, and gone wrong."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.results.loading import load
 from mnet.studies.runs.progress import NotFinite, Progress
 from mnet.studies.runs.run import run_trial
-from mnet.studies.runs.store import read_correct, read_result, read_settings
+from mnet.studies.runs.store import Result, read_correct, read_result, read_settings
 from mnet.studies.runs.trainer import TRAINER_DEFAULTS
 
 SWEEPS = Path(__file__).parents[3] / "experiments/sweeps"
@@ -56,6 +58,15 @@ def test_a_run_leaves_config_metrics_weights_and_result(trial, tmp_path):
     assert 0 < seen[-1].step <= seen[-1].steps
     for name in ("device", "torch", "mnet", "revision", "train_seconds", "images_per_second"):
         assert name in result
+    assert result.keys() <= Result.__annotations__.keys()
+
+
+def test_training_imports_nothing_of_results_claims_or_reports():
+    program = "import sys, mnet.studies.runs.run, mnet.studies.runs.packs; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    above = ("engines", "results", "claims", "report", "latency")
+    assert not [name for name in modules if name.startswith(tuple(f"mnet.studies.{part}" for part in above))]
+    assert not {"altair", "mnet.figures"} & set(modules)
 
 
 def test_the_same_trial_gives_the_same_numbers_and_a_finished_one_is_not_paid_twice(trial, tmp_path):
