@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.clock import Clock
 from torch import nn
 
 import mnet.latency
@@ -20,19 +19,18 @@ from mnet.latency.runtimes import ExportError, make_runtime
 
 
 class Work(nn.Module):
-    """A module that takes a number of milliseconds on a virtual clock."""
+    """A module that takes a number of milliseconds on the test's clock."""
 
-    def __init__(self, clock: Clock, ms: float):
+    def __init__(self, ms: float):
         super().__init__()
-        self.clock, self.ms, self.weight = clock, ms, nn.Parameter(torch.eye(96))
+        self.seconds, self.weight = ms / 1000, nn.Parameter(torch.eye(96))
 
     def forward(self, x):
-        self.clock.spend(self.ms / 1000)
         return (x @ self.weight).mean((1, 2))
 
 
 def test_a_table_has_one_row_per_variant_and_twice_the_work_takes_twice_as_long(clock):
-    nets = {"once": Work(clock, 1), "again": Work(clock, 1), "twice": Work(clock, 2)}
+    nets = {"once": Work(1), "again": Work(1), "twice": Work(2)}
     frame = mnet.latency.compare(nets, "once", resolution=96, half_width=0.2, budget_s=20)
     assert tuple(frame.columns) == COLUMNS
     rows = frame.set_index("variant")
@@ -47,7 +45,7 @@ def test_a_table_has_one_row_per_variant_and_twice_the_work_takes_twice_as_long(
 
 
 def test_a_planted_slowdown_is_detected_and_identical_programs_do_not_differ(clock):
-    program = prepare(make_runtime("eager"), Work(clock, 1), 96)
+    program = prepare(make_runtime("eager"), Work(1), 96)
     variants = {"a": program, "b": program, "slow": program}
     measurement = measure(variants, "a", half_width=0.02, budget_s=20, delays={"slow": 5e-4})
     rows = measurement.table.set_index("variant")
@@ -62,7 +60,7 @@ def test_a_failed_variant_is_reported_and_the_rest_is_kept(clock):
             raise RuntimeError("no such kernel")
 
     settings = {"resolution": 96, "half_width": 0.5, "budget_s": 5}
-    nets = {"good": Work(clock, 2), "broken": Broken(), "better": Work(clock, 1)}
+    nets = {"good": Work(2), "broken": Broken(), "better": Work(1)}
     frame = mnet.latency.compare(nets, baseline="good", **settings).set_index("variant")
     assert frame.loc["broken", "stopped"].startswith("failed: eager cannot run it: RuntimeError: no such kernel")
     assert frame.loc["better", "high"] < 1
@@ -113,7 +111,7 @@ def test_without_permission_to_pin_threads_it_measures_with_a_note(clock, monkey
         raise PermissionError("not permitted")
 
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    nets = {"a": Work(clock, 1), "b": Work(clock, 1)}
+    nets = {"a": Work(1), "b": Work(1)}
     with caplog.at_level(logging.WARNING):
         frame = mnet.latency.compare(nets, "a", resolution=96, half_width=0.9, budget_s=1)
     assert "not pinned to a core: not permitted" in frame.attrs["notes"]
@@ -147,7 +145,7 @@ def test_notes_name_drift_and_a_busy_machine():
 
 
 def test_a_single_remaining_variant_is_timed_without_a_ratio(clock):
-    program = prepare(make_runtime("eager"), Work(clock, 1), 96)
+    program = prepare(make_runtime("eager"), Work(1), 96)
     measurement = measure({"b": program}, "a", {"a": "no such kernel"}, budget_s=1)
     rows = measurement.table.set_index("variant")
     assert rows.loc["b", "median_ms"] == pytest.approx(1, rel=0.02)
