@@ -5,41 +5,36 @@ Everything listens on the loopback only.
 
 import os
 import signal
-import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.stand_ins import GUARD_S, PROGRESS, behave, stoppable
 
 from mnet.errors import ConfigError
-from mnet.files import write_json
 from mnet.studies import Trial
 from mnet.studies.engines import Engine, make_engine
 from mnet.studies.engines.events import Event, Failed, Finished, Locked, Progressed, Retrying, Started
 from mnet.studies.engines.ray import RayEngine
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.run import run_job
-from mnet.studies.runs.store import RESULT, Busy, Result, read_failure, read_result
+from mnet.studies.runs.store import Result, read_failure, read_result
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux: 127.0.0.1 stays 127.0.0.1, so nothing else is bound
 os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
 
 UNSTABLE = {"train_seconds", "images_per_second", "finished", "revision"}
-PROGRESS = Progress(1, 2, 50.0)
 TRAINER = {"precision": "bf16-mixed"}
-GUARD_S = 300
-"""After which a stand-in that waits gives up: no verdict, but an end to one that hangs."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable():
-    """Processes of every engine find this file, and Ray's have time to start."""
+    """Processes of every engine find the stand-ins, and Ray's have time to start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         patch.setattr("mnet.studies.engines.ray_cluster.CONNECT_SECONDS", GUARD_S)  # a busy machine imports Ray slowly
         yield
 
@@ -72,37 +67,6 @@ def make(name: str, request, **settings) -> Engine:
         return make_engine("ray", address=address, **{"cpus": 0.5, "gpus": 0.5, "retries": 0, **settings})
     pytest.importorskip("submitit", reason="submitit is not installed: make EXTRAS=slurm setup")
     return make_engine("slurm", cluster="local", poll_s=0.2, **settings)
-
-
-def behave(job: Job, report, /, **options) -> Result:
-    """In the place of training: each seed has another fate, at the first attempt or at all."""
-    import torch
-
-    from mnet.studies.engines import slurm
-
-    slurm.PROGRESS_SECONDS = 0.0
-    seed = job.trial.seed
-    with (job.root / f"attempts {seed}").open("a") as stream:
-        stream.write("x")
-    first = (job.root / f"attempts {seed}").read_text() == "x"
-    report(PROGRESS)
-    if seed == 0:
-        raise ValueError("no such\nlayer")
-    if seed == 1:
-        os._exit(3)
-    if seed == 2 and first:
-        raise Busy("another process trains it")
-    if seed == 3 and first:
-        raise MemoryError("no more")
-    result = {"top1": 1.0, "threads": torch.get_num_threads(), "gpus": gpus(), **options}
-    write_json(job.folder / RESULT, {name: value for name, value in result.items() if name != "data"})
-    return result
-
-
-def gpus() -> float:
-    """GPUs that Ray has given this task."""
-    ray = sys.modules.get("ray")
-    return ray.get_runtime_context().get_assigned_resources().get("GPU", 0) if ray and ray.is_initialized() else 0
 
 
 class Study(list):
@@ -197,17 +161,6 @@ class TestEveryEngine:
         assert result["gpus"] == (0.5 if engine == "ray" else 0)
 
 
-def stoppable(job: Job, report, /, **_) -> Result:
-    """In the place of training that lasts."""
-    (job.root / f"began {job.trial.seed}").touch()
-    deadline = time.monotonic() + GUARD_S
-    while not report(PROGRESS):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    (job.root / f"stopped {job.trial.seed}").touch()
-    return {}
-
-
 @pytest.mark.parametrize(("name", "settings"), [("local", {"workers": 1}), ("ray", {"cpus": 1})])
 def test_ctrl_c_lets_the_running_trial_stop_at_a_checkpoint_and_starts_no_other(name, settings, request, tmp_path):
     def interrupt(event: Event) -> None:
@@ -263,6 +216,10 @@ def test_a_run_whose_node_is_killed_resumes_on_another_node_to_the_same_result(c
 
         return run.run_job(job, watched, **options)
 
+    ray = pytest.importorskip("ray")
+    ray.init(
+        cluster.address, logging_level="ERROR", log_to_driver=False
+    )  # attached to the node that will not be killed
     scratch = tmp_path / "second"
     scratch.mkdir()
     node = cluster.add_node(**cluster.node, env_vars={"DOOMED": "1", "TMPDIR": str(scratch)})
@@ -282,6 +239,7 @@ def test_a_run_whose_node_is_killed_resumes_on_another_node_to_the_same_result(c
     finally:
         (log / "ready").touch()
         thread.join()
+        ray.shutdown()
         cluster.remove_node(node, allow_graceful=False)
 
     steps = [[line.split() for line in (log / str(seed)).read_text().splitlines()] for seed in range(2)]
