@@ -22,6 +22,8 @@ REPOSITORY = Path(__file__).parents[3]
 RESULTS = REPOSITORY / "results"
 HOSTILE = "<img src=x onerror=alert(1)></script><!--\u2028{{7*7}}"
 MARK = '[role="graphics-symbol"][aria-label]:not([aria-roledescription="axis"])'
+GUARD_MS = 300_000
+"""After which a test that waits for the browser gives up: no verdict, but an end to one that hangs."""
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync")
 FLAGS += ("--disable-component-update",)
 
@@ -169,7 +171,7 @@ def browser():
         pytest.skip("no chromium: apt install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        started = driver.chromium.launch(executable_path=chromium, args=list(FLAGS), timeout=GUARD_MS)
         yield started
         started.close()
 
@@ -181,6 +183,7 @@ def visit(browser):
 
     def go(path: Path, *, width=1280, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        context.set_default_timeout(GUARD_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
@@ -188,7 +191,7 @@ def visit(browser):
         page.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
         page.on("request", lambda request: request.url != path.as_uri() and said.append(request.url[:200]))
         page.goto(path.as_uri())
-        page.wait_for_selector("html[data-drawn]", timeout=30_000)
+        page.wait_for_selector("html[data-drawn]")
         return page
 
     yield go
