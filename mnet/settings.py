@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -17,9 +17,14 @@ T = TypeVar("T")
 NONE_TEXTS = ("paper", "null", "None", "")  # W&B's agent writes a null as None
 
 
-@cache
 def hints(cls: type) -> dict[str, object]:
     """Field name -> type of a dataclass, in declared order."""
+    return _hints(cls)
+
+
+@cache
+def _hints(cls: Hashable) -> dict[str, object]:
+    assert isinstance(cls, type)
     resolved = get_type_hints(cls)
     return {field.name: resolved[field.name] for field in fields(cls)}
 
