@@ -141,7 +141,7 @@ def test_results_of_an_older_version_count_and_those_of_a_later_one_are_refused(
     assert list(runs["top1"]) == [result["top1"]]
     assert summary_table(study, runs, tmp_path)["n"].tolist() == [1]
     (folder / RESULT).write_text(json.dumps({**result, "format": 99, "mnet": "9.9"}))
-    with pytest.raises(ConfigError, match=r"is of format 99, written by mnet 9\.9; this one reads"):
+    with pytest.raises(ConfigError, match=r"has format 99, written by mnet 9\.9; this version reads up to"):
         run_trial(trial, folder)
 
 
