@@ -76,7 +76,7 @@ def test_the_page_about_scaling_is_written_from_measured_throughput(tmp_path, mo
         assert f"| {model} |" in written
     assert "| 1024 |" in written
     assert scaling.main(["--batch_size=0"]) == 2
-    assert "batch_size must be at least 1" in capsys.readouterr().err
+    assert "batch_size must be above 0" in capsys.readouterr().err
 
 
 def test_more_workers_end_sooner_until_the_longest_run_is_left():

@@ -83,7 +83,9 @@ def test_other_arguments_of_the_trainer_make_another_run(study):
     arguments, folder, _ = study
     assert ablate.main([*arguments, "--trainer.limit_train_batches=1"]) == 0
     (other,) = folder.parent.glob("trainer-*/activation/runs.csv")
-    assert set(pd.read_csv(other)["test_loss"]).isdisjoint(pd.read_csv(folder / "runs.csv")["test_loss"])
+    both = pd.read_csv(other).merge(pd.read_csv(folder / "runs.csv"), on="run_id", suffixes=("_other", "_plain"))
+    assert len(both) == 4
+    assert (both["test_loss_other"] != both["test_loss_plain"]).all()
 
 
 def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, tmp_path):

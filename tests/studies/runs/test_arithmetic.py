@@ -79,7 +79,7 @@ def test_no_step_reads_a_value_but_to_report_the_loss(trial, named, tmp_path, mo
         def on_validation_start(self, trainer, pl_module):
             reads.active = False
 
-    monkeypatch.setattr("mnet.studies.runs.run.DeadKernels", Within)
+    monkeypatch.setattr("mnet.studies.runs.trainer.DeadKernels", Within)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: self.dim() == 0))
     monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
     with reads:

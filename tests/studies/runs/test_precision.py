@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from mnet import ConfigError
 from mnet.quantization import load, prepare
@@ -192,4 +193,6 @@ def test_a_study_that_varies_precision_has_a_table_and_a_figure_of_its_effects(t
     written = pd.read_csv(finished / "tiny/effects.csv")
     assert list(written["variant"]) == ["mobilenet_v1"] * 3
     assert list(written["delta"]) == pytest.approx(list(tables.effects["delta"]))
-    assert (finished / "tiny/tiny-effects.png").stat().st_size > 10_000
+    with Image.open(finished / "tiny/tiny-effects.png") as figure:
+        assert min(figure.size) > 200
+        assert len(figure.convert("RGB").getcolors(1 << 24)) > 10

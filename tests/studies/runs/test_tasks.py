@@ -249,7 +249,7 @@ def test_a_study_compares_one_task_by_a_metric_that_it_logs(tmp_path):
         "{value: ssdlite}", "{values: [ssdlite, lr_aspp]}"
     )
     path.write_text(text)
-    with pytest.raises(ConfigError, match="study mixed: ssdlite is detection and lr_aspp is segmentation"):
+    with pytest.raises(ConfigError, match="study mixed: ssdlite is for detection and lr_aspp for segmentation"):
         load_study(path)
 
 
