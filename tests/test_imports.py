@@ -79,3 +79,9 @@ def test_a_layer_imports_nothing_of_the_layers_above_it(height):
     above = [part for layer in LAYERS[height + 1 :] for part in layer]
     for name in (module for module in PATHS if belongs(module, LAYERS[height])):
         assert not {module for module in IMPORTS[name] if belongs(module, tuple(above))}, name
+
+
+def test_training_draws_nothing():
+    reached = reached_from("mnet.studies.runs.run") | reached_from("mnet.studies.runs.packs")
+    assert "mnet.figures" not in reached
+    assert not {name for name in reached if "altair" in PATHS[name].read_text()}

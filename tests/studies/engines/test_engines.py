@@ -161,7 +161,12 @@ class TestEveryEngine:
         assert result["gpus"] == (0.5 if engine == "ray" else 0)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("local", {"workers": 1}), ("ray", {"cpus": 1})])
+RAY_TOO = pytest.mark.full("the loop that stops is that of all engines, and local processes have it in each run")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("local", {"workers": 1}), pytest.param("ray", {"cpus": 1}, marks=RAY_TOO)]
+)
 def test_ctrl_c_lets_the_running_trial_stop_at_a_checkpoint_and_starts_no_other(name, settings, request, tmp_path):
     def interrupt(event: Event) -> None:
         if isinstance(event, Progressed):
@@ -187,6 +192,7 @@ def parent(process: Path) -> int:
         return 0
 
 
+@pytest.mark.full("the loop retries what a scripted backend loses, and Ray runs the contract of all engines")
 def test_a_run_whose_node_is_killed_resumes_on_another_node_to_the_same_result(cluster, images, tiny_model, tmp_path):
     trial = Trial(dataset="imagefolder", data_dir=images, resolution=28, model=tiny_model, batch_size=16, epochs=2)
     trials, log = [replace(trial, seed=seed) for seed in range(2)], tmp_path / "log"

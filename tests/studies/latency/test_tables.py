@@ -12,6 +12,7 @@ import pytest
 import torch
 from common.sweeps import HERE, SWEEPS, overrides
 
+from mnet.errors import ConfigError
 from mnet.files import write_json
 from mnet.latency.comparison import Measurement
 from mnet.latency.paired import PairedTimes, ratio
@@ -21,7 +22,7 @@ from mnet.models.network import MobileNet
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.subjects import Subject, build_module, compose_hswish, identity, list_subjects
-from mnet.studies.latency.tables import claims_table, latency_table
+from mnet.studies.latency.tables import claims_table, latency_table, merge_rows
 from mnet.studies.options import trial_from
 from mnet.studies.runs.store import FORMAT, RESULT, run_folder
 from mnet.studies.study import list_studies, load_study
@@ -65,6 +66,7 @@ def small(**settings):
     return Subject(trial_from({"model": "mobilenet_v3_small", "dataset": "fashion_mnist", "width": 0.25, **settings}))
 
 
+@pytest.mark.full("its export takes most of it; the fused operator is counted in test_runtimes.py")
 def test_composed_h_swish_is_the_same_function_of_more_operators(tmp_path):
     one, several = build_module(small()), compose_hswish(build_module(small()))
     image = torch.randn(2, 1, 28, 28)
@@ -136,6 +138,7 @@ def test_int8_is_also_compared_with_its_own_network_in_fp32():
 TINY = ["--model=mobilenet_v2", "--width=0.1", "--resolution=32", "--runtime=eager", "--half_width=0.5", "--budget=2"]
 
 
+@pytest.mark.full("another test runs make latency, and rows are merged in a test of their own")
 def test_make_latency_keeps_what_other_runtimes_measured(tmp_path, capsys):
     call = ["shortcut", *TINY, f"--out={tmp_path}"]
     assert latency.main(call) == 0
@@ -169,6 +172,21 @@ def test_accuracy_of_trained_runs_is_joined_to_latency_at_the_same_settings(tmp_
     assert (table["resolution"] == 28).all()
     assert (table["median_ms"] > 0).all()
     assert (tmp_path / "shortcut/frontier.png").exists()
+
+
+def test_rows_measured_again_replace_those_of_the_same_keys_and_no_others(tmp_path):
+    path, keys = tmp_path / "latency.csv", ["variant", "runtime"]
+    rows = pd.DataFrame({"variant": ["paper", "relu"], "runtime": "eager", "ms": [1.0, 2.0], "note": [None, "slow"]})
+    merge_rows(path, rows, keys)
+    again = pd.DataFrame({"variant": "paper", "runtime": ["eager", "litert"], "ms": [3.0, 4.0], "note": None})
+    table = merge_rows(path, again, keys)
+    assert table.set_index(keys)["ms"].to_dict() == {
+        ("relu", "eager"): 2.0,
+        ("paper", "eager"): 3.0,
+        ("paper", "litert"): 4.0,
+    }
+    with pytest.raises(ConfigError, match="has no column threads"):
+        merge_rows(path, again, ["threads"])
 
 
 def test_the_frontier_is_of_cells_that_no_other_beats():

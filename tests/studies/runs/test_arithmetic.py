@@ -188,6 +188,7 @@ def test_a_compiled_run_is_the_run_that_it_would_have_been(how, small, tmp_path,
         torch.testing.assert_close(weights[name], known[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.full("packs are stopped and resumed without the compiler, and a run is compiled by itself")
 @pytest.mark.usefixtures("traced", "compiled_once")
 def test_a_compiled_pack_stopped_in_the_middle_goes_on_to_what_each_run_is_alone(small, tmp_path, monkeypatch):
     monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)

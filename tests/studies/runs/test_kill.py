@@ -130,6 +130,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(command, und
     assert not list(tmp_path.glob(f"sweep{sweep}/activation/runs/*/{TEMPORARY}*"))
 
 
+@pytest.mark.full("locked runs are waited for in test_session.py, and a sweep is killed above")
 def test_two_processes_on_the_same_study_pay_each_run_once_and_tear_nothing(command, undisturbed, tmp_path):
     both = [start(command, tmp_path) for _ in range(2)]
     written: dict[Path, set[int]] = {}

@@ -1,8 +1,6 @@
 """One trial for real, on a small folder of images: what it leaves behind, again, resumed, and gone wrong."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,14 +57,6 @@ def test_a_run_leaves_config_metrics_weights_and_result(trial, tmp_path):
     for name in ("device", "torch", "mnet", "revision", "train_seconds", "images_per_second"):
         assert name in result
     assert result.keys() <= Result.__annotations__.keys()
-
-
-def test_training_imports_nothing_of_results_claims_or_reports():
-    program = "import sys, mnet.studies.runs.run, mnet.studies.runs.packs; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    above = ("engines", "results", "claims", "report", "latency")
-    assert not [name for name in modules if name.startswith(tuple(f"mnet.studies.{part}" for part in above))]
-    assert not {"altair", "mnet.figures"} & set(modules)
 
 
 def test_the_same_trial_gives_the_same_numbers_and_a_finished_one_is_not_paid_twice(trial, tmp_path):
