@@ -91,20 +91,22 @@ def timed_claims_table(rows: pd.DataFrame) -> Table:
 def grouped_claims(evidence: pd.DataFrame) -> Table:
     """One record for each claim: its headline, with the further evidence below it, filtered by verdict and kind."""
 
+    columns = [column for column in COLUMNS if column.title not in ("claim", "on")]  # `on` is among the details
+
     def record(row: Row, further: list[Record]) -> Record:
         compared = f"{row['variant']} against {row['baseline']}" if is_known(row["variant"]) else ""
         context = f"on {row['on']}" if is_known(row["on"]) else ""
         details = "; ".join(filter(None, [compared, context]))
         tags = {"verdict": str(row["verdict"]), "kind": str(row["kind"])}
         command = str(row["command"]) if is_known(row["command"]) else ""
-        cells = [column.cell(row) for column in COLUMNS]
+        cells = [column.cell(row) for column in columns]
         return Record(cells, [details] if details else [], command, further, tags)
 
     records = []
     for _, rows in evidence.groupby("id", sort=False):
         first, *rest = rows_of(rows)
         records.append(record(first, [record(row, []) for row in rest]))
-    return Table("Claims", {column.title: column.numeric for column in COLUMNS}, records)
+    return Table("Claims", {column.title: column.numeric for column in columns}, records)
 
 
 def latency_claims_table(evidence: pd.DataFrame) -> Table:

@@ -61,8 +61,8 @@ def test_claims_of_the_folder_come_before_published_ones_and_without_any_the_err
 def test_a_claim_has_its_unit_and_its_evidence_below_its_headline(claimed):
     evidence = pd.read_csv(claimed / "claims.csv")
     assert list(claims_table(evidence).frame()["unit"]) == ["points", "points", "×", "points"]
-    table = grouped_claims(evidence).select("claim", "ours")
-    assert table.texts() == [["a", "+2.20"], ["b", "0.979"], ["c", ""]]
+    table = grouped_claims(evidence).select("statement", "ours")
+    assert table.texts() == [["is better", "+2.20"], ["is faster", "0.979"], ["is worse", ""]]
     assert [row.cells[1].text for row in table.records[0].evidence] == ["+1.00"]
     assert table.records[0].tags == {"verdict": "reproduced", "kind": "accuracy"}
     assert table.records[0].command == "make it"
