@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from mnet.studies.claims.evidence import headlines
 from mnet.studies.claims.verdicts import VERDICTS
 
 KINDS = {
@@ -27,8 +28,8 @@ def scoreboard(claims: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Counts, indexed by `kind`, with the columns `VERDICTS` and `claims`, their sum.
     """
-    headlines = claims.drop_duplicates("id")
-    kinds = headlines["kind"].where(headlines["study"] != "search", "search").map(KINDS)
-    counts = pd.crosstab(kinds, headlines["verdict"]).reindex(index=list(KINDS.values()), columns=list(VERDICTS))
+    heads = headlines(claims)
+    kinds = heads["kind"].where(heads["study"] != "search", "search").map(KINDS)
+    counts = pd.crosstab(kinds, heads["verdict"]).reindex(index=list(KINDS.values()), columns=list(VERDICTS))
     counts = counts.fillna(0).astype(int).rename_axis(index="kind", columns=None)
     return counts.assign(claims=counts.sum(axis="columns"))

@@ -26,24 +26,22 @@ from mnet.studies.runs.job import Job, RunJob, RunOptions
 from mnet.studies.runs.progress import Progress, Report
 from mnet.studies.runs.store import (
     CONFIG,
-    CORRECT,
-    EXAMPLES,
-    FAILURE,
+    KEPT,
     METRICS,
     NETWORK,
     RESULT,
     RESUME,
-    WEIGHTS,
     Result,
     is_result,
     lock,
     read_result,
+    remove_leftovers,
 )
 
 log = logging.getLogger(__name__)
 
 UNFINISHED = (CONFIG, NETWORK, METRICS, RESUME)
-FINISHED = (CONFIG, NETWORK, METRICS, CORRECT, EXAMPLES, WEIGHTS, RESULT)
+FINISHED = (*KEPT, RESULT)
 
 
 def is_url(location: str) -> bool:
@@ -92,8 +90,7 @@ class Storage:
                 continue
             write_atomic(job.folder / name, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
         if read_result(job.folder) is not None:
-            for name in (RESUME, FAILURE):
-                (job.folder / name).unlink(missing_ok=True)
+            remove_leftovers(job.folder)
 
     def push(self, job: Job) -> None:
         """Upload a run's files, the result last."""

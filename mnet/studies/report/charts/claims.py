@@ -8,6 +8,7 @@ from typing import NamedTuple
 import altair as alt
 import pandas as pd
 
+from mnet.studies.claims.evidence import headlines
 from mnet.studies.report.charts.colours import INK, VERDICTS
 from mnet.studies.report.charts.marks import DESCRIBED, beside, data, ends, finish, line_at, series, vertical, x_axis
 from mnet.studies.results.table_view import Row, format_interval, is_number, rows_of
@@ -56,11 +57,11 @@ def claims_forest(claims: pd.DataFrame, topics: Sequence[Topic] = TOPICS) -> alt
         claims: Of `claims.csv`; the first row of an id is its headline.
         topics: The rows. A claim without an estimate of ours is left out.
     """
-    headlines = {str(row["id"]): row for row in rows_of(claims.drop_duplicates("id"))}
+    headline_of = {str(row["id"]): row for row in rows_of(headlines(claims))}
     styles = {**VERDICTS, PAPER: (INK, BAR)}
     styles = {name: style for name, style in styles.items() if name != "not tested here"}
-    left = [headlines.get(topic.accuracy or "") for topic in topics]
-    right = [headlines.get(topic.latency or "") for topic in topics]
+    left = [headline_of.get(topic.accuracy or "") for topic in topics]
+    right = [headline_of.get(topic.latency or "") for topic in topics]
     names = [topic.name for topic in topics]
     panels = [
         _panel(
