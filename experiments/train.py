@@ -45,8 +45,9 @@ class Options:
     """Folder for results; the run's folder is OUT/STUDY/runs/<run_id>."""
     wandb: When = "auto"
     """Log to W&B: auto, on or off; auto = only if a W&B agent started this program."""
-    compile: Compile = "off"
-    """How training steps are compiled: off, or a mode of torch.compile, such as reduce-overhead on a GPU."""
+    compile: Compile = "auto"
+    """How training steps are computed: off; graphs = recorded as CUDA graphs; a mode of torch.compile; auto = graphs on
+    a GPU, elsewhere off."""
     threads: int = 1
     """CPU threads; with 1, a run gives the same numbers as in a study."""
 

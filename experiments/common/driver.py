@@ -49,9 +49,9 @@ class RunOptions:
     pack: str = "auto"
     """Seeds of a cell that are trained as one network: a number, 1 = none, auto = as many as finish the whole fastest.
     For the local engine with one device a trial; results differ at most by rounding."""
-    compile: Compile = "off"
-    """How training steps are compiled: off, or a mode of torch.compile; on a GPU, reduce-overhead replays CUDA graphs.
-    Results differ at most by rounding."""
+    compile: Compile = "auto"
+    """How training steps are computed: off; graphs = recorded as CUDA graphs; a mode of torch.compile; auto = graphs on
+    a GPU, elsewhere off. Results differ at most by rounding."""
     margin: float = MARGIN
     """Differences below this many points are of no interest."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
@@ -154,7 +154,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
         The exit code: 0 all runs finished, 1 some failed, 130 interrupted.
     """
     gc.freeze()  # statsmodels collects garbage at every table; what was imported is not garbage
-    _share_finished(studies, root)
+    share_finished(studies, root)
     todo = [job for job in jobs if read_result(job.folder) is None]
     users = {job.run_id: [study for study in studies if job.run_id in _run_ids(study)] for job in jobs}
     failed: list[Failed] = []
@@ -165,7 +165,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
             if isinstance(event, Failed):
                 failed.append(event)
             if isinstance(event, Finished):
-                _share_finished(users[event.job.run_id], root)
+                share_finished(users[event.job.run_id], root)
             if isinstance(event, Finished | Failed):
                 for study in users[event.job.run_id]:
                     write_tables(study, root, margin=options.margin)
@@ -193,7 +193,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
     return 1 if failed else 0
 
 
-def _share_finished(studies: Sequence[Study], root: Path) -> None:
+def share_finished(studies: Sequence[Study], root: Path) -> None:
     """Copy the runs that another study has finished."""
     for study in studies:
         for _, trial in study.trials:

@@ -129,23 +129,46 @@ class ReplicatedLinear(nn.Module):
 
 
 class ReplicatedDropout(nn.Module):
-    """K dropouts side by side; if `seeds` are set, each draws from its own."""
+    """K dropouts side by side; if they were seeded, each draws from its own seed."""
 
     def __init__(self, p: float, count: int) -> None:
         super().__init__()
         self.p = p
         self.replicas = count
-        self.seeds: Sequence[int] | None = None
+        self._seeds: Sequence[int] | None = None
+        self._holds_mask = False
+        self._mask: Tensor | None = None
+
+    def seed(self, seeds: Sequence[int]) -> None:
+        """Draw from these seeds in the next call, one a replica."""
+        self._seeds = seeds
+        if self._mask is not None:
+            self._mask.copy_(self._draw(self._mask))
+
+    def hold_mask(self) -> None:
+        """From now on draw when seeded, into a tensor that stays where it is: recorded calls
+        (`mnet.training.recorded`) cannot take seeds."""
+        self._holds_mask = True
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:
             return x
-        return functional.dropout(x, self.p) if self.seeds is None else self._drop(x, self.seeds)
+        if self._seeds is None:
+            return functional.dropout(x, self.p)
+        if self._mask is not None and self._mask.shape == x.shape:
+            return x * self._mask
+        mask = self._draw(x)
+        if self._holds_mask:
+            self._mask = mask
+        return x * mask
 
     @torch.compiler.disable  # otherwise each step's seeds are compiled in
-    def _drop(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
+    @torch.no_grad()
+    def _draw(self, like: Tensor) -> Tensor:
+        """Zeros, and 1 / (1 - p) where a value is kept."""
+        assert self._seeds is not None
         parts = []
-        for part, seed in zip(x.chunk(self.replicas, 1), seeds, strict=True):
+        for part, seed in zip(torch.ones_like(like).chunk(self.replicas, 1), self._seeds, strict=True):
             seed_all(seed)
             parts.append(functional.dropout(part, self.p))
         return torch.cat(parts, 1)

@@ -34,7 +34,7 @@ class ImageClassifier(TaskModule):
         # checking for NaN would synchronise with the device
         return {name: MeanMetric("disable", sync_on_compute=False) for name in self.metric_names}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
         scores = self.run_network(images)
         loss = functional.cross_entropy(scores, labels, label_smoothing=self.recipe.label_smoothing)

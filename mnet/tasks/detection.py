@@ -33,6 +33,7 @@ class SSDLiteDetector(TaskModule):
     metric_names = ("map", "map_50", "map_75")
     drawable = True
     prediction_type = Detections
+    step_reads_values = True  # how many boxes are matched
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__(network, recipe)
@@ -51,7 +52,7 @@ class SSDLiteDetector(TaskModule):
             self._decoders[size, images.device] = Decoder(default, size)
         return self._decoders[size, images.device]
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> dict[str, Tensor]:
         images, target = batch
         return {"loss": self.decoder(images).loss(self.run_network(images), target)}
 

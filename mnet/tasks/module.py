@@ -23,9 +23,10 @@ from mnet.models.layers import is_depthwise
 from mnet.models.network import create_model
 from mnet.models.spec import Network
 from mnet.tasks.drawing import Limit, draw_legend, show_image
-from mnet.training.arithmetic import Compile, compiled
+from mnet.training.arithmetic import NOT_COMPILED, Compile, check_compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
+from mnet.training.recorded import Recorded, can_record, on_gpu
 from mnet.weights.transfer import TransferReport
 
 LOG_STEPS = 50
@@ -39,22 +40,50 @@ class TrainedModule(L.LightningModule):
 
     net: nn.Module
     recipe: Recipe
+    step_reads_values: bool = False
+    """Whether a step reads values from the device, so that only its network can be recorded."""
+    compiled_as: Compile = "off"
+    """How the training steps so far were computed."""
+    _mode: Compile = "off"
+    _records: bool = False
+    _recorded: Recorded | None = None
     _compiled: Callable[..., Any] | None = None
 
     def compile_training(self, mode: Compile) -> None:
-        """Compile the network for training steps. Evaluation is not compiled, because its batches differ in size.
+        """Compile or record training steps. Evaluation is neither, because its batches differ in size.
 
         Raises:
             ConfigError: As `mnet.training.arithmetic.check_compile`.
         """
-        if mode != "off":
-            self._compiled = compiled(self.net.forward, mode)
+        check_compile(mode)
+        self._mode = mode
+        if mode not in NOT_COMPILED:
+            self._compiled, self.compiled_as = compiled(self.net.forward, mode), mode
+
+    @abstractmethod
+    def step(self, batch: Any) -> dict[str, Any]:
+        """`loss` of a training batch, with its gradient; and, last, the number that progress shows, if it is another
+        one."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """`step`; on a GPU, recorded at the first call unless that was turned off."""
+        if not (self._records and on_gpu(batch)):
+            return self.step(batch)
+        if self._recorded is None:
+            self._recorded = Recorded(self.net, self.net) if self.step_reads_values else Recorded(self, self.step)
+            self.compiled_as = "graphs"
+        return self.step(batch) if self.step_reads_values else self._recorded(batch)
 
     def run_network(self, images: Tensor) -> Any:
-        """The network's output for images (N, C, H, W), compiled in training if asked for."""
+        """The network's output for images (N, C, H, W), in training as `compile_training` says."""
+        if self.training and self.step_reads_values and self._recorded is not None:
+            return self._recorded(images)
         return (self._compiled if self._compiled and self.training else self.net)(images)
 
     def on_fit_start(self) -> None:
+        self._recorded = None  # the weights may lie elsewhere now
+        self._records = self._mode in ("auto", "graphs") and can_record(self.trainer)
+        self._recorded = None  # the weights may have moved
         momentum = bn_momentum_for(self.recipe, int(self.trainer.estimated_stepping_batches))
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -98,10 +127,6 @@ class TaskModule(TrainedModule):
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
         """The metrics of an evaluation; not synchronised, since every device evaluates all images."""
-
-    @abstractmethod
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Returns `loss` and, last, the number that progress shows, if it is another one."""
 
     @abstractmethod
     def evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:

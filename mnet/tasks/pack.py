@@ -27,6 +27,7 @@ class Pack(TrainedModule):
         """
         super().__init__()
         self.recipe = members[0].recipe
+        self.step_reads_values = members[0].step_reads_values
         self.net = stack([cast(MobileNet, member.net) for member in members]).to(memory_format=torch.channels_last)
         self.members = nn.ModuleList(members)
         self.outputs = [PrecomputedOutput() for _ in members]
@@ -40,12 +41,12 @@ class Pack(TrainedModule):
         """Draw each member's dropout in the next step from its seed."""
         for layer in self.net.modules():
             if isinstance(layer, ReplicatedDropout):
-                layer.seeds = seeds
+                layer.seed(seeds)
 
-    def training_step(self, batch: Sequence[Batch], batch_idx: int) -> dict[str, Any]:
+    def step(self, batch: Sequence[Batch]) -> dict[str, Any]:
         """`loss`: the sum over members. `members`: what each member's step returns."""
         self._run_replicas(torch.cat([images for images, _ in batch], 1))
-        steps = [member.training_step(part, batch_idx) for member, part in zip(self._each(), batch, strict=True)]
+        steps = [member.step(part) for member, part in zip(self._each(), batch, strict=True)]
         detached = [{name: value.detach() for name, value in step.items()} for step in steps]
         return {"loss": torch.stack([step["loss"] for step in steps]).sum(), "members": detached}
 

@@ -40,7 +40,7 @@ class ASPPSegmenter(TaskModule):
             "pixel_accuracy": MulticlassAccuracy(classes, average="micro", **shared),
         }
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> dict[str, Tensor]:
         images, masks = batch
         return {"loss": segmentation_loss(self.run_network(images), masks, self.recipe.label_smoothing)}
 

@@ -1,7 +1,7 @@
-"""How a training step is computed: compiled or not, and in which precision. Results differ by rounding only.
+"""How a training step is computed: compiled, recorded or neither, and in which precision. Results differ by rounding.
 
-The network's forward and backward pass of a training step are compiled. `reduce-overhead` records them as CUDA graphs,
-which replay without launches from Python.
+The forward and backward pass of a training step are compiled (modes of torch.compile) or, as they are, recorded as CUDA
+graphs (`graphs`, see `mnet.training.recorded`), which replay without launches from Python.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import torch
 
 from mnet.errors import ConfigError, unknown
 
-Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
-"""off, or a mode of torch.compile."""
+Compile = Literal["auto", "off", "graphs", "default", "reduce-overhead", "max-autotune"]
+"""off; graphs = recorded as CUDA graphs; a mode of torch.compile; or auto = graphs on a GPU, elsewhere off."""
+NOT_COMPILED = ("auto", "off", "graphs")
+"""Modes without a compiler."""
 COMPILERS = ("g++", "clang++", "c++")
 _COMPILED_NETWORKS = 64
 """How many networks one process may compile; torch.compile would silently run any further ones uncompiled."""
@@ -31,7 +33,7 @@ def compiled(call: _Call, mode: Compile) -> _Call:
         ConfigError: As `check_compile`.
     """
     check_compile(mode)
-    if mode == "off":
+    if mode in NOT_COMPILED:
         return call
     import torch._dynamo.config
     import torch._inductor.config
@@ -47,12 +49,14 @@ def compiled(call: _Call, mode: Compile) -> _Call:
 def check_compile(mode: str) -> None:
     """
     Raises:
-        ConfigError: Unknown mode, or no C++ compiler is installed.
+        ConfigError: Unknown mode, or this machine lacks the GPU or the C++ compiler that it needs.
     """
     if mode not in get_args(Compile):
         raise unknown("compile", mode, get_args(Compile))
+    if mode == "graphs" and not torch.cuda.is_available():
+        raise ConfigError("compile=graphs needs an NVIDIA GPU, and torch finds none; give auto or off")
     candidates = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
-    if mode != "off" and not any(map(shutil.which, candidates)):
+    if mode not in NOT_COMPILED and not any(map(shutil.which, candidates)):
         tried = ", ".join(candidates)
         raise ConfigError(f"compile={mode} needs a C++ compiler, and there is no {tried}; install one or give off")
 

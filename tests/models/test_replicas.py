@@ -55,7 +55,7 @@ def train(network: mnet.Network, side: int, dtype: torch.dtype = torch.float64, 
         seeds = [100 * step + seed for seed in range(K)]
         for layer in stacked.modules():
             if isinstance(layer, ReplicatedDropout):
-                layer.seeds = seeds
+                layer.seed(seeds)
         outputs = take_apart(stacked(images.transpose(0, 1).flatten(1, 2)), K)
         expected, targets = [], []
         for net, optimizer, batch, seed in zip(nets, alone, images, seeds, strict=True):

@@ -82,7 +82,7 @@ class ProgressMonitor(Callback):
             raise NotFinite(f"the loss is {losses[0]}")
         if due:
             metric = list(members[0])[-1]
-            values = [float(member[metric]) for i, member in enumerate(members) if i not in self.diverged]
+            values = [float(member[metric].detach()) for i, member in enumerate(members) if i not in self.diverged]
             recent = self._progress.value
             recent += (statistics.fmean(values) - recent) * (0.2 if recent else 1.0)
             self._progress = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), recent, metric)

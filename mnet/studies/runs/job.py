@@ -27,8 +27,8 @@ class Job:
     study: str
     pack_size: int = 1
     """Seeds of its cell that are trained as one network, at most."""
-    compile: Compile = "off"
-    """How its training steps are compiled; int8 runs, which are graphs already, are not."""
+    compile: Compile = "auto"
+    """How its training steps are compiled or recorded; int8 runs, which are graphs already, are not."""
 
     @property
     def run_id(self) -> str:

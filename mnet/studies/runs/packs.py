@@ -103,7 +103,7 @@ def _train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     pack.release()
-    training = Training(trainer.global_step, monitor.seconds / len(jobs), jobs[0].compile, len(jobs))
+    training = Training(trainer.global_step, monitor.seconds / len(jobs), pack.compiled_as, len(jobs))
     for i, (job, module, job_data, file) in enumerate(zip(jobs, modules, datas, metrics.files, strict=True)):
         try:
             if i in monitor.diverged:

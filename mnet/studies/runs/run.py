@@ -82,7 +82,7 @@ def run_trial(
     checkpoint_s: float = CHECKPOINT_SECONDS,
     data: ImageData | None = None,
     start: Path | None = None,
-    compile: Compile = "off",
+    compile: Compile = "auto",
 ) -> Result:
     """Train and test once. Returns the existing result if the run is finished.
 
@@ -96,7 +96,7 @@ def run_trial(
         checkpoint_s: Seconds between checkpoints.
         data: The trial's data set, already read; None reads it.
         start: The folder of the finished fp32 run, for an int8 one.
-        compile: How training steps are compiled.
+        compile: How training steps are compiled or recorded.
 
     Returns:
         The content of result.json; empty in a process that is not rank zero.
@@ -114,8 +114,8 @@ def run_trial(
     if is_rank_zero():
         write_config(trial, folder, trainer)
     module, data = prepare_run(trial, data, start)
-    recipe, compile = module.recipe, "off" if trial.quantized else compile
-    module.compile_training(compile)
+    recipe = module.recipe
+    module.compile_training("off" if trial.quantized else compile)
     monitor, metrics = ProgressMonitor(report), MetricsFile(folder)
     callbacks = [monitor, SeedSteps(trial.seed), ResumeCheckpoint(folder, checkpoint_s, monitor, metrics)]
     lightning_trainer = make_trainer(trial, recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
@@ -131,7 +131,7 @@ def run_trial(
         module.net = convert(cast(GraphModule, module.net))
     if trial.quantized:
         lightning_trainer.validate(module, datamodule=data, verbose=False)
-    training = Training(lightning_trainer.global_step, monitor.seconds, compile)
+    training = Training(lightning_trainer.global_step, monitor.seconds, module.compiled_as)
     return finish(trial, folder, module, data, lightning_trainer, metrics, training)
 
 

@@ -1,0 +1,93 @@
+"""Forward and backward pass of a training step, recorded as CUDA graphs at its first call and replayed from then on.
+
+A step of a MobileNet on small images is hundreds of kernels of a few microseconds each; launched one by one from
+Python, the GPU waits for most of them. Nothing is compiled: the kernels are those of a step that is not recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mnet.models.replicas import ReplicatedDropout
+
+WARM_UP = 3
+"""Calls before the recording, in which libraries choose their kernels."""
+
+
+class Recorded:
+    """A function of tensors and of a module's parameters, differentiable with respect to the latter.
+
+    It must do the same for every input of a shape: no value may be read from the device. What it returns is overwritten
+    by the next call. Input of another shape than the first call's is computed without the recording.
+    """
+
+    def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
+        """
+        Args:
+            module: Its parameters get gradients; its buffers are as after one call once the first call has returned.
+            call: Takes tensors, or lists and tuples of them, and returns such.
+        """
+        self._module, self._call = module, call
+        self._replay: Callable[..., Any] | None = None
+        self._shapes: list[tuple[torch.Size, torch.dtype]] = []
+        self._accumulators: list[object] = []
+
+    def __call__(self, *inputs: Any) -> Any:
+        """What the function returns for these inputs, on a GPU."""
+        shapes = [(leaf.shape, leaf.dtype) for leaf in tree_leaves(inputs)]
+        if self._replay is None:
+            self._replay, self._shapes = self._record(inputs), shapes
+        return self._replay(*inputs) if shapes == self._shapes else self._call(*inputs)
+
+    def _record(self, inputs: tuple[Any, ...]) -> Callable[..., Any]:
+        """The calls before the recording must leave no trace in batch norms and random numbers."""
+        inputs = tree_map(torch.clone, inputs)  # the first batch must not be overwritten
+        # Autograd adds up a weight's gradients on the stream where it first met the weight: let that be this one.
+        accumulators = [param.expand_as(param).grad_fn for param in self._module.parameters() if param.requires_grad]
+        for layer in self._module.modules():
+            if isinstance(layer, ReplicatedDropout):
+                layer.hold_mask()
+        buffers = list(self._module.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        device = buffers[0].device
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            torch.autocast(
+                device.type,
+                torch.get_autocast_dtype(device.type),
+                enabled=torch.is_autocast_enabled(device.type),
+                cache_enabled=False,  # a replay must cast the weights of its own step
+            ),
+        ):
+            replay = torch.cuda.make_graphed_callables(_Call(self._module, self._call), inputs, WARM_UP, True)
+        torch._foreach_copy_(buffers, before)
+        self._accumulators = accumulators
+        return replay
+
+
+class _Call(nn.Module):
+    """A function as the forward pass of a module that holds its parameters."""
+
+    def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module, self.call = module, call
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.call(*inputs)
+
+
+def on_gpu(batch: object) -> bool:
+    """Whether the first tensor of a batch is on a GPU."""
+    return bool(tree_leaves(batch)[0].is_cuda)
+
+
+def can_record(trainer: L.Trainer) -> bool:
+    """Whether every step of this Trainer has gradients of its own: one device, and an update after each batch. A replay
+    overwrites the gradients of the last one, to which another batch would be added."""
+    return trainer.world_size == 1 and trainer.accumulate_grad_batches == 1

@@ -1,0 +1,99 @@
+"""Recorded training steps: the run that it would have been, whatever a recording cannot see."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.recording import record
+
+from mnet.errors import ConfigError
+from mnet.studies import Trial
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.packs import run_jobs
+from mnet.studies.runs.progress import Stopped
+from mnet.studies.runs.run import run_job
+from mnet.studies.runs.store import WEIGHTS
+from mnet.training import arithmetic, recorded
+
+
+@pytest.fixture
+def trial(images, tiny_model) -> Trial:
+    """Two epochs of seven batches, with dropout and averaged weights."""
+    settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "model": tiny_model, "lr": 0.01}
+    return Trial(**settings, recipe="v3", batch_size=10, epochs=2)
+
+
+@pytest.fixture
+def recordings(monkeypatch) -> list[int]:
+    """Steps are recorded on the CPU; counts how often."""
+    made: list[int] = []
+
+    def count(*arguments):
+        made.append(1)
+        return record(*arguments)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", count)
+    monkeypatch.setattr("mnet.tasks.module.on_gpu", lambda batch: True)
+    return made
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return torch.load(job.folder / WEIGHTS, weights_only=True)
+
+
+def assert_equal(one: Job, other: Job) -> None:
+    found, expected = weights(one), weights(other)
+    assert list(found) == list(expected)
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def test_a_recorded_run_is_the_run_that_it_would_have_been(trial, recordings, tmp_path):
+    fast, plain = Job(trial, tmp_path / "fast", "study"), Job(trial, tmp_path / "plain", "study", compile="off")
+    assert run_job(fast)["compile"] == "graphs"
+    assert len(recordings) == 1
+    assert run_job(plain)["compile"] == "off"
+    assert_equal(fast, plain)
+
+
+def test_a_recorded_pack_that_is_stopped_resumes_to_the_runs_alone(trial, recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
+    jobs = [Job(replace(trial, seed=seed), tmp_path / "packed", "study") for seed in range(2)]
+    stopped = [outcome for _, outcome in run_jobs(jobs, lambda progress: progress.step >= 4)]
+    assert [outcome.reason[:7] for outcome in stopped] == ["Stopped"] * 2, stopped[0].trace
+    results = [outcome.result for _, outcome in run_jobs(jobs, lambda progress: None)]
+    assert len(recordings) == 2
+    for job, result in zip(jobs, results, strict=True):
+        alone = replace(job, root=tmp_path / "alone", compile="off")
+        expected = run_job(alone)
+        assert (result["compile"], result["replicas"]) == ("graphs", 2)
+        assert result["test_loss"] == pytest.approx(expected["test_loss"], abs=1e-4)
+
+
+def test_the_network_of_a_detector_is_recorded_without_its_loss_which_reads_values(recordings, tmp_path):
+    settings = {"dataset": "scenes", "head": "ssdlite", "recipe": "scenes", "resolution": 64, "batch_size": 8}
+    trial = Trial(model="mobilenet_v3_small", width=0.35, epochs=1, epoch_steps=2, tested=False, **settings)
+    fast, plain = Job(trial, tmp_path / "fast", "study"), Job(trial, tmp_path / "plain", "study", compile="off")
+    assert run_job(fast)["compile"] == "graphs"
+    run_job(plain)
+    assert_equal(fast, plain)
+
+
+def test_gradients_that_are_summed_over_batches_are_not_recorded(trial, recordings, tmp_path):
+    job = Job(trial, tmp_path, "study")
+    assert run_job(job, trainer={"accumulate_grad_batches": 2})["compile"] == "off"
+    assert not recordings
+
+
+def test_a_batch_of_another_shape_is_computed_without_the_recording(recordings):
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    call = recorded.Recorded(net, net)
+    call(torch.randn(4, 1, 8, 8))
+    assert call(torch.randn(3, 1, 8, 8)).shape == (3, 2, 6, 6)
+    assert len(recordings) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused without it")
+def test_graphs_without_a_gpu_are_refused():
+    with pytest.raises(ConfigError, match="compile=graphs needs an NVIDIA GPU"):
+        arithmetic.check_compile("graphs")
