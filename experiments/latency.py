@@ -15,32 +15,28 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
 from common.exporting import export_all
 from common.options import Arguments, Parser, check_positive
 from common.program import program
-from common.sweeps import CLAIMS_FILE, PROFILES_FILE, STUDIES_HELP, SWEEPS, load_sweep
+from common.sweeps import CLAIMS_FILE, STUDIES_HELP, load_sweep
 from common.terminal import print_rows, print_table
-from common.timing import Plan, Precision, time_blocks, time_study
+from common.timing import PROFILE, Plan, Precision, keep, latency_studies, time_blocks, time_study
 
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_csv
 from mnet.latency.comparison import Measurement
 from mnet.latency.machine import check_threads
-from mnet.latency.runtimes import RUNTIMES, Runtime, make_runtime
+from mnet.latency.runtimes import GPU_RUNTIMES, RUNTIMES, Runtime, make_runtime
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.views import timed_claims_table
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.subjects import list_subjects
-from mnet.studies.latency.tables import KEY, claims_table, latency_table, merge_rows
+from mnet.studies.latency.tables import claims_table, latency_table, merge_rows
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.latency import frontier_chart, latency_chart
 from mnet.studies.results import views
 from mnet.studies.results.tables import runs_table, summary_table
-from mnet.studies.runs.store import FRONTIER, FRONTIER_CHART, LATENCY, LATENCY_CHART, LATENCY_CLAIMS
-
-PROFILE = "latency"
-"""Of experiments/profiles.yaml: the papers' networks at 224 px. `all` means the studies that it names."""
+from mnet.studies.runs.store import FRONTIER, FRONTIER_CHART, LATENCY, LATENCY_CHART
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +77,7 @@ class Options:
             if name not in RUNTIMES:
                 raise unknown("runtime", name, RUNTIMES)
         if self.runtime == "all" and not torch.cuda.is_available():
-            names.remove("cuda-graphs")
+            names = [name for name in names if name not in GPU_RUNTIMES]
         return [make_runtime(name, threads=self.threads, folder=Path(self.out) / "exported") for name in names]
 
     def batches(self) -> list[int]:
@@ -122,8 +118,8 @@ def main(arguments: Sequence[str]) -> int:
             for batch in batches:
                 measurement = time_study(plan, runtime, batch, failures, precision)
                 show(plan, runtime, batch, measurement)
-                tables.append(latency_table(plan.study, measurement, plan.subjects))
-                claims.append(claims_table(plan.pairs, measurement, runtime.name, options.threads))
+                tables.append(latency_table(plan.study, measurement, plan.subjects, runtime, batch))
+                claims.append(claims_table(plan.pairs, measurement, runtime.name, options.threads, batch))
                 if options.profile == PROFILE:
                     keep(root / plan.study.name, tables[-1], claims[-1])
                 keep_rounds(root / plan.study.name, measurement, runtime.name, batch, options.threads)
@@ -138,12 +134,6 @@ def main(arguments: Sequence[str]) -> int:
     show_claims(pd.concat(claims))
     print(f"{time.monotonic() - started:.0f} s")
     return 1 if failed else 0
-
-
-def latency_studies() -> list[str]:
-    """The studies that `all` means."""
-    profile = yaml.safe_load(PROFILES_FILE.read_text())[PROFILE]
-    return [name for name in profile if name != "all" and (SWEEPS / f"{name}.yaml").exists()]
 
 
 def load_plan(name: str, options: Options, settings: Mapping[str, object]) -> Plan:
@@ -163,13 +153,6 @@ def read_summary(plan: Plan, root: Path) -> pd.DataFrame:
     if runs.empty:
         raise ConfigError(f"no run of {plan.study.name} is finished in {root}: make ablate-{plan.study.name} first")
     return summary_table(plan.study, runs, root)
-
-
-def keep(folder: Path, table: pd.DataFrame, claims: pd.DataFrame) -> None:
-    """Write what was measured over the rows of the same networks and conditions; all other rows stay."""
-    merge_rows(folder / LATENCY, table, ("variant", *KEY))
-    if not claims.empty:
-        merge_rows(folder / LATENCY_CLAIMS, claims, ("id", "runtime", "threads"))
 
 
 def keep_rounds(folder: Path, measurement: Measurement, runtime: str, batch: int, threads: int) -> None:
@@ -229,7 +212,7 @@ def show_claims(claims: pd.DataFrame) -> None:
     """Print the papers' latency claims beside what was measured."""
     if claims.empty:
         return
-    rows = claims.sort_values(["id", "runtime"], kind="stable")
+    rows = claims.sort_values(["id", "runtime", "batch"], kind="stable")
     print_table(timed_claims_table(rows), "the papers' latency claims, in direction, on this machine")
 
 

@@ -1,8 +1,9 @@
 """Publish results: `python experiments/publish.py`.
 
 Copies tables and figures to results/published and writes the tables of README.md and docs/*.md from them. With
-`--profile=longer` it copies to results/published/longer, which claims read too. Without new results only the
-documents are written again.
+`--profile=longer` it copies to results/published/longer, which claims read too. With
+`--profile=gpu --out=results/gpu` it copies what experiments/gpu.py measured to results/published/gpu, and its latencies
+into the tables of the studies. Without new results only the documents are written again.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from common.evaluation import evaluate_claims
 from common.options import Arguments, Parser
 from common.program import program
-from common.readme_tables import LONGER, fill
+from common.readme_tables import GPU, LONGER, fill
 from common.sweeps import HERE, SWEEPS
+from common.timing import keep
 
 from mnet.errors import ConfigError
 from mnet.files import write_atomic, write_csv
@@ -35,6 +38,8 @@ from mnet.studies.runs.store import (
     DEATHS,
     EFFECTS,
     FRONTIER,
+    GPU_RUNS,
+    GPU_TABLES,
     INSIDE,
     LATENCY,
     LATENCY_CLAIMS,
@@ -64,7 +69,7 @@ class Options:
 
     out: str = "results"
     """Folder of the results to publish."""
-    profile: Literal["quick", "longer"] = "quick"
+    profile: Literal["quick", "longer", "gpu"] = "quick"
     """The profile they were trained with."""
     into: str = str(WHERE)
     """Folder to publish to."""
@@ -79,8 +84,12 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     options = read_arguments(arguments).options
     into = Path(options.into)
-    target = into if options.profile == "quick" else into / LONGER
-    for path in copy(Path(options.out), target):
+    root = Path(options.out)
+    if options.profile == GPU:
+        paths = copy_gpu(root, into)
+    else:
+        paths = copy(root, into if options.profile == "quick" else into / LONGER)
+    for path in paths:
         print(f"  {path}")
     write_csv(into / CLAIMS, claims := evaluate_claims(into))
     save_svg(claims_forest(claims), into / CLAIMS_LIGHT)
@@ -112,6 +121,32 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
                     target / study / path.name, Path("results") / study / FOUND_NETWORK, HOME / study / FOUND_NETWORK
                 )
             yield target / study / path.name
+
+
+def copy_gpu(root: Path, into: Path) -> Iterator[Path]:
+    """Copy what was measured on a GPU: its tables and the runs of its claims to a folder of their own, its latencies
+    into the tables of the studies, whose rows from other runtimes and devices stay.
+
+    Raises:
+        ConfigError: A file is too large to be published.
+    """
+    for name in GPU_TABLES:
+        if (root / name).is_file():
+            (into / GPU).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, into / GPU / name)
+            yield into / GPU / name
+    yield from copy(root / GPU_RUNS, into / GPU)
+    for study in list_studies(SWEEPS):
+        if not (root / study / LATENCY).is_file():
+            continue
+        claims = root / study / LATENCY_CLAIMS
+        keep(into / study, _as_text(root / study / LATENCY), _as_text(claims) if claims.is_file() else pd.DataFrame())
+        yield into / study / LATENCY
+
+
+def _as_text(path: Path) -> pd.DataFrame:
+    """A table whose numbers stay as they are written."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def rename_home(path: Path, before: Path, after: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import math
+import textwrap
 import types
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -31,10 +35,15 @@ def _hints(cls: Hashable) -> dict[str, object]:
 
 def field_help(cls: type) -> dict[str, str]:
     """Field name -> the docstring under the field, for `--help`."""
-    import docstring_parser
-
-    params = [param for base in reversed(cls.__mro__[:-1]) for param in docstring_parser.parse_from_object(base).params]
-    docs = {param.arg_name: " ".join((param.description or "").split()) for param in params}
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in itertools.pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                value = below.value if isinstance(below, ast.Expr) else None
+                text = value.value if isinstance(value, ast.Constant) else None
+                docs[field.target.id] = " ".join(text.split()) if isinstance(text, str) else ""
     return {name: docs.get(name, "") for name in hints(cls)}
 
 

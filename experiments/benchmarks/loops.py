@@ -16,11 +16,6 @@ from typing import Any, ClassVar, cast
 
 import lightning as L
 import numpy as np
-import timm
-import timm.data
-import timm.loss
-import timm.optim
-import timm.scheduler
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
@@ -207,6 +202,12 @@ def torchvision_loop(model: str, data: ColourGarments, steps: int, device: str) 
 
 def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
     """Seconds per step in the style of timm's train.py: its net, transforms, loader, loss, optimiser and schedule."""
+    import timm  # takes seconds, and no other loop needs it
+    import timm.data
+    import timm.loss
+    import timm.optim
+    import timm.scheduler
+
     files = ImageFiles(data)
     net = timm.create_model(TIMM[model], num_classes=data.num_classes)
     net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]

@@ -14,10 +14,11 @@ from mnet.studies.results.archive import studies_with, study_table
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row
 from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS, SUMMARY, TRACE
-from mnet.studies.study import list_studies
+from mnet.studies.study import Study, list_studies
 
-PROFILES = ("quick", "longer", "full")
-"""Profiles that train a claim's networks, the cheapest first."""
+PROFILES = ("quick", "gpu", "longer", "full")
+"""Profiles that train a claim's networks. A claim without a run is told the last of those that train as briefly, which
+is not the one for a GPU."""
 
 
 def evaluate_claims(root: Path) -> pd.DataFrame:
@@ -29,26 +30,40 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
     return claims_table(
         load_claims(CLAIMS_FILE),
         runs=load(root),
-        planned=pd.DataFrame(_planned_cells()),
+        planned=pd.DataFrame([row for profile in PROFILES for row in planned_cells(profile)]),
         latencies={study: _latency_claims(root, study) for study in studies_with(root, LATENCY_CLAIMS)},
         searches={name: study_table(root, name, SUMMARY) for name in studies_with(root, TRACE)},
     )
 
 
-def _planned_cells() -> Iterator[dict[str, object]]:
-    """Every cell that a study has under some profile, and the command that trains it."""
-    for profile in PROFILES:
-        for name in list_studies(SWEEPS):
-            command = f"make ablate-{name}" + ("" if profile == PROFILES[0] else f" PROFILE={profile}")
-            for cell, trial in load_sweep(name, profile, seeds=1).trials:
-                resolved = {"epochs": trial.full_recipe().epochs, "resolution": trial.input_spec().resolution}
-                yield {**run_row(name, cell.name, trial, resolved), "command": command}
+def planned_cells(profile: str) -> Iterator[dict[str, object]]:
+    """Every cell that a study has under a profile, as `planned` of `claims_table`."""
+    for name in list_studies(SWEEPS):
+        yield from planned_rows(load_sweep(name, profile, seeds=1), profile)
+
+
+def planned_rows(study: Study, profile: str) -> Iterator[dict[str, object]]:
+    """The cells of a study as it is under a profile, and the command that trains them."""
+    command = f"make ablate-{study.name}" + ("" if profile == PROFILES[0] else f" PROFILE={profile}")
+    for cell in study.cells:
+        trial = cell.trials[0]
+        resolved = {"epochs": trial.full_recipe().epochs, "resolution": trial.input_spec().resolution}
+        yield {**run_row(study.name, cell.name, trial, resolved), "command": command}
 
 
 def _latency_claims(root: Path, study: str) -> pd.DataFrame:
     """A study's latency claims, with the device, and the operators that ran outside the fast kernels."""
-    keys = ["variant", "runtime", "threads"]
-    measured = study_table(root, study, LATENCY)
-    slow = measured[[*keys, "undelegated_ops"]].drop_duplicates(keys).rename(columns={"undelegated_ops": "fell_back"})
-    claims = study_table(root, study, LATENCY_CLAIMS).merge(slow, how="left", on=keys)
-    return claims.assign(device=measured["device"].iloc[0], fell_back=claims["fell_back"].fillna(""))
+    keys = ["variant", "runtime", "threads", "batch"]
+    measured = _with_batch(study_table(root, study, LATENCY))
+    # A table keeps the rows of other devices; those of the latest measurement, whose claims these are, come last.
+    latest = measured.reindex(columns=[*keys, "undelegated_ops", "device"]).drop_duplicates(keys, keep="last")
+    claims = _with_batch(study_table(root, study, LATENCY_CLAIMS))
+    claims = claims.merge(latest.rename(columns={"undelegated_ops": "fell_back"}), how="left", on=keys)
+    by_runtime = measured.drop_duplicates("runtime", keep="last").set_index("runtime")["device"]
+    devices = claims["device"].fillna(claims["runtime"].map(by_runtime)).fillna("an unknown device")
+    return claims.assign(device=devices, fell_back=claims["fell_back"].fillna(""))
+
+
+def _with_batch(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the number of images at a time, which is 1 where an older table does not tell."""
+    return table.assign(batch=table["batch"].fillna(1).astype(int) if "batch" in table else 1)

@@ -18,12 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from common.terminal import print_line
 from mnet.latency.comparison import prepare
-from mnet.latency.runtimes import ExportError, Runtime, make_runtime
+from mnet.latency.runtimes import ExportError, ExportingRuntime, Runtime, make_runtime
 from mnet.studies.engines.local import default_workers
 from mnet.studies.latency.subjects import Subject, build_module, identity
-
-IN_PROCESS = ("eager", "compile", "cuda-graphs")
-"""Runtimes that export nothing."""
 
 Key = tuple[str, int, Hashable]
 """A runtime's name, a batch, and the `identity` of a subject."""
@@ -50,7 +47,7 @@ def export_all(
     todo = {
         key_of(runtime.name, batch, subject): subject
         for runtime in runtimes
-        if runtime.name not in IN_PROCESS
+        if isinstance(runtime, ExportingRuntime)
         for subject in subjects
         for batch in batches
     }

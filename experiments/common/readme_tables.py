@@ -24,17 +24,32 @@ from mnet.studies.results.table_view import (
     Table,
     build_table,
     interval_cell,
+    interval_column,
     join_tables,
     number_column,
     text_column,
 )
 from mnet.studies.results.views import deaths_table, effects_table, int8_table, summary_table
-from mnet.studies.runs.store import BENCH, BENCH_LATENCY, CHECK, CLAIMS, EFFECTS, LATENCY, SUMMARY
+from mnet.studies.runs.store import (
+    BENCH,
+    BENCH_LATENCY,
+    CHECK,
+    CLAIMS,
+    EFFECTS,
+    GPU_ANSWERS,
+    GPU_SEEDS,
+    GPU_STEPS,
+    LATENCY,
+    SUMMARY,
+)
 from mnet.studies.study import list_studies
 from mnet.tasks import TASKS, task_in
 
 LONGER = "longer"
 """The folder of results of the profile with that name."""
+GPU = "gpu"
+"""The folder of what experiments/gpu.py measured."""
+NOT_MEASURED = "Not measured yet."
 DATA = "fashion_mnist at 28 px"
 """The setting that rows do not repeat."""
 DECIDED = ("up", "down")
@@ -234,6 +249,41 @@ def bench(root: Path) -> str:
     return markdown_table(build_table("Bench", BENCH_COLUMNS, read_table(root / BENCH)))
 
 
+def gpu_steps(root: Path) -> str:
+    """The speed of a training step on a GPU."""
+    return gpu_bench(root / GPU / GPU_STEPS)
+
+
+def gpu_seeds(root: Path) -> str:
+    """What seeds trained as one network gain on a GPU."""
+    return gpu_bench(root / GPU / GPU_SEEDS)
+
+
+def gpu_bench(path: Path) -> str:
+    """A table of ratios, with the columns that it has of images a second and memory."""
+    if not path.is_file():
+        return NOT_MEASURED
+    rows = read_table(path)
+    more = (number_column("images_per_second", "images/s", digits=0), number_column("peak_gb", "peak GiB", digits=1))
+    known = [column for column, name in zip(more, ("images_per_second", "peak_gb"), strict=True) if name in rows]
+    devices = ", ".join(dict.fromkeys(map(str, rows["device"]))) if "device" in rows else ""
+    table = markdown_table(build_table("GPU", (*BENCH_COLUMNS[:3], *known, *BENCH_COLUMNS[3:]), rows))
+    return f"{devices}\n\n{table}" if devices else table
+
+
+ANSWER_COLUMNS = (
+    *(text_column("statement"), number_column("paper_value", "paper", sign=True), number_column("ours", sign=True)),
+    *(interval_column("low", "high", sign=True), number_column("n", digits=0)),
+    *(text_column("before"), text_column("verdict", "now")),
+)
+
+
+def gpu_answers(root: Path) -> str:
+    """The claims that were open, and what many seeds on a GPU say of them."""
+    path = root / GPU / GPU_ANSWERS
+    return markdown_table(build_table("Answers", ANSWER_COLUMNS, read_table(path))) if path.is_file() else NOT_MEASURED
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     function.__name__: function
     for function in (
@@ -254,5 +304,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
         laboratory,
         int8,
         bench,
+        gpu_steps,
+        gpu_seeds,
+        gpu_answers,
     )
 }

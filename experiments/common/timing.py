@@ -10,10 +10,12 @@ from typing import cast
 
 import pandas as pd
 import torch
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common.exporting import Key, key_of
+from common.sweeps import PROFILES_FILE, SWEEPS
 from common.terminal import print_line
 from mnet.errors import ConfigError
 from mnet.files import write_csv
@@ -23,7 +25,12 @@ from mnet.latency.prepare import PreparedVariant, prepare
 from mnet.latency.runtimes import ExportError, Runtime
 from mnet.models.network import MobileNet
 from mnet.studies.latency.subjects import ClaimPair, Subject, build_module
+from mnet.studies.latency.tables import CLAIM_KEY, KEY, merge_rows
+from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS
 from mnet.studies.study import Study
+
+PROFILE = "latency"
+"""Of experiments/profiles.yaml: the papers' networks at 224 px. `all` means the studies that it names."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,19 @@ def time_study(
         )
 
 
+def latency_studies() -> list[str]:
+    """The studies that `PROFILE` names."""
+    profile = yaml.safe_load(PROFILES_FILE.read_text())[PROFILE]
+    return [name for name in profile if name != "all" and (SWEEPS / f"{name}.yaml").exists()]
+
+
+def keep(folder: Path, table: pd.DataFrame, claims: pd.DataFrame) -> None:
+    """Write what was measured over the rows of the same networks and conditions; all other rows stay."""
+    merge_rows(folder / LATENCY, table, ("variant", *KEY))
+    if not claims.empty:
+        merge_rows(folder / LATENCY_CLAIMS, claims, CLAIM_KEY, {"batch": "1"})
+
+
 def _progress(title: str) -> Progress:
     """A progress bar that disappears at its end."""
     text = TextColumn(f"{title} {{task.description}}", markup=False)
@@ -123,7 +143,7 @@ def time_blocks(plan: Plan, folder: Path, runtime: Runtime, precision: Precision
     }
     count = len(nets[baseline].network.blocks)
     same_length = {name: net for name, net in nets.items() if len(net.network.blocks) == count}
-    facts = {"runtime": runtime.name, "threads": precision.threads, **machine_facts()}
+    facts = {"runtime": runtime.name, "threads": precision.threads, **machine_facts(runtime.device)}
     path = folder / f"blocks-{runtime.name}.csv"
     table = block_latency(
         nets[baseline],

@@ -25,7 +25,7 @@ from mnet.models.parts import Part, cut, example_images
 from mnet.quantization import fuse
 
 WHOLE = "whole"
-UNFUSED = ("eager", "cuda-graphs")
+UNFUSED = ("eager", "cuda-eager", "cuda-graphs")
 """Runtimes that run batch norms as layers; for the others they are folded before the network is split."""
 
 

@@ -30,8 +30,8 @@ WARM_CALLS, GROUPS, GROUP_S = 3, 11, 0.0002
 `GROUP_S` seconds, some thousand times the resolution of the clock. Networks take longer, so that a group is one call,
 and the median ignores calls that an interrupt hit; groups of several calls would favour the variant with the smaller
 ones."""
-ROUNDS = 15
-"""Smallest number of rounds."""
+ROUNDS, WARMUP = 15, 10
+"""Smallest number of rounds, and largest number of rounds before them, which are not counted."""
 
 BUSY, DRIFT, STRAYS = 0.25, 0.05, 0.1
 """Thresholds of notes: cores kept busy by other programs, change of the baseline, share of outliers."""
@@ -154,6 +154,9 @@ def measure(
     threads: int = 1,
     half_width: float = 0.01,
     budget_s: float = 30,
+    min_rounds: int = ROUNDS,
+    warmup: int = WARMUP,
+    groups: int = GROUPS,
     seed: int = 0,
     report_progress: Callable[[int, float], object] = lambda rounds, widest: None,
     delays: Mapping[str, float] | None = None,
@@ -165,7 +168,8 @@ def measure(
         baseline: One of them, or of `failed`.
         failed: Variants that could not be prepared, with the reason.
         threads, half_width, budget_s, seed: As for `compare`.
-        report_progress: As for `time_in_rounds`.
+        min_rounds, warmup, report_progress: As for `time_in_rounds`.
+        groups: As for `program_sample`.
         delays: Variant -> seconds added to each of its calls: a planted slowdown, to test the measurement.
     """
     failed = dict(failed or {})
@@ -174,7 +178,8 @@ def measure(
         return Measurement(variants, ready, baseline, failed, None, ())
     delays = delays or {}
     samples = {
-        name: program_sample(variant.program, variant.example, delays.get(name, 0.0)) for name, variant in ready.items()
+        name: program_sample(variant.program, variant.example, delays.get(name, 0.0), groups)
+        for name, variant in ready.items()
     }
     with pinned(threads) as pinning_error:
         paired = time_in_rounds(
@@ -182,7 +187,8 @@ def measure(
             baseline if baseline in ready else next(iter(ready)),
             budget_s=budget_s,
             half_width=half_width,
-            min_rounds=ROUNDS,
+            min_rounds=min_rounds,
+            warmup=warmup,
             seed=seed,
             report_progress=report_progress,
             skip_failures=True,
@@ -192,13 +198,14 @@ def measure(
     return Measurement(variants, ready, baseline, {**failed, **paired.failed}, paired, tuple(notes))
 
 
-def program_sample(program: Program, example: Tensor, delay: float = 0.0) -> Sample:
-    """Seconds per call of a program that is loaded anew for every sample: the median over `GROUPS` groups of calls.
+def program_sample(program: Program, example: Tensor, delay: float = 0.0, groups: int = GROUPS) -> Sample:
+    """Seconds per call of a program that is loaded anew for every sample: the median over groups of calls.
 
     Args:
         program: The program to time.
         example: Its input.
         delay: Seconds that every call waits at its end, busily.
+        groups: How many groups of calls.
     """
     timer, calls = timer_for(program.device), 0
 
@@ -209,7 +216,7 @@ def program_sample(program: Program, example: Tensor, delay: float = 0.0) -> Sam
         for _ in range(WARM_CALLS):
             run()
         calls = calls or calls_for(run, GROUP_S, timer)
-        return median(timer(run, calls) / calls for _ in range(GROUPS))
+        return median(timer(run, calls) / calls for _ in range(groups))
 
     return sample
 

@@ -19,12 +19,16 @@ BUSY_PERCENT = 5
 """Of one core, from which `busiest_program` names a program."""
 
 
-def machine_facts() -> dict[str, object]:
+def machine_facts(device: str = "cpu") -> dict[str, object]:
     """The provenance of a latency: `device, governor, mhz, load, torch, mnet, revision`.
 
-    `governor` is empty and `mhz` nan where the system does not report them.
+    `governor` and `mhz` are the processor's, which launches a GPU's work; empty and nan where the system does not
+    report them.
+
+    Args:
+        device: What ran: cpu, or cuda, which is named by the GPU.
     """
-    made_on = provenance(torch.device("cpu"))
+    made_on = provenance(torch.device(device))
     governor, mhz = "", float("nan")
     with suppress(OSError):
         governor = (CPUS / "cpu0/cpufreq/scaling_governor").read_text().strip()
@@ -64,6 +68,7 @@ def pinned(threads: int) -> Iterator[str]:
     check_threads(threads)
     cores, refused, threads_before = _usable_cores(), "", torch.get_num_threads()
     torch.set_num_threads(threads)
+    _cores_before.append(cores)
     try:
         os.sched_setaffinity(0, cores[-threads:])
     except (OSError, AttributeError) as error:
@@ -71,9 +76,28 @@ def pinned(threads: int) -> Iterator[str]:
     try:
         yield refused
     finally:
+        _cores_before.pop()
         torch.set_num_threads(threads_before)
         with suppress(OSError, AttributeError):
             os.sched_setaffinity(0, cores)
+
+
+_cores_before: list[list[int]] = []
+"""The cores that this process had before each `pinned` that it is in."""
+
+
+@contextmanager
+def unpinned() -> Iterator[None]:
+    """Inside `pinned`, give this process back all its cores for a while, for work that is not timed. The processes that
+    it starts meanwhile keep them."""
+    pinned_to = _usable_cores()
+    with suppress(OSError, AttributeError):
+        os.sched_setaffinity(0, _cores_before[0] if _cores_before else pinned_to)
+    try:
+        yield
+    finally:
+        with suppress(OSError, AttributeError):
+            os.sched_setaffinity(0, pinned_to)
 
 
 class BackgroundLoad:

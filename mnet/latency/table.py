@@ -175,13 +175,14 @@ def measure_table(
     sums = table[table["block"] != WHOLE].groupby("network")["ms"].sum()
     table["sum_ms"] = table["network"].map(sums).where(table["block"] == WHOLE)
     notes = [*([pinning_error] if pinning_error else []), *disturbances(paired, baseline)]
+    first = next(iter(programs.values()))
     facts = {
         "runtime": runtime,
         "threads": threads,
         "resolution": resolution,
-        "version": next(iter(programs.values())).info.version,
+        "version": first.info.version,
         "rounds": len(paired.times[baseline]),
-        **machine_facts(),
+        **machine_facts(first.device),
         "notes": "; ".join(notes),
     }
     return LatencyTable(table.assign(**cast(dict[str, str], facts)))

@@ -49,7 +49,9 @@ class Recorded:
         """The calls before the recording must leave no trace in batch norms and random numbers."""
         inputs = tree_map(torch.clone, inputs)  # the first batch must not be overwritten
         # Autograd adds up a weight's gradients on the stream where it first met the weight: let that be this one.
-        accumulators = [param.expand_as(param).grad_fn for param in self._module.parameters() if param.requires_grad]
+        accumulators: list[object] = [
+            param.expand_as(param).grad_fn for param in self._module.parameters() if param.requires_grad
+        ]
         for layer in self._module.modules():
             if isinstance(layer, ReplicatedDropout):
                 layer.hold_mask()

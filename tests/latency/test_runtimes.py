@@ -1,7 +1,10 @@
 """Every runtime agrees with eager, reports how it runs a network, and keeps exported files."""
 
 import hashlib
+import os
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +13,11 @@ from torch import nn
 
 from mnet.errors import ConfigError
 from mnet.latency import runtimes
+from mnet.latency.machine import pinned
 from mnet.latency.prepare import prepare
-from mnet.latency.runtimes import ExportError, make_runtime
+from mnet.latency.runtimes import GPU_RUNTIMES, ExportError, make_runtime, torch_cuda
 from mnet.quantization import quantize
+from mnet.training.arithmetic import set_tensor_cores
 
 EXPORTING = ("executorch", "onnxruntime", "litert")
 
@@ -135,6 +140,92 @@ def test_errors_for_unknown_runtimes_and_missing_packages_name_the_remedy(monkey
     monkeypatch.setitem(runtimes.RUNTIMES, "litert", ("not_there", "LiteRT", "litert"))
     with pytest.raises(ConfigError, match=r"runtime litert needs .*: pip install 'mnet\[litert\]'"):
         make_runtime("litert")
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="needs an NVIDIA GPU"):
-            make_runtime("cuda-graphs")
+
+
+@pytest.mark.parametrize("name", GPU_RUNTIMES)
+def test_a_runtime_on_a_gpu_is_refused_where_there_is_none(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"{name} needs an NVIDIA GPU.*use eager"):
+        make_runtime(name)
+
+
+@pytest.fixture
+def processor_as_gpu(monkeypatch):
+    """The runtimes for a GPU run on the processor; a recorded graph is the module that was recorded last."""
+    calls = []
+
+    class Graph:
+        def replay(self):
+            return calls[-1]()
+
+    @contextmanager
+    def record(graph):
+        yield
+        calls.append(lambda: graph.mnet_keeps[0](graph.mnet_keeps[1]))
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch_cuda.CudaRuntime, "device", "cpu")
+    for stub, value in {
+        "CUDAGraph": Graph,
+        "graph": record,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda _: nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, stub, value)
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.parametrize("name", ("cuda-eager", "cuda-graphs"))
+@pytest.mark.usefixtures("processor_as_gpu")
+def test_the_runtimes_of_a_gpu_compute_what_eager_does_in_every_bit_of_fp32(name, net):
+    set_tensor_cores(True)
+    ready = prepare(make_runtime(name), net, 32, batch=3)
+    assert ready.agreement < 1e-5
+    assert (ready.program.info.runtime, ready.facts["batch"]) == (name, 3)
+    set_tensor_cores(True)
+    scores = ready.program.fresh(ready.example)()
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+    assert torch.allclose(scores, net(ready.example), atol=1e-4)
+    weight = next(ready.program.module.parameters())
+    assert next(net.parameters()).data_ptr() != weight.data_ptr()  # a network is not moved off the processor
+
+
+@pytest.mark.usefixtures("processor_as_gpu")
+def test_code_compiled_for_a_gpu_is_checked_on_all_cores_and_its_weights_move(monkeypatch):
+    cores, compile_module = [], torch_cuda.compile_module
+
+    def watched(source):
+        cores.append(os.sched_getaffinity(0))
+        return compile_module(source)
+
+    monkeypatch.setattr(torch_cuda, "compile_module", watched)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    all_cores = os.sched_getaffinity(0)
+    with pinned(1):
+        ready = prepare(make_runtime("cuda-compile"), net, 8)
+        assert len(os.sched_getaffinity(0)) == 1
+    assert cores == [all_cores]
+    address = ready.program.source[0].weight.data_ptr()
+    ready.program.fresh(ready.example)()
+    assert ready.program.source[0].weight.data_ptr() != address
+    assert ready.program.info.kernels.startswith("Inductor (Triton)")
+
+
+@pytest.mark.usefixtures("processor_as_gpu")
+def test_what_a_gpu_cannot_run_is_one_line():
+    with pytest.raises(ExportError, match=r"cuda-eager cannot run it: RuntimeError: no such kernel$"):
+        prepare(make_runtime("cuda-eager"), Raising(), 8)
+
+
+def test_a_large_batch_is_checked_by_its_first_and_last_images():
+    class LastIsWrong(nn.Module):
+        def forward(self, x):
+            scores = x.mean((2, 3))
+            return scores if len(x) < 8 else torch.cat([scores[:-1], scores[-1:] + 1])
+
+    with pytest.raises(ExportError, match="differs from eager"):
+        prepare(make_runtime("eager"), LastIsWrong(), 8, batch=8)

@@ -10,7 +10,6 @@ from mnet.errors import ConfigError
 from mnet.studies import Trial
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.packs import run_jobs
-from mnet.studies.runs.progress import Stopped
 from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import WEIGHTS
 from mnet.training import arithmetic, recorded

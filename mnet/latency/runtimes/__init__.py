@@ -43,12 +43,16 @@ Counts = Mapping[str, int]
 RUNTIMES: Mapping[str, tuple[str, str, str]] = {
     "eager": ("torch_eager", "Eager", ""),
     "compile": ("torch_compile", "Compiled", ""),
-    "cuda-graphs": ("cuda_graphs", "CudaGraphs", ""),
+    "cuda-eager": ("torch_cuda", "CudaEager", ""),
+    "cuda-compile": ("torch_cuda", "CudaCompiled", ""),
+    "cuda-graphs": ("torch_cuda", "CudaGraphs", ""),
     "onnxruntime": ("onnx_runtime", "OnnxRuntime", "onnxruntime"),
     "executorch": ("executorch", "ExecuTorch", "executorch"),
     "litert": ("litert", "LiteRT", "litert"),
 }
 """Name -> module and class in this folder, and the extra of pyproject.toml that it needs."""
+GPU_RUNTIMES = tuple(name for name, (module, *_) in RUNTIMES.items() if module == "torch_cuda")
+"""Runtimes that need an NVIDIA GPU."""
 
 SIMULATED = "int8 simulated in float: its accuracy, not its speed"
 
@@ -90,6 +94,7 @@ class Program(ABC):
     """A network in a runtime, ready to run."""
 
     device = "cpu"
+    """What it runs on: cpu or cuda."""
 
     def __init__(self, info: ProgramInfo) -> None:
         self.info = info
@@ -110,6 +115,8 @@ class Program(ABC):
 class Runtime(ABC):
     """Turns networks into programs."""
 
+    device = "cpu"
+    """What its programs run on: cpu or cuda."""
     kernels = ""
     simulates = False
     """Whether int8 is simulated in float."""

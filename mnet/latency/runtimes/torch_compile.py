@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, one_line, silenced
 from mnet.latency.runtimes.torch_eager import TorchProgram, bind_input, fused_for_export, kernels
+
+NETWORKS = 64
+"""How many networks one process may compile; torch.compile would silently run any further ones uncompiled."""
 
 
 class CompiledProgram(TorchProgram):
@@ -35,12 +39,19 @@ class Compiled(Runtime):
 
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
         source = fused_for_export(copy.deepcopy(module))
-        compiled = torch.compile(source, dynamic=False)
         info = replace(self.describe(module), kernels=f"Inductor (C++), {kernels()}")
-        program = CompiledProgram(compiled, source, info)  # type: ignore[arg-type]
+        program = CompiledProgram(compile_module(source), source, info)
         try:
             with silenced():
                 program(example)
         except Exception as error:
             raise ExportError(f"compile cannot run it: {one_line(error)}") from error
         return program
+
+
+def compile_module(source: nn.Module) -> nn.Module:
+    """The module, compiled when it is first called; it reads the parameters of `source`."""
+    import torch._dynamo.config as settings
+
+    settings.recompile_limit = max(settings.recompile_limit, NETWORKS)
+    return cast(nn.Module, torch.compile(source, dynamic=False))

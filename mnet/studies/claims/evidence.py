@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from mnet.latency.runtimes import GPU_RUNTIMES
 from mnet.studies.claims.claims import Claim, setup_name
 from mnet.studies.claims.counting import count_claim
 from mnet.studies.claims.pairs import PAPER, Commands, RunIndex, describe_context, find_evidence, in_context
@@ -30,8 +31,8 @@ COLUMNS = (
 COPIED = ("id", "paper", "statement", "kind", "metric", "direction", "study", "source")
 MEASURED = ("paper_value", "ours", "low", "high", "n", "margin")
 PAPERS_DATA = ("imagenet", "coco", "voc", "cityscapes")
-RUNTIMES = ("litert", "executorch", "onnxruntime", "eager")
-"""The runtime of the papers first, under its present name."""
+RUNTIMES = ("litert", "executorch", "onnxruntime", "eager", "cuda-graphs", "cuda-eager", "cuda-compile")
+"""The runtime of the papers first, under its present name; a GPU's after those of the processor."""
 
 SEARCH, SEARCH_COMMAND = "search", "make search"
 """The study of the claim on NetAdapt, and the command that searches."""
@@ -58,6 +59,7 @@ def claims_table(
         planned: What the studies would train, the cheapest first: a row per cell, with the settings and the `run_id`
             of its trial with seed 0, its `study`, and the `command`.
         latencies: Study -> its `latency-claims.csv`, with `device` and, in `fell_back`, operators outside fast kernels.
+            Without a column `batch`, one image at a time.
         searches: Study of NetAdapt -> its `summary.csv`: the network scaled by width first, then the found one.
 
     Returns:
@@ -112,23 +114,31 @@ def _untested(why: str) -> Row:
 
 
 def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
-    """A latency claim on every runtime it was timed on."""
+    """A latency claim on every runtime and batch it was timed at, one image at a time first, as in the papers."""
     rows = pd.DataFrame() if table is None else table[table["id"] == claim.id]
     if rows.empty:
         command = f"make latency-{claim.study}"
         yield _untested(f"not timed yet; run {command}") | {"command": command}
         return
     order = {name: i for i, name in enumerate(RUNTIMES)}
-    for _, row in rows.sort_values("runtime", key=lambda names: names.map(order), kind="stable").iterrows():
-        threads = int(row["threads"])
+    batches = rows["batch"] if "batch" in rows else pd.Series(1, rows.index)
+    places = pd.DataFrame({"larger": batches > 1, "runtime": rows["runtime"].map(order), "batch": batches})
+    for i in places.sort_values([*places], kind="stable").index:
+        row, batch = rows.loc[i], int(batches[i])
+        threads, on_gpu = int(row["threads"]), row["runtime"] in GPU_RUNTIMES
         precision = "" if pd.isna(row["precision"]) else f" {row['precision']}"
-        shared: Row = {"command": f"make latency-{claim.study} RUNTIME={row['runtime']} THREADS={threads}"}
-        shared["on"] = f"{row['runtime']}{precision}, {threads} thread{'s' if threads > 1 else ''}, {row['device']}"
+        command = f"make latency-{claim.study} RUNTIME={row['runtime']}"
+        command += ("" if on_gpu else f" THREADS={threads}") + ("" if batch == 1 else f" BATCH={batch}")
+        conditions = [f"{row['runtime']}{precision}"]
+        conditions += [] if on_gpu else [f"{threads} thread{'s' if threads > 1 else ''}"]
+        conditions += [] if batch == 1 else [f"batch {batch}"]
+        shared: Row = {"command": command, "on": ", ".join([*conditions, str(row["device"])])}
         if pd.isna(row["ours"]):
             yield shared | _untested(row["why"])
             continue
         verdict = judge_ratio(claim, row["low"], row["high"])
-        why = f"{_reason(verdict, claim, 'ratio')}; direction only, on a server's processor instead of a phone's"
+        machine = "a GPU instead of a phone's processor" if on_gpu else "a server's processor instead of a phone's"
+        why = f"{_reason(verdict, claim, 'ratio')}; direction only, on {machine}"
         if row["fell_back"]:
             why += f"; outside the runtime's fast kernels: {row['fell_back']}"
         measured = {name: row[name] for name in ("ours", "low", "high", "n")}

@@ -82,6 +82,7 @@ def timed_claims_table(rows: pd.DataFrame) -> Table:
     """Rows of `latency-claims.csv`."""
     columns = (
         *(text_column("id", "claim"), text_column("statement"), text_column("runtime")),
+        number_column("batch", digits=0),
         *(number_column("paper_value", "paper", 3), number_column("ours", digits=3)),
         *(interval_column("low", "high", digits=3), text_column("verdict")),
     )
@@ -110,15 +111,19 @@ def grouped_claims(evidence: pd.DataFrame) -> Table:
 
 
 def latency_claims_table(evidence: pd.DataFrame) -> Table:
-    """The latency claims that `make latency-<study>` tests: the paper's ratio, and the measured ones by runtime."""
+    """The latency claims that `make latency-<study>` tests: the paper's ratio, and the measured ones by runtime, of one
+    image at a time."""
     timed = evidence[
         (evidence["kind"] == "latency") & evidence["command"].str.startswith("make latency") & evidence["on"].notna()
     ]
-    columns = [text_column("claim"), number_column("paper", digits=3), *map(text_column, RUNTIMES)]
+    timed = timed[~timed["on"].str.contains(", batch ", regex=False)]
+    names = timed["on"].str.split().str[0].str.rstrip(",")
+    runtimes = [name for name in RUNTIMES if name in set(names)]
+    columns = [text_column("claim"), number_column("paper", digits=3), *map(text_column, runtimes)]
     rows = []
     for name, group in timed.groupby("id", sort=False):
-        by_runtime = {str(row["on"]).split()[0].rstrip(","): row for row in rows_of(group)}
-        ratios = {runtime: format_ratio(by_runtime.get(runtime)) for runtime in RUNTIMES}
+        by_runtime = dict(zip(names[group.index], rows_of(group), strict=True))
+        ratios = {runtime: format_ratio(by_runtime.get(runtime)) for runtime in runtimes}
         rows.append({"claim": name, "paper": group["paper_value"].iloc[0], **ratios})
     return build_table("Latency claims", columns, pd.DataFrame(rows))
 

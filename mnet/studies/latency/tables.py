@@ -12,21 +12,40 @@ from mnet.errors import ConfigError, text
 from mnet.files import write_csv
 from mnet.latency.comparison import Measurement
 from mnet.latency.machine import machine_facts
+from mnet.latency.runtimes import GPU_RUNTIMES, Runtime
 from mnet.studies.claims.verdicts import judge_ratio
 from mnet.studies.latency.subjects import ClaimPair, Subject, identity
 from mnet.studies.study import Study
 
 CLAIM_COLUMNS = ("id", "paper", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "why", "runtime",
-                 "threads", "precision", "baseline", "variant")  # fmt: skip
+                 "threads", "batch", "precision", "baseline", "variant")  # fmt: skip
+CLAIM_KEY = ("id", "runtime", "threads", "batch")
+"""Columns that identify the measurement of a claim."""
 KEY = ("dataset", "resolution", "runtime", "precision", "threads", "batch", "device")
 """Columns that, with its settings, identify the measurement of a variant."""
 EXCLUDED_COLUMNS = ("data_dir", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
           "decay_depthwise", "tested", "seed")  # fmt: skip
 
 
-def latency_table(study: Study, measurement: Measurement, subjects: Mapping[str, Subject]) -> pd.DataFrame:
-    """One row a variant: study, variant, the trial's settings, the measurement, the program that ran, the machine."""
-    rows, machine = [], machine_facts()
+def latency_table(
+    study: Study,
+    measurement: Measurement,
+    subjects: Mapping[str, Subject],
+    runtime: Runtime | None = None,
+    batch: int = 1,
+) -> pd.DataFrame:
+    """One row a variant: study, variant, the trial's settings, the measurement, the program that ran, the machine.
+
+    Args:
+        study: The study.
+        measurement: Of its networks.
+        subjects: The networks by name.
+        runtime: What ran them; if given, the rows of networks that failed name it, and the batch.
+        batch: Images at a time.
+    """
+    devices = [ready.program.device for ready in measurement.ready.values()]
+    rows, machine = [], machine_facts((devices or [runtime.device if runtime else "cpu"])[0])
+    asked = {"runtime": runtime.name, "threads": runtime.threads, "batch": batch} if runtime else {}
     for measured in measurement.table.to_dict("records"):
         name = str(measured["variant"])
         trial = subjects[name].trial
@@ -35,7 +54,10 @@ def latency_table(study: Study, measurement: Measurement, subjects: Mapping[str,
             for key, value in trial.settings().items()
             if key not in EXCLUDED_COLUMNS
         }
-        row = {str(key): value for key, value in measured.items()}
+        row: dict[str, object] = {str(key): value for key, value in measured.items()}
+        if name in measurement.failed and asked:
+            _, resolution, precision, _ = identity(subjects[name])
+            row |= {**asked, "resolution": resolution, "precision": precision}
         row["file"] = Path(path).name if isinstance(path := row.get("file"), str) else ""
         to_fp32 = _ratio_to_fp32(name, measurement, subjects)
         rows.append({"study": study.name, "variant": name, **settings, **row, **to_fp32, **machine})
@@ -55,15 +77,18 @@ def _ratio_to_fp32(name: str, measurement: Measurement, subjects: Mapping[str, S
     return dict(zip(columns, (ratio.value, ratio.low, ratio.high), strict=True))
 
 
-def claims_table(pairs: Sequence[ClaimPair], measurement: Measurement, runtime: str, threads: int) -> pd.DataFrame:
+def claims_table(
+    pairs: Sequence[ClaimPair], measurement: Measurement, runtime: str, threads: int, batch: int = 1
+) -> pd.DataFrame:
     """One row a claim: the paper's ratio on its phone, the measured one with its interval, and the verdict."""
     rows = []
+    machine = "GPU, not a phone's processor" if runtime in GPU_RUNTIMES else "processor, not a phone's"
     paired = measurement.paired
     for pair in pairs:
         claim, names = pair.claim, (pair.baseline, pair.variant)
         value = claim.paper_value if claim.verified and claim.metric == "latency_ratio" else None
         row: dict[str, object] = {"id": claim.id, "paper": claim.paper, "statement": claim.statement}
-        row |= {"paper_value": value, "runtime": runtime, "threads": threads}
+        row |= {"paper_value": value, "runtime": runtime, "threads": threads, "batch": batch}
         row |= {"baseline": pair.baseline, "variant": pair.variant}
         missing = [name for name in names if paired is None or name not in paired.times]
         reasons = [f"{name}: {measurement.failed.get(name, 'not timed')}" for name in missing]
@@ -79,12 +104,20 @@ def claims_table(pairs: Sequence[ClaimPair], measurement: Measurement, runtime: 
         row |= {"ours": ratio.value, "low": ratio.low, "high": ratio.high, "n": ratio.rounds}
         row |= {"verdict": judge_ratio(claim, ratio.low, ratio.high)}
         row["precision"] = measurement.ready[pair.variant].program.info.precision
-        rows.append({**row, "why": f"direction {claim.direction}, on this machine's processor, not a phone's"})
+        rows.append({**row, "why": f"direction {claim.direction}, on this machine's {machine}"})
     return pd.DataFrame(rows).reindex(columns=list(CLAIM_COLUMNS))
 
 
-def merge_rows(path: Path, rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+def merge_rows(
+    path: Path, rows: pd.DataFrame, keys: Sequence[str], defaults: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Write rows into a CSV file: they replace those with the same keys, others stay.
+
+    Args:
+        path: The file.
+        rows: The new rows.
+        keys: Columns that identify a row.
+        defaults: Values of columns that an older file lacks.
 
     Returns:
         The table in the file.
@@ -94,6 +127,7 @@ def merge_rows(path: Path, rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFr
     """
     if path.exists():
         old = pd.read_csv(path, dtype=str, keep_default_na=False)
+        old = old.assign(**{name: value for name, value in (defaults or {}).items() if name not in old})
         if missing := [key for key in keys if key not in old.columns]:
             raise ConfigError(f"{path} has no column {missing[0]}; move it away")
         new = rows.astype(object).where(rows.notna(), "").astype(str)

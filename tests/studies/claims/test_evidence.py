@@ -7,10 +7,12 @@ from pathlib import Path
 import claims as program
 import pandas as pd
 import pytest
+from common.evaluation import _latency_claims
 
 from mnet.studies import Trial
 from mnet.studies.claims.claims import Claim, load_claims
 from mnet.studies.claims.evidence import COLUMNS, claims_table, count_verdicts, headlines
+from mnet.studies.claims.views import latency_claims_table
 from mnet.studies.results.archive import read_table
 from mnet.studies.results.tables import run_row
 
@@ -180,6 +182,42 @@ def test_a_latency_claim_has_a_row_a_runtime_the_papers_own_first():
     assert table["command"].iloc[0] == "make latency-se RUNTIME=litert THREADS=1"
     assert "HARD_SWISH:21" in table["why"].iloc[0]
     assert table["why"].iloc[2] == "simulated"
+
+
+def test_a_latency_claim_is_first_answered_one_image_at_a_time_and_a_gpu_has_no_threads():
+    measured = {"threads": 1, "precision": "fp32", "n": 30, "fell_back": "", "why": "", "ours": 1.01, "low": 1.0,
+                "high": 1.02, "id": "v3-se-latency"}  # fmt: skip
+    gpu = {**measured, "runtime": "cuda-graphs", "device": "NVIDIA H200"}
+    rows = [{**gpu, "batch": 32}, {**gpu, "batch": 1}, {**measured, "runtime": "eager", "device": "a server"}]
+    rows[2] |= {"batch": 1, "threads": 2}
+    table = ask("v3-se-latency", [], se=pd.DataFrame(rows))
+    assert table["on"].tolist() == [
+        "eager fp32, 2 threads, a server",
+        "cuda-graphs fp32, NVIDIA H200",
+        "cuda-graphs fp32, batch 32, NVIDIA H200",
+    ]
+    assert table["command"].tolist()[1:] == [
+        "make latency-se RUNTIME=cuda-graphs",
+        "make latency-se RUNTIME=cuda-graphs BATCH=32",
+    ]
+    assert table["why"].iloc[0].endswith("direction only, on a server's processor instead of a phone's")
+    assert table["why"].iloc[1].endswith("direction only, on a GPU instead of a phone's processor")
+    shown = latency_claims_table(table.assign(ours=[1.01, 1.02, 1.03]))
+    assert list(shown.columns) == ["claim", "paper", "eager", "cuda-graphs"]
+    assert shown.frame()["cuda-graphs"].iloc[0].startswith("1.020")
+
+
+def test_the_claims_of_a_study_name_the_device_of_each_runtime(tmp_path):
+    (tmp_path / "se").mkdir()
+    claims = pd.DataFrame({"id": "v3-se-latency", "variant": "paper", "runtime": ["eager", "cuda-graphs"]})
+    claims.assign(threads=1, ours=1.0).to_csv(tmp_path / "se/latency-claims.csv", index=False)  # of before batches
+    times = {"variant": "paper", "runtime": ["eager", "cuda-graphs", "cuda-graphs"], "batch": [1, 1, 32]}
+    devices = ["a server", "a GPU", "another GPU"]
+    times = pd.DataFrame({**times, "threads": 1, "undelegated_ops": ["slow:1", "", ""], "device": devices})
+    times.to_csv(tmp_path / "se/latency.csv", index=False)
+    rows = _latency_claims(tmp_path, "se").set_index("runtime")
+    assert rows["device"].to_dict() == {"eager": "a server", "cuda-graphs": "a GPU"}
+    assert (rows["batch"].tolist(), rows["fell_back"].tolist()) == ([1, 1], ["slow:1", ""])
 
 
 def test_a_number_from_memory_is_never_printed_as_the_papers():

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from common.sweeps import HERE, SWEEPS, overrides
+from common.timing import keep
 
 from mnet.errors import ConfigError
 from mnet.files import write_json
@@ -22,7 +23,7 @@ from mnet.models.network import MobileNet
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.subjects import Subject, build_module, compose_hswish, identity, list_subjects
-from mnet.studies.latency.tables import claims_table, latency_table, merge_rows
+from mnet.studies.latency.tables import KEY, claims_table, latency_table, merge_rows
 from mnet.studies.options import trial_from
 from mnet.studies.runs.store import FORMAT, RESULT, run_folder
 from mnet.studies.study import list_studies, load_study
@@ -187,6 +188,29 @@ def test_rows_measured_again_replace_those_of_the_same_keys_and_no_others(tmp_pa
     }
     with pytest.raises(ConfigError, match="has no column threads"):
         merge_rows(path, again, ["threads"])
+
+
+def test_claims_are_kept_by_batch_and_those_of_before_batches_are_of_one_image(tmp_path):
+    path, claims = tmp_path / "latency-claims.csv", {"id": "v3-se-latency", "runtime": "eager", "threads": 1}
+    pd.DataFrame([{**claims, "ours": 1.0}]).to_csv(path, index=False)
+    times = pd.DataFrame([{"variant": "paper", **dict.fromkeys(KEY, "")}])
+    for batch, ours in ((32, 3.2), (1, 0.1), (32, 3.3)):
+        keep(tmp_path, times, pd.DataFrame([{**claims, "batch": batch, "ours": ours}]))
+    assert pd.read_csv(path).set_index("batch")["ours"].to_dict() == {1: 0.1, 32: 3.3}
+
+
+def test_a_network_that_no_program_ran_is_kept_with_its_runtime_and_batch(tmp_path):
+    subjects, pairs = list_subjects(study("se"), CLAIMS)
+    failed = Measurement(tuple(subjects), {}, next(iter(subjects)), dict.fromkeys(subjects, "no memory"), None, ())
+    runtime = make_runtime("eager")
+    table = latency_table(study("se"), failed, subjects, runtime, 32)
+    keep(tmp_path, table, claims_table(pairs, failed, "eager", 1, 32))
+    rows = pd.read_csv(tmp_path / "latency.csv")
+    assert set(zip(rows["runtime"], rows["batch"], rows["stopped"], strict=True)) == {
+        ("eager", 32, "failed: no memory")
+    }
+    claims = pd.read_csv(tmp_path / "latency-claims.csv")
+    assert (claims["batch"].tolist(), claims["verdict"].tolist()) == ([32], ["not tested here"])
 
 
 def test_the_frontier_is_of_cells_that_no_other_beats():

@@ -21,6 +21,8 @@ _VARIANTS = {"paper": INK, "relu": BLUE, "relu6": SKY, "hswish": ORANGE, "swish"
 RUNTIMES: dict[str, Style] = {
     "eager": (INK, "circle"),
     "compile": (BLUE, "square"),
+    "cuda-eager": (PINK, "circle"),
+    "cuda-compile": (PINK, "square"),
     "cuda-graphs": (GREEN, "triangle-up"),
     "onnxruntime": (SKY, "diamond"),
     "executorch": (ORANGE, "cross"),

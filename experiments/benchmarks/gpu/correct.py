@@ -1,0 +1,40 @@
+"""The tests that wait for a GPU, one row each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu.part import GrowingTable, Settings
+
+CORRECT = "correct.csv"
+ROOT = Path(__file__).parents[3]
+TESTS = "tests/gpu"
+
+
+def run(settings: Settings) -> None:
+    """Run the tests of `tests/gpu` and write `correct.csv`: test, outcome, seconds, and what a failure says."""
+    table = GrowingTable(settings.out / CORRECT, ("test",), settings.device)
+    arguments = [str(ROOT / TESTS), "-q", "-p", "no:xdist", "-o", "addopts=", f"--rootdir={ROOT}", "--no-header"]
+    if settings.rehearse:
+        arguments += ["--rehearse", "-k", "order or waits or (recorded and quick and fp32)"]
+    pytest.main(arguments, plugins=[Reporter(table, settings)])
+
+
+class Reporter:
+    """Writes the outcome of every test as soon as it is known."""
+
+    def __init__(self, table: GrowingTable, settings: Settings) -> None:
+        self.table, self.settings = table, settings
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and not (report.when == "setup" and not report.passed):
+            return
+        message = " ".join(report.longreprtext.split())[-400:] if report.failed else ""
+        name = report.nodeid.rpartition("::")[2]
+        self.table.add({"test": name, "outcome": report.outcome, "seconds": round(report.duration, 2), "why": message})
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if self.settings.left_s <= 0:
+            pytest.skip("its share of the time is spent")

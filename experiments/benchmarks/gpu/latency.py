@@ -1,0 +1,231 @@
+"""Latency of the networks that the papers compare, on a GPU: recorded, launched from Python, and compiled.
+
+Results go to the files that `make latency` writes, `<study>/latency.csv` and `<study>/latency-claims.csv`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from common.sweeps import CLAIMS_FILE, load_sweep
+from common.timing import PROFILE, Plan, keep, latency_studies
+from torch import nn
+
+from benchmarks.gpu.part import Settings
+from mnet.errors import ConfigError
+from mnet.latency.comparison import GROUPS, Measurement, measure, program_sample
+from mnet.latency.machine import machine_facts
+from mnet.latency.paired import MIN_ROUNDS
+from mnet.latency.prepare import PreparedVariant, prepare
+from mnet.latency.runtimes import Runtime, make_runtime, one_line
+from mnet.studies.claims.claims import load_claims
+from mnet.studies.latency.subjects import Subject, build_module, identity, list_subjects
+from mnet.studies.latency.tables import claims_table, latency_table
+from mnet.studies.runs.store import LATENCY
+
+ORDER = (
+    *(("cuda-graphs", 1), ("cuda-eager", 1), ("cuda-graphs", 32)),
+    *(("cuda-graphs", 256), ("cuda-eager", 32), ("cuda-eager", 256)),
+)
+"""Runtimes and batches, the most telling first: the time may not suffice for all."""
+COMPILED, COMPILED_CLAIMS, COMPILE_S = "cuda-compile", ("v3-large-vs-v2-latency",), 60.0
+"""A network takes half a minute to compile, so few claims are timed on this runtime, if so many seconds are left."""
+THREADS, HALF_WIDTH, SHORTEST_S = 1, 0.01, 0.1
+WARMUP = 4
+"""Rounds that are not counted, at most. A GPU is steady sooner than a processor."""
+REHEARSED_STUDIES, REHEARSED_PX, REHEARSED_WIDTH = 2, 32, 0.5
+"""In a rehearsal: studies, pixels, and the width of networks that have the papers' own."""
+REHEARSED_BATCH = 2
+"""Images at a time in place of those of `ORDER`; of the compiled networks, still one."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A measurement: a study's networks on a runtime, so many images at a time."""
+
+    plan: Plan
+    runtime: Runtime
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.plan.study.name} on {self.runtime.name}, batch {self.batch}"
+
+
+class Networks:
+    """The networks, each built once, whichever studies share it."""
+
+    def __init__(self) -> None:
+        self.built: dict[Hashable, nn.Module] = {}
+
+    def __getitem__(self, subject: Subject) -> nn.Module:
+        key = identity(subject)
+        if key not in self.built:
+            self.built[key] = build_module(subject)
+        return self.built[key]
+
+
+def run(settings: Settings) -> None:
+    """Time the papers' pairs until the time is over, and write the tables after every measurement."""
+    networks = Networks()
+    todo = [step for step in list_steps(settings) if not is_measured(step, settings.out)]
+    for i, step in enumerate(todo):
+        if (left_s := _left_s(settings)) <= (COMPILE_S if step.runtime.name == COMPILED else 0.0):
+            print(f"latency: no time left for {step} and {len(todo) - i - 1} after it", flush=True)
+            return
+        if settings.rehearse and is_measured(step, settings.out):  # eager stands in for several runtimes
+            continue
+        try:
+            take(step, networks, settings, left_s / (len(todo) - i))
+        except Exception as error:  # the measurements after it may still succeed
+            print(f"latency: {step} failed: {one_line(error)}", flush=True)
+        if settings.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def list_steps(settings: Settings) -> Iterator[Step]:
+    """Every measurement, in the order of `ORDER`; the compiled ones last."""
+    plans = list(list_plans(settings.rehearse))
+    compared = [plan for plan in plans if any(pair.claim.id in COMPILED_CLAIMS for pair in plan.pairs)]
+    if settings.rehearse:
+        plans = sorted(plans, key=lambda plan: len(plan.subjects))[:REHEARSED_STUDIES]
+    for name, batch in ORDER:
+        if (runtime := runtime_of(name, settings)) is not None:
+            yield from (Step(plan, runtime, REHEARSED_BATCH if settings.rehearse else batch) for plan in plans)
+    if (runtime := runtime_of(COMPILED, settings)) is not None:
+        yield from (Step(restricted(plan, COMPILED_CLAIMS), runtime, 1) for plan in compared)
+
+
+def runtime_of(name: str, settings: Settings) -> Runtime | None:
+    """The runtime, or in a rehearsal the one that stands in for it; None, after a line, if it cannot run here."""
+    try:
+        return make_runtime("eager" if settings.rehearse else name, threads=THREADS, folder=settings.out / "exported")
+    except ConfigError as error:
+        print(f"latency: {error}", flush=True)
+        return None
+
+
+def list_plans(rehearse: bool) -> Iterator[Plan]:
+    """The studies with latency claims in fp32, classifiers first: the networks that those claims compare, all small in
+    a rehearsal."""
+    claims, later = load_claims(CLAIMS_FILE), []
+    for name in latency_studies():
+        if not any(claim.study == name and claim.kind == "latency" for claim in claims):
+            continue
+        study = load_sweep(name, PROFILE, settings={"resolution": REHEARSED_PX} if rehearse else {})
+        subjects, pairs = list_subjects(study, claims)
+        if rehearse:
+            subjects = {name: _narrowed(subject) for name, subject in subjects.items()}
+        int8 = {name for name, subject in subjects.items() if subject.trial.quantized}
+        floats = [pair for pair in pairs if not int8 & {pair.baseline, pair.variant}]
+        if not floats:
+            continue
+        plan = restricted(Plan(study, subjects, floats), [pair.claim.id for pair in floats])
+        if any(subject.trial.head is not None for subject in plan.subjects.values()):
+            later.append(plan)
+        else:
+            yield plan
+    yield from later
+
+
+def _narrowed(subject: Subject) -> Subject:
+    return replace(subject, trial=replace(subject.trial, width=subject.trial.width or REHEARSED_WIDTH))
+
+
+def restricted(plan: Plan, claims: Sequence[str]) -> Plan:
+    """The plan with the networks of some of its claims only, in the same order: the first is the baseline."""
+    pairs = [pair for pair in plan.pairs if pair.claim.id in claims]
+    names = {name for pair in pairs for name in (pair.baseline, pair.variant)}
+    return replace(plan, subjects={name: one for name, one in plan.subjects.items() if name in names}, pairs=pairs)
+
+
+def is_measured(step: Step, out: Path) -> bool:
+    """Whether the tables have a time of every network of this step, by the same code on the same device."""
+    with suppress(OSError, KeyError, pd.errors.EmptyDataError):
+        rows = pd.read_csv(out / step.plan.study.name / LATENCY, dtype=str, keep_default_na=False)
+        facts = machine_facts(step.runtime.device)
+        wanted = {"runtime": step.runtime.name, "batch": step.batch, "threads": THREADS}
+        wanted |= {name: facts[name] for name in ("device", "torch", "revision")}
+        for name, value in wanted.items():
+            rows = rows[rows[name] == str(value)]
+        return set(step.plan.subjects) <= set(rows.loc[rows["median_ms"] != "", "variant"])
+    return False
+
+
+def take(step: Step, networks: Networks, settings: Settings, share_s: float) -> None:
+    """Measure a step and write its rows, unless the fewest rounds would take longer than the time that is left.
+
+    Args:
+        step: What to measure.
+        networks: The networks.
+        settings: Of the part.
+        share_s: Seconds for this step, preparation included; the fewest rounds are run even if they take longer.
+    """
+    started, groups = time.monotonic(), 1 if settings.rehearse else GROUPS
+    ready: dict[str, PreparedVariant] = {}
+    failed: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    for name, subject in step.plan.subjects.items():
+        try:
+            variant = prepare(step.runtime, networks[subject], subject.resolution, batch=step.batch)
+            seconds[name] = _seconds_of_a_sample(variant, groups)
+            ready[name] = variant
+        except Exception as error:
+            failed[name] = one_line(error)
+            print(f"latency: {step}: {name} failed: {failed[name]}", flush=True)
+        if _left_s(settings) <= 0:
+            print(f"latency: no time left to prepare {step}", flush=True)
+            return
+    if _shortest(seconds) > _left_s(settings):  # a first sample also sets up the GPU; a second tells what rounds take
+        seconds = {name: _seconds_of_a_sample(variant, groups) for name, variant in ready.items()}
+        if _shortest(seconds) > _left_s(settings):
+            print(f"latency: {_shortest(seconds):.0f} s are too long for {step}", flush=True)
+            return
+    budget_s = max(SHORTEST_S, share_s - (time.monotonic() - started))
+    measurement = measure(
+        ready,
+        next(iter(step.plan.subjects)),
+        failed,
+        threads=THREADS,
+        half_width=HALF_WIDTH,
+        budget_s=SHORTEST_S if settings.rehearse else budget_s,
+        min_rounds=MIN_ROUNDS,
+        warmup=1 if settings.rehearse else WARMUP,
+        groups=groups,
+    )
+    write(step, measurement, settings.out)
+    rounds = max((len(times) for times in measurement.paired.times.values()), default=0) if measurement.paired else 0
+    spent = time.monotonic() - started
+    print(f"latency: {step}: {len(measurement.ready)} networks, {rounds} rounds, {spent:.1f} s", flush=True)
+    for note in measurement.notes:
+        print(f"  {note}", flush=True)
+
+
+def write(step: Step, measurement: Measurement, out: Path) -> None:
+    """Write the rows of a measurement into the tables of its study."""
+    plan, runtime = step.plan, step.runtime
+    table = latency_table(plan.study, measurement, plan.subjects, runtime, step.batch)
+    keep(out / plan.study.name, table, claims_table(plan.pairs, measurement, runtime.name, THREADS, step.batch))
+
+
+def _left_s(settings: Settings) -> float:
+    """Seconds that are left. A rehearsal, which is short, ends by itself."""
+    return math.inf if settings.rehearse else settings.left_s
+
+
+def _seconds_of_a_sample(variant: PreparedVariant, groups: int) -> float:
+    """Seconds that a sample of a round takes, which fails here if it does in the rounds."""
+    started = time.monotonic()
+    program_sample(variant.program, variant.example, groups=groups)()
+    return time.monotonic() - started
+
+
+def _shortest(seconds: dict[str, float]) -> float:
+    """Seconds of the fewest rounds and those before them; seconds of a sample by network."""
+    return math.fsum(seconds.values()) * (MIN_ROUNDS + 2)

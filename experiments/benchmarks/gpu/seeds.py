@@ -1,0 +1,258 @@
+"""Seeds of a cell as one network on a GPU: how many, against one after another and against processes side by side.
+
+Every variant trains with batches that are on the GPU, in steps that are recorded as one CUDA graph unless its name says
+otherwise. A sample is seconds of a step, for each seed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import cast
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import mnet
+from benchmarks import loops
+from benchmarks.goals import throughput_row
+from benchmarks.gpu import steps
+from benchmarks.gpu.part import GrowingTable, Settings, Step
+from mnet.latency import Sample
+from mnet.latency.paired import time_in_rounds
+from mnet.latency.timing import synchronise
+from mnet.models.replicas import stack, take_apart
+from mnet.studies.runs.packs import PackedDataModule
+from mnet.studies.runs.trainer import silence_lightning
+from mnet.tasks.classification import ImageClassifier
+from mnet.tasks.module import make_optimizer
+from mnet.tasks.pack import Pack
+from mnet.training.arithmetic import set_tensor_cores
+
+SEEDS = "seeds.csv"
+CASES = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35), ("mobilenet_v3_large", 1.0))
+"""Networks of studies, and their widths."""
+RESOLUTION, BATCH = 32, 128
+ONE = "one seed after another"
+TOGETHER, PROCESSES = 4.0, 1.0
+"""Goals: throughput of a pack over one seed after another, and over processes."""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """Seeds as one network in a bare loop."""
+
+    seeds: int
+    precision: str = "fp32"
+    recorded: bool = True
+
+
+@dataclass(frozen=True)
+class InStudy:
+    """Seeds as one network, as a study trains them."""
+
+    seeds: int
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Processes that share the GPU, a seed each."""
+
+    seeds: int
+
+
+Variant = Bare | InStudy | SideBySide
+VARIANTS: Mapping[str, Variant] = {
+    ONE: Bare(1),
+    **{f"{count} seeds as one": Bare(count) for count in (2, 4, 8, 16, 32)},
+    **{f"a study's pack of {count}": InStudy(count) for count in (1, 8, 16, 32)},
+    **{f"{count} processes": SideBySide(count) for count in (3, 8)},
+    "one seed after another, bf16": Bare(1, "bf16"),
+    "8 seeds as one, bf16": Bare(8, "bf16"),
+    "16 seeds as one, bf16": Bare(16, "bf16"),
+    "8 seeds as one, tf32": Bare(8, "tf32"),
+    "16 seeds as one, tf32": Bare(16, "tf32"),
+    "one seed after another, not recorded": Bare(1, recorded=False),
+    "8 seeds as one, not recorded": Bare(8, recorded=False),
+}
+REHEARSED: Mapping[str, Variant] = {
+    ONE: Bare(1),
+    "2 seeds as one": Bare(2),
+    "a study's pack of 2": InStudy(2),
+    "2 processes": SideBySide(2),
+    "2 seeds as one, bf16": Bare(2, "bf16"),
+}
+
+
+def run(settings: Settings) -> None:
+    """Write `seeds.csv`: a row per network and variant, its throughput over that of one seed after another.
+
+    Raises:
+        DataError: Fashion-MNIST cannot be found.
+    """
+    table = GrowingTable(settings.out / SEEDS, ("what", "ours", "theirs"), settings.device)
+    cases = CASES[:1] if settings.rehearse else CASES
+    silence_lightning()
+    variants = REHEARSED if settings.rehearse else VARIANTS
+    most = max((variant.seeds for variant in variants.values() if isinstance(variant, SideBySide)), default=0)
+    # Forked before this process uses the GPU, which none may inherit; they end with it.
+    pools = [ProcessPoolExecutor(1, get_context("fork")) for _ in range(most)]
+    for pool in pools:
+        pool.submit(os.getpid).result()
+    data = steps.garments(settings, RESOLUTION, 8 if settings.rehearse else BATCH)
+    torch.set_num_threads(1)  # as in a study
+    for i, (model, width) in enumerate(cases):
+        if settings.left_s > 0:
+            _compare(table, settings, model, width, data, pools, variants, settings.left_s / (len(cases) - i))
+
+
+def _compare(
+    table: GrowingTable,
+    settings: Settings,
+    model: str,
+    width: float,
+    data: steps.Garments,
+    pools: Sequence[ProcessPoolExecutor],
+    variants: Mapping[str, Variant],
+    budget_s: float,
+) -> None:
+    """Time the variants that the table lacks, in the same rounds."""
+    started = time.monotonic()
+    what = f"{model} x {width:g}, {RESOLUTION} px, batch {data.batch_size}"
+    missing = {name: variant for name, variant in variants.items() if (what, name, ONE) not in table}
+    if missing.keys() <= {ONE}:
+        return
+    network = settings.network(model, data.num_classes, data.in_channels, width)
+    samples: dict[str, Sample] = {}
+    peaks: dict[str, float] = {}
+    with ExitStack() as resources:
+        folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
+        for name, variant in {ONE: variants[ONE], **missing}.items():
+            build: Callable[[], Sample]
+            if isinstance(variant, Bare):
+                build = partial(bare_pack, network, variant, data.batch_size, settings.device)
+            elif isinstance(variant, InStudy):
+                build = partial(study_pack, network, variant, data, settings.device, folder / name, resources)
+            else:
+                build = partial(side_by_side, network, variant, data.batch_size, settings.device, pools)
+            steps.build_loop(samples, peaks, name, build)
+        if ONE not in samples:
+            return
+        budget = max(1.0, budget_s - (time.monotonic() - started))
+        times = time_in_rounds(samples, ONE, budget_s=budget, half_width=0.02, warmup=1, skip_failures=True)
+    processes = [name for name in times.times if isinstance(variants[name], SideBySide)]
+    best = min(processes, key=times.ms, default=None)
+    for name in times.times:
+        for theirs, goal in ((ONE, TOGETHER), (best, PROCESSES)):
+            if theirs is None or name in (ONE, theirs) or (theirs != ONE and name in processes):
+                continue
+            packed = name not in processes and variants[name].seeds > 1
+            row = throughput_row(what, name, theirs, times.ratio(theirs, name), at_least=goal if packed else 1.0)
+            rate = {"images_per_second": round(data.batch_size / times.ms(name) * 1000), "peak_gb": peaks.get(name, "")}
+            table.add({**vars(row), **rate})
+            print(f"  {what}: {name} / {theirs}: {row.ratio:.3f} {row.interval} {row.verdict}", flush=True)
+
+
+def bare_pack(network: mnet.Network, variant: Bare, batch_size: int, device: str) -> Sample:
+    """Seconds per step and seed of a bare loop."""
+    update, images, labels = _update(network, variant, batch_size, device)
+
+    def sample(count: int) -> float:
+        set_tensor_cores(variant.precision == "tf32")
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(count):
+            update(images, labels)
+        synchronise(device)
+        return (time.perf_counter() - start) / variant.seeds
+
+    sample(3)
+    count = steps.steps_for(sample(3) * variant.seeds / 3)
+    return lambda: sample(count) / count
+
+
+def _update(network: mnet.Network, variant: Bare, batch_size: int, device: str) -> tuple[Step, Tensor, Tensor]:
+    """A training step of all seeds, and a batch for it: images (N, K * C, H, W), labels (K, N)."""
+    nets = [mnet.create_model(network) for _ in range(variant.seeds)]
+    net = (stack(nets) if variant.seeds > 1 else nets[0]).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    images = torch.randn(batch_size, network.in_channels * variant.seeds, RESOLUTION, RESOLUTION, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(network.num_classes, (variant.seeds, batch_size), device=device)
+    optimizer = make_optimizer(net, loops.RECIPE)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=variant.precision == "bf16", cache_enabled=False):
+            losses = [
+                functional.cross_entropy(scores, classes, label_smoothing=loops.RECIPE.label_smoothing)
+                for scores, classes in zip(take_apart(net(images), variant.seeds), labels, strict=True)
+            ]
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+
+    set_tensor_cores(variant.precision == "tf32")
+    recorded = variant.recorded and device != "cpu"
+    return steps.record_step(step, (images, labels)) if recorded else step, images, labels
+
+
+def study_pack(
+    network: mnet.Network, variant: InStudy, data: steps.Garments, device: str, folder: Path, resources: ExitStack
+) -> Sample:
+    """Seconds per step and seed of a pack as a study trains it; of a run alone, if it has one seed."""
+    modules = [ImageClassifier(network, loops.RECIPE) for _ in range(variant.seeds)]
+    datas = [data.for_run(data.batch_size, seed) for seed in range(variant.seeds)]
+    alone = variant.seeds == 1
+    module = modules[0] if alone else Pack(modules)
+    batches = datas[0] if alone else cast(L.LightningDataModule, PackedDataModule(datas))
+    how = steps.How(variant.precision, compile="auto")
+    sample = steps.train_in_steps(module, batches, range(variant.seeds), how, device, folder, resources)
+    return lambda: sample() / variant.seeds
+
+
+def side_by_side(
+    network: mnet.Network, variant: SideBySide, batch_size: int, device: str, pools: Sequence[ProcessPoolExecutor]
+) -> Sample:
+    """Seconds per step and seed of processes that train a seed each, at the same time."""
+    chosen = pools[: variant.seeds]
+
+    def all_at_once(count: int) -> float:
+        futures = [pool.submit(seconds_in_process, network, batch_size, device, count) for pool in chosen]
+        start = time.perf_counter()
+        for future in futures:
+            future.result()
+        return time.perf_counter() - start
+
+    all_at_once(3)
+    count = 4 * steps.steps_for(all_at_once(8) / 8)  # so many that handing out the work does not count
+    return lambda: all_at_once(count) / (count * variant.seeds)
+
+
+def seconds_in_process(network: mnet.Network, batch_size: int, device: str, count: int) -> float:
+    """In a process of its own: seconds of `count` steps."""
+    torch.set_num_threads(1)
+    return _sample_of(network, batch_size, device)(count)
+
+
+@cache
+def _sample_of(network: mnet.Network, batch_size: int, device: str) -> Callable[[int], float]:
+    update, images, labels = _update(network, Bare(1), batch_size, device)
+
+    def sample(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            update(images, labels)
+        synchronise(device)
+        return time.perf_counter() - start
+
+    return sample

@@ -1,0 +1,151 @@
+"""What one GPU gives, in twelve minutes: `python experiments/gpu.py --budget=720`.
+
+The parts run one after another, the most valuable first, each in a process of its own and within its share of the
+budget: tests that wait for a GPU, the speed of a training step, seeds as one network, latencies, and claims that are
+undecided. Each writes its table as it goes; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # looking for a GPU must not start CUDA before forking
+import torch
+from common.options import Arguments, Parser, check_positive
+from common.program import program
+
+from mnet.errors import ConfigError, unknown
+
+SHARES: Mapping[str, float] = {"correct": 90, "steps": 190, "seeds": 110, "latency": 110, "answers": 220}
+"""Part, in `benchmarks.gpu` -> seconds of a budget of `BUDGET`, in the order in which they run. What they leave goes to
+the last."""
+BUDGET = float(sum(SHARES.values()))
+REHEARSAL = 8.0
+"""Seconds of each part in a rehearsal."""
+PRELOADED = ("mnet.studies.runs.packs", "mnet.data", "torchvision", "scipy.stats")
+"""What the server that all parts are forked from imports, so that none has to."""
+GRACE_S = 15.0
+"""A part may take so much longer than its share before it is ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a call asks for."""
+
+    out: Path = Path("results/gpu")
+    """Folder for the tables."""
+    data_dir: Path = Path("data")
+    """Folder of Fashion-MNIST."""
+    budget: float = BUDGET
+    """Seconds for everything."""
+    parts: str = ",".join(SHARES)
+    """Parts to run, with commas."""
+    rehearse: bool = False
+    """Run every part on the CPU with tiny sizes, to see that all of it runs."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "budget")
+        for part in self.parts.split(","):
+            if part not in SHARES:
+                raise unknown("part", part, SHARES)
+        if not self.rehearse and not torch.cuda.is_available():
+            raise ConfigError("there is no NVIDIA GPU that torch finds; --rehearse runs every part on the CPU")
+
+
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__).read(arguments)
+
+
+@program
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0 every part ended by itself, 1 one died or was ended, 2 bad input."""
+    options = read_arguments(arguments).options
+    print(describe_device())
+    outcomes = dict(run_parts(options))
+    print("\n".join(f"{part}: {outcome}" for part, outcome in outcomes.items()))
+    return 0 if all(outcome.startswith("done") for outcome in outcomes.values()) else 1
+
+
+def run_part(part: str, seconds: float, options: Options) -> None:
+    """Run one part, in this process."""
+    from benchmarks.gpu.part import Settings
+
+    os.setsid()  # a group of processes, which can be ended as a whole
+    faulthandler.dump_traceback_later(seconds + GRACE_S - 2, exit=False)
+    settings = Settings(
+        out=options.out,
+        data_dir=options.data_dir,
+        device="cpu" if options.rehearse else "cuda",
+        seconds=seconds,
+        rehearse=options.rehearse,
+    )
+    code = 0
+    try:
+        importlib.import_module(f"benchmarks.gpu.{part}").run(settings)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)  # its threads and processes wait for work, for ever
+
+
+def run_parts(options: Options) -> Iterator[tuple[str, str]]:
+    """Run the parts one after another, each in a process; yields each with how it ended."""
+    started = time.monotonic()
+    parts = options.parts.split(",")
+    whole = sum(SHARES[part] for part in parts)
+    for part in parts:
+        left = options.budget - (time.monotonic() - started)
+        share = left if part == parts[-1] else min(left, SHARES[part] * options.budget / whole)
+        share = REHEARSAL if options.rehearse else share
+        if share <= 0:
+            yield part, "not begun: the budget is spent"
+            continue
+        print(f"\n{part}, {share:.0f} s", flush=True)
+        begun = time.monotonic()
+        outcome = run_process(part, share, options)
+        yield part, f"{outcome} in {time.monotonic() - begun:.0f} s"
+
+
+def run_process(part: str, seconds: float, options: Options) -> str:
+    """Run a part in a process of its own, and end it if it does not end by itself; returns how it ended."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    process = context.Process(target=run_part, args=(part, seconds, options))
+    process.start()
+    process.join(seconds + GRACE_S)
+    code = process.exitcode
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid or 0, signal.SIGKILL)  # what the part itself has started, too
+    process.join()
+    if code is None:
+        return "ended: it took longer than its share"
+    return "done" if code == 0 else f"died with exit code {code}"
+
+
+def describe_device() -> str:
+    """The card, its driver and torch, in a line."""
+    if not torch.cuda.is_available():
+        return f"rehearsal on the CPU, torch {torch.__version__}"
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        driver = "unknown"
+    return f"{torch.cuda.get_device_name()}, driver {driver}, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
