@@ -35,9 +35,10 @@ def cpu_name() -> str:
 
 
 def _revision() -> str:
-    """The git revision of the code, with + if files were changed since; empty outside a checkout."""
+    """The git revision of the code, with + if files were changed since. Outside a checkout, as in a container, what
+    MNET_REVISION says, or nothing."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return os.environ.get("MNET_REVISION", "")
