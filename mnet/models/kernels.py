@@ -30,6 +30,8 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda and self.groups == self.in_channels > 1 and torch.is_autocast_enabled("cuda"):
+            return self._depthwise_in_16_bits(x)
         # training is checked first: at inference, every microsecond counts
         if not self.training or (size := max(x.shape[2:])) > SMALL_MAP or not use_cpu_kernels(x):
             return self._conv_forward(x, self.weight, self.bias)
@@ -45,6 +47,13 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         used = self.weight[:, :, centre - reach : centre + reach + 1, centre - reach : centre + reach + 1]
         return functional.conv2d(x, used, self.bias, self.stride, reach * self.dilation[0], self.dilation, self.groups)
+
+    def _depthwise_in_16_bits(self, x: Tensor) -> Tensor:
+        """By PyTorch's kernel. For channels_last in 16 bits, cuDNN launches one a channel for some sizes of map: 16,528
+        of them, 59 of 66 ms, in a step of sixteen V3-Small on an H200 (cuDNN 9.19)."""
+        with torch.backends.cudnn.flags(enabled=torch.compiler.is_compiling()):
+            out = self._conv_forward(x, self.weight, self.bias)
+        return out.contiguous(memory_format=torch.channels_last)
 
 
 class _Context(FunctionCtx):

@@ -56,14 +56,31 @@ class Pack(TrainedModule):
             self.log_dict({f"{i}/train/{name}": value for i, step in enumerate(steps) for name, value in step.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        images, _ = batch
-        self._run_replicas(images.repeat(1, len(self.members), 1, 1))
+        self._show_to_all(batch)
         for member in self._each():
-            member.evaluate(member.val_metrics, batch)
+            member.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         for i, member in enumerate(self._each()):
             self.log_dict({f"{i}/{name}": value for name, value in member.read(member.val_metrics, "val/").items()})
+
+    def on_test_start(self) -> None:
+        for member in self._each():
+            member.on_test_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._show_to_all(batch)
+        for member in self._each():
+            member.test_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        for i, member in enumerate(self._each()):
+            self.log_dict({f"{i}/{name}": value for name, value in member.read(member.test_metrics, "test/").items()})
+
+    def _show_to_all(self, batch: Batch) -> None:
+        """Compute all members' outputs for the same images."""
+        images, _ = batch
+        self._run_replicas(images.repeat(1, len(self.members), 1, 1))
 
     def _run_replicas(self, images: Tensor) -> None:
         """Compute all members' outputs for images (N, K * C, H, W); the members' networks then return them."""
@@ -74,8 +91,9 @@ class Pack(TrainedModule):
     def release(self) -> None:
         """Give every member a network again, with the weights of its replica."""
         states = split(self.net.state_dict(), len(self.members))
+        dtype = next(self.net.parameters()).dtype
         for member, state in zip(self._each(), states, strict=True):
-            member.net = create_model(member.network).to(memory_format=torch.channels_last)
+            member.net = create_model(member.network).to(dtype).to(memory_format=torch.channels_last)
             member.net.load_state_dict(state)
 
 

@@ -36,7 +36,6 @@ class Recorded:
         self._module, self._call = module, call
         self._replay: Callable[..., Any] | None = None
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
-        self._accumulators: list[object] = []
 
     def __call__(self, *inputs: Any) -> Any:
         """What the function returns for these inputs, on a GPU."""
@@ -48,10 +47,6 @@ class Recorded:
     def _record(self, inputs: tuple[Any, ...]) -> Callable[..., Any]:
         """The calls before the recording must leave no trace in batch norms and random numbers."""
         inputs = tree_map(torch.clone, inputs)  # the first batch must not be overwritten
-        # Autograd adds up a weight's gradients on the stream where it first met the weight: let that be this one.
-        accumulators: list[object] = [
-            param.expand_as(param).grad_fn for param in self._module.parameters() if param.requires_grad
-        ]
         for layer in self._module.modules():
             if isinstance(layer, ReplicatedDropout):
                 layer.hold_mask()
@@ -67,9 +62,10 @@ class Recorded:
                 cache_enabled=False,  # a replay must cast the weights of its own step
             ),
         ):
-            replay = torch.cuda.make_graphed_callables(_Call(self._module, self._call), inputs, WARM_UP, True)
+            call = _Call(self._module, self._call)
+            replay = torch.cuda.make_graphed_callables(call, inputs, WARM_UP, True)
+        call.forget_gradients()
         torch._foreach_copy_(buffers, before)
-        self._accumulators = accumulators
         return replay
 
 
@@ -79,9 +75,18 @@ class _Call(nn.Module):
     def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
         super().__init__()
         self.module, self.call = module, call
+        self.outputs: Any = ()
 
     def forward(self, *inputs: Any) -> Any:
-        return self.call(*inputs)
+        self.outputs = self.call(*inputs)
+        return self.outputs
+
+    def forget_gradients(self) -> None:
+        """Once recorded, the outputs lead to nothing. Otherwise they would keep alive where autograd adds up the
+        gradients of a weight, which is on the stream of the recording: every later step would wait there."""
+        for output in tree_leaves(self.outputs):
+            if not output._is_view():
+                output.detach_()
 
 
 def on_gpu(batch: object) -> bool:

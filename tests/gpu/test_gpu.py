@@ -40,9 +40,6 @@ def precision(request, device) -> str:
     return "fp32" if device == "cpu" and request.param == "tf32" else request.param
 
 
-precisions = pytest.mark.parametrize("precision", NEAR, indirect=True)
-
-
 def losses(result: dict[str, object]) -> dict[str, object]:
     return {name: result[name] for name in ("val_loss", "test_loss")}
 
@@ -64,33 +61,9 @@ def test_batches_are_where_the_images_are_in_the_same_order(device):
     assert labels.cpu().equal(first("cpu")[1])
 
 
-class Strict(DeadKernels):
-    """Lets no step wait for the GPU, apart from the first ones, in which it is recorded."""
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if batch_idx == 2 and torch.cuda.is_available():
-            torch.cuda.set_sync_debug_mode("error")
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if batch_idx == 5 and torch.cuda.is_available():
-            torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.parametrize("compile", ["auto", "off"])
-@pytest.mark.parametrize("named", ["quick", "v3"])
-def test_no_step_waits_for_the_gpu(named, compile, trial, device, tmp_path, monkeypatch):
-    monkeypatch.setattr("mnet.studies.runs.trainer.DeadKernels", Strict)
-    monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 1e9)
-    try:
-        result = run_trial(replace(trial, recipe=named), tmp_path, compile=compile)
-    finally:
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
-    assert result["compile"] == ("graphs" if device == "cuda" and compile == "auto" else "off")
-
-
-@precisions
-@pytest.mark.parametrize("named", ["quick", "v3"])
+@pytest.mark.parametrize(
+    "named, precision", [("quick", "fp32"), *(("v3", name) for name in NEAR)], indirect=["precision"]
+)
 def test_recorded_steps_compute_what_others_do_and_the_cpu_too(named, precision, trial, device, tmp_path):
     trial = replace(trial, recipe=named, precision=precision)
     recorded, plain = (run_job(Job(trial, tmp_path / mode, "study", compile=mode)) for mode in ("auto", "off"))
@@ -100,8 +73,11 @@ def test_recorded_steps_compute_what_others_do_and_the_cpu_too(named, precision,
         assert losses(plain) == pytest.approx(losses(on_cpu), abs=2e-2)  # dropout draws other numbers
 
 
-@precisions
-@pytest.mark.parametrize("model", [None, "mobilenet_v3_small", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "model, precision",
+    [(None, "fp32"), ("mobilenet_v2", "fp32"), *(("mobilenet_v3_small", name) for name in NEAR)],
+    indirect=["precision"],
+)
 def test_a_pack_leaves_what_each_run_leaves_alone(model, precision, trial, device, tmp_path):
     trial = replace(trial, precision=precision, model=model or trial.model, epochs=1, lr=0.002)
     trial = replace(trial, width=0.35 if model else None)
@@ -131,6 +107,31 @@ def test_what_was_stopped_resumes_to_the_same(seeds, trial, device, tmp_path, mo
         weights, known = (torch.load(one.folder / WEIGHTS, weights_only=True) for one in (again, job))
         equal = all(weights[name].equal(known[name]) for name in known)
         print(f"{seeds} seeds, resumed: {'the same bits' if equal else 'the same up to rounding'}")
+
+
+class Strict(DeadKernels):
+    """Lets no step wait for the GPU, apart from the first ones, in which it is recorded."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 2 and torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 5 and torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("compile", ["auto", "off"])
+@pytest.mark.parametrize("named", ["quick", "v3"])
+def test_no_step_waits_for_the_gpu(named, compile, trial, device, tmp_path, monkeypatch):
+    monkeypatch.setattr("mnet.studies.runs.trainer.DeadKernels", Strict)
+    monkeypatch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 1e9)
+    try:
+        result = run_trial(replace(trial, recipe=named), tmp_path, compile=compile)
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert result["compile"] == ("graphs" if device == "cuda" and compile == "auto" else "off")
 
 
 @pytest.mark.parametrize("head", ["ssdlite", "lr_aspp"])

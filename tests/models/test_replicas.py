@@ -11,9 +11,10 @@ from torch.nn import functional
 
 import mnet
 from mnet.models.diagnostics import dead_kernels
+from mnet.models.kernels import BatchedProduct, GroupedProduct
 from mnet.models.layers import is_depthwise
 from mnet.models.network import MobileNet
-from mnet.models.replicas import ReplicatedDropout, join, split, stack, take_apart
+from mnet.models.replicas import ReplicatedConv2d, ReplicatedDropout, join, split, stack, take_apart
 from mnet.tasks.module import make_optimizer
 from mnet.training.recipes import RECIPES
 
@@ -138,3 +139,31 @@ def test_the_stem_of_stacked_networks_on_grey_images_is_not_depthwise():
     with torch.no_grad():
         packed.blocks[3].depthwise.conv.weight[:5] = 0  # channels of the first replica
     assert [replica.share > 0 for replica in dead_kernels(packed, K)] == [True, False, False]
+
+
+def test_a_stem_by_windows_is_its_convolution():
+    """A GPU's way, on the CPU."""
+    for channels, kernel, stride in ((1, 3, 2), (3, 5, 1)):
+        layer = nn.Conv2d(channels, 4, kernel, stride, kernel // 2, bias=False)
+        stem = ReplicatedConv2d(layer, K).double()
+        images = torch.randn(2, K * channels, 9, 8, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+        results = []
+        for convolve in (stem.by_windows, stem):
+            out = convolve(images)
+            results.append((out, *torch.autograd.grad(out.square().sum(), stem.weight)))
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected)
+        assert results[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_batched_product_is_the_product_of_every_group():
+    """A GPU's way, on the CPU."""
+    for groups, inside, outside, rows in ((3, 8, 16, 40), (1, 8, 5, 7), (4, 1, 16, 10)):
+        x = torch.randn(rows, groups * inside, dtype=torch.float64, requires_grad=True)
+        weights = torch.randn(groups, outside, inside, dtype=torch.float64, requires_grad=True)
+        results = []
+        for product in (BatchedProduct, GroupedProduct):
+            out = product.apply(x, weights)
+            results.append((out, *torch.autograd.grad(out.square().sum(), (x, weights))))
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected)

@@ -101,15 +101,15 @@ def run(settings: Settings) -> None:
     Raises:
         DataError: Fashion-MNIST cannot be found.
     """
-    table = GrowingTable(settings.out / SEEDS, ("what", "ours", "theirs"), settings.device)
     cases = CASES[:1] if settings.rehearse else CASES
-    silence_lightning()
     variants = REHEARSED if settings.rehearse else VARIANTS
     most = max((variant.seeds for variant in variants.values() if isinstance(variant, SideBySide)), default=0)
     # Forked before this process uses the GPU, which none may inherit; they end with it.
     pools = [ProcessPoolExecutor(1, get_context("fork")) for _ in range(most)]
     for pool in pools:
         pool.submit(os.getpid).result()
+    silence_lightning()
+    table = GrowingTable(settings.out / SEEDS, ("what", "ours", "theirs"), settings.device)
     data = steps.garments(settings, RESOLUTION, 8 if settings.rehearse else BATCH)
     torch.set_num_threads(1)  # as in a study
     for i, (model, width) in enumerate(cases):

@@ -44,10 +44,10 @@ STEPS = "steps.csv"
 KEYS = ("what", "ours", "theirs")
 CASES = (
     ("mobilenet_v3_small", 32),
-    ("mobilenet_v3_large", 32),
-    ("mobilenet_v2", 32),
     ("mobilenet_v3_large", 224),
+    ("mobilenet_v3_large", 32),
     ("mobilenet_v2", 224),
+    ("mobilenet_v2", 32),
     ("mobilenet_v3_small", 224),
 )
 BATCH = 128
@@ -229,7 +229,8 @@ class PausedTraining(L.Callback):
             finally:
                 self._done.set()
 
-        threading.Thread(target=body, daemon=True).start()
+        self._thread = threading.Thread(target=body, daemon=True)
+        self._thread.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -262,9 +263,8 @@ class PausedTraining(L.Callback):
     def close(self) -> None:
         """End the training, whose memory is free then."""
         self._closed = True
-        self._done.clear()
         self._go.set()
-        self._done.wait(10)
+        self._thread.join(10)
 
 
 class ClosedError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -43,17 +44,19 @@ def finish(
     trainer: L.Trainer,
     metrics: MetricsFile,
     training: Training,
+    logged: Mapping[str, float],
 ) -> Result:
-    """Test a trained network unless the trial says not to, and write the files of its run, the result last.
+    """Write the files of a run that was trained and tested, the result last.
 
     Args:
         trial: What was trained.
         folder: The run's.
         module: With the trained network.
         data: The run's.
-        trainer: Logs to `metrics`.
+        trainer: What trained and tested it.
         metrics: What was logged in training.
         training: How it was trained.
+        logged: What its test logged, from `test`.
 
     Returns:
         The content of result.json; empty in a process that is not rank zero.
@@ -63,7 +66,7 @@ def finish(
     """
     headline = trial.task.headline.name
     val_metric, val_loss = metrics.last(f"val/{headline}", "val/loss")
-    tested = _test(trial, module, data, trainer) if trial.tested else {}
+    tested = _test_metrics(trial, logged) if trial.tested else {}
     if not trainer.is_global_zero:
         return {}
     recipe, network_cost, dead = module.recipe, cost(module.network, data.resolution), dead_kernels(module.net)
@@ -100,9 +103,20 @@ def finish(
     return cast(Result, result)
 
 
-def _test(trial: Trial, module: TaskModule, data: ImageData, trainer: L.Trainer) -> dict[str, float]:
-    """The task's metrics and the loss on test images."""
+def test(trial: Trial, module: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> dict[str, float]:
+    """What the test of a trained module logs; nothing if the trial says not to test it."""
+    if not trial.tested:
+        return {}
     (logged,) = trainer.test(module, datamodule=data, verbose=False)
+    return dict(logged)
+
+
+def _test_metrics(trial: Trial, logged: Mapping[str, float]) -> dict[str, float]:
+    """The task's metrics and the loss on test images.
+
+    Raises:
+        NotFinite: The loss is NaN or infinite.
+    """
     loss = logged["test/loss"]
     if not math.isfinite(loss):
         raise NotFinite(f"the test loss is {loss}")

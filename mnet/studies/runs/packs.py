@@ -17,7 +17,7 @@ from mnet.data import ImageData
 from mnet.data.batches import Batches, Resumable
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, usable_checkpoint
-from mnet.studies.runs.finish import Training, finish
+from mnet.studies.runs.finish import Training, finish, test
 from mnet.studies.runs.job import Job, Outcome, failure
 from mnet.studies.runs.metrics import MetricsFiles
 from mnet.studies.runs.packed_checkpoints import PackedCheckpoints, group_by_step
@@ -75,7 +75,7 @@ def _train(
     checkpoint_s: float,
     data: ImageData | None,
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Train the jobs as one network, then test each; `arguments` are those of Lightning's Trainer.
+    """Train and test the jobs as one network; `arguments` are those of Lightning's Trainer.
 
     Raises:
         NotFinite: The loss of every job is NaN or infinite.
@@ -102,14 +102,15 @@ def _train(
     trainer.fit(pack, datamodule=packed_data, ckpt_path=usable_checkpoint(folders[0]), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    logged = test(jobs[0].trial, pack, packed_data, trainer)
     pack.release()
     training = Training(trainer.global_step, monitor.seconds / len(jobs), pack.compiled_as, len(jobs))
     for i, (job, module, job_data, file) in enumerate(zip(jobs, modules, datas, metrics.files, strict=True)):
         try:
             if i in monitor.diverged:
                 raise NotFinite("the loss is nan")
-            trainer.loggers = [file]
-            result = finish(job.trial, job.folder, module, job_data, trainer, file, training)
+            tested = {name.removeprefix(f"{i}/"): value for name, value in logged.items() if name.startswith(f"{i}/")}
+            result = finish(job.trial, job.folder, module, job_data, trainer, file, training, tested)
         except NotFinite as error:
             yield job, failure(error)
         else:
@@ -117,7 +118,7 @@ def _train(
 
 
 class PackedDataModule(L.LightningDataModule):
-    """The images of several runs: for training each run's order and augmentation, for validation the same images."""
+    """The images of several runs: for training each run's order and augmentation, otherwise the same images."""
 
     def __init__(self, datas: Sequence[ImageData]) -> None:
         super().__init__()
@@ -130,6 +131,9 @@ class PackedDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> object:
         return self.datas[0].val_dataloader()
+
+    def test_dataloader(self) -> object:
+        return self.datas[0].test_dataloader()
 
 
 class ZippedLoader(Resumable):

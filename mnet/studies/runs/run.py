@@ -20,7 +20,7 @@ from mnet.files import remove_temporary
 from mnet.quantization import check_installed, convert
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, WholeCheckpoints, usable_checkpoint
-from mnet.studies.runs.finish import Training, finish
+from mnet.studies.runs.finish import Training, finish, test
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.metrics import MetricsFile
 from mnet.studies.runs.prepare import prepare_run
@@ -132,7 +132,8 @@ def run_trial(
     if trial.quantized:
         lightning_trainer.validate(module, datamodule=data, verbose=False)
     training = Training(lightning_trainer.global_step, monitor.seconds, module.compiled_as)
-    return finish(trial, folder, module, data, lightning_trainer, metrics, training)
+    logged = test(trial, module, data, lightning_trainer)
+    return finish(trial, folder, module, data, lightning_trainer, metrics, training, logged)
 
 
 def _check_one_device(trial: Trial, trainer: Mapping[str, object]) -> None:

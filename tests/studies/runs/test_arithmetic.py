@@ -210,7 +210,7 @@ def test_without_a_compiler_nothing_is_begun(trial, tmp_path, monkeypatch, capsy
     assert ablate.main([*arguments, "--compile=default"]) == 2
     assert "compile=default needs a C++ compiler, and there is no no-such-compiler" in capsys.readouterr().err
     assert ablate.main([*arguments, "--compile=defalt"]) == 2
-    assert "unknown compile 'defalt'; one of off, default" in capsys.readouterr().err
+    assert "unknown compile 'defalt'; one of auto, off, graphs, default" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="install one or give off"):
         arithmetic.compiled(torch.add, "max-autotune")
     assert not (tmp_path / "results").exists()
