@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,9 @@ class Augment:
             raise ConfigError(f"augment.erase is {self.erase}; expected a share in [0, 1].")
 
 
+UNCHANGED = Augment(flip=False)
+
+
 def scale_and_shift(
     mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -40,12 +44,39 @@ def scale_and_shift(
     return 1 / (255 * deviation), -torch.tensor(mean, device=device) / deviation
 
 
+class Draws(NamedTuple):
+    """Random numbers for the augmentation of N images; None where it takes none."""
+
+    offsets: Tensor | None
+    """(2, N) int64: row and column of the crop."""
+    mirrored: Tensor | None
+    """(N,) bool."""
+    erasing: Tensor | None
+    """(3, N, 1) in [0, 1): row and column of the erased square, and whether there is one."""
+
+    @classmethod
+    def of(cls, augment: Augment, count: int, generator: Generator | None, device: torch.device) -> Draws:
+        """Draw for `count` images from a generator on their device."""
+        where: dict[str, Any] = {"generator": generator, "device": device}
+        return cls(
+            torch.randint(2 * augment.pad + 1, (2, count), **where) if augment.pad else None,
+            torch.rand(count, **where) < 0.5 if augment.flip else None,
+            torch.rand((3, count, 1), **where) if augment.erase else None,
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Draws]) -> Draws:
+        """Those of several batches, of the same augmentation, one after another."""
+        columns = zip(*parts, strict=True)
+        return cls(*(None if one[0] is None else torch.cat(one, min(1, one[0].dim() - 1)) for one in columns))
+
+
 def normalise(
     images: Tensor,
     scale: Tensor,
     shift: Tensor,
     augment: Augment | None = None,
-    generator: Generator | None = None,
+    draws: Draws | Generator | None = None,
 ) -> Tensor:
     """`images * scale + shift` as float32 channels_last, after augmentation.
 
@@ -54,23 +85,26 @@ def normalise(
         scale: (C,) float32, factor per channel.
         shift: (C,) float32, added per channel.
         augment: random changes; None for evaluation.
-        generator: source of all random numbers, on the images' device.
+        draws: the random numbers, or their source, on the images' device.
     """
     pixels = images.permute(0, 2, 3, 1)  # crop and flip while a channel is one byte
-    if augment and augment.pad:
-        pixels = _crop(pixels, augment.pad, generator)
-    if augment and augment.flip:
-        mirrored = torch.rand(len(pixels), generator=generator, device=pixels.device) < 0.5
-        pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(2), pixels)
+    if augment is None:
+        augment = UNCHANGED
+    if not isinstance(draws, Draws):
+        draws = Draws.of(augment, len(pixels), draws, pixels.device)
+    if draws.offsets is not None:
+        pixels = _crop(pixels, augment.pad, draws.offsets)
+    if draws.mirrored is not None:
+        pixels = torch.where(draws.mirrored.view(-1, 1, 1, 1), pixels.flip(2), pixels)
     n, height, width, channels = pixels.shape
     rows = pixels.reshape(n, height, width * channels)  # long rows vectorise, 3 channels do not
     result = torch.mul(rows, scale.repeat(width)).add_(shift.repeat(width)).view(n, height, width, channels)
-    if augment and augment.erase:
-        result *= _cutout(pixels, augment.erase, generator)
+    if draws.erasing is not None:
+        result *= _cutout(pixels, augment.erase, draws.erasing)
     return result.permute(0, 3, 1, 2)
 
 
-def _crop(pixels: Tensor, pad: int, generator: Generator | None) -> Tensor:
+def _crop(pixels: Tensor, pad: int, positions: Tensor) -> Tensor:
     """(N, H, W, C) random windows of the padded images: one view of all windows, indexed."""
     n, height, width, channels = pixels.shape
     padded = F.pad(pixels, (0, 0, pad, pad, pad, pad)).contiguous()
@@ -79,17 +113,15 @@ def _crop(pixels: Tensor, pad: int, generator: Generator | None) -> Tensor:
     windows = padded.as_strided(
         (n, offsets, offsets, height, width, channels), (image, row, column, row, column, channel)
     )
-    y, x = torch.randint(offsets, (2, n), generator=generator, device=pixels.device)
-    return windows[torch.arange(n, device=pixels.device), y, x]
+    return windows[torch.arange(n, device=pixels.device), positions[0], positions[1]]
 
 
-def _cutout(pixels: Tensor, share: float, generator: Generator | None) -> Tensor:
+def _cutout(pixels: Tensor, share: float, draws: Tensor) -> Tensor:
     """(N, H, W, 1) float mask: 0 in the erased square, which may extend beyond the edge, 1 elsewhere.
 
     Applied after normalisation, so that an erased pixel has the mean colour.
     """
-    n, height, width, _ = pixels.shape
-    draws = torch.rand((3, n, 1), generator=generator, device=pixels.device)
+    _, height, width, _ = pixels.shape
 
     def inside(size: int, draw: Tensor) -> Tensor:
         side = size // 2

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from mnet.data.augment import Augment, normalise, scale_and_shift
+from mnet.data.augment import UNCHANGED, Augment, Draws, normalise, scale_and_shift
 from mnet.data.targets import Targets
 from mnet.errors import ConfigError
 from mnet.seeding import random_seed
@@ -131,7 +131,7 @@ class Batches(Resumable):
         self.shard = shard if train else ALL
         self.shard.check(self.batch_size)
         self.train = train
-        self.augment = augment if train else None
+        self.augment = augment if train and augment != UNCHANGED else None
         self.seed = seed
         self._scale, self._shift = scale_and_shift(mean, std, images.device)
         self._generator = Generator(images.device)
@@ -167,6 +167,60 @@ class Batches(Resumable):
         if self.augment:
             self._generator.manual_seed(random_seed("augment", self.seed, self._epoch, index, *self.shard.keys))
         return self._generator
+
+
+class ReplicatedBatches(Resumable):
+    """The batches of several loaders over the same images, made together: what each would yield, to the same bits.
+
+    A batch is the loaders' images side by side, (N, K * C, H, W), and a list of their labels.
+    """
+
+    def __init__(self, loaders: Sequence[Batches]) -> None:
+        super().__init__()
+        self.loaders = loaders
+
+    def __len__(self) -> int:
+        return len(self.loaders[0])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[Any]]]:
+        if not all(type(loader) is Batches for loader in self.loaders):
+            for batches in zip(*self.loaders, strict=True):
+                yield torch.cat([images for images, _ in batches], 1), [labels for _, labels in batches]
+            return
+        starts = [loader._begin() for loader in self.loaders]
+        orders = torch.stack([order for loader in self.loaders if (order := loader._order()) is not None])
+        size = self.loaders[0].batch_size
+        for index in range(starts[0], len(self)):
+            for loader in self.loaders:
+                loader._position = index + 1
+            yield self._batch(orders[:, index * size : (index + 1) * size], index)
+
+    def _batch(self, chosen: Tensor, index: int) -> tuple[Tensor, list[Tensor]]:
+        """
+        Args:
+            chosen: (K, N) indices of images.
+            index: The batch's number in the epoch.
+        """
+        (count, size), first = chosen.shape, self.loaders[0]
+        augment, draws = first.augment, None
+        if augment is not None:
+            device = first._pixels.device
+            draws = Draws.join([Draws.of(augment, size, one._seeded(index), device) for one in self.loaders])
+        pixels = first._pixels[chosen.flatten()].permute(0, 3, 1, 2)
+        images = normalise(pixels, first._scale, first._shift, augment, draws)
+        side_by_side = images.unflatten(0, (count, size)).transpose(0, 1).flatten(1, 2)
+        return side_by_side.contiguous(memory_format=torch.channels_last), list(first.labels[chosen].unbind())
+
+    def set_epoch(self, epoch: int) -> None:
+        for loader in self.loaders:
+            loader.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        return self.loaders[0].state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        for loader in self.loaders:
+            loader.load_state_dict(state)
 
 
 class TargetBatches(Batches):

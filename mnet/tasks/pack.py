@@ -17,7 +17,8 @@ from mnet.tasks.module import LOG_STEPS, Batch, TaskModule, TrainedModule
 class Pack(TrainedModule):
     """Trains the networks of several modules as replicas; logs what each would, after its number: `0/val/loss`.
 
-    A training batch is a list of batches, one per member; a validation batch is shared by all members.
+    A training batch is the members' images side by side, (N, K * C, H, W), and a list of their targets; a validation
+    batch is shared by all members.
     """
 
     def __init__(self, members: Sequence[TaskModule]) -> None:
@@ -29,6 +30,7 @@ class Pack(TrainedModule):
         self.recipe = members[0].recipe
         self.step_reads_values = members[0].step_reads_values
         self.net = stack([cast(MobileNet, member.net) for member in members]).to(memory_format=torch.channels_last)
+        self._dropouts = [layer for layer in self.net.modules() if isinstance(layer, ReplicatedDropout)]
         self.members = nn.ModuleList(members)
         self.outputs = [PrecomputedOutput() for _ in members]
         for member, output in zip(members, self.outputs, strict=True):
@@ -39,21 +41,22 @@ class Pack(TrainedModule):
 
     def seed_step(self, seeds: Sequence[int]) -> None:
         """Draw each member's dropout in the next step from its seed."""
-        for layer in self.net.modules():
-            if isinstance(layer, ReplicatedDropout):
-                layer.seed(seeds)
+        for layer in self._dropouts:
+            layer.seed(seeds)
 
-    def step(self, batch: Sequence[Batch]) -> dict[str, Any]:
-        """`loss`: the sum over members. `members`: what each member's step returns."""
-        self._run_replicas(torch.cat([images for images, _ in batch], 1))
-        steps = [member.step(part) for member, part in zip(self._each(), batch, strict=True)]
-        detached = [{name: value.detach() for name, value in step.items()} for step in steps]
-        return {"loss": torch.stack([step["loss"] for step in steps]).sum(), "members": detached}
+    def step(self, batch: tuple[Tensor, Sequence[Any]]) -> dict[str, Any]:
+        """`loss`: the sum over members. `members`: what each member's step returns, by name, (members,)."""
+        images, targets = batch
+        self._run_replicas(images)
+        steps = [member.step((images, target)) for member, target in zip(self._each(), targets, strict=True)]
+        by_name = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+        return {"loss": by_name["loss"].sum(), "members": {name: values.detach() for name, values in by_name.items()}}
 
-    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Sequence[Batch], batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         if self.trainer.global_step % LOG_STEPS == 0:
-            steps = cast(dict[str, list[dict[str, Tensor]]], outputs)["members"]
-            self.log_dict({f"{i}/train/{name}": value for i, step in enumerate(steps) for name, value in step.items()})
+            members = cast(dict[str, dict[str, Tensor]], outputs)["members"]
+            values = {name: each.detach().unbind() for name, each in members.items()}
+            self.log_dict({f"{i}/train/{name}": one for name, each in values.items() for i, one in enumerate(each)})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._show_to_all(batch)

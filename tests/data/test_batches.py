@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from mnet.data.augment import Augment, normalise
-from mnet.data.batches import Batches
+from mnet.data.batches import Batches, ReplicatedBatches
 
 COUNT, SIZE = 22, 4  # 5 batches and a remainder
 
@@ -143,8 +143,26 @@ def test_cutout_erases_at_most_a_quarter_of_the_chosen_share_of_images() -> None
     assert erased.max() == 16
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: run this file on a machine that has one")
-def test_images_on_a_gpu_yield_batches_on_it_in_the_same_order() -> None:
-    images, labels = next(iter(loader(device="cuda")))
-    assert images.is_cuda
-    assert labels.cpu().equal(next(iter(loader()))[1])
+@pytest.mark.parametrize("augment", [None, Augment(flip=True, pad=2), Augment(flip=False, erase=0.5)])
+def test_batches_made_together_are_those_of_every_loader(augment) -> None:
+    def loaders() -> list[Batches]:
+        made = [loader(seed=seed) for seed in range(3)]
+        for one in made:
+            one.augment = augment
+        return made
+
+    together = ReplicatedBatches(loaders())
+    for epoch_number, begun in ((0, 0), (1, 2)):  # the second resumes
+        state = {"epoch": epoch_number, "position": begun}
+        together.load_state_dict(state)
+        apart = loaders()
+        for one in apart:
+            one.load_state_dict(state)
+        count = 0
+        for (images, labels), *parts in zip(together, *apart, strict=True):
+            assert images.equal(torch.cat([part for part, _ in parts], 1))
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert [one.tolist() for one in labels] == [part.tolist() for _, part in parts]
+            count += 1
+            assert together.state_dict() == apart[0].state_dict()
+        assert count == len(together) - begun

@@ -46,7 +46,7 @@ SEEDS = 16
 PUBLISHED_CLAIMS = HERE.parent / "results" / PUBLISHED / CLAIMS
 COLUMNS = ("id", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "on", "before")
 
-RESERVE_S = 20.0
+RESERVE_S = 12.0
 """Seconds before the end at which training stops and writes a checkpoint."""
 SILENT_S = 5.0
 """Training that reports nothing for so long is asked whether the time is over."""

@@ -79,31 +79,36 @@ class How:
 
 
 STUDY = "as a study trains"
-STUDY_VARIANTS: Mapping[str, How] = {
+VARIANTS: Mapping[str, How | int | None] = {
     STUDY: How(compile="auto"),
-    "a study in tf32": How("tf32", compile="auto"),
-    "a study in bf16": How("bf16", compile="auto"),
+    "bare loop, CUDA graphs": How(compile="graphs"),
     "a study, not recorded": How(),
+    "torchvision's loop, images on the GPU": None,
+    "torchvision's loop": 8,
+    "bare loop": How(),
+    "a study in bf16": How("bf16", compile="auto"),
+    "bare loop, CUDA graphs, bf16": How("bf16", compile="graphs"),
+    "a study in tf32": How("tf32", compile="auto"),
+    "bare loop, CUDA graphs, tf32": How("tf32", compile="graphs"),
+    "bare loop, CUDA graphs, NCHW": How(channels_last=False, compile="graphs"),
     "a study, images copied": How(compile="auto", on_device=False),
     "a study, kernels chosen by timing": How(compile="auto", benchmark=True),
     "a study in bf16, kernels chosen by timing": How("bf16", compile="auto", benchmark=True),
-}
-BARE_VARIANTS: Mapping[str, How] = {
-    "bare loop, CUDA graphs": How(compile="graphs"),
-    "bare loop, CUDA graphs, NCHW": How(channels_last=False, compile="graphs"),
-    "bare loop, CUDA graphs, tf32": How("tf32", compile="graphs"),
-    "bare loop, CUDA graphs, bf16": How("bf16", compile="graphs"),
-    "bare loop": How(),
     "bare loop, NCHW": How(channels_last=False),
     "bare loop, bf16": How("bf16"),
 }
+"""Name, the most telling first, for the time may not suffice for all -> how it computes; or of torchvision's loops, the
+processes that read its images."""
 BARE_COMPILED: Mapping[str, How] = {
     "bare loop, torch.compile": How(compile="default"),
     "bare loop, torch.compile with CUDA graphs": How(compile="reduce-overhead"),
 }
-REHEARSED = ("a study in bf16", "a study, images copied", "bare loop, CUDA graphs, NCHW", "bare loop", *BARE_COMPILED)
-TORCHVISION: Mapping[str, int | None] = {"torchvision's loop": 8, "torchvision's loop, images on the GPU": None}
-"""Loop -> processes that read its images."""
+REHEARSED = (
+    *("bare loop, CUDA graphs, NCHW", "torchvision's loop", "torchvision's loop, images on the GPU"),
+    *("a study in bf16", "a study, images copied", *BARE_COMPILED),
+)
+BUILDING = 0.6
+"""Share of a case's time after which no further loop is built."""
 GOALS = {"bare loop, CUDA graphs": 0.9, "bare loop, torch.compile with CUDA graphs": 0.9}
 """Ratio of throughputs that a study should reach; 1 of everything else."""
 
@@ -120,15 +125,20 @@ def run(settings: Settings) -> None:
         budget = settings.left_s / (len(cases) - i)
         if settings.left_s <= 0:
             return
-        _compare(table, settings, model, resolution, budget, {**STUDY_VARIANTS, **BARE_VARIANTS})
+        _compare(table, settings, model, resolution, budget, VARIANTS)
     for model, resolution in COMPILED[: 1 if settings.rehearse else None]:
         if settings.left_s > (1 if settings.rehearse else COMPILE_SECONDS):
             how = {name: How() if settings.rehearse else how for name, how in BARE_COMPILED.items()}
-            _compare(table, settings, model, resolution, 10, {STUDY: STUDY_VARIANTS[STUDY], **how})
+            _compare(table, settings, model, resolution, 10, {STUDY: VARIANTS[STUDY], **how})
 
 
 def _compare(
-    table: GrowingTable, settings: Settings, model: str, resolution: int, budget_s: float, variants: Mapping[str, How]
+    table: GrowingTable,
+    settings: Settings,
+    model: str,
+    resolution: int,
+    budget_s: float,
+    variants: Mapping[str, How | int | None],
 ) -> None:
     """Time the variants that the table lacks, beside the study's own step, and torchvision's loops once."""
     started = time.monotonic()
@@ -139,7 +149,7 @@ def _compare(
     others = [name for name in others if name in REHEARSED] if settings.rehearse else others
     if not others:
         return
-    host = any(not variants[name].on_device for name in others)
+    host = any(isinstance(how := variants[name], How) and not how.on_device for name in others)
     data = {on: garments(settings, resolution, batch, on_device=on) for on in ((True, False) if host else (True,))}
     network = settings.network(model, data[True].num_classes, data[True].in_channels)
     silence_lightning()
@@ -150,16 +160,19 @@ def _compare(
         resources.callback(free_memory)
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
         for name in [STUDY, *others]:
+            if time.monotonic() - started > BUILDING * budget_s and not settings.rehearse:
+                print(f"  {model}, {case}: no time for {name} and what follows", flush=True)
+                break
             how = variants[name]
-            if name in STUDY_VARIANTS:
+            if not isinstance(how, How):
+                workers = how and min(how, os.cpu_count() or 1)
+                build = partial(torchvision_loop, model, data[True], settings.device, workers)
+            elif "study" in name:
                 path = folder / name.replace(" ", "-")
                 build = partial(study_loop, network, data[how.on_device], how, settings.device, path, resources)
             else:
                 build = partial(bare_loop, network, data[True], how, settings.device)
             build_loop(samples, peaks, name, build)
-        for name, workers in TORCHVISION.items() if "bare loop" in variants else ():
-            processes = workers and min(workers, os.cpu_count() or 1)
-            build_loop(samples, peaks, name, partial(torchvision_loop, model, data[True], settings.device, processes))
         if STUDY not in samples:
             return
         budget = max(1.0, budget_s - (time.monotonic() - started))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning as L
@@ -72,19 +72,19 @@ class ProgressMonitor(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         step = cast(dict[str, Any], outputs)
-        members: Sequence[dict[str, torch.Tensor]] = step.get("members", [step])
         due = self._is_due()
         if not due and step["loss"].is_cuda:
             return  # reading the loss would synchronise with the GPU
-        losses = [float(member["loss"]) for member in members]
+        members: Mapping[str, torch.Tensor] = step.get("members", step)
+        losses = _read(members["loss"])
         self.diverged |= {i for i, loss in enumerate(losses) if not math.isfinite(loss)}
-        if len(self.diverged) == len(members) and trainer.is_global_zero:  # the loss of one device reaches all
+        if len(self.diverged) == len(losses) and trainer.is_global_zero:  # the loss of one device reaches all
             raise NotFinite(f"the loss is {losses[0]}")
         if due:
-            metric = list(members[0])[-1]
-            values = [float(member[metric].detach()) for i, member in enumerate(members) if i not in self.diverged]
+            metric = list(members)[-1]
+            latest = [value for i, value in enumerate(_read(members[metric])) if i not in self.diverged]
             recent = self._progress.value
-            recent += (statistics.fmean(values) - recent) * (0.2 if recent else 1.0)
+            recent += (statistics.fmean(latest) - recent) * (0.2 if recent else 1.0)
             self._progress = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), recent, metric)
             self._report_progress()
 
@@ -113,6 +113,11 @@ class ProgressMonitor(Callback):
     def _report_progress(self) -> None:
         self._reported_at = time.perf_counter()
         self.stop = bool(self.report(self._progress)) or self.stop
+
+
+def _read(values: torch.Tensor) -> list[float]:
+    """One number, or one per member, in one copy from the device."""
+    return [float(value) for value in values.detach().reshape(-1).cpu()]
 
 
 class DeadKernels(Callback):

@@ -14,7 +14,7 @@ from typing import cast
 import lightning as L
 
 from mnet.data import ImageData
-from mnet.data.batches import Batches, Resumable
+from mnet.data.batches import Batches, ReplicatedBatches
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, usable_checkpoint
 from mnet.studies.runs.finish import Training, finish, test
@@ -124,39 +124,13 @@ class PackedDataModule(L.LightningDataModule):
         super().__init__()
         self.datas = datas
 
-    def train_dataloader(self) -> ZippedLoader:
+    def train_dataloader(self) -> ReplicatedBatches:
         for data in self.datas:
             data.trainer = self.trainer  # Lightning sets it on this module only
-        return ZippedLoader([cast(Batches, data.train_dataloader()) for data in self.datas])
+        return ReplicatedBatches([cast(Batches, data.train_dataloader()) for data in self.datas])
 
     def val_dataloader(self) -> object:
         return self.datas[0].val_dataloader()
 
     def test_dataloader(self) -> object:
         return self.datas[0].test_dataloader()
-
-
-class ZippedLoader(Resumable):
-    """Several loaders in step: a batch is a list with one batch of each."""
-
-    def __init__(self, loaders: Sequence[Batches]) -> None:
-        super().__init__()
-        self.loaders = loaders
-
-    def __len__(self) -> int:
-        return len(self.loaders[0])
-
-    def __iter__(self) -> Iterator[list[object]]:
-        for batches in zip(*self.loaders, strict=True):
-            yield list(batches)
-
-    def set_epoch(self, epoch: int) -> None:
-        for loader in self.loaders:
-            loader.set_epoch(epoch)
-
-    def state_dict(self) -> dict[str, int]:
-        return self.loaders[0].state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        for loader in self.loaders:
-            loader.load_state_dict(state)

@@ -118,7 +118,7 @@ def test_what_a_step_does_on_a_gpu_stays_there(name):
         images = normalise(pixels[chosen], *look, Augment(flip=True, pad=4, erase=0.5))
         assert images.device == gpu
         assert images.is_contiguous(memory_format=torch.channels_last)
-        told = pack.training_step([(images, chosen % 10)] * 2, 0)
+        told = pack.training_step((images.repeat(1, 2, 1, 1), [chosen % 10] * 2), 0)
         optimizer = make_optimizer(pack.net, plan)
         for param in pack.parameters():
             param.grad = torch.zeros_like(param)
