@@ -16,7 +16,7 @@ options = $(call flags,MODEL DATA DATA_DIR RESOLUTION EPOCHS BATCH_SIZE RECIPE S
 
 .DEFAULT_GOAL := help
 .PHONY: help setup studies claims report compare predict diagnose search search-blocks notebooks publish latency
-.PHONY: latency-android sweep agent test test-all test-kill lint bench bench-latency clean
+.PHONY: latency-android sweep agent test test-all test-kill lint bench bench-latency gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -93,6 +93,9 @@ lint: $(RUN) $(VENV)/.dev ## run ruff and mypy
 
 bench: $(RUN) $(VENV)/.dev ## measure speed against torchvision and timm
 	@$(PY) experiments/bench.py $(ARGS)
+
+gpu: $(RUN) $(VENV)/.dev ## what one GPU gives, in 12 minutes: BUDGET=seconds; ARGS=--rehearse runs it all on the CPU
+	@$(PY) experiments/gpu.py $(call flags,OUT DATA_DIR BUDGET)
 
 publish: $(RUN) ## copy results into results/published, and its tables into the documents
 	@$(PY) experiments/publish.py $(call flags,OUT PROFILE)

@@ -42,6 +42,8 @@ PRELOADED = (
     "pytest",
 )
 """What the server that all parts are forked from imports, so that none has to."""
+PATIENCE_S = 600.0
+"""In a rehearsal, which any busy machine may run."""
 GRACE_S = 15.0
 """A part may take so much longer than its share before it is ended."""
 
@@ -90,7 +92,8 @@ def run_part(part: str, seconds: float, options: Options) -> None:
     from benchmarks.gpu.part import Settings
 
     os.setsid()  # a group of processes, which can be ended as a whole
-    faulthandler.dump_traceback_later(seconds + GRACE_S - 2, exit=False)
+    if not options.rehearse:
+        faulthandler.dump_traceback_later(seconds + GRACE_S - 2, exit=False)  # where it hangs
     settings = Settings(
         out=options.out,
         data_dir=options.data_dir,
@@ -139,7 +142,7 @@ def run_process(part: str, seconds: float, options: Options) -> str:
     """Run a part in a process of its own, and end it if it does not end by itself; returns how it ended."""
     process = multiprocessing.get_context("forkserver").Process(target=run_part, args=(part, seconds, options))
     process.start()
-    process.join(seconds + GRACE_S)
+    process.join(seconds + (PATIENCE_S if options.rehearse else GRACE_S))
     code = process.exitcode
     with suppress(ProcessLookupError):
         os.killpg(process.pid or 0, signal.SIGKILL)  # what the part itself has started, too

@@ -1,9 +1,9 @@
 """Publish results: `python experiments/publish.py`.
 
 Copies tables and figures to results/published and writes the tables of README.md and docs/*.md from them. With
-`--profile=longer` it copies to results/published/longer, which claims read too. With
-`--profile=gpu --out=results/gpu` it copies what experiments/gpu.py measured to results/published/gpu, and its latencies
-into the tables of the studies. Without new results only the documents are written again.
+`--profile=longer` it copies to results/published/longer, which claims read too. What experiments/gpu.py left in
+results/gpu goes to results/published/gpu, and its latencies into the tables of the studies. Without new results only
+the documents are written again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -69,7 +70,7 @@ class Options:
 
     out: str = "results"
     """Folder of the results to publish."""
-    profile: Literal["quick", "longer", "gpu"] = "quick"
+    profile: Literal["quick", "longer"] = "quick"
     """The profile they were trained with."""
     into: str = str(WHERE)
     """Folder to publish to."""
@@ -85,10 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     options = read_arguments(arguments).options
     into = Path(options.into)
     root = Path(options.out)
-    if options.profile == GPU:
-        paths = copy_gpu(root, into)
-    else:
-        paths = copy(root, into if options.profile == "quick" else into / LONGER)
+    paths = chain(copy(root, into if options.profile == "quick" else into / LONGER), copy_gpu(root / GPU, into))
     for path in paths:
         print(f"  {path}")
     write_csv(into / CLAIMS, claims := evaluate_claims(into))

@@ -35,10 +35,12 @@ def cpu_name() -> str:
 
 
 def _revision() -> str:
-    """The git revision of the code, with + if files were changed since. Outside a checkout, as in a container, what
-    MNET_REVISION says, or nothing."""
+    """What MNET_REVISION says, for a copy of the code without its history, as in a container; else the git revision,
+    with + if files were changed since; else nothing."""
+    if named := os.environ.get("MNET_REVISION"):
+        return named
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("MNET_REVISION", "")
+        return ""

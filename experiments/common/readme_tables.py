@@ -37,9 +37,11 @@ from mnet.studies.runs.store import (
     CLAIMS,
     EFFECTS,
     GPU_ANSWERS,
+    GPU_CORRECT,
     GPU_SEEDS,
     GPU_STEPS,
     LATENCY,
+    RUNS,
     SUMMARY,
 )
 from mnet.studies.study import list_studies
@@ -249,6 +251,40 @@ def bench(root: Path) -> str:
     return markdown_table(build_table("Bench", BENCH_COLUMNS, read_table(root / BENCH)))
 
 
+def gpu_tests(root: Path) -> str:
+    """How the tests that wait for a GPU ended."""
+    path = root / GPU / GPU_CORRECT
+    if not path.is_file():
+        return NOT_MEASURED
+    tests = read_table(path)
+    counts = tests["outcome"].value_counts()
+    failed = "".join(f"; failed: `{name}`" for name in tests.loc[tests["outcome"] == "failed", "test"])
+    skipped = f", {counts['skipped']} not reached in the time" if "skipped" in counts else ""
+    made_on = tests[["device", "torch", "revision"]].drop_duplicates().agg(", ".join, axis=1)
+    return f"{counts.get('passed', 0)} of {len(tests)} passed{skipped}{failed} ({'; '.join(made_on)})."
+
+
+RATE_COLUMNS = (
+    *(text_column("device"), text_column("network"), number_column("replicas", "seeds as one", digits=0)),
+    *(text_column("compile", "steps"), number_column("total", "images/s, all seeds", digits=0)),
+    *(number_column("seconds", "s a run", digits=1), number_column("n", "runs", digits=0)),
+)
+
+
+def gpu_runs(root: Path) -> str:
+    """How fast the runs of claims trained on a GPU."""
+    studies = studies_with(root / GPU, RUNS) if (root / GPU).is_dir() else []
+    if not studies:
+        return NOT_MEASURED
+    runs = pd.concat([study_table(root / GPU, study, RUNS) for study in studies]).drop_duplicates("run_id")
+    keys = ["device", "cell", "replicas", "compile"]
+    rates = runs.groupby(keys, sort=False).agg(
+        total=("images_per_second", "median"), seconds=("train_seconds", "median"), n=("run_id", "size")
+    )
+    rows = rates.reset_index().rename(columns={"cell": "network"})
+    return markdown_table(build_table("Runs", RATE_COLUMNS, rows)).replace("model=mobilenet_", "")
+
+
 def gpu_steps(root: Path) -> str:
     """The speed of a training step on a GPU."""
     return gpu_bench(root / GPU / GPU_STEPS)
@@ -304,6 +340,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
         laboratory,
         int8,
         bench,
+        gpu_tests,
+        gpu_runs,
         gpu_steps,
         gpu_seeds,
         gpu_answers,

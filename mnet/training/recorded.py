@@ -25,6 +25,8 @@ class Recorded:
 
     It must do the same for every input of a shape: no value may be read from the device. What it returns is overwritten
     by the next call. Input of another shape than the first call's is computed without the recording.
+
+    Source: torch.cuda.make_graphed_callables, whose limits these are.
     """
 
     def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
@@ -38,7 +40,11 @@ class Recorded:
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the function returns for these inputs, on a GPU."""
+        """What the function returns for these inputs, on a GPU.
+
+        Raises:
+            RuntimeError: It cannot be recorded.
+        """
         shapes = [(leaf.shape, leaf.dtype) for leaf in tree_leaves(inputs)]
         if self._replay is None:
             self._replay, self._shapes = self._record(inputs), shapes
@@ -53,17 +59,23 @@ class Recorded:
         buffers = list(self._module.buffers())
         before = [buffer.clone() for buffer in buffers]
         device = buffers[0].device
-        with (
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            torch.autocast(
-                device.type,
-                torch.get_autocast_dtype(device.type),
-                enabled=torch.is_autocast_enabled(device.type),
-                cache_enabled=False,  # a replay must cast the weights of its own step
-            ),
-        ):
-            call = _Call(self._module, self._call)
-            replay = torch.cuda.make_graphed_callables(call, inputs, WARM_UP, True)
+        call = _Call(self._module, self._call)
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # warm-up and recording use two
+        try:
+            with (
+                torch.random.fork_rng([device] if device.type == "cuda" else []),
+                torch.autocast(
+                    device.type,
+                    torch.get_autocast_dtype(device.type),
+                    enabled=torch.is_autocast_enabled(device.type),
+                    cache_enabled=False,  # a replay must cast the weights of its own step
+                ),
+            ):
+                replay = torch.cuda.make_graphed_callables(call, inputs, WARM_UP, True)
+        except RuntimeError as error:
+            raise RuntimeError(f"a step cannot be recorded as CUDA graphs; --compile=off trains it: {error}") from error
+        finally:
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(True)
         call.forget_gradients()
         torch._foreach_copy_(buffers, before)
         return replay

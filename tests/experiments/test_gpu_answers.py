@@ -106,14 +106,3 @@ def test_training_stops_in_time_where_nothing_tells_how_long_it_takes(start, tmp
 def test_seeds_that_do_not_fit_in_memory_together_train_in_smaller_packs(start):
     _, cells = start(answers.RESERVE_S + 12, largest_pack=1)
     assert cells[:2] == ["mobilenet_v3_small None 2", "mobilenet_v3_small None 1"]
-
-
-@pytest.mark.skipif(not (DATA / "FashionMNIST").is_dir(), reason="Fashion-MNIST is not here; any study fetches it")
-def test_a_rehearsal_trains_one_claim_and_judges_it(tmp_path):
-    answers.run(part.Settings(out=tmp_path, data_dir=DATA, device="cpu", seconds=10.0, rehearse=True))
-    (row,) = pd.read_csv(tmp_path / "answers.csv").to_dict("records")
-    assert list(row) == list(answers.COLUMNS)
-    assert (row["id"], row["n"]) == (answers.REHEARSED, 2)
-    assert row["low"] <= row["ours"] <= row["high"]
-    assert len(pd.read_csv(tmp_path / "answers/cumulative/runs.csv")) == 4
-    assert not list(tmp_path.rglob("weights.pt"))

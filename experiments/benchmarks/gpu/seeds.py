@@ -120,9 +120,10 @@ def run(settings: Settings) -> None:
     table = GrowingTable(settings.out / SEEDS, ("what", "ours", "theirs"), settings.device)
     data = steps.garments(settings, RESOLUTION, 8 if settings.rehearse else BATCH)
     torch.set_num_threads(1)  # as in a study
-    for i, (model, width) in enumerate(cases):
-        if settings.left_s > 0:
-            _compare(table, settings, model, width, data, pools, variants, settings.left_s / (len(cases) - i))
+    for model, width in cases:
+        if settings.left_s > steps.CASE_SECONDS / 3 or settings.rehearse:
+            budget_s = min(steps.CASE_SECONDS, settings.left_s)
+            _compare(table, settings, model, width, data, pools, variants, budget_s)
 
 
 def _compare(
