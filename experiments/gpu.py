@@ -68,8 +68,6 @@ class Options:
         for part in self.parts.split(","):
             if part not in SHARES:
                 raise unknown("part", part, SHARES)
-        if not self.rehearse and not torch.cuda.is_available():
-            raise ConfigError("there is no NVIDIA GPU that torch finds; --rehearse runs every part on the CPU")
 
 
 def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
@@ -80,6 +78,8 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 every part ended by itself, 1 one died or was ended, 2 bad input."""
     options = read_arguments(arguments).options
+    if not options.rehearse and not torch.cuda.is_available():
+        raise ConfigError("torch finds no NVIDIA GPU; --rehearse runs every part on the CPU")
     print(describe_device(), flush=True)
     import_once()
     outcomes = dict(run_parts(options))
@@ -144,8 +144,10 @@ def run_process(part: str, seconds: float, options: Options) -> str:
     process.start()
     process.join(seconds + (PATIENCE_S if options.rehearse else GRACE_S))
     code = process.exitcode
+    assert process.pid is not None
     with suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)  # what the part itself has started, too
+        os.killpg(process.pid, signal.SIGKILL)  # what the part itself has started, too
+    process.kill()
     process.join()
     if code is None:
         return "ended: it took longer than its share"
@@ -154,14 +156,12 @@ def run_process(part: str, seconds: float, options: Options) -> str:
 
 def describe_device() -> str:
     """The card, its driver and torch, in a line."""
-    if not torch.cuda.is_available():
-        return f"rehearsal on the CPU, torch {torch.__version__}"
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        driver = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()[0]
+        card = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
-        driver = "unknown"
-    return f"{torch.cuda.get_device_name()}, driver {driver}, torch {torch.__version__}"
+        card = "the CPU" if not torch.cuda.is_available() else "a GPU that nvidia-smi does not name"
+    return f"{card}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import mnet
 from mnet.models.diagnostics import dead_kernels
-from mnet.models.kernels import BatchedProduct, GroupedProduct
+from mnet.models.kernels import BatchedProduct, Conv2d, GroupedProduct
 from mnet.models.layers import is_depthwise
 from mnet.models.network import MobileNet
 from mnet.models.replicas import ReplicatedConv2d, ReplicatedDropout, join, split, stack, take_apart
@@ -167,3 +167,12 @@ def test_a_batched_product_is_the_product_of_every_group():
             results.append((out, *torch.autograd.grad(out.square().sum(), (x, weights))))
         for found, expected in zip(*results, strict=True):
             torch.testing.assert_close(found, expected)
+
+
+def test_a_depthwise_convolution_in_16_bits_is_one():
+    """A GPU's way, on the CPU."""
+    layer = Conv2d(6, 6, 5, 2, 2, groups=6, bias=False)
+    images = torch.randn(2, 6, 9, 8).contiguous(memory_format=torch.channels_last)
+    out = layer._depthwise_in_16_bits(images)
+    torch.testing.assert_close(out, layer(images))
+    assert out.is_contiguous(memory_format=torch.channels_last)

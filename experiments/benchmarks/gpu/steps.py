@@ -77,13 +77,21 @@ class How:
         torch.backends.cudnn.benchmark = self.benchmark
 
 
+@dataclass(frozen=True)
+class Reference:
+    """torchvision's loop."""
+
+    workers: int | None
+    """Processes that decode, augment and normalise images one by one; None takes our batches."""
+
+
 STUDY = "as a study trains"
-VARIANTS: Mapping[str, How | int | None] = {
+VARIANTS: Mapping[str, How | Reference] = {
     STUDY: How(compile="auto"),
     "bare loop, CUDA graphs": How(compile="graphs"),
     "a study, not recorded": How(),
-    "torchvision's loop, images on the GPU": None,
-    "torchvision's loop": 8,
+    "torchvision's loop, images on the GPU": Reference(None),
+    "torchvision's loop": Reference(8),
     "bare loop": How(),
     "a study in bf16": How("bf16", compile="auto"),
     "bare loop, CUDA graphs, bf16": How("bf16", compile="graphs"),
@@ -96,8 +104,7 @@ VARIANTS: Mapping[str, How | int | None] = {
     "bare loop, NCHW": How(channels_last=False),
     "bare loop, bf16": How("bf16"),
 }
-"""Name, the most telling first, for the time may not suffice for all -> how it computes; or of torchvision's loops, the
-processes that read its images."""
+"""The most telling first, for the time may not suffice for all."""
 BARE_COMPILED: Mapping[str, How] = {
     "bare loop, torch.compile": How(compile="default"),
     "bare loop, torch.compile with CUDA graphs": How(compile="reduce-overhead"),
@@ -139,7 +146,7 @@ def _compare(
     model: str,
     resolution: int,
     budget_s: float,
-    variants: Mapping[str, How | int | None],
+    variants: Mapping[str, How | Reference],
 ) -> None:
     """Time the variants that the table lacks, beside the study's own step, and torchvision's loops once."""
     started = time.monotonic()
@@ -165,9 +172,8 @@ def _compare(
                 print(f"  {model}, {case}: no time for {name} and what follows", flush=True)
                 break
             how = variants[name]
-            if not isinstance(how, How):
-                workers = how and min(how, os.cpu_count() or 1)
-                build = partial(torchvision_loop, model, data[True], settings.device, workers)
+            if isinstance(how, Reference):
+                build = partial(torchvision_loop, model, data[True], settings.device, how.workers)
             elif "study" in name:
                 path = folder / name.replace(" ", "-")
                 build = partial(study_loop, network, data[how.on_device], how, settings.device, path, resources)
@@ -458,6 +464,7 @@ def torchvision_loop(model: str, data: Garments, device: str, workers: int | Non
         batches = loops.forever(data.batches("train", train=True, device=torch.device(device)))
     else:
         files = loops.ImageFiles(data)
+        workers = min(workers, os.cpu_count() or 1)
         many: dict[str, object] = {"num_workers": workers, "persistent_workers": True, "pin_memory": device != "cpu"}
         many["multiprocessing_context"] = "fork"  # as in a script, whatever started this process
         batches = loops.forever(DataLoader(files, data.batch_size, shuffle=True, drop_last=True, **many))  # type: ignore[arg-type]
