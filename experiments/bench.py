@@ -1,4 +1,5 @@
-"""Speed against common libraries, as ratios: `python experiments/bench.py` (10 minutes on 2 cores).
+"""Speed on the CPU against common libraries, as ratios: `python experiments/bench.py` (10 minutes on 2 cores); on a
+GPU, experiments/gpu.py.
 
 Each row compares two things round by round, in random order. Training: our classifier through Lightning against a bare
 loop over the same net and batches, and against loops in the style of torchvision's reference script and of timm's.
@@ -50,8 +51,6 @@ class Options:
     """Folder for bench.csv."""
     threads: int = 1
     """CPU threads."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device to train on; default: the GPU if there is one."""
     seconds: float = 30.0
     """Budget of a training comparison."""
     only: str | None = None
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     keep_freed_memory()  # for the other libraries too: it is a setting of the process
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    settings = Settings(options.data_dir, options.device, options.seconds, options.sweep_seeds)
+    settings = Settings(options.data_dir, options.seconds, options.sweep_seeds)
     start, rows, console = time.perf_counter(), [], Console()
     for row in measure(set(PARTS) if options.only is None else {options.only}, settings):
         rows.append(row)
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         "timm": timm.__version__,
         "lightning": lightning.__version__,
         "python": platform.python_version(),
-        **provenance(torch.device(options.device)),
+        **provenance(torch.device("cpu")),
     }
     path = options.out / BENCH
     write_csv(path, pd.DataFrame([{**vars(row), **environment} for row in rows]))

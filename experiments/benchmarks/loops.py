@@ -1,33 +1,33 @@
-"""The training loops of the benchmark: ours through Lightning, ours bare, and as in torchvision's and timm's scripts.
+"""The training loops of the benchmarks: ours through Lightning, ours bare, and as in torchvision's and timm's scripts.
 
 All train on the same garments in RGB with crop and flip, SGD with momentum, and cross entropy with the same label
 smoothing. torchvision's loop differs: its own net, NCHW; images decoded, augmented and normalised one by one with PIL
-and torchvision's transforms; top-1, top-5 and loss read at every step. It loads images in the main process, because
-everything runs on one core.
+and torchvision's transforms; top-1, top-5 and loss read at every step.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets, models, transforms
+from torch.utils.data import DataLoader
+from torchvision import models
 
 import mnet
-from mnet.data import Augment, FashionMNIST, Photographs
-from mnet.data.in_memory import Images, resize
+from benchmarks.images import ColourGarments, ImageFiles
 from mnet.latency import Sample
 from mnet.latency.timing import synchronise
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
@@ -35,158 +35,251 @@ from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.trainer import TRAINER_DEFAULTS
 from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier
-from mnet.tasks.module import make_optimizer
+from mnet.tasks.module import TrainedModule, make_optimizer
 from mnet.training import recipes
-from mnet.training.arithmetic import Compile, compiled
+from mnet.training.arithmetic import Compile, compiled, set_tensor_cores
 from mnet.training.memory import keep_freed_memory
 from mnet.training.recipes import lr_factor
 
-PAD = 4
 TIMM = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_small": "mobilenetv3_small_100"}
 RECIPE = recipes.recipe("quick")
-IMAGES = 12_800
-"""Training images of all loops."""
-COMPILE_STEPS = 5
-"""Steps until compiled code is ready, and recorded as a CUDA graph."""
+WARM_UP = 5
+"""Steps until compiled or recorded code is ready."""
+
+Steps = Callable[[int], float]
+"""Seconds of so many training steps, one after another, which go on from those of the last call."""
+Step = Callable[[Tensor, Tensor], None]
+"""Trains on a batch: images and labels."""
 
 
-def compile_on(device: str) -> Compile:
-    """How the fastest loop compiles."""
-    return "off" if device == "cpu" else "reduce-overhead"
+def sample_of(steps: Steps, count: int) -> Sample:
+    """Seconds per step, the mean of `count`."""
+    return lambda: steps(count) / count
 
 
-class ColourGarments(FashionMNIST):
-    """A part of Fashion-MNIST in RGB, as torchvision's nets expect."""
+@dataclass(frozen=True)
+class How:
+    """How a loop computes its steps."""
 
-    in_channels = 3
-    mean: tuple[float, ...] = FashionMNIST.mean * 3  # type: ignore[assignment]
-    std: tuple[float, ...] = FashionMNIST.std * 3  # type: ignore[assignment]
-    default_augment: ClassVar[Augment] = Augment(flip=True, pad=PAD)
+    precision: str = "fp32"
+    channels_last: bool = True
+    compile: Compile = "off"
+    benchmark: bool = False
+    """Whether cuDNN chooses its kernels by timing them."""
+    on_device: bool = True
+    """Whether the images are in the GPU's memory; else each batch is copied from pinned memory."""
 
-    def read(self) -> tuple[Images, Images]:
-        size = IMAGES + self.settings.val_size
-        train, test = (Images(part.images[:size].expand(-1, 3, -1, -1), part.labels[:size]) for part in super().read())
-        return train, test
+    @property
+    def needs_warm_up(self) -> bool:
+        """Whether the first steps compile or record."""
+        return self.compile != "off"
 
-
-def garments(data_dir: Path, resolution: int, batch_size: int) -> ColourGarments:
-    """The data of all loops, from `data_dir` or downloaded.
-
-    Raises:
-        DataError: Fashion-MNIST cannot be found or downloaded.
-    """
-    data = ColourGarments(data_dir=data_dir, batch_size=batch_size, resolution=resolution)
-    data.prepare_data()
-    data.setup("fit")
-    return data
+    def apply(self) -> None:
+        """Set what holds for the whole process."""
+        set_tensor_cores(self.precision == "tf32")
+        torch.backends.cudnn.benchmark = self.benchmark
 
 
-class StepTimes(L.Callback):
-    """The times at which some steps end; other steps do not wait for the device."""
+class PausedTraining(L.Callback):
+    """Runs a training in a thread, some steps at a time."""
 
-    def __init__(self, device: str, steps: Sequence[int]) -> None:
-        self.device, self.steps = device, steps
-        self.times: list[float] = []
+    def __init__(self, train: Callable[[PausedTraining], object], device: str) -> None:
+        self.device = device
+        self._left, self._go, self._done = 0, threading.Event(), threading.Event()
+        self._closed = False
+        self._error: BaseException | None = None
+
+        def body() -> None:
+            self._go.wait()
+            try:
+                if not self._closed:
+                    train(self)
+            except BaseException as error:
+                self._error = error
+            finally:
+                self._done.set()
+
+        self._thread = threading.Thread(target=body, daemon=True)
+        self._thread.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if batch_idx in self.steps:
+        self._left -= 1
+        if self._left == 0:
             synchronise(self.device)
-            self.times.append(time.perf_counter())
+            self._go.clear()
+            self._done.set()
+            self._go.wait()
+            if self._closed:
+                raise ClosedError
+
+    def steps(self, count: int) -> float:
+        """Seconds of this many steps, one after another.
+
+        Raises:
+            RuntimeError: The training has ended.
+        """
+        self._left = count
+        self._done.clear()
+        synchronise(self.device)
+        start = time.perf_counter()
+        self._go.set()
+        self._done.wait()
+        if self._error is not None:
+            raise RuntimeError(f"the training ended: {self._error}")
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        """End the training, whose memory is free then."""
+        self._closed = True
+        self._go.set()
+        self._thread.join(10)
 
 
-def lightning_loop(
-    model: str, data: ColourGarments, steps: int, device: str, folder: Path, compile: Compile = "off"
-) -> Sample:
-    """Seconds per step of a trial as a study runs it. A sample is a short run; its first steps are not timed."""
-    classifier = ImageClassifier(network(model, data), RECIPE)
-    classifier.compile_training(compile)
-    first = 0 if compile == "off" else COMPILE_STEPS
+class ClosedError(Exception):
+    """The training is no longer needed."""
 
-    def sample() -> float:
-        ends = StepTimes(device, (first, first + steps))
+
+def study_loop(
+    network: mnet.Network, data: ColourGarments, how: How, device: str, folder: Path, resources: ExitStack
+) -> Steps:
+    """A run as a study trains it, with its callbacks and its log, until `resources` end it."""
+    module = ImageClassifier(network, RECIPE)
+    return train_in_steps(module, data, (0,), how, device, folder, resources)
+
+
+def train_in_steps(
+    module: TrainedModule,
+    data: L.LightningDataModule,
+    seeds: Sequence[int],
+    how: How,
+    device: str,
+    folder: Path,
+    resources: ExitStack,
+) -> Steps:
+    """A training by Lightning, which `resources` end."""
+    module.compile_training(how.compile)
+
+    def train(pause: PausedTraining) -> None:
         trainer = L.Trainer(
-            max_epochs=1,
+            max_epochs=10_000,
             enable_checkpointing=False,
-            callbacks=[ProgressMonitor(lambda progress: None), SeedSteps(0), ends],
-            logger=CSVLogger(folder, "bench", version=""),
-            limit_train_batches=first + steps + 1,
+            callbacks=[ProgressMonitor(lambda progress: None), SeedSteps(*seeds), pause],
+            logger=CSVLogger(folder, "steps", version=""),
             limit_val_batches=0,
+            precision="bf16-mixed" if how.precision == "bf16" else "32-true",
             **{**TRAINER_DEFAULTS, "accelerator": device.partition(":")[0]},  # type: ignore[arg-type]
         )
-        trainer.fit(classifier, datamodule=data)
-        return (ends.times[1] - ends.times[0]) / steps
+        trainer.fit(module, datamodule=data)
 
-    return sample
+    how.apply()
+    training = PausedTraining(train, device)
+    resources.callback(training.close)
+
+    def steps(count: int) -> float:
+        how.apply()
+        return training.steps(count)
+
+    steps(WARM_UP if how.needs_warm_up else 1)
+    return steps
 
 
-def bare_loop(model: str, data: ColourGarments, steps: int, device: str, compile: Compile = "off") -> Sample:
-    """Seconds per step of the same net, batches, optimiser and schedule without Lightning, logging and accuracy."""
-    net = mnet.create_model(network(model, data)).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+def bare_loop(network: mnet.Network, data: ColourGarments, how: How, device: str) -> Steps:
+    """The same net, batches, optimiser and schedule without Lightning, logging and accuracy. As CUDA graphs, the whole
+    step with its update is one graph, at one learning rate: nothing can be quicker without other kernels."""
+    memory_format = torch.channels_last if how.channels_last else torch.contiguous_format
+    net = mnet.create_model(network).to(device, memory_format=memory_format).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(net, RECIPE)
     schedule = LambdaLR(optimizer, lr_factor(RECIPE, len(data.train_dataloader()), RECIPE.epochs))
     batches = forever(data.batches("train", train=True, device=torch.device(device)))
-    forward = compiled(net.forward, compile)
+    forward = compiled(net.forward, "off" if how.compile == "graphs" else how.compile)
 
-    def train(steps: int) -> None:
-        for _ in range(steps):
-            images, labels = next(batches)
-            loss = functional.cross_entropy(forward(images), labels, label_smoothing=RECIPE.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    def step(images: Tensor, labels: Tensor) -> None:
+        autocast = torch.autocast(device, torch.bfloat16, enabled=how.precision == "bf16", cache_enabled=False)
+        with autocast:
+            scores = forward(images.contiguous(memory_format=memory_format))
+            loss = functional.cross_entropy(scores, labels, label_smoothing=RECIPE.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if not recorded:
             schedule.step()
 
-    train(0 if compile == "off" else COMPILE_STEPS)
+    how.apply()
+    recorded = how.compile == "graphs" and device != "cpu"
+    update = record_step(step, next(batches)) if recorded else step
 
-    def sample() -> float:
+    def steps(count: int) -> float:
+        how.apply()
         synchronise(device)
         start = time.perf_counter()
-        train(steps)
+        for _ in range(count):
+            update(*next(batches))
         synchronise(device)
-        return (time.perf_counter() - start) / steps
+        return time.perf_counter() - start
 
-    return sample
-
-
-class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """One image at a time, as in torchvision's data sets."""
-
-    def __init__(self, data: ColourGarments) -> None:
-        train, _ = data.read()
-        resized = resize(train.images[:IMAGES], data.resolution)  # in advance, as ours are
-        self.pixels = resized.permute(0, 2, 3, 1).contiguous().numpy()
-        self.labels = train.labels[:IMAGES].tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(data.resolution, padding=PAD),
-                transforms.RandomHorizontalFlip(),
-                transforms.PILToTensor(),
-                transforms.ConvertImageDtype(torch.float),
-                transforms.Normalize(data.mean, data.std),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+    steps(WARM_UP if how.needs_warm_up else 1)
+    return steps
 
 
-def torchvision_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
-    """Seconds per step in the style of torchvision's references/classification/train.py."""
+@dataclass(frozen=True)
+class RecordedStep:
+    """A whole training step on batches of one shape as one CUDA graph."""
+
+    images: Tensor
+    labels: Tensor
+    graph: torch.cuda.CUDAGraph
+    step: Step
+    """What was recorded: the graph keeps neither its weights nor the optimiser's state alive."""
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.graph.replay()
+
+
+def record_step(step: Step, batch: Batch) -> RecordedStep:
+    """Record a training step, after some that are not."""
+    images, labels = (part.clone() for part in batch)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step(images, labels)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(images, labels)
+    return RecordedStep(images, labels, graph, step)
+
+
+def torchvision_loop(model: str, data: ColourGarments, device: str, workers: int | None) -> Steps:
+    """In the style of torchvision's references/classification/train.py.
+
+    Args:
+        model: The network, torchvision's.
+        data: The images.
+        device: Where it trains.
+        workers: Processes that decode, augment and normalise images one by one, 0 = this one; None takes our batches.
+    """
     net = models.get_model(model, num_classes=data.num_classes).to(device).train()
     criterion = nn.CrossEntropyLoss(label_smoothing=RECIPE.label_smoothing)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, RECIPE.momentum, weight_decay=RECIPE.weight_decay)
-    batches = forever(DataLoader(ImageFiles(data), data.batch_size, shuffle=True, num_workers=0, drop_last=True))
+    if workers is None:
+        batches = forever(data.batches("train", train=True, device=torch.device(device)))
+    else:
+        many: dict[str, Any] = {"num_workers": min(workers, os.cpu_count() or 1), "pin_memory": device != "cpu"}
+        if workers:  # as in a script, whatever started this process
+            many |= {"persistent_workers": True, "multiprocessing_context": "fork"}
+        batches = forever(DataLoader(ImageFiles(data), data.batch_size, shuffle=True, drop_last=True, **many))
 
-    def sample() -> float:
+    def steps(count: int) -> float:
+        How().apply()
         synchronise(device)
         start = time.perf_counter()
-        for _ in range(steps):
-            images, labels = (part.to(device) for part in next(batches))
+        for _ in range(count):
+            images, labels = (part.to(device, non_blocking=True) for part in next(batches))
             scores = net(images)
             loss = criterion(scores, labels)
             optimizer.zero_grad()
@@ -195,13 +288,13 @@ def torchvision_loop(model: str, data: ColourGarments, steps: int, device: str) 
             hits = scores.topk(5).indices == labels[:, None]
             loss.item(), hits[:, 0].float().mean().item(), hits.any(1).float().mean().item()
         synchronise(device)
-        return (time.perf_counter() - start) / steps
+        return time.perf_counter() - start
 
-    return sample
+    return steps
 
 
-def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Sample:
-    """Seconds per step in the style of timm's train.py: its net, transforms, loader, loss, optimiser and schedule."""
+def timm_loop(model: str, data: ColourGarments) -> Steps:
+    """In the style of timm's train.py, on the CPU: its net, transforms, loader, loss, optimiser and schedule."""
     import timm  # takes seconds, and no other loop needs it
     import timm.data
     import timm.loss
@@ -210,7 +303,7 @@ def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Samp
 
     files = ImageFiles(data)
     net = timm.create_model(TIMM[model], num_classes=data.num_classes)
-    net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    net = net.to(memory_format=torch.channels_last).train()
     criterion = timm.loss.LabelSmoothingCrossEntropy(RECIPE.label_smoothing)
     optimizer = timm.optim.create_optimizer_v2(net, "sgd", 0.1, RECIPE.weight_decay, RECIPE.momentum)
     shape = (3, data.resolution, data.resolution)
@@ -222,68 +315,18 @@ def timm_loop(model: str, data: ColourGarments, steps: int, device: str) -> Samp
     )
     batches, updates = forever(loader), itertools.count(1)
 
-    def sample() -> float:
-        synchronise(device)
+    def steps(count: int) -> float:
         start = time.perf_counter()
-        for _ in range(steps):
-            images, labels = (part.to(device) for part in next(batches))
+        for _ in range(count):
+            images, labels = next(batches)
             loss = criterion(net(images.contiguous(memory_format=torch.channels_last)), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step_update(next(updates))
-        synchronise(device)
-        return (time.perf_counter() - start) / steps
+        return time.perf_counter() - start
 
-    return sample
-
-
-def reading(folder: Path, side: int) -> dict[str, Sample]:
-    """Seconds per photograph of `folder/train`, read into training batches in one process: `ours`, and `theirs` as in
-    torchvision's reference script."""
-    data = Photographs(data_dir=folder, batch_size=16, resolution=side, val_size=1, workers=0)
-    data.prepare_data()
-    data.setup("fit")
-    theirs = datasets.ImageFolder(
-        str(folder / "train"),
-        transforms.Compose(
-            [
-                transforms.RandomResizedCrop(side, interpolation=transforms.InterpolationMode.BILINEAR),
-                transforms.RandomHorizontalFlip(),
-                transforms.PILToTensor(),
-                transforms.ConvertImageDtype(torch.float),
-                transforms.Normalize(data.mean, data.std),
-            ]
-        ),
-    )
-    loaders: dict[str, Iterable[Batch]] = {
-        "ours": data.train_dataloader(),
-        "theirs": DataLoader(theirs, 16, shuffle=True, num_workers=0),
-    }
-
-    def read(loader: Iterable[Batch]) -> Sample:
-        def sample() -> float:
-            start = time.perf_counter()
-            count = sum(len(labels) for _, labels in loader)
-            return (time.perf_counter() - start) / count
-
-        return sample
-
-    return {name: read(loader) for name, loader in loaders.items()}
-
-
-def write_photographs(folder: Path, size: tuple[int, int], count: int) -> None:
-    """JPEGs of smooth waves and noise, in two classes and splits, with about as many bytes per pixel as photographs."""
-    generator = np.random.default_rng(0)
-    width, height = size
-    x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
-    for split, images in (("train", count), ("test", 2)):
-        for i in range(images):
-            smooth = 120 + 90 * np.sin(x[..., None] * (1, 1.3, 0.7) + i) * np.cos(y[..., None])
-            pixels = np.clip(smooth + generator.normal(0, 12, (height, width, 1)), 0, 255).astype(np.uint8)
-            path = folder / split / f"class{i % 2}" / f"{i}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path, quality=88)
+    return steps
 
 
 def bare_trials(trials: Sequence[Trial]) -> float:

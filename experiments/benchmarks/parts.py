@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,8 +21,9 @@ from torch import nn
 from torch.nn import functional
 
 import mnet
-from benchmarks import loops, processes, switches
+from benchmarks import images, loops, processes, switches
 from benchmarks.goals import Row, one_sample_row, throughput_row, time_row
+from benchmarks.images import garments
 from mnet.latency import Sample, paired_ratios, timed
 from mnet.studies.engines.local import default_workers
 from mnet.studies.study import load_profile, load_study
@@ -29,7 +31,7 @@ from mnet.studies.study import load_profile, load_study
 EXPERIMENTS = Path(__file__).parents[1]
 RESOLUTION, BATCH = 32, 128
 """Pixels and images of a batch, in the training loops."""
-STEPS, STEPS_ON_GPU = 4, 50
+STEPS = 4
 """Training steps timed in a round."""
 SAME_NETWORKS = {
     "mobilenet_v1": ("timm:mobilenetv1_100",),
@@ -37,7 +39,7 @@ SAME_NETWORKS = {
     "mobilenet_v3_large": ("torchvision:mobilenet_v3_large", "timm:mobilenetv3_large_100"),
     "mobilenet_v3_small": ("torchvision:mobilenet_v3_small", "timm:mobilenetv3_small_100"),
 }
-SEEDS, SEEDS_ON_GPU = 3, 8
+SEEDS = 3
 SEED_NETWORKS = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 1.0), ("mobilenet_v3_large", 0.35))
 """Networks of studies: from a third of a step spent in calls to almost all in arithmetic."""
 SWITCH_NETWORKS = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35))
@@ -48,7 +50,6 @@ class Settings:
     """What all parts share."""
 
     data_dir: Path
-    device: str
     budget_s: float
     """Of a training comparison."""
     sweep_seeds: int
@@ -100,27 +101,27 @@ def _sweep(settings: Settings) -> Iterator[Row]:
 
 
 def _training(settings: Settings) -> Iterator[Row]:
-    """Lightning against the bare loop and the reference loops, in the same rounds; the first two compiled on a GPU."""
-    device, data = settings.device, loops.garments(settings.data_dir, RESOLUTION, BATCH)
-    compile = loops.compile_on(device)
-    steps = STEPS if device == "cpu" else STEPS_ON_GPU
+    """A study's training against the bare loop and the reference loops, in the same rounds."""
+    data = garments(settings.data_dir, RESOLUTION, BATCH)
     for model in ("mobilenet_v3_small", "mobilenet_v2"):
-        with tempfile.TemporaryDirectory() as folder:
-            samples = {
-                "lightning": loops.lightning_loop(model, data, steps, device, Path(folder), compile),
-                "bare": loops.bare_loop(model, data, steps, device, compile),
-                "torchvision's": loops.torchvision_loop(model, data, steps, device),
-                "timm's": loops.timm_loop(model, data, steps, device),
+        network, how = loops.network(model, data), loops.How()
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as resources:
+            compared = {
+                "lightning": loops.study_loop(network, data, how, "cpu", Path(folder), resources),
+                "bare": loops.bare_loop(network, data, how, "cpu"),
+                "torchvision's": loops.torchvision_loop(model, data, "cpu", 0),
+                "timm's": loops.timm_loop(model, data),
             }
+            samples = {name: loops.sample_of(steps, STEPS) for name, steps in compared.items()}
             ratios = paired_ratios(samples, "lightning", budget_s=settings.budget_s, warmup=1)
-        for name, goal in (("bare", 0.95 if device == "cpu" else 0.9), ("torchvision's", 5), ("timm's", 1)):
+        for name, goal in (("bare", 0.95), ("torchvision's", 5), ("timm's", 1)):
             what, ours = f"throughput, {RESOLUTION} px, batch {BATCH}", f"{model}, Lightning"
             yield throughput_row(what, ours, f"{name} loop", ratios[name], at_least=goal)
 
 
 def _switches(settings: Settings) -> Iterator[Row]:
     """A training step against the same step with one switch changed: a study should use the faster one."""
-    with switches.samples_by_switch(settings.device) as samples:
+    with switches.samples_by_switch() as samples:
         for model, width in SWITCH_NETWORKS:
             ratios = paired_ratios(samples(model, width), switches.DEFAULT, budget_s=12, warmup=1)
             for name, ratio in ratios.items():
@@ -129,33 +130,23 @@ def _switches(settings: Settings) -> Iterator[Row]:
 
 
 def _seeds(settings: Settings) -> Iterator[Row]:
-    """Seeds of a cell as replicas of one network against one after another, in as many processes as a study has; on a
-    GPU in one process, and against as many processes as would share it."""
-    device, workers = settings.device, default_workers()
+    """Seeds of a cell as replicas of one network against one after another, in as many processes as a study has."""
+    workers = default_workers()
     for model, width in SEED_NETWORKS:
-        if device == "cpu":
-            count, what = SEEDS, f"throughput, 28 px, batch 96, {workers} processes"
-            case = processes.SeedCase(model, width, count, 28, 96, device)
-            with processes.seed_samples(case, workers) as samples:
-                ratios = paired_ratios(samples, "together", budget_s=12, warmup=1)
-            rows = {"apart": ("one after another", 1.3)}
-        else:
-            count, what = SEEDS_ON_GPU, "throughput, 28 px, batch 128"
-            case = processes.SeedCase(model, width, count, 28, 128, device)
-            with processes.seed_samples(case, 1) as samples, processes.seed_samples(case, workers) as parallel:
-                ratios = paired_ratios({**samples, "processes": parallel["apart"]}, "together", budget_s=12, warmup=1)
-            rows = {"apart": ("one after another", 4.0), "processes": (f"{workers} at a time", 1.0)}
-        for name, (theirs, goal) in rows.items():
-            ours = f"{model} x {width:g}, {count} seeds as one"
-            yield throughput_row(what, ours, theirs, ratios[name], at_least=goal)
+        case = processes.SeedCase(model, width, SEEDS, 28, 96)
+        with processes.seed_samples(case, workers) as samples:
+            ratio = paired_ratios(samples, "together", budget_s=12, warmup=1)["apart"]
+        what = f"throughput, 28 px, batch 96, {workers} processes"
+        ours = f"{model} x {width:g}, {SEEDS} seeds as one"
+        yield throughput_row(what, ours, "one after another", ratio, at_least=1.3)
 
 
 def _reading(settings: Settings) -> Iterator[Row]:
     """Photographs decoded, cropped and normalised on one thread."""
     for size, count in (((500, 375), 96), ((2000, 1500), 32)):
         with tempfile.TemporaryDirectory() as folder:
-            loops.write_photographs(Path(folder), size, count)
-            ratio = paired_ratios(loops.reading(Path(folder), 224), "ours", budget_s=8, warmup=1)["theirs"]
+            images.write_photographs(Path(folder), size, count)
+            ratio = paired_ratios(images.reading(Path(folder), 224), "ours", budget_s=8, warmup=1)["theirs"]
         what = f"reading JPEGs of {size[0]} x {size[1]} for 224 px"
         yield throughput_row(what, "dataset=photographs", "torchvision's reference", ratio, at_least=1)
 
@@ -163,41 +154,41 @@ def _reading(settings: Settings) -> Iterator[Row]:
 def _latency(settings: Settings) -> Iterator[Row]:
     pairs = [(ours, theirs) for ours, names in SAME_NETWORKS.items() for theirs in names]
     for ours, theirs in pairs:
-        yield _forward(ours, theirs, settings.device)
+        yield _forward(ours, theirs)
     for ours, theirs in pairs:
-        yield _train_step(ours, theirs, settings.device)
+        yield _train_step(ours, theirs)
 
 
-def _forward(ours: str, theirs: str, device: str) -> Row:
+def _forward(ours: str, theirs: str) -> Row:
     """Inference of one image, NCHW on both sides."""
-    image = torch.randn(1, 3, 224, 224, device=device)
+    image = torch.randn(1, 3, 224, 224)
 
     @torch.inference_mode()
     def infer(net: nn.Module) -> None:
         net(image)
 
-    nets = {name: net.eval() for name, net in _pair(ours, theirs, device).items()}
-    samples = {name: _fresh(net, infer, 2, device) for name, net in nets.items()}
+    nets = {name: net.eval() for name, net in _pair(ours, theirs).items()}
+    samples = {name: _fresh(net, infer, 2) for name, net in nets.items()}
     ratio = paired_ratios(samples, "theirs", budget_s=6, precision=0.004, min_rounds=30)["ours"]
     return time_row("forward, 224 px, batch 1", ours, theirs, ratio, at_most=1.02)
 
 
-def _train_step(ours: str, theirs: str, device: str) -> Row:
+def _train_step(ours: str, theirs: str) -> Row:
     """Forward and backward, channels_last on both sides."""
-    images = torch.randn(16, 3, 96, 96, device=device).to(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (16,), device=device)
+    images = torch.randn(16, 3, 96, 96).to(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (16,))
 
     def train(net: nn.Module) -> None:
         functional.cross_entropy(net(images), labels).backward()
         net.zero_grad()
 
-    nets = {name: net.to(memory_format=torch.channels_last) for name, net in _pair(ours, theirs, device).items()}
-    samples = {name: _fresh(net, train, 1, device) for name, net in nets.items()}
+    nets = {name: net.to(memory_format=torch.channels_last) for name, net in _pair(ours, theirs).items()}
+    samples = {name: _fresh(net, train, 1) for name, net in nets.items()}
     ratio = paired_ratios(samples, "theirs", budget_s=6, precision=0.004, warmup=1)["ours"]
     return time_row("train step, 96 px, batch 16", ours, theirs, ratio, at_most=1.02)
 
 
-def _fresh(net: nn.Module, work: Callable[[nn.Module], object], calls: int, device: str) -> Sample:
+def _fresh(net: nn.Module, work: Callable[[nn.Module], object], calls: int) -> Sample:
     """Time `work` on a new copy of `net` each time, after one call that is not timed.
 
     Where weights lie in memory affects the time for as long as a net exists; a copy in each round puts that into the
@@ -207,17 +198,17 @@ def _fresh(net: nn.Module, work: Callable[[nn.Module], object], calls: int, devi
     def sample() -> float:
         copied = copy.deepcopy(net)
         work(copied)
-        return timed(lambda: work(copied), calls=calls, device=device)()
+        return timed(lambda: work(copied), calls=calls)()
 
     return sample
 
 
-def _pair(ours: str, theirs: str, device: str) -> dict[str, nn.Module]:
+def _pair(ours: str, theirs: str) -> dict[str, nn.Module]:
     """The same network of ours and of another library."""
     library, _, name = theirs.partition(":")
     other = timm.create_model(name) if library == "timm" else torchvision.models.get_model(name)
     activation = "relu6" if ours == "mobilenet_v1" else None  # as in timm's
-    return {"ours": mnet.create_model(ours, activation=activation).to(device), "theirs": other.to(device)}
+    return {"ours": mnet.create_model(ours, activation=activation), "theirs": other}
 
 
 def _start(settings: Settings) -> Iterator[Row]:

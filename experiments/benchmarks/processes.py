@@ -21,12 +21,11 @@ from torch.nn import functional
 
 import mnet
 from benchmarks import loops
+from benchmarks.images import garments
 from mnet.latency import Sample
-from mnet.latency.timing import synchronise
 from mnet.models.network import MobileNet
 from mnet.models.replicas import stack, take_apart
 from mnet.tasks.module import make_optimizer
-from mnet.training.arithmetic import compiled
 from mnet.training.memory import keep_freed_memory
 
 
@@ -39,13 +38,12 @@ class SeedCase:
     seeds: int
     resolution: int
     batch_size: int
-    device: str
 
 
 @contextmanager
 def seed_samples(case: SeedCase, workers: int) -> Iterator[dict[str, Sample]]:
     """Seconds per step and seed, of single-threaded processes that work at the same time: `apart`, one seed after
-    another in each; `together`, as replicas. On a GPU all steps are CUDA graphs."""
+    another in each; `together`, as replicas."""
     with ExitStack() as resources:
         pools = [resources.enter_context(ProcessPoolExecutor(1, get_context("spawn"))) for _ in range(workers)]
 
@@ -59,12 +57,10 @@ def seed_samples(case: SeedCase, workers: int) -> Iterator[dict[str, Sample]]:
 def seconds_per_seed(case: SeedCase, together: bool) -> float:
     """Seconds of a training step, for each seed."""
     steps = seed_steps(case, together)
-    synchronise(case.device)
     start = time.perf_counter()
     for step in steps:
         step()
         step()
-    synchronise(case.device)
     return (time.perf_counter() - start) / (2 * case.seeds)
 
 
@@ -78,24 +74,22 @@ def seed_steps(case: SeedCase, together: bool) -> tuple[Callable[[], None], ...]
     count = case.seeds if together else 1
     steps = []
     for net in [stack(nets)] if together else nets:
-        moved = net.to(case.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        images = torch.randn(case.batch_size, 3 * count, case.resolution, case.resolution, device=case.device)
-        labels = torch.randint(10, (count, case.batch_size), device=case.device)
-        steps.append(_training_step(moved, images.contiguous(memory_format=torch.channels_last), labels, case.device))
+        images = torch.randn(case.batch_size, 3 * count, case.resolution, case.resolution)
+        labels = torch.randint(10, (count, case.batch_size))
+        trained = net.to(memory_format=torch.channels_last).train()
+        steps.append(_training_step(trained, images.contiguous(memory_format=torch.channels_last), labels))
     for step in steps:
-        for _ in range(1 if case.device == "cpu" else loops.COMPILE_STEPS):
-            step()
+        step()
     return tuple(steps)
 
 
-def _training_step(net: MobileNet, images: Tensor, labels: Tensor, device: str) -> Callable[[], None]:
+def _training_step(net: MobileNet, images: Tensor, labels: Tensor) -> Callable[[], None]:
     optimizer = make_optimizer(net, loops.RECIPE)
-    forward = compiled(net.forward, loops.compile_on(device))
 
     def step() -> None:
         losses = [
             functional.cross_entropy(scores, seed_labels, label_smoothing=loops.RECIPE.label_smoothing)
-            for scores, seed_labels in zip(take_apart(forward(images), len(labels)), labels, strict=True)
+            for scores, seed_labels in zip(take_apart(net(images), len(labels)), labels, strict=True)
         ]
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
@@ -115,15 +109,16 @@ def peak_memory(loop: Loop, model: str, data_dir: Path, resolution: int, batch_s
 
 def _train_and_measure(loop: Loop, model: str, data_dir: Path, resolution: int, batch_size: int) -> float:
     torch.set_num_threads(1)
-    data = loops.garments(data_dir, resolution, batch_size)
-    with tempfile.TemporaryDirectory() as folder:
+    data = garments(data_dir, resolution, batch_size)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as resources:
         if loop == "lightning":
             keep_freed_memory()  # as run_trial does
-            sample = loops.lightning_loop(model, data, 6, "cpu", Path(folder))
+            network = loops.network(model, data)
+            steps = loops.study_loop(network, data, loops.How(), "cpu", Path(folder), resources)
         else:
-            sample = loops.torchvision_loop(model, data, 6, "cpu")
+            steps = loops.torchvision_loop(model, data, "cpu", 0)
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which reading the data has set
-        sample()
+        steps(6)
     status = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in status if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

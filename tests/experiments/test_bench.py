@@ -7,7 +7,7 @@ import pandas as pd
 import publish
 import pytest
 import scaling
-from benchmarks import loops, processes
+from benchmarks import images, processes
 from benchmarks.goals import throughput_row, time_row
 
 from mnet.latency import Ratio, paired_ratios
@@ -24,8 +24,8 @@ def short(monkeypatch):
 
 
 def test_every_row_has_both_values_a_goal_and_a_verdict(short, tmp_path, monkeypatch, capsys):
-    whole = loops.write_photographs
-    monkeypatch.setattr(loops, "write_photographs", lambda folder, size, count: whole(folder, (64, 48), 8))
+    whole = images.write_photographs
+    monkeypatch.setattr(images, "write_photographs", lambda folder, size, count: whole(folder, (64, 48), 8))
     assert bench.main(["--only=reading", f"--out={tmp_path}"]) == 0
     table = pd.read_csv(tmp_path / "bench.csv")
     assert len(table) == 2
@@ -36,7 +36,7 @@ def test_every_row_has_both_values_a_goal_and_a_verdict(short, tmp_path, monkeyp
 
 
 def test_seeds_together_and_apart_are_as_many_steps_of_the_same_network():
-    case = processes.SeedCase("mobilenet_v3_small", 0.25, 3, 28, 8, "cpu")
+    case = processes.SeedCase("mobilenet_v3_small", 0.25, 3, 28, 8)
     apart, together = (processes.seed_steps(case, whole) for whole in (False, True))
     assert (len(apart), len(together)) == (3, 1)
     assert processes.seconds_per_seed(case, True) > 0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 import mnet
 from mnet.files import write_csv
@@ -75,7 +74,3 @@ class GrowingTable:
         self.rows = [old for old in self.rows if tuple(old.get(name) for name in self.keys) != key]
         self.rows.append(new)
         write_csv(self.path, pd.DataFrame(self.rows))
-
-
-Step = Callable[[Tensor, Tensor], None]
-"""Trains on a batch: images and labels."""

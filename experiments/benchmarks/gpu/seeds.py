@@ -27,7 +27,7 @@ import mnet
 from benchmarks import loops
 from benchmarks.goals import throughput_row
 from benchmarks.gpu import steps
-from benchmarks.gpu.part import GrowingTable, Settings, Step
+from benchmarks.gpu.part import GrowingTable, Settings
 from mnet.latency import Sample
 from mnet.latency.paired import time_in_rounds
 from mnet.latency.timing import synchronise
@@ -180,21 +180,21 @@ def bare_pack(network: mnet.Network, variant: Bare, batch_size: int, device: str
     """Seconds per step and seed of a bare loop."""
     update, images, labels = _update(network, variant, batch_size, device)
 
-    def sample(count: int) -> float:
+    def take(count: int) -> float:
         set_tensor_cores(variant.precision == "tf32")
         synchronise(device)
         start = time.perf_counter()
         for _ in range(count):
             update(images, labels)
         synchronise(device)
-        return (time.perf_counter() - start) / variant.seeds
+        return time.perf_counter() - start
 
-    sample(3)
-    count = steps.steps_for(sample(3) * variant.seeds / 3)
-    return lambda: sample(count) / count
+    take(3)
+    sample = steps.sampled(take)
+    return lambda: sample() / variant.seeds
 
 
-def _update(network: mnet.Network, variant: Bare, batch_size: int, device: str) -> tuple[Step, Tensor, Tensor]:
+def _update(network: mnet.Network, variant: Bare, batch_size: int, device: str) -> tuple[loops.Step, Tensor, Tensor]:
     """A training step of all seeds, and a batch for it: images (N, K * C, H, W), labels (K, N)."""
     nets = [mnet.create_model(network) for _ in range(variant.seeds)]
     net = (stack(nets) if variant.seeds > 1 else nets[0]).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -215,7 +215,7 @@ def _update(network: mnet.Network, variant: Bare, batch_size: int, device: str) 
 
     set_tensor_cores(variant.precision == "tf32")
     recorded = variant.recorded and device != "cpu"
-    return steps.record_step(step, (images, labels)) if recorded else step, images, labels
+    return loops.record_step(step, (images, labels)) if recorded else step, images, labels
 
 
 def study_pack(
@@ -227,8 +227,8 @@ def study_pack(
     alone = variant.seeds == 1
     module = modules[0] if alone else Pack(modules)
     batches = datas[0] if alone else cast(L.LightningDataModule, PackedDataModule(datas))
-    how = steps.How(variant.precision, compile="auto")
-    sample = steps.train_in_steps(module, batches, range(variant.seeds), how, device, folder, resources)
+    how = loops.How(variant.precision, compile="auto")
+    sample = steps.sampled(loops.train_in_steps(module, batches, range(variant.seeds), how, device, folder, resources))
     return lambda: sample() / variant.seeds
 
 
