@@ -9,11 +9,20 @@ instead of trained.
 
 from __future__ import annotations
 
+from common.startup import hold_collection
+
+if __name__ == "__main__":
+    hold_collection()
+
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__" and ("WANDB_SWEEP_ID" in os.environ or "--wandb=on" in sys.argv):
+    import wandb  # noqa: F401 - before torch: it searches all modules that there are, for seconds after Lightning
 
 import torch
 from common.options import Arguments, Parser, check_positive

@@ -11,15 +11,7 @@ import gc
 import os
 from pathlib import Path
 
-import hypothesis
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-
-import mnet
-
-torch.set_num_threads(1)
 
 WORKERS = 4
 """At most: each imports torch, and some tests start several processes of their own. One more than cores, up to here:
@@ -44,7 +36,17 @@ def pytest_addoption(parser) -> None:
     parser.addoption("--kill-seed", type=int, default=0, help="of the moments")
 
 
-def pytest_configure(config) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session) -> None:
+    """Prepare to import the tests, in every process that does: not in the one that only hands them out."""
+    gc.disable()  # until they are collected: imports leave no garbage, and looking for it takes seconds
+    if "PYTEST_XDIST_WORKER" in os.environ:  # of the whole suite, which needs it
+        import wandb  # noqa: F401 - before torch: it searches all modules that there are, for seconds after Lightning
+    import hypothesis
+    import torch
+
+    torch.set_num_threads(1)
+    config = session.config
     for name, examples in (("quick", 15), ("all", 80)):
         hypothesis.settings.register_profile(name, deadline=None, derandomize=True, max_examples=examples)
     hypothesis.settings.load_profile("all" if config.getoption("--all") else "quick")
@@ -68,11 +70,14 @@ def pytest_collection_modifyitems(config, items) -> None:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     gc.freeze()  # what is imported stays: statsmodels and paired timing collect garbage again and again, 0.3 s each
+    gc.enable()
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -82,6 +87,8 @@ def tiny_model(tmp_path_factory) -> str:
 
     It has what V3 has: squeeze-and-excite, h-swish, a stride, a shortcut, dropout in its head.
     """
+    import mnet
+
     network = mnet.describe("mobilenet_v3_small", num_classes=10, in_channels=1, width=0.25)
     path = tmp_path_factory.mktemp("models") / "tiny_v3.yaml"
     mnet.write_network(dataclasses.replace(network, blocks=network.blocks[3:5]), path)
@@ -91,6 +98,9 @@ def tiny_model(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
     """Two classes of grey 28x28 images, bright above or below: train 40 a class, test 10."""
+    import numpy as np
+    from PIL import Image
+
     folder, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 10)):
         for label, rows in (("above", slice(0, 14)), ("below", slice(14, 28))):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from common.startup import allow_collection
 from mnet.errors import ConfigError, DataError
 from mnet.latency.runtimes import ExportError
 
@@ -28,6 +29,7 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
 
     @functools.wraps(main)
     def run(arguments: Sequence[str] | None = None) -> int:
+        allow_collection()
         try:
             return main(sys.argv[1:] if arguments is None else arguments)
         except (ConfigError, DataError, ExportError) as error:

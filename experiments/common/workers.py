@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from multiprocessing import forkserver, set_forkserver_preload
 
+from common.startup import hold_collection
+
 
 def start_worker_server() -> None:
     """Start the fork server, which imports torch and Lightning while this process does the same."""
-    set_forkserver_preload(["mnet.studies.runs.run"])
+    hold_collection()
+    set_forkserver_preload(["mnet.studies.engines.preload"])
     forkserver.ensure_running()

@@ -116,7 +116,7 @@ def options(images, tiny_model) -> list[str]:
 def study(options, tmp_path_factory) -> Path:
     """The folder of the only run of a study on two devices."""
     out = tmp_path_factory.mktemp("devices")
-    assert ablate.main(["activation", *options, *TWO, "--seeds=1", f"--out={out}"]) == 0
+    assert ablate.main(["activation", *options, *TWO, "--seeds=1", "--report=false", f"--out={out}"]) == 0
     (folder,) = out.glob("trainer-*/activation/runs/*")
     return folder
 

@@ -1,7 +1,8 @@
 """The programs as a user calls them, on a small folder of images.
 
-Each runs once in a process of its own; test_damage.py and test_wandb.py have processes that fail. The other calls are
-of its `main`, in this process: a new one imports torch and Lightning for longer than it trains.
+ablate.py runs once in a process of its own, as train.py does in test_wandb.py; test_damage.py and test_kill.py have
+processes that are stopped. The other calls are of a program's `main`, in this process: a new one imports torch and
+Lightning for longer than it trains.
 """
 
 import importlib
@@ -13,13 +14,15 @@ from pathlib import Path
 import ablate
 import pandas as pd
 import pytest
+import train
+import wandb
 import yaml
 
 ROOT = Path(__file__).parents[2]
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "experiments" / arguments[0]), *map(str, arguments[1:])]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -70,7 +73,7 @@ def test_a_run_that_two_studies_share_is_trained_once(study, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
     settings = [argument for argument in arguments[1:] if not argument.startswith("--activation")]
     settings += ["--activation=paper,relu,relu6"]
-    assert ablate.main([str(copy), "activation", *settings]) == 0
+    assert ablate.main([str(copy), "activation", *settings, "--report=false"]) == 0
     assert "6 cells, 6 runs, 4 finished before" in capsys.readouterr().out
     copied, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("copy", "activation"))
     timing = ["study", "train_seconds", "images_per_second"]
@@ -81,23 +84,33 @@ def test_a_run_that_two_studies_share_is_trained_once(study, tmp_path, capsys):
 
 def test_other_arguments_of_the_trainer_make_another_run(study):
     arguments, folder, _ = study
-    assert ablate.main([*arguments, "--trainer.limit_train_batches=1"]) == 0
+    assert ablate.main([*arguments, "--trainer.limit_train_batches=1", "--report=false"]) == 0
     (other,) = folder.parent.glob("trainer-*/activation/runs.csv")
     both = pd.read_csv(other).merge(pd.read_csv(folder / "runs.csv"), on="run_id", suffixes=("_other", "_plain"))
     assert len(both) == 4
     assert (both["test_loss_other"] != both["test_loss_plain"]).all()
 
 
-def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, tmp_path):
+@pytest.fixture
+def wandb_offline(monkeypatch):
+    """W&B reads this from the environment, and keeps it until it is torn down."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("wandb_offline")
+def test_train_gives_the_numbers_of_the_study_and_logs_to_wandb_offline(study, tmp_path, capsys):
     _, folder, _ = study
     run = next(folder.glob("runs/*"))
-    done = call("train.py", f"--config={run / 'config.yaml'}", f"--out={tmp_path}", "--wandb=on")
-    assert done.returncode == 0, done.stderr
+    assert train.main([f"--config={run / 'config.yaml'}", f"--out={tmp_path}", "--wandb=on"]) == 0
     repeated = yaml.safe_load((tmp_path / "train/runs" / run.name / "result.json").read_text())
     original = yaml.safe_load((run / "result.json").read_text())
     for name in ("top1", "test_loss", "val_loss", "params"):
         assert repeated[name] == original[name]
-    assert "logging offline" not in done.stdout  # WANDB_MODE asked for it
+    assert "logging offline" not in capsys.readouterr().out  # WANDB_MODE asked for it
     assert list(tmp_path.glob(f"train/runs/{run.name}/wandb/offline-run-*/*.wandb"))
 
 

@@ -1,4 +1,7 @@
-"""Weights & Biases: its real client, core, agent and reader, against a server on the loopback interface."""
+"""Weights & Biases: its real client, core, agent and reader, against a server on the loopback interface.
+
+Processes of their own are the agent with its training, and a training without an account; the rest runs in this one.
+"""
 
 import json
 import os
@@ -6,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +22,7 @@ import psutil
 import pytest
 import sweep
 import train
+import wandb
 import yaml
 from support.wandb_server import API_KEY, Run, is_dead, serving
 
@@ -66,6 +72,23 @@ def tiny(images) -> dict[str, object]:
     }
 
 
+@contextmanager
+def as_user(environment: dict[str, str]) -> Iterator[None]:
+    """This process is that user's: W&B reads its settings anew, and keeps nothing for the time after."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - environment.keys():
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        wandb.teardown()
+        try:
+            yield
+        finally:
+            wandb.teardown()
+            for name in ("WANDB_ENTITY", "WANDB_PROJECT"):  # wandb.sweep sets them
+                os.environ.pop(name, None)
+
+
 def options(settings: dict[str, object]) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
 
@@ -85,8 +108,10 @@ def end(process: subprocess.Popen, code: int = 0) -> str:
 
 def register(account: dict[str, str], settings: dict[str, object], out: Path) -> str:
     """The full id of a sweep over the activation study, as it was printed."""
-    said = end(begin(account, "sweep.py", "activation", *options(settings), f"--out={out}"))
-    return said.split("make agent SWEEP=")[1].split()[0]
+    said = StringIO()
+    with as_user(account), redirect_stdout(said):
+        assert sweep.main(["activation", *options(settings), f"--out={out}"]) == 0
+    return said.getvalue().split("make agent SWEEP=")[1].split()[0]
 
 
 def train_here(tiny: dict[str, object], out: Path, **settings: object) -> Path:
@@ -206,21 +231,17 @@ def test_an_api_key_is_written_nowhere(swept, home):
     assert not [path for path in files if API_KEY.encode() in path.read_bytes()]
 
 
-def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swept, account, server, tmp_path):
+def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swept, account, server):
     registered, runs, out, _ = swept
     addresses = [
         f"me/mnet/sweeps/{registered.name}",
         f"https://wandb.ai/me/mnet/runs/{runs[0].name}?nw=x",
         "wandb:me/mnet",
     ]
-    script = (
-        "import sys; from mnet.studies import load; [load(a).to_pickle(f'{i}.pkl') for i, a in enumerate(sys.argv[1:])]"
-    )
     server.runs["theirs"] = Run("theirs", config={"lr": 0.1}, summary={"test/top1": 99.0}, exit_code=0)
     server.runs["unfinished"] = replace(runs[0], name="unfinished", exit_code=1)
-    command = [sys.executable, "-c", script, *addresses]
-    subprocess.run(command, env=account, cwd=tmp_path, check=True)
-    swept_rows, one, project = (pd.read_pickle(tmp_path / f"{i}.pkl") for i in range(3))
+    with as_user(account):
+        swept_rows, one, project = map(load, addresses)
     here = load(out).sort_values("run_id", ignore_index=True)
     pd.testing.assert_frame_equal(swept_rows.sort_values("run_id", ignore_index=True), here)
     assert list(one["run_id"]) == [runs[0].config["run_id"]]
@@ -275,11 +296,11 @@ def test_wandb_sync_uploads_config_history_and_summary_of_an_offline_run(offline
     assert {name: run.summary[name] for name in SAID_IN_RESULT} == {n: result[k] for n, k in SAID_IN_RESULT.items()}
 
 
-def test_a_run_whose_loss_is_no_number_is_not_handed_out_again(tiny, account, server, tmp_path):
-    under_an_agent = {**account, "WANDB_SWEEP_ID": "sweep0", "WANDB_RUN_ID": "diverges"}
-    said = end(begin(under_an_agent, "train.py", *options({**tiny, "lr": 1e30}), f"--out={tmp_path}"), code=1)
+def test_a_run_whose_loss_is_no_number_is_not_handed_out_again(tiny, account, server, tmp_path, capsys):
+    with as_user({**account, "WANDB_SWEEP_ID": "sweep0", "WANDB_RUN_ID": "diverges"}):
+        assert train.main([*options({**tiny, "lr": 1e30}), f"--out={tmp_path}"]) == 1
     run = server.runs["diverges"]
-    assert run.summary["failed"] in said
+    assert run.summary["failed"] in capsys.readouterr().err
     assert run.preempting
     assert not is_dead(run, patience_s=0.0)
 

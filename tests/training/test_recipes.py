@@ -54,7 +54,7 @@ def trainer(**settings) -> L.Trainer:
 def accuracy(recipe_used, *, frozen_momentum: float | None) -> float:
     L.seed_everything(0, verbose=False)
     network = mnet.describe("mobilenet_v3_small", num_classes=10, in_channels=1)
-    model = ImageClassifier(network, recipe_used)
+    model = ImageClassifier(replace(network, blocks=network.blocks[:4]), recipe_used)
     if frozen_momentum is not None:
         model.on_fit_start = lambda: None  # keep the network's momentum
         for module in model.modules():

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from scipy.optimize import nnls
 
 from mnet.errors import ConfigError, DataError
 from mnet.models.cost import cost
@@ -185,6 +184,8 @@ def fit_rates(timed: Iterable[tuple[Workload, float]]) -> Rates:
     Non-negative least squares of relative errors: one equation per distinct workload (the median of its times), and
     four more that hold the rates near the defaults, scaled to the median of all.
     """
+    from scipy.optimize import nnls  # only here, and slow to import for the processes of a cluster
+
     times: dict[Workload, list[float]] = defaultdict(list)
     for work, seconds in timed:
         times[work].append(seconds)

@@ -78,7 +78,7 @@ class LocalBackend:
         self.memory = engine.memory or int(MEMORY_SHARE * free_memory())
         count = min(engine.workers or default_workers(), attempts)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["mnet.studies.runs.run"])
+        context.set_forkserver_preload(["mnet.studies.engines.preload"])
         settings = WorkerSettings(engine.threads, engine.options, engine.run_job)
         data = _share(engine.data)
         with interrupts_held():  # Ctrl-C is for this process to handle, not for the workers

@@ -11,9 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
-
-import wandb
+from typing import TYPE_CHECKING, Literal
 
 from mnet.errors import ConfigError, text
 from mnet.studies.options import VARIANT
@@ -23,6 +21,9 @@ from mnet.studies.runs.store import METRICS
 from mnet.studies.runs.wandb_server import Unreachable, check_reachable
 from mnet.studies.trial import Trial
 from mnet.tasks import Task
+
+if TYPE_CHECKING:
+    import wandb
 
 PROJECT = "mnet"
 STEP = "trainer/global_step"
@@ -91,6 +92,8 @@ def has_account() -> bool:
     Raises:
         ConfigError: They are malformed.
     """
+    import wandb  # takes seconds, and most runs are not logged
+
     try:
         return wandb.login(prompt=False, verify=False)
     except wandb.Error as error:
@@ -129,6 +132,8 @@ def tracked(job: Job, variant: str | None, notify: Callable[[str], object]) -> I
 
 def _start(job: Job, notify: Callable[[str], object]) -> wandb.Run:
     """A new run, or in a sweep the run that the agent was assigned, resumed if it was started before."""
+    import wandb
+
     job.folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("WANDB_MODE", "online") != "online":
         return _init(job, wandb.Settings())
@@ -150,6 +155,8 @@ def first_line(error: Exception) -> str:
 
 
 def _init(job: Job, settings: wandb.Settings) -> wandb.Run:
+    import wandb
+
     trial = job.trial
     return wandb.init(
         dir=job.folder,

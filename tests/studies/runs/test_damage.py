@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ablate
 import pandas as pd
+import psutil
 import pytest
 import torch
+from common.workers import start_worker_server
 
 from mnet import ConfigError
 from mnet.studies import Trial, load_study
@@ -51,23 +55,26 @@ def options(images, tiny_model) -> list[str]:
     return ["activation", *(f"--{name}={value}" for name, value in settings.items())]
 
 
-def start(arguments: list[str], limit: int | None = None, **settings) -> subprocess.Popen:
-    """ablate.py in a process of its own, which can write no file above `limit` bytes."""
-    command = [sys.executable, str(ROOT / "experiments/ablate.py"), *arguments]
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Neither this process, nor a worker that is forked meanwhile, can write a file above `limit` bytes."""
+    start_worker_server()
+    (server,) = (child for child in psutil.Process().children() if "multiprocessing.forkserver" in str(child.cmdline()))
+    before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in (os.getpid(), server.pid)}
+    try:
+        for pid, (_, hard) in before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, hard))
+        yield
+    finally:
+        for pid, limits in before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
-    def limit_files() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **pipes, preexec_fn=limit_files, **settings)
-
-
-def test_where_the_disk_is_full_the_run_says_so_and_the_next_call_ends_with_the_same_numbers(options, tmp_path):
+def test_where_the_disk_is_full_the_run_says_so_and_the_next_call_ends_with_the_same_numbers(options, tmp_path, capsys):
     arguments = [*options, "--activation=paper", "--seeds=1", "--checkpoint_seconds=0"]
-    full = start([*arguments, f"--out={tmp_path}"], limit=200_000)  # less than the weights
-    out, error = full.communicate()
-    assert full.returncode == 1
+    with full_disk(200_000):  # less than the weights
+        assert ablate.main([*arguments, f"--out={tmp_path}"]) == 1
+    out, error = capsys.readouterr()
     assert "File too large" in error
     assert "Traceback" not in out + error
     (folder,) = tmp_path.glob("activation/runs/*")
@@ -162,8 +169,10 @@ def test_a_cell_whose_loss_is_no_number_is_marked_with_its_reason_and_the_others
 
 
 def test_ctrl_c_writes_the_checkpoint_and_says_how_to_go_on(options, tmp_path):
-    arguments = [*options, "--activation=paper", "--seeds=1", "--epochs=100000"]
-    process = start([*arguments, f"--out={tmp_path}"], start_new_session=True)
+    arguments = [*options, "--activation=paper", "--seeds=1", "--epochs=100000", f"--out={tmp_path}"]
+    command = [sys.executable, str(ROOT / "experiments/ablate.py"), *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, start_new_session=True)
     while not list(tmp_path.glob("activation/runs/*/metrics.csv")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
