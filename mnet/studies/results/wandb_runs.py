@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import wandb
-
 from mnet.errors import ConfigError
 from mnet.settings import coerce, hints
 from mnet.studies.results.finished import RESOLVED, FinishedRun, described_trial
@@ -55,6 +53,8 @@ def online_runs(address: Address) -> list[FinishedRun]:
         raise ConfigError(f"no folder {path}, and W&B cannot be asked for it: no W&B account; {LOGIN}")
     try:
         check_reachable()
+        import wandb  # takes seconds, and a folder is read without it
+
         api = wandb.Api(timeout=TIMEOUT_S)
         runs = api.runs(address.project, filters={"state": "finished", **address.filters}, lazy=False)
         logged = [(run.path, dict(run.config), dict(run.summary)) for run in runs]

@@ -118,7 +118,7 @@ def test_wandb_is_asked_with_a_timeout_and_its_error_names_the_address(monkeypat
 
     monkeypatch.setattr(wandb_runs, "has_account", lambda: True)
     monkeypatch.setattr(wandb_runs, "check_reachable", lambda: checked.append(True))
-    monkeypatch.setattr(wandb_runs.wandb, "Api", api)
+    monkeypatch.setattr("wandb.Api", api)
     with pytest.raises(ConfigError, match=r"no folder me/mnet/abc, and W&B cannot be asked for it: no route to host$"):
         load("me/mnet/runs/abc")
     assert checked and timeouts == [wandb_runs.TIMEOUT_S] and timeouts[0] <= 10
