@@ -131,7 +131,7 @@ class Batches(Resumable):
         self.shard = shard if train else ALL
         self.shard.check(self.batch_size)
         self.train = train
-        self.augment = augment if train and augment != UNCHANGED else None
+        self.augment = augment if train and augment != UNCHANGED else None  # no random numbers where nothing changes
         self.seed = seed
         self._scale, self._shift = scale_and_shift(mean, std, images.device)
         self._generator = Generator(images.device)
