@@ -208,9 +208,14 @@ class Trial(Toggles):
 
     def run_id_of(self, seed: int) -> str:
         """The run id of this trial with another seed."""
-        network, recipe, data, *rest = self._computed
-        canonical = json.dumps([network, recipe, data, seed, *rest], sort_keys=True, default=str)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        before, after = self._around_seed
+        return hashlib.sha256(f"{before}{seed}{after}".encode()).hexdigest()[:12]
+
+    @cached_property
+    def _around_seed(self) -> tuple[str, str]:
+        """The canonical JSON of what is computed, up to the seed and after it: claims ask for thousands of seeds."""
+        content = [json.dumps(part, sort_keys=True, default=str) for part in self._computed]
+        return f"[{', '.join(content[:3])}, ", "".join(f", {part}" for part in content[3:]) + "]"
 
     @cached_property
     def _computed(self) -> list[object]:

@@ -239,8 +239,9 @@ def test_bad_input_exits_with_2_and_one_line(arguments, message, capsys, tmp_pat
 
 
 @pytest.mark.usefixtures("clock")
-def test_the_bench_tells_both_rates_and_plants_a_slowdown_that_is_there(tmp_path, capsys):
+def test_the_bench_tells_both_rates_and_plants_a_slowdown_that_is_there(tiny_model, tmp_path, capsys):
     call = ["--runtime=eager", "--trials=1", "--slow_trials=2", "--slowdown=0.5", "--half_width=0.5", "--budget=1"]
+    call.append(f"--model={tiny_model}")
     assert bench_latency.main([*call, f"--out={tmp_path}"]) == 0
     table = pd.read_csv(tmp_path / "bench-latency.csv")
     assert list(table["planted"]) == [0, 0.5, 0.5]
