@@ -12,7 +12,6 @@ import importlib
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -27,6 +26,7 @@ from common.options import Arguments, Parser, check_positive
 from common.program import program
 
 from mnet.errors import ConfigError, unknown
+from mnet.provenance import ask_driver
 
 SHARES: Mapping[str, float] = {"correct": 90, "steps": 200, "seeds": 120, "latency": 90, "answers": 220}
 """Part, in `benchmarks.gpu` -> seconds of a budget of `BUDGET`, in the order in which they run. What they leave goes to
@@ -156,12 +156,8 @@ def run_process(part: str, seconds: float, options: Options) -> str:
 
 def describe_device() -> str:
     """The card, its driver and torch, in a line."""
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        card = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        card = "the CPU" if not torch.cuda.is_available() else "a GPU that nvidia-smi does not name"
-    return f"{card}, torch {torch.__version__}"
+    unnamed = "a GPU that nvidia-smi does not name" if torch.cuda.is_available() else "the CPU"
+    return f"{ask_driver('name,driver_version') or unnamed}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,16 @@ def provenance(device: torch.device, count: int = 1) -> dict[str, object]:
     }
 
 
+def ask_driver(query: str) -> str:
+    """What nvidia-smi answers of the first GPU, such as `580.159` to driver_version; empty if it does not."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer[0].strip() if answer else ""
+
+
 def cpu_name() -> str:
     """The processor's name and its number of cores."""
     info = Path("/proc/cpuinfo")

@@ -20,7 +20,7 @@ Compile = Literal["auto", "off", "graphs", "default", "reduce-overhead", "max-au
 NOT_COMPILED = ("auto", "off", "graphs")
 """Modes without a compiler."""
 COMPILERS = ("g++", "clang++", "c++")
-_COMPILED_NETWORKS = 64
+COMPILED_NETWORKS = 64
 """How many networks one process may compile; torch.compile would silently run any further ones uncompiled."""
 
 _Call = TypeVar("_Call", bound=Callable[..., object])
@@ -39,7 +39,7 @@ def compiled(call: _Call, mode: Compile) -> _Call:
     import torch._inductor.config
 
     torch.compiler.reset()  # drop the graphs of earlier runs in this process
-    torch._dynamo.config.recompile_limit = _COMPILED_NETWORKS
+    torch._dynamo.config.recompile_limit = COMPILED_NETWORKS
     if not torch.cuda.is_available():
         torch._inductor.config.compile_threads = 1  # parallel trials leave no core for it
     torch._inductor.config.fallback_random = True  # the same random numbers for dropout as uncompiled

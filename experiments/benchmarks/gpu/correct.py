@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu.part import GrowingTable, Settings
+from mnet.studies.runs.store import GPU_CORRECT
 
-CORRECT = "correct.csv"
 ROOT = Path(__file__).parents[3]
 TESTS = "tests/gpu"
 
 
 def run(settings: Settings) -> None:
     """Run the tests of `tests/gpu` and write `correct.csv`: test, outcome, seconds, and what a failure says."""
-    table = GrowingTable(settings.out / CORRECT, ("test",), settings.device)
+    table = GrowingTable(settings.out / GPU_CORRECT, ("test",), settings.device)
     arguments = [str(ROOT / TESTS), "-q", "-p", "no:xdist", "-o", "addopts=", f"--rootdir={ROOT}", "--no-header"]
     if settings.rehearse:
         arguments += ["--rehearse", "-k", "order or waits or (recorded and quick and fp32)"]

@@ -33,13 +33,13 @@ from mnet.latency.paired import time_in_rounds
 from mnet.latency.timing import synchronise
 from mnet.models.replicas import stack, take_apart
 from mnet.studies.runs.packs import PackedDataModule
+from mnet.studies.runs.store import GPU_SEEDS
 from mnet.studies.runs.trainer import silence_lightning
 from mnet.tasks.classification import ImageClassifier
 from mnet.tasks.module import make_optimizer
 from mnet.tasks.pack import Pack
 from mnet.training.arithmetic import set_tensor_cores
 
-SEEDS = "seeds.csv"
 CASES = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35), ("mobilenet_v3_large", 1.0))
 """Networks of studies, and their widths."""
 RESOLUTION, BATCH = 32, 128
@@ -117,7 +117,7 @@ def run(settings: Settings) -> None:
     for pool in pools:
         pool.submit(os.getpid).result()
     silence_lightning()
-    table = GrowingTable(settings.out / SEEDS, ("what", "ours", "theirs"), settings.device)
+    table = GrowingTable(settings.out / GPU_SEEDS, ("what", "ours", "theirs"), settings.device)
     data = steps.garments(settings, RESOLUTION, 8 if settings.rehearse else BATCH)
     torch.set_num_threads(1)  # as in a study
     for model, width in cases:
@@ -178,6 +178,12 @@ def _compare(
 
 def bare_pack(network: mnet.Network, variant: Bare, batch_size: int, device: str) -> Sample:
     """Seconds per step and seed of a bare loop."""
+    sample = steps.sampled(_bare_steps(network, variant, batch_size, device))
+    return lambda: sample() / variant.seeds
+
+
+def _bare_steps(network: mnet.Network, variant: Bare, batch_size: int, device: str) -> loops.Steps:
+    """A bare loop over one batch."""
     update, images, labels = _update(network, variant, batch_size, device)
 
     def take(count: int) -> float:
@@ -190,8 +196,7 @@ def bare_pack(network: mnet.Network, variant: Bare, batch_size: int, device: str
         return time.perf_counter() - start
 
     take(3)
-    sample = steps.sampled(take)
-    return lambda: sample() / variant.seeds
+    return take
 
 
 def _update(network: mnet.Network, variant: Bare, batch_size: int, device: str) -> tuple[loops.Step, Tensor, Tensor]:
@@ -253,18 +258,8 @@ def side_by_side(
 def seconds_in_process(network: mnet.Network, batch_size: int, device: str, count: int) -> float:
     """In a process of its own: seconds of `count` steps."""
     torch.set_num_threads(1)
-    return _sample_of(network, batch_size, device)(count)
+    return _steps_in_process(network, Bare(1), batch_size, device)(count)
 
 
-@cache
-def _sample_of(network: mnet.Network, batch_size: int, device: str) -> Callable[[int], float]:
-    update, images, labels = _update(network, Bare(1), batch_size, device)
-
-    def sample(count: int) -> float:
-        start = time.perf_counter()
-        for _ in range(count):
-            update(images, labels)
-        synchronise(device)
-        return time.perf_counter() - start
-
-    return sample
+_steps_in_process = cache(_bare_steps)
+"""Built by the first call of a process."""

@@ -25,9 +25,9 @@ from benchmarks.loops import How
 from mnet.data.in_memory import Images
 from mnet.latency import Sample
 from mnet.latency.paired import time_in_rounds
+from mnet.studies.runs.store import GPU_STEPS
 from mnet.studies.runs.trainer import silence_lightning
 
-STEPS = "steps.csv"
 KEYS = ("what", "ours", "theirs")
 CASES = (
     ("mobilenet_v3_small", 32),
@@ -98,7 +98,7 @@ def run(settings: Settings) -> None:
     Raises:
         DataError: Fashion-MNIST cannot be found.
     """
-    table = GrowingTable(settings.out / STEPS, KEYS, settings.device)
+    table = GrowingTable(settings.out / GPU_STEPS, KEYS, settings.device)
     if settings.rehearse:
         variants = {**VARIANTS, **dict.fromkeys(BARE_COMPILED, How())}  # a compiler takes longer than a rehearsal
         _compare(table, settings, *CASES[0], settings.left_s, variants)

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, one_line, silenced
 from mnet.latency.runtimes.torch_eager import TorchProgram, bind_input, fused_for_export, kernels
-
-NETWORKS = 64
-"""How many networks one process may compile; torch.compile would silently run any further ones uncompiled."""
+from mnet.training.arithmetic import COMPILED_NETWORKS
 
 
 class CompiledProgram(TorchProgram):
@@ -53,5 +51,5 @@ def compile_module(source: nn.Module) -> nn.Module:
     """The module, compiled when it is first called; it reads the parameters of `source`."""
     import torch._dynamo.config as settings
 
-    settings.recompile_limit = max(settings.recompile_limit, NETWORKS)
+    settings.recompile_limit = max(settings.recompile_limit, COMPILED_NETWORKS)
     return cast(nn.Module, torch.compile(source, dynamic=False))

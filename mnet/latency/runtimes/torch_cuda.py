@@ -7,7 +7,6 @@ TF32. All store images channels_last.
 from __future__ import annotations
 
 import copy
-import subprocess
 from abc import abstractmethod
 from dataclasses import replace
 from functools import cache
@@ -21,6 +20,7 @@ from mnet.latency.machine import unpinned
 from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, one_line, silenced
 from mnet.latency.runtimes.torch_compile import compile_module
 from mnet.latency.runtimes.torch_eager import bind_input, eval_mode, fused_for_export
+from mnet.provenance import ask_driver
 from mnet.training.arithmetic import set_tensor_cores
 
 
@@ -151,9 +151,5 @@ def _cudnn() -> str:
 @cache
 def _driver() -> str:
     """The driver with its version, such as driver 580.159; empty if nvidia-smi does not tell."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return f"driver {answer[0]}" if answer else ""
+    version = ask_driver("driver_version")
+    return f"driver {version}" if version else ""
