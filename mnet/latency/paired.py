@@ -217,13 +217,14 @@ def _grow_heap() -> None:
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """The cyclic collector would charge one variant for the garbage of all."""
-    enabled = gc.isenabled()
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()  # so that collections between rounds visit only new objects
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen:  # what the caller has frozen cannot be told apart: the next timing need not visit it again
+            gc.unfreeze()
         if enabled:
             gc.enable()

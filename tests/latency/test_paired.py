@@ -96,6 +96,21 @@ def test_garbage_is_not_collected_while_timing():
     assert gc.isenabled()
 
 
+def test_what_a_program_has_frozen_stays_frozen_and_nothing_else_does():
+    """Programs freeze their imports: thawed by one timing, they would be visited by every later collection."""
+    gc.unfreeze()
+    samples = dict.fromkeys("ab", lambda: 1.0)
+    try:
+        paired_ratios(samples, "a", budget_s=0)
+        assert not gc.get_freeze_count()
+        gc.freeze()
+        before = gc.get_freeze_count()
+        paired_ratios(samples, "a", budget_s=0)
+        assert gc.get_freeze_count() >= before
+    finally:
+        gc.freeze()  # as tests/conftest.py has it
+
+
 @pytest.mark.parametrize(
     ("names", "baseline", "rounds", "message"),
     [("ab", "c", 9, "baseline"), ("a", "a", 9, "nothing to compare"), ("ab", "a", 2, "at least 9")],
