@@ -40,7 +40,7 @@ COMPILED, COMPILED_CLAIMS, COMPILE_S = "cuda-compile", ("v3-large-vs-v2-latency"
 THREADS, HALF_WIDTH, SHORTEST_S = 1, 0.01, 0.1
 WARMUP = 4
 """Rounds that are not counted, at most. A GPU is steady sooner than a processor."""
-REHEARSED_STUDIES, REHEARSED_PX, REHEARSED_WIDTH = 2, 32, 0.5
+REHEARSED_STUDIES, REHEARSED_PX, REHEARSED_WIDTH = 1, 32, 0.5
 """In a rehearsal: studies, pixels, and the width of networks that have the papers' own."""
 REHEARSED_BATCH = 2
 """Images at a time in place of those of `ORDER`; of the compiled networks, still one."""
@@ -73,6 +73,7 @@ class Networks:
 
 def run(settings: Settings) -> None:
     """Time the papers' pairs until the time is over, and write the tables after every measurement."""
+    torch.set_num_threads(THREADS)  # as many as there are cores while timing: more would wait for each other
     networks = Networks()
     todo = [step for step in list_steps(settings) if not is_measured(step, settings.out)]
     for i, step in enumerate(todo):
