@@ -15,7 +15,7 @@ from mnet.errors import ConfigError
 from mnet.latency import runtimes
 from mnet.latency.machine import pinned
 from mnet.latency.prepare import prepare
-from mnet.latency.runtimes import GPU_RUNTIMES, ExportError, make_runtime, torch_cuda
+from mnet.latency.runtimes import GPU_RUNTIMES, SIMULATED, ExportError, make_runtime, torch_cuda
 from mnet.quantization import quantize
 from mnet.training.arithmetic import set_tensor_cores
 
@@ -69,6 +69,11 @@ def test_int8_agrees_with_eager_and_operators_that_fall_back_are_named(name, int
         assert set(info.undelegated) == fallbacks[name]
     else:  # a hard sigmoid between two int8 operators runs in float
         assert {"HardSigmoid", "DequantizeLinear"} <= set(info.undelegated)
+
+
+def test_int8_in_eager_is_said_to_be_simulated(net, int8):
+    runtime = make_runtime("eager")
+    assert [runtime.describe(module).note for module in (net, int8)] == ["", SIMULATED]
 
 
 def test_compiled_code_is_checked_and_its_weights_move_for_every_sample():

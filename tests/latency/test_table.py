@@ -67,6 +67,7 @@ def test_interpolation_is_linear_and_the_fit_is_a_line():
     assert fit_line(np.array([1.0, 2.0, 3.0]), np.array([5.0, 7.0, 9.0])) == pytest.approx((2.0, 3.0))
 
 
+@pytest.mark.usefixtures("clock")
 def test_equal_parts_are_timed_once_and_predict_whole_networks(monkeypatch):
     monkeypatch.setattr(module, "EXPANSIONS", (1.0, 0.5, 0.25))
     monkeypatch.setattr(module, "BOTTLENECKS", (1.0,))

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from mnet.latency import comparison
+
 LAYER_S = 1e-4
 """What a convolution or linear layer takes."""
 
@@ -34,8 +36,9 @@ def clock(monkeypatch) -> Iterator[Clock]:
     clock = Clock()
     for module in ("timing", "paired", "comparison"):
         monkeypatch.setattr(f"mnet.latency.{module}.time", SimpleNamespace(perf_counter=clock.perf_counter))
-    for name in ("WARM_CALLS", "GROUPS"):  # a clock without outliers needs no more
-        monkeypatch.setattr(f"mnet.latency.comparison.{name}", 1)
+    monkeypatch.setattr(comparison, "WARM_CALLS", 1)  # a clock without outliers needs no more
+    monkeypatch.setattr(comparison.program_sample, "__defaults__", (0.0, 1))  # groups, which are 11
+    monkeypatch.setitem(comparison.measure.__kwdefaults__, "groups", 1)
 
     def spend(module: nn.Module, *_: object) -> None:
         clock.spend(LAYER_S if isinstance(module, nn.Conv2d | nn.Linear) else getattr(module, "seconds", 0.0))

@@ -18,7 +18,8 @@ from mnet.files import write_json
 from mnet.latency.comparison import Measurement
 from mnet.latency.paired import PairedTimes, ratio
 from mnet.latency.prepare import prepare
-from mnet.latency.runtimes import make_runtime
+from mnet.latency.runtimes import SIMULATED, make_runtime
+from mnet.latency.runtimes.torch_eager import TorchProgram
 from mnet.models.network import MobileNet
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.frontier import frontier_table
@@ -117,11 +118,10 @@ def test_a_claim_gets_the_ratio_of_its_pair_or_the_reason_why_it_was_not_timed()
 def test_a_claim_about_int8_is_not_judged_where_int8_is_simulated():
     subjects, pairs = list_subjects(study("quantization"), CLAIMS)
     one = next(pair for pair in pairs if pair.claim.id == "v3-int8-large-latency")
-    eager = make_runtime("eager")
-    times = {one.baseline: 2.0, one.variant: 1.0}
-    measured = measurement(times, subjects)
-    simulated = prepare(eager, build_module(small(precision="int8")), 28)
-    measured = replace(measured, ready={one.baseline: measured.ready[one.baseline], one.variant: simulated})
+    measured = measurement({one.baseline: 2.0, one.variant: 1.0}, subjects)
+    floats = measured.ready[one.baseline]
+    program = TorchProgram(floats.program.module, replace(floats.program.info, precision="int8", note=SIMULATED))
+    measured = replace(measured, ready={one.baseline: floats, one.variant: replace(floats, program=program)})
     row = claims_table([one], measured, "eager", 1).iloc[0]
     assert row["verdict"] == "not tested here"
     assert "simulated in float" in row["why"]
@@ -157,6 +157,7 @@ def test_make_latency_keeps_what_other_runtimes_measured(tmp_path, capsys):
     assert (tmp_path / "exported" / row["file"]).stat().st_size == row["file_bytes"]
 
 
+@pytest.mark.usefixtures("clock")
 def test_accuracy_of_trained_runs_is_joined_to_latency_at_the_same_settings(tmp_path, capsys):
     call = ["shortcut", "--profile=quick", "--width=0.1", "--runtime=eager", "--half_width=0.5", "--budget=2",
             f"--out={tmp_path}"]  # fmt: skip
