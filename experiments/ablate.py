@@ -1,6 +1,7 @@
 """Run studies: `python experiments/ablate.py activation --model=mobilenet_v2 --seeds=5`, several at once, or `all`.
 
-Finished runs are reused, whichever study they belong to. Stop with Ctrl-C; the same command continues.
+With `--until=decided --budget=2h`, seeds are added where a decision is likeliest, until every comparison is decided or
+the time is over. Finished runs are reused, whichever study has them. Stop with Ctrl-C; the same command continues.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from common.deciding import Undecided, compare_with_baseline, run_until_decided
 from common.driver import RunOptions, choose_engine, describe_pretrained, plan_jobs, read_data, run_studies
 from common.options import Arguments, Parser
 from common.program import program, stop_on_signals
@@ -22,8 +25,9 @@ from common.sweeps import STUDIES_HELP, SWEEPS, load_sweep
 
 from mnet.errors import ConfigError
 from mnet.studies.engines.remote import is_url
+from mnet.studies.plan import LOOKS, make_plan
 from mnet.studies.runs.store import find_finished, results_root
-from mnet.studies.study import list_studies
+from mnet.studies.study import Study, list_studies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +36,22 @@ class Options(RunOptions):
 
     profile: str = "quick"
     """An entry of experiments/profiles.yaml."""
+    until: Literal["seeds", "decided"] = "seeds"
+    """seeds = train that many; decided = add seeds until every comparison is decided, at most the given number."""
+    budget: str | None = None
+    """With until=decided, how long at most: 90m, 2h, or seconds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if is_url(self.out) and self.engine != "ray":
             raise ConfigError(f"out must be a folder for the {self.engine} engine, not {self.out}; ray takes a URL")
+        if self.budget is not None and self.until != "decided":
+            raise ConfigError(f"budget={self.budget} needs until=decided; otherwise every seed is trained")
+
+    @property
+    def most_seeds(self) -> int | None:
+        """The seeds that a study may come to; None = those of its file."""
+        return self.seeds if self.until == "seeds" else self.seeds or LOOKS[-1]
 
 
 def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
@@ -53,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     given = read_arguments(arguments)
     options, trainer = given.options, given.trainer
     names = list_studies(SWEEPS) if given.values.study == ["all"] else given.values.study
-    studies = [load_sweep(name, options.profile, options.seeds, given.settings) for name in names]
+    studies = [load_sweep(name, options.profile, options.most_seeds, given.settings) for name in names]
     root = results_root(str(options.folder), trainer)
     jobs = plan_jobs(studies, root, options, trainer)
     starts = [line for study in studies for line in describe_pretrained(study)]
@@ -62,9 +77,20 @@ def main(arguments: Sequence[str]) -> int:
     for study in studies:
         for reason in study.refused:
             print(f"left out of {study.name}, {reason}")
+        for line in make_plan(study, root, looks(study, options), options.margin):
+            print(line)
     for line in starts:
         print(line)
-    return run_studies(studies, root, engine, jobs, options)
+    if options.until == "seeds":
+        return run_studies(studies, root, engine, jobs, options)
+    fronts = [Undecided(study, root, compare_with_baseline(study, options.margin)) for study in studies]
+    return run_until_decided(fronts, engine, options, options.budget, trainer)
+
+
+def looks(study: Study, options: Options) -> tuple[int, ...]:
+    """The numbers of seeds at which a call looks at a study."""
+    seeds = max(len(cell.trials) for cell in study.cells)
+    return (seeds,) if options.until == "seeds" else tuple(look for look in LOOKS if look <= seeds) or (seeds,)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ from mnet.studies.claims.evidence import count_verdicts, headlines
 from mnet.studies.claims.views import claims_table
 from mnet.studies.runs.store import CLAIMS
 
-STYLES = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow", "not tested here": "dim"}
+STYLES = {
+    **{"reproduced": "green", "weaker": "cyan", "stronger": "cyan", "absent": "magenta", "contradicted": "red"},
+    **{"undecided": "yellow", "not tested here": "dim"},
+}
 TITLES = ("claim", "paper", "ours", "95% interval", "n", "verdict", "why")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.options import Arguments, Parser, check_positive
 from common.program import program
 from common.sweeps import CLAIMS_FILE, HERE, SWEEPS, load_sweep
-from common.terminal import print_rows
+from common.terminal import format_duration, print_rows
 
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.estimate import Rates, fit_rates, timed_runs, trial_seconds
@@ -132,14 +132,6 @@ def show(rows: Sequence[Row], claims: Counter[str], options: Options, workers: i
     print_rows(f"studies, profile {options.profile}", COLUMNS, cells, footer=total)
     print(f"Results in {options.out}; time left with {workers} trials side by side. A run that studies share counts")
     print("in each of them, and once in the total. make ablate-<study> runs one study, make ablate-all the rest.")
-
-
-def format_duration(seconds: float) -> str:
-    """`0`, `6 min` or `31 h`, rounded."""
-    minutes = seconds / 60
-    if minutes < 1:
-        return "0" if not minutes else "< 1 min"
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
 
 
 if __name__ == "__main__":

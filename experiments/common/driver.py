@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -83,15 +83,30 @@ def plan_jobs(studies: Sequence[Study], root: Path, options: RunOptions, trainer
     jobs: dict[str, Job] = {}
     for study in studies:
         for _, trial in study.trials:
-            jobs.setdefault(trial.run_id, Job(trial, root, study.name, compile=options.compile))
+            jobs.setdefault(trial.run_id, Job(trial, root, study.name))
+    return pack_jobs(list(jobs.values()), options, trainer)
+
+
+def pack_jobs(jobs: Sequence[Job], options: RunOptions, trainer: Mapping[str, object]) -> list[Job]:
+    """The jobs as the options want them computed: `compile`, and how many seeds train as one network.
+
+    Args:
+        jobs: Finished ones too, so that a resumed call has the same packs.
+        options: Of the call.
+        trainer: Arguments of Lightning's Trainer.
+
+    Raises:
+        ConfigError: This machine cannot run them.
+    """
+    jobs = [replace(job, compile=options.compile) for job in jobs]
     if options.engine == "local":  # the other engines' machines may have what this one lacks
         check_compile(options.compile)
-        for job in jobs.values():
+        for job in jobs:
             check_precision(job.trial.precision)
     if options.engine != "local" or devices.device_count(trainer) > 1:
-        return list(jobs.values())
+        return jobs
     workers = options.workers or default_workers()
-    return plan_packs(list(jobs.values()), workers, _pack_size(options.pack), gpu=torch.cuda.is_available())
+    return plan_packs(jobs, workers, _pack_size(options.pack), gpu=torch.cuda.is_available())
 
 
 def _pack_size(pack: str) -> int | None:
@@ -155,7 +170,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
     """
     gc.freeze()  # statsmodels collects garbage at every table; what was imported is not garbage
     share_finished(studies, root)
-    todo = [job for job in jobs if read_result(job.folder) is None]
+    todo = find_unfinished(jobs)
     users = {job.run_id: [study for study in studies if job.run_id in _run_ids(study)] for job in jobs}
     failed: list[Failed] = []
     with Display(studies, jobs, todo) as display:
@@ -177,6 +192,15 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
             print(f"\nstopped; {kept} finished runs and the checkpoints of others are kept: "
                   "run the same command to continue")  # fmt: skip
             return INTERRUPTED
+    return finish_studies(studies, root, options, failed)
+
+
+def finish_studies(studies: Sequence[Study], root: Path, options: RunOptions, failed: Sequence[Failed]) -> int:
+    """Write the tables, figures and pages of studies, and print their tables.
+
+    Returns:
+        The exit code: 0, or 1 if runs failed.
+    """
     from mnet.studies.report.figures import write_figures  # charts take seconds to import
 
     for study in studies:
@@ -191,6 +215,11 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
         for path in write_pages(root, [study.name for study in studies if (root / study.name / SUMMARY).exists()]):
             print(f"  {path}")
     return 1 if failed else 0
+
+
+def find_unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """The runs without a result in the folder of their study."""
+    return [job for job in jobs if read_result(job.folder) is None]
 
 
 def share_finished(studies: Sequence[Study], root: Path) -> None:

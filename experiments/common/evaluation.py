@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -10,13 +11,16 @@ import pandas as pd
 from common.sweeps import CLAIMS_FILE, SWEEPS, load_sweep
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.evidence import claims_table
+from mnet.studies.plan import read_plan
 from mnet.studies.results.archive import studies_with, study_table
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row
-from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS, SUMMARY, TRACE
+from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS, PUBLISHED, SUMMARY, TRACE
 from mnet.studies.study import Study, list_studies
 
-PROFILES = ("quick", "gpu", "longer", "full")
+DECIDING = "decide"
+"""The profile whose settings were chosen for the claims beforehand."""
+PROFILES = ("quick", DECIDING, "gpu", "longer", "full")
 """Profiles that train a claim's networks. A claim without a run is told the last of those that train as briefly, which
 is not the one for a GPU."""
 
@@ -27,13 +31,22 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
     Args:
         root: The results folder; tables that it lacks are taken from the published ones.
     """
+    planned = {profile: list(planned_cells(profile)) for profile in PROFILES}
     return claims_table(
         load_claims(CLAIMS_FILE),
-        runs=load(root),
-        planned=pd.DataFrame([row for profile in PROFILES for row in planned_cells(profile)]),
+        runs=load(root, every_machine=True),
+        planned=pd.DataFrame(list(chain.from_iterable(planned.values()))),
         latencies={study: _latency_claims(root, study) for study in studies_with(root, LATENCY_CLAIMS)},
         searches={name: study_table(root, name, SUMMARY) for name in studies_with(root, TRACE)},
+        chosen={str(row["run_id"]) for row in planned[DECIDING]},
+        looks={name: published_looks(root, name) for name in list_studies(SWEEPS)},
     )
+
+
+def published_looks(root: Path, study: str) -> tuple[int, ...] | None:
+    """The looks of a study's plan in a results folder, else of the published one; None without a plan."""
+    plans = (read_plan(folder / study) for folder in (root, root / PUBLISHED))
+    return next((plan.looks for plan in plans if plan is not None), None)
 
 
 def planned_cells(profile: str) -> Iterator[dict[str, object]]:

@@ -66,3 +66,11 @@ def print_rows(
     for row in rows:
         table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
     make_console().print(table)
+
+
+def format_duration(seconds: float) -> str:
+    """`0`, `6 min` or `31 h`, rounded."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return "0" if not minutes else "< 1 min"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"

@@ -11,12 +11,13 @@ from mnet.studies.trial import Trial
 
 if TYPE_CHECKING:
     from mnet.studies.results.archive import study_table
+    from mnet.studies.results.decide import decide
     from mnet.studies.results.loading import load
     from mnet.studies.results.statistics import paired_deltas
 
-__all__ = ["Cell", "Study", "Trial", "load", "load_study", "paired_deltas", "study_table"]
+__all__ = ["Cell", "Study", "Trial", "decide", "load", "load_study", "paired_deltas", "study_table"]
 
-_RESULTS = {"load": "loading", "study_table": "archive", "paired_deltas": "statistics"}
+_RESULTS = {"load": "loading", "study_table": "archive", "decide": "decide", "paired_deltas": "statistics"}
 
 
 def __getattr__(name: str) -> object:

@@ -199,6 +199,22 @@ def load_profile(path: Path, profile: str, study: str) -> dict[str, list[object]
     return overrides
 
 
+def studies_of_profile(path: Path, profile: str) -> list[str]:
+    """The studies that a profile names, in its order.
+
+    Args:
+        path: As for `load_profile`.
+        profile: The name of a profile in the file.
+
+    Raises:
+        ConfigError: An unknown profile.
+    """
+    content = read_source(path).content
+    if not isinstance(content, dict) or profile not in content:
+        raise unknown("profile", profile, content if isinstance(content, dict) else ())
+    return [name for name in content[profile] if name != "all"]
+
+
 def _mapping(source: Source, at: Place, content: object) -> dict[str, object]:
     """`content`, which must be a mapping or None, as a mapping."""
     if content is not None and not isinstance(content, dict):

@@ -22,7 +22,7 @@ def count_claim(claim: Claim) -> dict[str, object]:
     row["ours"] = counted[0] if claim.pair is None else counted[-1] if len(counted) == 1 else counted[-1] - counted[0]
     if not printed:
         difference = counted[1] - counted[0]
-        verdict = claim_verdict(difference, difference, claim.direction, margin_of(claim))
+        verdict = claim_verdict(difference, difference, difference, claim.direction, 0)
         return {**row, "verdict": verdict, "why": f"counted {_join(counted)}; the paper prints no number"}
     pairs = list(zip(printed, counted, strict=True))
     exact = all(round(count, _decimals(number)) == number for number, count in pairs)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from mnet.latency.runtimes import GPU_RUNTIMES
@@ -12,7 +12,6 @@ from mnet.studies.claims.claims import Claim, setup_name
 from mnet.studies.claims.counting import count_claim
 from mnet.studies.claims.pairs import PAPER, Commands, RunIndex, describe_context, find_evidence, in_context
 from mnet.studies.claims.verdicts import (
-    POINTS_MARGIN,
     VERDICTS,
     ClaimVerdict,
     claim_verdict,
@@ -20,7 +19,7 @@ from mnet.studies.claims.verdicts import (
     judge_ratio,
     margin_of,
 )
-from mnet.studies.results.statistics import ROUNDING, at_most, seeds_needed, t_test
+from mnet.studies.results.statistics import ROUNDING, at_most, t_test
 from mnet.studies.trial import Trial
 from mnet.tasks import TASKS, task_of
 
@@ -50,22 +49,27 @@ def claims_table(
     planned: pd.DataFrame,
     latencies: Mapping[str, pd.DataFrame],
     searches: Mapping[str, pd.DataFrame] | None = None,
+    looks: Mapping[str, Sequence[int] | None] | None = None,
+    chosen: Collection[str] = (),
 ) -> pd.DataFrame:
     """Every claim with all its evidence.
 
     Args:
         claims: From `load_claims`.
-        runs: From `load`; a run that several studies share counts once.
+        runs: From `load`; a run that several studies share counts once for each machine that trained it.
         planned: What the studies would train, the cheapest first: a row per cell, with the settings and the `run_id`
             of its trial with seed 0, its `study`, and the `command`.
         latencies: Study -> its `latency-claims.csv`, with `device` and, in `fell_back`, operators outside fast kernels.
             Without a column `batch`, one image at a time.
         searches: Study of NetAdapt -> its `summary.csv`: the network scaled by width first, then the found one.
+        looks: Study -> the looks of its plan, see `decide`; one look where there is none.
+        chosen: As for `find_evidence`.
 
     Returns:
-        `COLUMNS`, a row per claim and piece of evidence, the headline first: the claim's own network before one that
-        stands in for it, then the longest training; runtimes in the order of `RUNTIMES`. `ours`, `low` and `high` are
-        in points of the headline metric, ratios of milliseconds, or counts; `n` counts seeds or rounds.
+        `COLUMNS`, a row per claim and piece of evidence, the headline first: in the chosen setting, then the claim's
+        own network before one that stands in for it, then the longest training; runtimes in the order of `RUNTIMES`.
+        `ours`, `low` and `high` are in points of the headline metric, ratios of milliseconds, or counts; `n` counts
+        seeds or rounds.
     """
     studies = set(planned["study"])
     commands: dict[str, dict[str, str]] = {}
@@ -89,7 +93,9 @@ def claims_table(
             untrained = _untested(f"not trained yet; run make ablate-{claim.study}")
             evidence = list(_dead_kernels(claim, finished, commands)) or [untrained]
         else:
-            evidence = list(_trained(claim, finished, commands)) or [_untrained(claim, plan, commands)]
+            at = (looks or {}).get(claim.study)
+            trained = list(_trained(claim, finished, commands, at, chosen))
+            evidence = trained or [_untrained(claim, plan, commands)]
         shared: Row = {name: getattr(claim, name) for name in COPIED}
         shared |= {"margin": margin_of(claim), "paper_value": claim.printed}
         if claim.pair is not None:
@@ -136,27 +142,31 @@ def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
         if pd.isna(row["ours"]):
             yield shared | _untested(row["why"])
             continue
-        verdict = judge_ratio(claim, row["low"], row["high"])
+        verdict = judge_ratio(claim, row["ours"], row["low"], row["high"])
         machine = "a GPU instead of a phone's processor" if on_gpu else "a server's processor instead of a phone's"
-        why = f"{_reason(verdict, claim, 'ratio')}; direction only, on {machine}"
+        why = f"{_reason(verdict, claim, 'ratio')}; on {machine}"
         if row["fell_back"]:
             why += f"; outside the runtime's fast kernels: {row['fell_back']}"
         measured = {name: row[name] for name in ("ours", "low", "high", "n")}
         yield {**shared, **measured, "why": why, "verdict": verdict}
 
 
-def _trained(claim: Claim, runs: RunIndex, commands: Commands) -> Iterator[Row]:
-    """A claim about accuracy, mAP or mIoU in every context where both networks were trained, paired by seed."""
-    for evidence in find_evidence(claim, runs):
-        deltas = evidence.deltas
-        low, high, _ = t_test(deltas, rounding=100 * ROUNDING)
-        verdict = judge_difference(claim, low, high)
-        scale = "" if evidence.context["dataset"] in PAPERS_DATA else "direction only, at small scale: "
-        why = f"{_reason(verdict, claim, 'points', deltas)}; {scale}{evidence.on}"
+def _trained(
+    claim: Claim, runs: RunIndex, commands: Commands, looks: Sequence[int] | None, chosen: Collection[str]
+) -> Iterator[Row]:
+    """A claim about accuracy, mAP or mIoU in every context where both networks were trained."""
+    for evidence in find_evidence(claim, runs, chosen):
+        judged = evidence.judge(margin_of(claim), looks)
+        ours, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
+        verdict = judge_difference(claim, ours, low, high)
+        scale = "" if evidence.context["dataset"] in PAPERS_DATA else "at small scale: "
+        reasons = [_reason(verdict, claim, "points", (low, high))]
+        if verdict == "undecided" and (needed := judged["seeds_needed"]) > evidence.n:
+            reasons.append(f"about {needed - evidence.n:.0f} more seeds would tell")
         yield {
-            **{"ours": float(deltas.mean()), "low": low, "high": high, "n": len(deltas)},
-            **{"verdict": verdict, "why": why, "on": evidence.on},
+            **{"ours": ours, "low": low, "high": high, "n": evidence.n, "verdict": verdict, "on": evidence.on},
             **dict(zip(("baseline", "variant"), map(_trial_name, evidence.trials), strict=True)),
+            "why": "; ".join([*reasons, f"{scale}{evidence.on}"]),
             "command": " && ".join(evidence.commands(commands, claim.study)),
         }
 
@@ -182,12 +192,12 @@ def _dead_kernels(claim: Claim, runs: RunIndex, commands: Commands) -> Iterator[
     judged = set()
     for context in sorted(runs.contexts[task_of(None).name], key=order):
         trial = in_context({"model": claim.model}, context, None)
-        shares = np.array(list(runs.dead_by_seed(trial).values()))
+        shares = runs.dead(trial).to_numpy()
         if not len(shares) or trial.run_id in judged:
             continue
         judged.add(trial.run_id)
         low, high, _ = t_test(shares, rounding=100 * ROUNDING)
-        verdict = claim_verdict(low - MOST, high - MOST, claim.direction, 0)
+        verdict = claim_verdict(shares.mean() - MOST, low - MOST, high - MOST, claim.direction, 0)
         on = describe_context(context, (str(claim.model), str(claim.model)))
         yield {
             **{"ours": float(shares.mean()), "low": low, "high": high, "n": len(shares), "verdict": verdict, "on": on},
@@ -204,9 +214,9 @@ def _searched(claim: Claim, searches: Mapping[str, pd.DataFrame]) -> Iterator[Ro
         if pd.isna(searched["delta"]):
             continue
         low, high = searched["low"], searched["high"]
-        verdict = judge_difference(claim, low, high)
+        verdict = judge_difference(claim, searched["delta"], low, high)
         on = f"{name}, from scratch, at the same cost"
-        why = f"{_reason(verdict, claim, 'points')}; direction only, at small scale: {on}"
+        why = f"{_reason(verdict, claim, 'points', (low, high))}; at small scale: {on}"
         yield {
             **{"ours": searched["delta"], "low": low, "high": high, "n": searched["pairs"], "verdict": verdict},
             **{"why": why, "on": on, "baseline": scaled["cell"], "variant": searched["cell"]},
@@ -222,25 +232,21 @@ def _trial_name(trial: Trial) -> str:
     return setup_name({"model": trial.model, **toggles})
 
 
-def _reason(verdict: ClaimVerdict, claim: Claim, unit: str, deltas: np.ndarray | None = None) -> str:
+def _reason(verdict: ClaimVerdict, claim: Claim, unit: str, interval: tuple[float, float] | None = None) -> str:
     """Why a measured claim has its verdict, in a clause."""
     margin = margin_of(claim)
     zero, allowed = ("1", f"{margin:.0%} of 1") if unit == "ratio" else ("0", f"{margin:g} points")
-    if deltas is not None and len(deltas) < 2:
+    if interval is not None and math.isnan(interval[0]):
         return "one seed has no interval"
     if claim.direction == "flat":
-        place = {"reproduced": "lies inside", "contradicted": "lies outside", "inconclusive": "crosses"}
+        place = {"reproduced": "lies inside", "contradicted": "lies outside", "undecided": "crosses"}
         return f"the interval {place.get(verdict, '')} the margin, {allowed}"
-    if verdict == "inconclusive":
-        return f"the interval contains {zero}" + ("" if deltas is None else f"; {_precision(deltas)}")
-    side = "above" if (claim.direction == "up") == (verdict == "reproduced") else "below"
-    return f"the whole interval is {side} {zero}"
-
-
-def _precision(deltas: np.ndarray) -> str:
-    """What an interval that contains zero still shows, or how many seeds it would take."""
-    low, high, _ = t_test(deltas, rounding=100 * ROUNDING)
-    if (most := at_most(low, high)) <= POINTS_MARGIN:
-        return f"the difference is at most {most:.2f} points"
-    seeds = seeds_needed(float(deltas.std(ddof=1)), POINTS_MARGIN)
-    return f"an interval of ±{POINTS_MARGIN:g} points takes about {max(seeds, len(deltas) + 1)} seeds"
+    if verdict == "absent":
+        return f"the whole interval lies within {allowed}"
+    if verdict == "undecided":
+        most = "" if interval is None else f"; the difference is at most {at_most(*interval):.2f} points"
+        return f"the interval contains {zero}{most}"
+    claimed = claim.direction == "up"
+    side = "below" if claimed == (verdict == "contradicted") else "above"
+    size = {"weaker": ", nearer to it than printed", "stronger": ", further from it than printed"}.get(verdict, "")
+    return f"the whole interval is {side} {zero}{size}"

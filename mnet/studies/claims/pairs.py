@@ -1,10 +1,11 @@
-"""The runs that test a claim: pairs of its two networks, trained alike in everything else and paired by seed."""
+"""The runs that test a claim: those of its two networks, trained alike in everything else, of every machine."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ import pandas as pd
 from mnet.errors import ConfigError, text
 from mnet.models.tables import list_models
 from mnet.studies.claims.claims import Claim, NetworkSetup, task_of_setup
-from mnet.studies.options import trial_from
+from mnet.studies.options import PARAMETERS, trial_from
+from mnet.studies.results.decide import judge
 from mnet.studies.trial import Trial
 from mnet.tasks import TASKS
 
@@ -30,16 +32,24 @@ Commands = Mapping[str, Mapping[str, str]]
 """Run id with seed 0 -> each command that trains it -> its study; the cheapest first."""
 
 
+class Block(NamedTuple):
+    """What runs share that are compared: the same seed on the same machine."""
+
+    machine: str
+    seed: int
+
+
 class RunIndex:
     """Results of runs, found by trial."""
 
     def __init__(self, runs: pd.DataFrame) -> None:
-        runs = runs.drop_duplicates("run_id")  # a run repeated on another machine differs by rounding
+        machines = runs["device"].fillna("") if "device" in runs else ""
+        runs = runs.assign(device=machines).drop_duplicates(["run_id", "device"])
         headlines = [task.headline.name for task in TASKS.values() if task.headline.name in runs]
-        values = runs[headlines].astype(float).bfill(axis=1).iloc[:, 0]  # each run has the metric of its own task
-        self._values = dict(zip(runs["run_id"], values, strict=True))
-        dead = runs.dropna(subset=["dead_kernels"]) if "dead_kernels" in runs else runs.iloc[:0]
-        self._dead = dict(zip(dead["run_id"], dead.get("dead_kernels", ()), strict=True))
+        runs = runs.assign(headline=runs[headlines].astype(float).bfill(axis=1).iloc[:, 0])  # each has its task's own
+        self._runs = runs
+        self._values = _by_machine(runs, "headline")
+        self._dead = _by_machine(runs.dropna(subset=["dead_kernels"]), "dead_kernels") if "dead_kernels" in runs else {}
         self._seeds = sorted(map(int, runs["seed"].unique()))
         floats = runs[(runs["precision"] == "fp32") & (runs["target_madds"] == PAPER)]
         self.contexts: dict[str, list[dict[str, object]]] = {}
@@ -50,39 +60,73 @@ class RunIndex:
             widths = [PAPER, *(width for width in rows["width"].unique() if width not in (PAPER, "1.0"))]
             self.contexts[task.name] = [{**row, "width": width} for row in settings for width in widths]
 
-    def by_seed(self, trial: Trial) -> dict[int, float]:
-        """Seed -> headline metric of the task, of the finished runs of a trial."""
+    def values(self, trial: Trial) -> pd.Series:
+        """Headline metric of the task by `Block`, of the finished runs of a trial."""
         return self._of_seeds(self._values, trial)
 
-    def dead_by_seed(self, trial: Trial) -> dict[int, float]:
-        """Seed -> percent of depthwise kernels that died."""
+    def dead(self, trial: Trial) -> pd.Series:
+        """Percent of depthwise kernels that died, by `Block`."""
         return self._of_seeds(self._dead, trial)
 
-    def _of_seeds(self, values: Mapping[str, float], trial: Trial) -> dict[int, float]:
-        by_seed = {seed: values.get(trial.run_id_of(seed)) for seed in self._seeds}
-        return {seed: value for seed, value in by_seed.items() if value is not None}
+    def _of_seeds(self, values: Mapping[str, Mapping[str, float]], trial: Trial) -> pd.Series:
+        by_block = {
+            Block(machine, seed): value
+            for seed in self._seeds
+            for machine, value in values.get(trial.run_id_of(seed), {}).items()
+        }
+        return pd.Series(by_block, dtype=float, index=pd.MultiIndex.from_tuples(by_block, names=Block._fields))
 
-    def deltas(self, baseline: Trial, variant: Trial) -> dict[int, float]:
-        """Seed -> variant - baseline in points, for the seeds of both."""
-        before, after = self.by_seed(baseline), self.by_seed(variant)
-        return {seed: after[seed] - before[seed] for seed in before if seed in after}
+    def companions(self, study: str, context: Mapping[str, object], trials: Sequence[Trial]) -> list[pd.Series]:
+        """Headline metric by `Block`, of each other cell of a study in the same context: they show how much runs of one
+        cell differ."""
+        rows = self._runs[self._runs["study"] == study]
+        for name in (*CONTEXT, *SCALE[1:]):
+            if name in rows and name in context:
+                rows = rows[rows[name] == context[name]]
+        own = {trial.run_id_of(seed) for trial in trials for seed in self._seeds}
+        rows = rows[(rows["precision"] == "fp32") & ~rows["run_id"].isin(own)]
+        settings = [name for name in PARAMETERS if name in rows and name != "seed"]
+        cells = (cell for _, cell in rows.groupby(settings, sort=False, dropna=False))
+        return [cell.rename(columns={"device": "machine"}).set_index(list(Block._fields))["headline"] for cell in cells]
+
+
+def _by_machine(runs: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
+    """Run id -> machine -> value."""
+    values: dict[str, dict[str, float]] = {}
+    for run_id, machine, value in runs[["run_id", "device", column]].itertuples(index=False):
+        values.setdefault(str(run_id), {})[str(machine)] = float(value)
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Differences of the headline metric by seed that test a claim."""
+    """Runs that test a claim."""
 
-    deltas: np.ndarray
+    values: pd.DataFrame
+    """The headline metric: a row a `Block` that has all runs of the claim, a column a cell."""
+    contrast: np.ndarray
+    """(cells,): what the claim is about. Cells with a zero only show how much runs differ."""
+    groups: Sequence[int]
+    """As for `judge`."""
     context: Mapping[str, object]
     models: tuple[str, str]
     """The model of the claim, and the one that was trained."""
     trials: tuple[Trial, Trial]
 
     @property
+    def n(self) -> int:
+        """Seeds that all of the claim's networks have, on every machine."""
+        return len(self.values)
+
+    def judge(self, margin: float, looks: Sequence[int] | None) -> pd.Series:
+        """The row of `decide.judge`."""
+        return judge(self.values, self.contrast[None], margin=margin, looks=looks, groups=self.groups).iloc[0]
+
+    @property
     def rank(self) -> tuple[object, ...]:
         """Sort key, the best first: the claim's own model at full width, the longest training, the most seeds."""
         claimed, trained = self.models
-        return claimed != trained, self.context["width"] != PAPER, -_number(self.context["epochs"]), -len(self.deltas)
+        return claimed != trained, self.context["width"] != PAPER, -_number(self.context["epochs"]), -self.n
 
     @property
     def on(self) -> str:
@@ -97,32 +141,69 @@ class Evidence:
         return shared[:1] or [next(iter(each)) for each in (baseline, variant) if each]
 
 
-def find_evidence(claim: Claim, runs: RunIndex) -> list[Evidence]:
-    """The evidence for a claim in every context in which both of its networks have runs, the best first."""
-    distinct = {evidence.trials[0].run_id + evidence.trials[1].run_id: evidence for evidence in _evidence(claim, runs)}
-    return sorted(distinct.values(), key=lambda evidence: evidence.rank)
+class Setting(NamedTuple):
+    """Where a claim is tested."""
+
+    context: Mapping[str, object]
+    """A row of `RunIndex.contexts`."""
+    model: str | None
+    """A model that stands in for the claim's; None = its own."""
 
 
-def _evidence(claim: Claim, runs: RunIndex) -> Iterator[Evidence]:
+def find_evidence(claim: Claim, runs: RunIndex, chosen: Collection[str] = ()) -> list[Evidence]:
+    """The evidence for a claim in every setting in which both of its networks have runs, the best first.
+
+    Args:
+        claim: A claim about two networks.
+        runs: The results.
+        chosen: Run ids with seed 0 of the networks in the settings that were chosen beforehand: those come first.
+    """
+    found = [evidence_in(claim, runs, setting) for setting in settings_of(claim, runs)]
+    distinct = {one.trials[0].run_id + one.trials[1].run_id: one for one in found if one is not None}
+    return sorted(
+        distinct.values(), key=lambda one: (not {trial.run_id for trial in one.trials} <= set(chosen), one.rank)
+    )
+
+
+def settings_of(claim: Claim, runs: RunIndex) -> Iterator[Setting]:
+    """Every setting in which a claim may be tested."""
+    if claim.pair is not None:
+        before, after = claim.pair
+        contexts = runs.contexts[task_of_setup(before).name]
+        for context, model in itertools.product(contexts, _stand_ins(str(before["model"]), str(after["model"]))):
+            yield Setting(context, model)
+
+
+def evidence_in(claim: Claim, runs: RunIndex, setting: Setting) -> Evidence | None:
+    """The evidence for a claim in one setting; None if a network has no run, or the model lacks a toggle."""
     if claim.pair is None:
-        return
-    before, after = claim.pair
-    claimed, contexts = str(before["model"]), runs.contexts[task_of_setup(before).name]
-    for context, model in itertools.product(contexts, _stand_ins(claimed, str(after["model"]))):
-        try:
-            baseline = in_context(before, context, model)
-            if not runs.by_seed(baseline):
-                continue
-            trials = baseline, in_context(after, context, model)
-            deltas = runs.deltas(*trials)
-            if deltas and claim.beyond is not None:
-                less = runs.deltas(*(in_context({**setup, **claim.beyond}, context, model) for setup in claim.pair))
-                deltas = {seed: delta - less[seed] for seed, delta in deltas.items() if seed in less}
-        except ConfigError:  # the model that stands in lacks a toggle
-            continue
-        if deltas:
-            values = np.array(list(deltas.values()))
-            yield Evidence(deltas=values, context=context, models=(claimed, model or claimed), trials=trials)
+        return None
+    setups = [*claim.pair]
+    if claim.beyond is not None:
+        setups += [{**setup, **claim.beyond} for setup in claim.pair]
+    try:
+        trials = [in_context(setup, *setting) for setup in setups]
+    except ConfigError:  # the model that stands in lacks a toggle
+        return None
+    values = pd.concat([runs.values(trial) for trial in trials], axis=1, join="inner", ignore_index=True)
+    if values.empty:
+        return None
+    contrast = [-1, 1] if claim.beyond is None else [-1, 1, 1, -1]
+    groups = [0, 0] if claim.beyond is None else [0, 1, 0, 1]  # an int8 run starts from the fp32 run of its network
+    if not any(trial.quantized for trial in trials):
+        others = runs.companions(claim.study, setting.context, trials)
+        for number, other in enumerate(others, values.shape[1]):
+            values[number] = other.reindex(values.index)
+    unused = [0] * (values.shape[1] - len(contrast))
+    claimed = str(claim.pair[0]["model"])
+    return Evidence(
+        values=values.sort_index(level=["seed", "machine"]),  # so that a look is the first rows, on all machines
+        contrast=np.array([*contrast, *unused], float),
+        groups=[*groups, *unused],
+        context=setting.context,
+        models=(claimed, setting.model or claimed),
+        trials=(trials[0], trials[1]),
+    )
 
 
 def _stand_ins(baseline: str, variant: str) -> list[str | None]:

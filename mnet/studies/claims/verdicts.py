@@ -7,32 +7,38 @@ from typing import Literal
 
 from mnet.studies.claims.claims import Claim
 
-ClaimVerdict = Literal["reproduced", "contradicted", "inconclusive", "not tested here"]
-VERDICTS: tuple[ClaimVerdict, ...] = ("reproduced", "contradicted", "inconclusive", "not tested here")
+ClaimVerdict = Literal["reproduced", "weaker", "stronger", "absent", "contradicted", "undecided", "not tested here"]
+VERDICTS: tuple[ClaimVerdict, ...] = (
+    "reproduced", "weaker", "stronger", "absent", "contradicted", "undecided", "not tested here",
+)  # fmt: skip
 
 POINTS_MARGIN = 0.5
-"""Points. `flat` allows a smaller loss of accuracy, unless the claim has its own margin."""
+"""Points. Smaller differences are of no interest, unless the claim has its own margin."""
 RATIO_MARGIN = 0.05
-"""`flat` allows ratios between 1 / 1.05 and 1.05, and counts may be as far from the printed ones. V3 compares 15.8 with
-16.6 ms "at equal latency", a ratio of 0.952 (table 3)."""
+"""Ratios between 1 / 1.05 and 1.05 are of no interest, and counts may be as far from the printed ones. V3 compares 15.8
+with 16.6 ms "at equal latency", a ratio of 0.952 (table 3)."""
 
 RULE = f"""\
 A claim says that a variant is above (up) or below (down) its baseline, or that the two do not differ (flat). We \
 measure variant minus baseline in points of top-1, mAP or mIoU, or variant over baseline in milliseconds, with a 95% \
-interval.
+interval. The margin, below which a difference is of no interest, is {POINTS_MARGIN} points, or a ratio within \
+{RATIO_MARGIN:.0%} of 1, unless the claim has its own.
 
-Up or down is reproduced when the whole interval lies on the claimed side of no difference, contradicted when the whole
-interval lies on the other side, else inconclusive: an interval that contains no difference does not show a direction.
+Up or down is judged by direction and size. Where the whole interval lies on the claimed side of no difference, the
+claim is reproduced if the paper prints no number, or one that lies in our interval or within the margin of our
+estimate; else the effect is weaker or stronger than printed. Where the whole interval lies inside the margin, and the
+claim is not reproduced, the effect is absent. Where it lies on the other side, the claim is contradicted.
 
-Flat is reproduced only when the whole interval lies inside the margin ({POINTS_MARGIN} points, or a ratio within \
-{RATIO_MARGIN:.0%}, unless the claim has its own), contradicted when it lies wholly outside, else inconclusive: to \
-find no difference does not show that there is none.
+Flat is reproduced when the whole interval lies inside the margin, and contradicted when it lies wholly outside.
+
+Everything else is undecided: an interval that contains no difference shows neither a direction nor that there is none.
 
 Counts have no interval. They are reproduced when they round to every printed digit or lie within {RATIO_MARGIN:.0%} \
 of what is printed, as noted with the claim; else contradicted.
 
-Only the direction is tested, never the size: images, length of training and processor differ from the papers'. Each
-claim is judged by its own interval, without correction for their number."""
+Images, length of training and processor differ from the papers', so a size that differs says that the effect is \
+another here, not that the paper is wrong. Each claim is judged by its own interval, without correction for their \
+number."""
 
 
 def margin_of(claim: Claim) -> float:
@@ -42,36 +48,51 @@ def margin_of(claim: Claim) -> float:
     return RATIO_MARGIN if claim.kind in ("latency", "arithmetic") else POINTS_MARGIN
 
 
-def judge_difference(claim: Claim, low: float, high: float) -> ClaimVerdict:
-    """`RULE` for the 95% interval of variant - baseline; nan where there is no interval."""
-    return claim_verdict(low, high, claim.direction, margin_of(claim))
+def judge_difference(claim: Claim, ours: float, low: float, high: float) -> ClaimVerdict:
+    """`RULE` for variant - baseline and its 95% interval; nan where there is no interval."""
+    return claim_verdict(ours, low, high, claim.direction, margin_of(claim), claim.printed)
 
 
-def judge_ratio(claim: Claim, low: float, high: float) -> ClaimVerdict:
-    """`RULE` for the 95% interval of variant / baseline."""
-    return ratio_verdict(low, high, claim.direction, margin_of(claim))
+def judge_ratio(claim: Claim, ours: float, low: float, high: float) -> ClaimVerdict:
+    """`RULE` for variant / baseline and its 95% interval."""
+    return ratio_verdict(ours, low, high, claim.direction, margin_of(claim), claim.printed)
 
 
-def claim_verdict(low: float, high: float, direction: str | None, margin: float) -> ClaimVerdict:
-    """`RULE` for an interval of variant - baseline.
+def claim_verdict(
+    ours: float, low: float, high: float, direction: str | None, margin: float, printed: float | None = None
+) -> ClaimVerdict:
+    """`RULE` for an estimate of variant - baseline.
 
     Args:
-        low: Lower end of the interval; nan where there is none.
+        ours: The estimate.
+        low: Lower end of its interval; nan where there is none.
         high: Upper end.
         direction: up, down or flat.
-        margin: What flat allows, in the unit of the interval.
+        margin: Below it a difference is of no interest, in the unit of the interval.
+        printed: The paper's number; None = it prints none, or none that was verified.
     """
     if math.isnan(low) or math.isnan(high):
-        return "inconclusive"
+        return "undecided"
+    inside = -margin < low and high < margin
     if direction == "flat":
-        if -margin < low and high < margin:
-            return "reproduced"
-        return "contradicted" if high < -margin or low > margin else "inconclusive"
+        outside = high < -margin or low > margin
+        return "reproduced" if inside else "contradicted" if outside else "undecided"
     if direction == "down":
-        low, high = -high, -low
-    return "reproduced" if low > 0 else "contradicted" if high < 0 else "inconclusive"
+        ours, low, high = -ours, -high, -low
+        printed = None if printed is None else -printed
+    right = low > 0
+    if right and (printed is None or low <= printed <= high or abs(ours - printed) <= margin):
+        return "reproduced"
+    if inside:
+        return "absent"
+    if right and printed is not None:
+        return "weaker" if high < printed else "stronger"
+    return "contradicted" if high < 0 else "undecided"
 
 
-def ratio_verdict(low: float, high: float, direction: str | None, margin: float) -> ClaimVerdict:
-    """`RULE` for an interval of variant / baseline, by logarithms: swapping the networks mirrors the verdict."""
-    return claim_verdict(math.log(low), math.log(high), direction, math.log1p(margin))
+def ratio_verdict(
+    ours: float, low: float, high: float, direction: str | None, margin: float, printed: float | None = None
+) -> ClaimVerdict:
+    """`RULE` for an estimate of variant / baseline, by logarithms: swapping the networks mirrors the verdict."""
+    size = None if printed is None else math.log(printed)
+    return claim_verdict(math.log(ours), math.log(low), math.log(high), direction, math.log1p(margin), size)

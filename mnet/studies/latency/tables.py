@@ -102,7 +102,7 @@ def claims_table(
             continue
         ratio = paired.ratio(pair.variant, pair.baseline)
         row |= {"ours": ratio.value, "low": ratio.low, "high": ratio.high, "n": ratio.rounds}
-        row |= {"verdict": judge_ratio(claim, ratio.low, ratio.high)}
+        row |= {"verdict": judge_ratio(claim, ratio.value, ratio.low, ratio.high)}
         row["precision"] = measurement.ready[pair.variant].program.info.precision
         rows.append({**row, "why": f"direction {claim.direction}, on this machine's {machine}"})
     return pd.DataFrame(rows).reindex(columns=list(CLAIM_COLUMNS))

@@ -33,7 +33,8 @@ from mnet.studies.runs.store import LATENCY, SUMMARY
 HERE = Path(__file__).parent
 
 GLYPHS = {
-    **{"reproduced": "✓", "contradicted": "✗", "inconclusive": "?", "not tested here": "–"},
+    **{"reproduced": "✓", "weaker": "≲", "stronger": "≳", "absent": "∅", "contradicted": "✗"},
+    **{"undecided": "?", "not tested here": "–"},
     **{"up": "↑", "down": "↓", "flat": "="},
 }
 """Verdict -> the mark beside its word."""

@@ -22,7 +22,7 @@ from mnet.studies.results.table_view import (
 )
 
 VERDICT_WORDS = {
-    **{"up": "better", "down": "worse", "flat": "no difference beyond the margin", "inconclusive": "inconclusive"},
+    **{"up": "better", "down": "worse", "flat": "no difference beyond the margin", "undecided": "undecided"},
 }
 """Verdict on a difference -> how it is read."""
 

@@ -76,10 +76,10 @@ def limits(studies: Sequence[StudyData]) -> list[str]:
         seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
         sentences = [
             f"The data are {distinct(runs, 'dataset')}{pixels}, not ImageNet at 224 px. The images are easier, and "
-            "networks differ less on them. The papers’ results are tested in direction at most.",
+            "networks differ less on them, so effects have other sizes than the papers’.",
             f"Training lasts {epochs} epochs, where the papers train to convergence. How fast a network learns matters "
             "as much as how good it is in the end.",
-            f"Each cell has {seeds} seeds. The intervals are wide, and “inconclusive” means that the question is open, "
+            f"Each cell has {seeds} seeds. The intervals are wide, and “undecided” means that the question is open, "
             "not that there is no difference.",
             "Several studies use narrower or smaller networks than the papers; see the settings of each run. All cells "
             "of a study share one recipe, except for the settings in their names. No cell was tuned separately.",

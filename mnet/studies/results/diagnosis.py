@@ -15,7 +15,8 @@ from mnet.errors import ConfigError
 from mnet.models.diagnostics import DEAD_LOG, activation_stats, depthwise_kernels
 from mnet.models.network import MobileNet
 from mnet.studies.results.archive import study_table
-from mnet.studies.results.statistics import half_width, paired_deltas, verdict
+from mnet.studies.results.decide import differences, judge
+from mnet.studies.results.statistics import half_width, table_by_seed
 from mnet.studies.runs.store import METRICS, WEIGHTS, run_folder
 from mnet.studies.trial import QUANTIZED, Trial
 
@@ -149,19 +150,20 @@ def deaths_summary(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a cell: `cell`, `n`, `dead` and its `half_width` (95% t interval over seeds), `top1`; `delta` to the
-        first cell of its model, paired by seed, with `low`, `high`, `p_holm` and a `verdict`, up = more die.
+        first cell of its model, with `low`, `high`, `p` and a `verdict` as from `decide`, up = more die.
     """
+    cells = runs.drop_duplicates("cell").set_index("cell")["model"]
+    first = {model: str(cell) for cell, model in reversed(list(cells.items()))}
+    pairs = [(str(cell), first[model]) for cell, model in cells.items() if cell != first[model]]
+    values = table_by_seed(runs, str(cells.index[0]), "dead_kernels")
+    groups = [list(first).index(cells[str(name)]) for name in values]
+    judged = judge(values, differences(values, pairs), margin=DEATHS_MARGIN, groups=groups)
+    judged = judged.assign(cell=[cell for cell, _ in pairs]).set_index("cell")
     rows = []
-    for _, of_model in runs.groupby("model", sort=False):
-        first = str(of_model["cell"].iloc[0])
-        deltas = {row["cell"]: row for row in paired_deltas(of_model, first, "dead_kernels").to_dict("records")}
-        for cell, of_cell in of_model.groupby("cell", sort=False):
-            shares = of_cell["dead_kernels"].to_numpy(float)
-            row = {"cell": cell, "n": len(of_cell), "dead": shares.mean(), "half_width": half_width(shares)}
-            row["top1"] = of_cell["top1"].mean()
-            if cell != first:
-                delta = deltas[cell]
-                row |= {name: delta[name] for name in ("delta", "low", "high", "p_holm")}
-                row["verdict"] = verdict(delta["low"], delta["high"], delta["p_holm"], DEATHS_MARGIN)
-            rows.append(row)
+    for cell in (name for model in dict.fromkeys(cells) for name in cells.index[cells == model]):
+        of_cell = runs[runs["cell"] == cell]
+        shares = of_cell["dead_kernels"].to_numpy(float)
+        row = {"cell": cell, "n": len(of_cell), "dead": shares.mean(), "half_width": half_width(shares)}
+        compared = judged.loc[cell, ["delta", "low", "high", "p", "verdict"]].to_dict() if cell in judged.index else {}
+        rows.append({**row, "top1": of_cell["top1"].mean(), **compared})
     return pd.DataFrame(rows)

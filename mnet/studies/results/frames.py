@@ -54,7 +54,7 @@ def summary_of(root: Path, study: str) -> pd.DataFrame:
         ConfigError: There is no such study.
     """
     table = summary_table(study_table(root, study, SUMMARY))
-    return table.select(*(title for title in table.columns if title not in ("sd", "p, Holm"))).frame("cell")
+    return table.select(*(title for title in table.columns if title not in ("sd", "p"))).frame("cell")
 
 
 def effects_of(root: Path, study: str, value: str, against: str) -> pd.DataFrame:

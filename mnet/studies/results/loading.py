@@ -16,7 +16,7 @@ from mnet.studies.runs.store import CONFIG, RESULT, RUNS, read_result, read_sett
 from mnet.studies.trial import Trial
 
 
-def load(source: str | Path = "results") -> pd.DataFrame:
+def load(source: str | Path = "results", *, every_machine: bool = False) -> pd.DataFrame:
     """Every finished run in a folder or in a project on W&B, of all studies, profiles and machines.
 
     Args:
@@ -24,6 +24,7 @@ def load(source: str | Path = "results") -> pd.DataFrame:
             it, published ones included. If there is no such folder, an address on W&B: `entity/project`,
             `entity/project/sweeps/<id>` or `entity/project/runs/<id>`, also with `wandb:` in front or as a URL. Runs
             that were logged offline are there after `wandb sync`.
+        every_machine: Whether a run that several machines trained is there once for each; else once.
 
     Returns:
         One row per study and run, with the columns of `runs.csv`: settings (a toggle at None reads `paper`), accuracy
@@ -46,7 +47,8 @@ def load(source: str | Path = "results") -> pd.DataFrame:
         if name in TEXT_COLUMNS and name != "data_dir":
             runs[name] = runs.get(name, pd.Series(index=runs.index, dtype="str")).fillna(text(getattr(Trial, name)))
     runs = runs.drop(columns=[name for name in EXCLUDED_COLUMNS if name != "data_dir"], errors="ignore")
-    return runs.drop_duplicates(["study", "run_id"], ignore_index=True)
+    keys = ["study", "run_id", *(["device"] if every_machine and "device" in runs else [])]
+    return runs.drop_duplicates(keys, ignore_index=True)
 
 
 def runs_in_folder(root: Path) -> Iterator[FinishedRun]:

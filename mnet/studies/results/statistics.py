@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import math
 import sys
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,6 @@ ALPHA = 0.05
 
 ROUNDING = 1e-12
 """Relative to the values. Differences that vary by less are equal: their t statistic would be rounding noise."""
-
-Verdict = Literal["up", "down", "flat", "inconclusive"]
 
 
 def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd.DataFrame:
@@ -43,22 +40,10 @@ def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd
         ConfigError: A column or the baseline is missing, the metric holds something other than numbers, or a cell
             has two runs of one seed.
     """
-    for column in ("cell", "seed", metric):
-        if column not in runs.columns:
-            raise unknown("column", column, runs.columns)
-    if baseline not in set(runs["cell"]):
-        raise unknown("baseline", baseline, runs["cell"].unique())
-    if runs.duplicated(["cell", "seed"]).any():
-        twice = runs[runs.duplicated(["cell", "seed"])].iloc[0]
-        raise ConfigError(f"cell {twice['cell']!r} has two runs of seed {twice['seed']}")
-    try:
-        numbers = pd.to_numeric(runs[metric])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"column {metric!r} holds something other than numbers: {error}") from error
-    by_seed = runs[["cell", "seed"]].assign(value=numbers).pivot(index="seed", columns="cell", values="value")
+    by_seed = table_by_seed(runs, baseline, metric)
     base = by_seed[baseline].to_numpy(float, na_value=math.nan)
     rows = []
-    for name in runs["cell"].unique():
+    for name in by_seed:
         if name == baseline:
             continue
         values = by_seed[name].to_numpy(float, na_value=math.nan)
@@ -72,6 +57,35 @@ def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd
     table = pd.DataFrame(rows, columns=["cell", "n", "delta", "low", "high", "p"])
     table["p_holm"] = holm(table["p"].to_numpy(float))
     return table
+
+
+def table_by_seed(runs: pd.DataFrame, baseline: str, metric: str) -> pd.DataFrame:
+    """A metric of runs, a row a seed and a column a cell, in order of appearance; nan where a run is missing.
+
+    Args:
+        runs: One row a run, with columns `cell`, `seed` and `metric`.
+        baseline: The name of a cell.
+        metric: A column of `runs`, of numbers; other values than finite ones are missing.
+
+    Raises:
+        ConfigError: A column or the baseline is missing, the metric holds something other than numbers, or a cell has
+            two runs of one seed.
+    """
+    for column in ("cell", "seed", metric):
+        if column not in runs.columns:
+            raise unknown("column", column, runs.columns)
+    if baseline not in set(runs["cell"]):
+        raise unknown("baseline", baseline, runs["cell"].unique())
+    if runs.duplicated(["cell", "seed"]).any():
+        twice = runs[runs.duplicated(["cell", "seed"])].iloc[0]
+        raise ConfigError(f"cell {twice['cell']!r} has two runs of seed {twice['seed']}")
+    try:
+        numbers = pd.to_numeric(runs[metric])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"column {metric!r} holds something other than numbers: {error}") from error
+    table = runs[["cell", "seed"]].assign(value=numbers).pivot(index="seed", columns="cell", values="value")
+    cells = list(dict.fromkeys(runs["cell"]))
+    return table[cells].astype(float).replace([math.inf, -math.inf], math.nan).sort_index()
 
 
 def t_test(values: np.ndarray, level: float = LEVEL, rounding: float = 0.0) -> tuple[float, float, float]:
@@ -127,26 +141,6 @@ def is_equivalent(low: float, high: float, margin: float) -> bool:
     if not margin > 0:
         raise ConfigError(f"margin must be above 0, not {margin}")
     return -margin < low and high < margin
-
-
-def verdict(low: float, high: float, p_holm: float, margin: float | None = None) -> Verdict:
-    """The verdict on a row of `paired_deltas`.
-
-    `flat` is checked first: the interval lies within the margin, below which differences are of no interest, so a
-    significant but negligible difference is flat. Then `up` and `down`: p_holm is below 0.05 and the interval lies
-    above or below zero. Everything else is `inconclusive`: without a margin nothing is flat, and an interval that
-    contains zero does not show that there is no difference.
-
-    Raises:
-        ConfigError: The margin is not above zero.
-    """
-    if margin is not None and is_equivalent(low, high, margin):
-        return "flat"
-    if p_holm < ALPHA and low > 0:
-        return "up"
-    if p_holm < ALPHA and high < 0:
-        return "down"
-    return "inconclusive"
 
 
 def seeds_needed(sd: float, half_width: float, level: float = LEVEL) -> int:

@@ -4,19 +4,20 @@ bytes, except for `TIMING`."""
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mnet.errors import text
 from mnet.files import write_csv
+from mnet.studies.plan import looks_of
 from mnet.studies.results.bootstrap import nested_bootstrap
+from mnet.studies.results.decide import differences, judge
 from mnet.studies.results.effects import effects_table
-from mnet.studies.results.statistics import at_most, half_width, paired_deltas, seeds_needed, verdict
+from mnet.studies.results.statistics import at_most, half_width, table_by_seed
 from mnet.studies.runs.store import (
     EFFECTS,
     RUNS,
@@ -45,7 +46,7 @@ RUN_COLUMNS = ("study", "run_id", "cell", "model")
 def _summary_columns(metric: Metric) -> tuple[str, ...]:
     return (
         *("study", "cell", "n", metric.mean, metric.sd, metric.half_width, "params", "madds"),
-        *("pairs", "delta", "low", "high", "p", "p_holm", "verdict", "at_most", "seeds_needed"),
+        *("pairs", "delta", "low", "high", "p", "verdict", "look", "at_most", "seeds_needed"),
         *("boot_low", "boot_high", "failed", "reason"),
     )
 
@@ -87,17 +88,19 @@ def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -
     return {name: value for name, value in row.items() if name not in EXCLUDED_COLUMNS}
 
 
-def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN) -> pd.DataFrame:
+def summary_table(
+    study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN, looks: Sequence[int] | None = None
+) -> pd.DataFrame:
     """One row a cell, the baseline first: n, mean, sd and 95% interval of the headline metric (`top1_mean`,
-    `map_mean`); cost; the difference to the baseline, paired by seed, with its verdict; and the number of failed seeds
+    `map_mean`); cost; the difference to the baseline with its verdict, see `decide`; and the number of failed seeds
     with the first reason.
 
     Args:
         study: The study.
         runs: From `runs_table`.
         root: The results folder.
-        margin: Points below which a difference is of no interest: the margin of `verdict`, and the half width of the
-            interval for `seeds_needed`.
+        margin: Points below which a difference is of no interest.
+        looks: Numbers of seeds at which the study is looked at; None = this look alone.
     """
     metric = study.task.headline
     rows: list[dict[str, object]] = []
@@ -121,29 +124,28 @@ def summary_table(study: Study, runs: pd.DataFrame, root: Path, margin: float = 
         rows.append({**row, "failed": len(reasons), "reason": reasons[0] if reasons else ""})
     summary = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "cell", "n"])
     if study.baseline in set(runs["cell"]) and len(set(runs["cell"])) > 1:
-        deltas = paired_deltas(runs, study.baseline, metric.name).rename(columns={"n": "pairs"})
-        judged = [_judge(study, runs, correct, row, margin) for row in deltas.to_dict("records")]
-        summary = summary.merge(pd.concat([deltas, pd.DataFrame(judged)], axis=1), on="cell", how="left")
+        summary = summary.merge(_compare(study, runs, correct, margin, looks), on="cell", how="left")
     return summary.reindex(columns=list(_summary_columns(metric)))
 
 
-def _judge(
+def _compare(
     study: Study,
     runs: pd.DataFrame,
-    correct: dict[str, dict[int, np.ndarray]],
-    row: Mapping[Hashable, Any],
+    correct: Mapping[str, Mapping[int, np.ndarray]],
     margin: float,
-) -> dict[str, object]:
-    """The further columns of a row of `paired_deltas`."""
-    low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))
-    columns: dict[str, object] = {"verdict": "", "at_most": math.nan, "seeds_needed": math.nan}
-    if not math.isnan(low):
-        pairs = runs.pivot(index="seed", columns="cell", values=study.task.headline.name)
-        sd = float((pairs[row["cell"]] - pairs[study.baseline]).std(ddof=1))
-        columns["verdict"] = verdict(low, high, p_holm, margin)
-        columns |= {"at_most": at_most(low, high), "seeds_needed": seeds_needed(sd, margin)}
-    interval = nested_bootstrap(correct[str(row["cell"])], correct[study.baseline])
-    return columns | dict(zip(("boot_low", "boot_high"), interval, strict=True))
+    looks: Sequence[int] | None,
+) -> pd.DataFrame:
+    """Every cell with a run against the baseline."""
+    values = table_by_seed(runs, study.baseline, study.task.headline.name)
+    values = values.reindex(columns=[cell.name for cell in study.cells])  # also while some have no run yet
+    cells = [cell.name for cell in study.cells[1:] if values[cell.name].notna().any()]
+    judged = judge(values, differences(values, [(name, study.baseline) for name in cells]), margin=margin, looks=looks)
+    pairs = [int((values[name].notna() & values[study.baseline].notna()).sum()) for name in cells]
+    limits = [at_most(low, high) for low, high in zip(judged["low"], judged["high"], strict=True)]
+    boot = [nested_bootstrap(correct[name], correct[study.baseline]) for name in cells]
+    table = judged.assign(cell=cells, pairs=pairs, at_most=limits)
+    table["verdict"] = table["verdict"].where(table["low"].notna(), "")
+    return table.assign(boot_low=[low for low, _ in boot], boot_high=[high for _, high in boot])
 
 
 def _correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarray]:
@@ -157,16 +159,17 @@ def _correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarr
 
 
 def write_tables(study: Study, root: Path, *, margin: float = MARGIN) -> Tables:
-    """Write `runs.csv`, `summary.csv` and `effects.csv` of the runs that are finished so far."""
+    """Write `runs.csv`, `summary.csv` and `effects.csv` of the runs that are finished so far, by the study's plan."""
     folder = root / study.name
     runs = runs_table(study, root)
-    summary = summary_table(study, runs, root, margin)
+    looks = looks_of(study, root)
+    summary = summary_table(study, runs, root, margin, looks)
     if not runs.empty:
         write_csv(folder / RUNS, runs)
     if not summary.empty:
         write_csv(folder / SUMMARY, summary)
     has_effects = WITHIN in study.varied and not runs.empty
-    effects = effects_table(study, runs, WITHIN, margin) if has_effects else pd.DataFrame()
+    effects = effects_table(study, runs, WITHIN, margin, looks) if has_effects else pd.DataFrame()
     if not effects.empty:
         write_csv(folder / EFFECTS, effects)
     return Tables(runs, summary, effects)

@@ -31,7 +31,7 @@ DEATH_VERDICTS = {"up": "more die", "down": "fewer die", "flat": "as many die"}
 
 CELL = text_column("cell")
 SEEDS = number_column("n", digits=0)
-P_HOLM = number_column("p_holm", "p, Holm", 3)
+P = number_column("p", digits=3)
 VERDICT = text_column("verdict")
 COST = (
     number_column("params", digits=3, scale=MILLION, unit=" M"),
@@ -44,7 +44,7 @@ RATIO = (number_column("ratio", digits=3), interval_column("low", "high", digits
 SOFTWARE = (text_column("version"), text_column("kernels"), text_column("device"))
 
 EFFECT_COLUMNS = (
-    *(text_column("variant"), text_column("compared"), SEEDS, *DIFFERENCE, P_HOLM, VERDICT),
+    *(text_column("variant"), text_column("compared"), SEEDS, *DIFFERENCE, P, VERDICT),
     number_column("beyond", "beyond the first", sign=True),
     interval_column("beyond_low", "beyond_high", "its 95% interval", sign=True),
 )
@@ -102,7 +102,7 @@ def summary_table(summary: pd.DataFrame, runs: pd.DataFrame | None = None, more:
     columns = (
         *(*more, CELL, SEEDS, percent_column(metric.mean, metric), number_column(metric.half_width, "half width")),
         *(number_column(metric.sd, "sd"), *(percent_column(one.name, one) for one in further)),
-        *(Column("difference", difference_cell), Column("95% interval", difference_interval), P_HOLM),
+        *(Column("difference", difference_cell), Column("95% interval", difference_interval), P),
         *(Column("verdict", verdict_cell, numeric=False), number_column("at_most", "at most")),
         *(number_column("seeds_needed", "seeds needed", 0), *COST),
     )

@@ -44,6 +44,8 @@ KEPT = (CONFIG, NETWORK, METRICS, CORRECT, EXAMPLES, WEIGHTS)
 
 # Files of a study.
 RUNS, SUMMARY, EFFECTS = "runs.csv", "summary.csv", "effects.csv"
+PLAN = "plan.yaml"
+"""See `mnet.studies.plan`."""
 LATENCY, LATENCY_CLAIMS, FRONTIER = "latency.csv", "latency-claims.csv", "frontier.csv"
 DEATHS, INSIDE = "deaths.csv", "inside.csv"
 """Depthwise kernels that died in training, and activations layer by layer; see `mnet.studies.results.diagnosis`."""

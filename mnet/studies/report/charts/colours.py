@@ -44,8 +44,11 @@ NETWORKS: dict[str, Style] = {
 }
 VERDICTS: dict[str, Style] = {
     "reproduced": (BLUE, "circle"),
+    "weaker": (SKY, "triangle-down"),
+    "stronger": (GREEN, "triangle-up"),
+    "absent": (YELLOW, "triangle-left"),
     "contradicted": (ORANGE, "diamond"),
-    "inconclusive": (GREY, "square"),
+    "undecided": (GREY, "square"),
     "not tested here": (GREY, "cross"),
 }
 COSTS: dict[str, Style] = {

@@ -27,7 +27,7 @@ from mnet.studies.results.archive import is_known
 from mnet.studies.results.table_view import Row, format_interval, format_number, is_number, rows_of
 from mnet.tasks import Metric, metric_of
 
-PAIRED = "paired by seed, 95% t interval"
+JOINT = "95% interval over all cells and looks"
 
 
 def study_chart(summary: pd.DataFrame, runs: pd.DataFrame, title: str) -> alt.ConcatChart:
@@ -83,7 +83,7 @@ def difference_chart(summary: pd.DataFrame) -> alt.LayerChart | None:
         compared = f"{cell['cell']} against {cells[0]['cell']}"
         deltas.append({**_difference(cell, compared), "y": rows.marks[i], "series": str(cell["cell"])})
         values.append(format_number(cell["delta"], sign=True))
-    title = [f"difference to the first row (points of {metric_of(summary).label})", PAIRED]
+    title = [f"difference to the first row (points of {metric_of(summary).label})", JOINT]
     x = x_axis(title, deltas, through=0)
     layers = [*names(rows, values), line_at(0, x), *intervals(deltas, x, rows.height, styles)]
     return finish("Difference to the baseline", layers, rows.height)
@@ -107,7 +107,7 @@ def effects_chart(effects: pd.DataFrame, metric: Metric, title: str | None = Non
         variant, value = str(row["variant"]), str(row["value"])
         y = rows.marks[list(variants).index(variant)] + LANE * list(styles).index(value)
         deltas.append({**_difference(row, f"{variant}: {value} against {first}"), "y": y, "series": value})
-    x = x_axis([f"{metric.label} minus that of {first} (points)", PAIRED], deltas, through=0)
+    x = x_axis([f"{metric.label} minus that of {first} (points)", JOINT], deltas, through=0)
     layers = [*names(rows), line_at(0, x), *intervals(deltas, x, rows.height, styles, legend=True)]
     return finish(title or f"Within each network, the difference to {first}", layers, rows.height)
 

@@ -1,0 +1,335 @@
+"""Seeds until studies and claims are decided: which runs come next, and when to stop.
+
+Every study has a plan of looks. Between two looks, the cells of its open comparisons and the cells that they are
+compared with get their next seeds. What is decided follows from finished runs alone, so a killed call goes on with the
+same numbers.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from common.driver import RunOptions, find_unfinished, finish_studies, pack_jobs, share_finished
+from common.program import INTERRUPTED
+from common.progress import Display
+from common.sweeps import HERE
+from common.terminal import format_duration
+from mnet.errors import ConfigError
+from mnet.studies.claims.claims import Claim
+from mnet.studies.claims.pairs import Evidence
+from mnet.studies.claims.verdicts import judge_difference, margin_of
+from mnet.studies.engines import Engine
+from mnet.studies.engines.estimate import Rates, fit_rates, timed_runs, trial_seconds
+from mnet.studies.engines.events import Event, Failed, Finished
+from mnet.studies.engines.local import default_workers
+from mnet.studies.plan import looks_of
+from mnet.studies.results.decide import differences, judge
+from mnet.studies.results.statistics import table_by_seed
+from mnet.studies.results.table_view import format_interval, format_number
+from mnet.studies.results.tables import runs_table, write_tables
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.store import PUBLISHED, RUNS, find_finished, read_failure
+from mnet.studies.study import Cell, Study
+
+PUBLISHED_RUNS = HERE.parent / "results" / PUBLISHED / "activation" / RUNS
+"""Timed runs, where the results folder has none."""
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+UNKNOWN = 0.5
+"""The chance of a decision at a study's first look."""
+
+
+class OutOfBudgetError(Exception):
+    """The time that a call may take is over."""
+
+
+@dataclass
+class Comparison:
+    """A difference that is open or decided: of a cell to the baseline, or of a claim."""
+
+    name: str
+    cells: tuple[str, ...]
+    """The cells that it needs."""
+    claim: Claim | None = None
+    margin: float = 0.5
+    delta: float = math.nan
+    se: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    verdict: str = "undecided"
+    seeds_needed: float = math.nan
+
+    def update(self, row: pd.Series) -> None:
+        """Take the row of `decide.judge`."""
+        self.delta, self.se, self.low, self.high = (float(row[name]) for name in ("delta", "se", "low", "high"))
+        self.seeds_needed = float(row["seeds_needed"])
+        self.verdict = str(row["verdict"])
+        if self.claim is not None:
+            self.verdict = judge_difference(self.claim, self.delta, self.low, self.high)
+
+    @property
+    def is_open(self) -> bool:
+        return self.verdict == "undecided"
+
+    def chance(self, look: int, following: int) -> float:
+        """The chance that the next look decides, if what is known now is all that is known.
+
+        Args:
+            look: Seeds so far.
+            following: Seeds at the next look.
+        """
+        if not self.se > 0:
+            return UNKNOWN
+        reach = (self.high - self.low) / 2 * math.sqrt(look / following)
+        spread = self.se * math.sqrt(1 - look / following)
+
+        def between(low: float, high: float) -> float:
+            return float(np.diff(stats.norm.cdf([low, high], self.delta, spread))[0]) if low < high else 0.0
+
+        within = self.margin - reach
+        return between(reach, math.inf) + between(-math.inf, -reach) + between(max(-within, -reach), min(within, reach))
+
+    def describe(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.name}: not looked at yet"
+        interval = f"{format_number(self.delta, sign=True)} {format_interval(self.low, self.high, sign=True)}"
+        return f"{self.name}: {interval}, {self.verdict}"
+
+
+@dataclass
+class Undecided:
+    """A study on its way from look to look."""
+
+    study: Study
+    """With as many seeds as its last look has."""
+    root: Path
+    comparisons: list[Comparison]
+    evidence: Callable[[Claim, int], Evidence | None] | None = None
+    """The runs of all machines that test a claim, of the first so many seeds."""
+    next: int = 0
+    """Index of the next look."""
+    done: bool = field(default=False, init=False)
+    looks: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ConfigError: The study has no plan yet.
+        """
+        looks = looks_of(self.study, self.root)
+        if looks is None:
+            raise ConfigError(f"{self.study.name} has no plan in {self.root}; make_plan writes one")
+        most = max(len(cell.trials) for cell in self.study.cells)
+        self.looks = tuple(look for look in looks if look <= most)
+
+    @property
+    def open(self) -> list[Comparison]:
+        return [comparison for comparison in self.comparisons if comparison.is_open]
+
+    @property
+    def look(self) -> int:
+        """Seeds at the last look."""
+        return self.looks[self.next - 1] if self.next else 0
+
+    def jobs(self) -> list[Job]:
+        """All runs that the next look needs, finished or not, seed by seed."""
+        needed = {name for comparison in self.open for name in comparison.cells}
+        cells = [cell for cell in self.study.cells if cell.name in needed]
+        seeds = self.looks[self.next]
+        return [Job(cell.trials[i], self.root, self.study.name) for i in range(seeds) for cell in cells]
+
+    def advance(self) -> None:
+        """Judge every look whose runs have all ended, until one needs runs or nothing is open."""
+        while self.open and self.next < len(self.looks):
+            if any(not has_ended(job) for job in self.jobs()):
+                return
+            self.next += 1
+            self._judge()
+        self.done = True
+
+    def _judge(self) -> None:
+        runs = runs_table(self.study, self.root)
+        runs = runs[runs["seed"].astype(int) < self.look]
+        names = [cell.name for cell in self.study.cells]
+        values = table_by_seed(runs, str(runs["cell"].iloc[0]), self.study.task.headline.name).reindex(columns=names)
+        plain = [one for one in self.comparisons if one.claim is None]
+        pairs = differences(values, [(one.cells[0], one.cells[1]) for one in plain])
+        table = judge(values, pairs, margin=plain[0].margin, looks=self.looks) if plain else pd.DataFrame()
+        for comparison, (_, row) in zip(plain, table.iterrows(), strict=True):
+            if comparison.is_open:
+                comparison.update(row)
+        for comparison in self.open:
+            if comparison.claim is not None and self.evidence is not None:
+                evidence = self.evidence(comparison.claim, self.look)
+                if evidence is not None:
+                    comparison.update(evidence.judge(margin_of(comparison.claim), self.looks))
+
+    def seconds(self, rates: Rates) -> float:
+        """Seconds of one worker to the next look."""
+        return sum(trial_seconds(job.trial, rates) for job in self.jobs() if not has_ended(job))
+
+    def worth(self, rates: Rates) -> float:
+        """Decisions that the next look is expected to bring, for each second."""
+        following = self.looks[self.next]
+        chances = sum(one.chance(self.look, following) for one in self.open)
+        return chances / max(self.seconds(rates), 1.0)
+
+    def minutes_to_decide(self, comparison: Comparison, rates: Rates, workers: int) -> float:
+        """Expected minutes until a comparison is decided; nan where that is not known."""
+        cells = [cell for cell in self.study.cells if cell.name in comparison.cells]
+        more = comparison.seeds_needed - self.look
+        return more * sum(trial_seconds(cell.trials[0], rates) for cell in cells) / workers / 60
+
+
+def compare_with_baseline(study: Study, margin: float) -> list[Comparison]:
+    """A comparison for every cell but the first."""
+    cells = [cell for cell in study.cells[1:] if not _same_network(cell, study.cells[0])]
+    return [Comparison(f"{study.name}: {cell.name}", (cell.name, study.baseline), margin=margin) for cell in cells]
+
+
+def _same_network(cell: Cell, other: Cell) -> bool:
+    return cell.trials[0].run_id_of(0) == other.trials[0].run_id_of(0)
+
+
+def has_ended(job: Job) -> bool:
+    """Whether a run is finished, or diverged and would again."""
+    return find_finished(job.root, job.run_id) is not None or (read_failure(job.folder) or "").startswith("NotFinite")
+
+
+def read_duration(text: str | None) -> float:
+    """Seconds of a text like 90m, 2h or 600; None = without end.
+
+    Raises:
+        ConfigError: The text is something else.
+    """
+    if text is None:
+        return math.inf
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
+    try:
+        seconds = float(number) * UNITS[unit]
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise ConfigError(f"budget must be a time such as 90m, 2h or 600 (seconds), not {text}")
+    return seconds
+
+
+def run_until_decided(
+    fronts: Sequence[Undecided],
+    engine: Engine,
+    options: RunOptions,
+    budget: str | None,
+    trainer: Mapping[str, object],
+) -> int:
+    """Train seeds where a decision is likeliest for its time, until all is decided or the time is over.
+
+    Args:
+        fronts: The studies, each with its plan.
+        engine: Where runs are trained.
+        options: Of the call.
+        budget: The time that the call may take, for `read_duration`.
+        trainer: Arguments of Lightning's Trainer.
+
+    Returns:
+        The exit code: 0, 1 if runs failed, 130 if it was interrupted.
+    """
+    gc.freeze()  # as in `run_studies`
+    deadline = time.monotonic() + read_duration(budget)
+    studies, root = [front.study for front in fronts], fronts[0].root
+    failed: dict[str, Failed] = {}
+    try:
+        _decide(fronts, engine, options, deadline, trainer, failed)
+    except KeyboardInterrupt:
+        print("\nstopped; finished runs and the checkpoints of others are kept: run the same command to continue")
+        return INTERRUPTED
+    return finish_studies(studies, root, options, list(failed.values()))
+
+
+def _decide(
+    fronts: Sequence[Undecided],
+    engine: Engine,
+    options: RunOptions,
+    deadline: float,
+    trainer: Mapping[str, object],
+    failed: dict[str, Failed],
+) -> None:
+    workers = options.workers or default_workers()
+    studies, root = [front.study for front in fronts], fronts[0].root
+    share_finished(studies, root)
+    for front in fronts:
+        front.advance()
+    while time.monotonic() < deadline:
+        waiting = [front for front in fronts if not front.done and not _all_failed(front, failed)]
+        if not waiting:
+            break
+        now = fit_rates(timed_runs(root, PUBLISHED_RUNS))
+        front = max(waiting, key=lambda one: one.worth(now))
+        for line in _report(fronts, front, now, workers):
+            print(line, flush=True)
+        failed |= _train(front, studies, engine, options, deadline, trainer)
+        for one in fronts:
+            was = {comparison.name: comparison.verdict for comparison in one.comparisons}
+            one.advance()
+            for comparison in one.comparisons:
+                if comparison.verdict != was[comparison.name]:
+                    print(f"  decided after {one.look} seeds: {comparison.describe()}", flush=True)
+
+
+def _all_failed(front: Undecided, failed: Mapping[str, Failed]) -> bool:
+    return all(has_ended(job) or job.run_id in failed for job in front.jobs())
+
+
+def _train(
+    front: Undecided,
+    studies: Sequence[Study],
+    engine: Engine,
+    options: RunOptions,
+    deadline: float,
+    trainer: Mapping[str, object],
+) -> dict[str, Failed]:
+    """Train what a study's next look needs; what is under way when the time is over keeps its checkpoint."""
+    jobs = pack_jobs(front.jobs(), options, trainer)
+    todo = find_unfinished(jobs)
+    failed: dict[str, Failed] = {}
+    with Display([front.study], jobs, todo) as display:
+
+        def on_event(event: Event) -> None:
+            display.on_event(event)
+            if isinstance(event, Failed):
+                failed[event.job.run_id] = event
+            if isinstance(event, Finished | Failed):
+                write_tables(front.study, front.root, margin=options.margin)
+            elif time.monotonic() >= deadline:
+                raise OutOfBudgetError
+
+        try:
+            engine.run(todo, on_event)
+        except OutOfBudgetError:
+            print("the budget is spent; finished runs and checkpoints are kept", flush=True)
+    users = [study for study in studies if {job.run_id for job in jobs} & {trial.run_id for _, trial in study.trials}]
+    share_finished(users, front.root)
+    for study in users:
+        write_tables(study, front.root, margin=options.margin)
+    return failed
+
+
+def _report(fronts: Sequence[Undecided], front: Undecided, rates: Rates, workers: int) -> Iterator[str]:
+    """What is decided, what is open, and what comes next."""
+    comparisons = [(one, comparison) for one in fronts for comparison in one.comparisons]
+    still = [(one, comparison) for one, comparison in comparisons if comparison.is_open]
+    yield f"decided: {len(comparisons) - len(still)} of {len(comparisons)}; open:"
+    for one, comparison in still:
+        minutes = one.minutes_to_decide(comparison, rates, workers)
+        more = comparison.seeds_needed - one.look
+        expected = "" if math.isnan(minutes) else f"; about {more:.0f} more seeds, {format_duration(60 * minutes)}"
+        yield f"  {comparison.describe()}{expected}"
+    duration = format_duration(front.seconds(rates) / workers)
+    yield f"next: {front.study.name} to {front.looks[front.next]} seeds, about {duration}"

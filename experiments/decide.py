@@ -1,0 +1,145 @@
+"""Decide the papers' claims: `python experiments/decide.py --budget=8h`.
+
+Trains the networks of every claim in the setting that the profile `decide` gives it, seeds where a decision is
+likeliest for its time, until claims and comparisons are decided or the time is over. The same command continues.
+"""
+
+from __future__ import annotations
+
+from common.workers import start_worker_server
+
+if __name__ == "__main__":
+    start_worker_server()
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+from common.deciding import Comparison, Undecided, compare_with_baseline, run_until_decided
+from common.driver import RunOptions, choose_engine, pack_jobs, read_data
+from common.evaluation import DECIDING, planned_rows
+from common.options import Arguments, Parser
+from common.program import program, stop_on_signals
+from common.sweeps import CLAIMS_FILE, PROFILES_FILE, load_sweep
+
+from mnet.studies.claims.claims import Claim, load_claims
+from mnet.studies.claims.pairs import Evidence, RunIndex, Setting, evidence_in, settings_of
+from mnet.studies.claims.verdicts import margin_of
+from mnet.studies.plan import LOOKS, make_plan
+from mnet.studies.results.loading import load
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.store import RESULT, find_finished, results_root
+from mnet.studies.study import Study, studies_of_profile
+from mnet.tasks import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """What a call asks for, beside the settings of its trials."""
+
+    profile: str = DECIDING
+    """An entry of experiments/profiles.yaml: its studies, and their settings."""
+    budget: str = "2h"
+    """How long at most: 90m, 8h, or seconds."""
+    only: str | None = None
+    """Names of studies with commas between them; default: all of the profile."""
+
+
+@dataclass(frozen=True)
+class PlannedClaim:
+    """A claim, and where it is tested."""
+
+    claim: Claim
+    setting: Setting
+    cells: tuple[str, ...]
+    """The cells of the study that it needs."""
+
+
+def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
+    return Parser(Options, __doc__, trial=True, trainer=True).read(arguments)
+
+
+@program
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0, 1 if runs failed, 2 bad input, 130 interrupted."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    stop_on_signals()
+    given = read_arguments(arguments)
+    options, trainer = given.options, given.trainer
+    root = results_root(str(options.folder), trainer)
+    names = options.only.split(",") if options.only else studies_of_profile(PROFILES_FILE, options.profile)
+    studies = [load_sweep(name, options.profile, options.seeds or LOOKS[-1], given.settings) for name in names]
+    claims = plan_claims(load_claims(CLAIMS_FILE), studies, options.profile)
+    first = [Job(cell.trials[0], root, study.name) for study in studies for cell in study.cells]
+    jobs = pack_jobs(first, options, trainer)
+    data = read_data([job for job in jobs if find_finished(root, job.run_id) is None])
+    engine = choose_engine(options, trainer, data)
+    fronts = []
+    for study in studies:
+        for line in make_plan(study, root, LOOKS, options.margin):
+            print(line)
+        planned = claims.get(study.name, [])
+        comparisons = [Comparison(one.claim.id, one.cells, one.claim, margin_of(one.claim)) for one in planned]
+        comparisons += compare_with_baseline(study, options.margin)
+        settings = {one.claim.id: one.setting for one in planned}
+        fronts.append(Undecided(study, root, comparisons, find_runs(root, settings)))
+    return run_until_decided(fronts, engine, options, options.budget, trainer)
+
+
+def plan_claims(claims: Sequence[Claim], studies: Sequence[Study], profile: str) -> dict[str, list[PlannedClaim]]:
+    """Study -> the claims that it can decide. A claim whose networks no study has is left out."""
+    rows = pd.DataFrame([row for study in studies for row in planned_rows(study, profile)])
+    index = RunIndex(rows.assign(seed=0, device="", **{task.headline.name: 0.0 for task in TASKS.values()}))
+    cells = {study.name: {cell.trials[0].run_id_of(0): cell.name for cell in study.cells} for study in studies}
+    planned: dict[str, list[PlannedClaim]] = {}
+    for claim in claims:
+        for study, (setting, needed) in _places(claim, index, cells):
+            planned.setdefault(study, []).append(PlannedClaim(claim, setting, needed))
+            break
+    return planned
+
+
+def _places(
+    claim: Claim, index: RunIndex, cells: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[str, tuple[Setting, tuple[str, ...]]]]:
+    """Where a claim can be decided, the best setting first, and in it its own study first."""
+    everywhere = ((setting, evidence_in(claim, index, setting)) for setting in settings_of(claim, index))
+    found = [(setting, evidence) for setting, evidence in everywhere if evidence is not None]
+    for setting, evidence in sorted(found, key=lambda one: one[1].rank):
+        for study in sorted(cells, key=lambda name: name != claim.study):
+            names = [cells[study].get(trial.run_id) for trial in evidence.trials]
+            if all(name is not None for name in names):
+                yield study, (setting, tuple(str(name) for name in names))
+
+
+def find_runs(root: Path, settings: Mapping[str, Setting]) -> Callable[[Claim, int], Evidence | None]:
+    """The runs that test a claim in its setting, the first so many seeds of every machine, published ones too."""
+
+    def find(claim: Claim, seeds: int) -> Evidence | None:
+        runs = read_runs(root, count_results(root))
+        return evidence_in(claim, RunIndex(runs[runs["seed"].astype(int) < seeds]), settings[claim.id])
+
+    return find
+
+
+def count_results(root: Path) -> int:
+    return sum(1 for _ in root.glob(f"*/runs/*/{RESULT}"))
+
+
+@lru_cache(maxsize=1)
+def read_runs(root: Path, results: int) -> pd.DataFrame:
+    """Every finished run.
+
+    Args:
+        root: The results folder.
+        results: How many results it has: the runs are read again when there are more.
+    """
+    return load(root, every_machine=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

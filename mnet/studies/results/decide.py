@@ -1,0 +1,455 @@
+"""The analysis of every table: which cells of a study differ, at 5% over all its cells and all its looks together.
+
+A value is the effect of its cell, plus the effect of its seed where seeds have one, plus noise of one spread. The 5%
+are spent in parts, one a look; how far an interval then reaches is simulated once for each kind of study.
+docs/statistics.md has the model in words, and the measured error rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from mnet.errors import ConfigError
+from mnet.studies.results.statistics import ALPHA, ROUNDING, table_by_seed
+
+Verdict = Literal["up", "down", "flat", "undecided"]
+
+SPENT = 0.043
+"""What is spent of `ALPHA` where spreads are equal and no run is missing. The rest covers what is not so."""
+OTHER_SPREAD = 1.5
+"""A cell whose standard deviation is this many times that of the others is judged by its own."""
+FEWEST_FOR_SPREAD = 3
+"""Seeds of a cell from which its own spread is looked at."""
+SEEDS_DO_NOTHING = 0.05
+"""Above this p of their F test, the effects of seeds are left out of the model. That is free if they are zero, and only
+widens intervals if they are not."""
+SHARES = ((0, 10, 20, 32), (0.0, 1.0, 1.0, 0.2))
+"""Seeds at a look, and its share of the error, relative to others: most from 10 to 20, where most comparisons end."""
+SIMULATED, CHUNK = 20_000, 2_000
+"""Studies without any effect, from which the reach of intervals follows, and how many are analysed at once."""
+MOST_SEEDS = 10_000
+"""Where the search for `seeds_needed` ends."""
+
+COLUMNS = ("cell", "n", "delta", "low", "high", "p", "verdict", "look")
+JUDGED = ("delta", "se", "low", "high", "p", "verdict", "look", "seeds_needed")
+
+Values = np.ndarray
+"""(B, seeds, cells): the metric of B studies that lack the same runs, nan where one is missing."""
+
+
+def decide(
+    runs: pd.DataFrame,
+    baseline: str,
+    metric: str = "top1",
+    margin: float | None = 0.5,
+    looks: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Each cell minus the baseline, with an interval that holds over all cells and looks at once, and a verdict.
+
+    Args:
+        runs: One row a run, with columns `cell`, `seed` and `metric`. Pairs may be missing.
+        baseline: The name of a cell.
+        metric: A column of `runs`, of numbers.
+        margin: Differences below it are of no interest; None = all are of interest.
+        looks: Numbers of seeds after which the study is looked at, ascending; None = this one look alone. A look takes
+            the runs of the first so many seeds, in ascending order. Seeds beyond the last look make one more.
+
+    Returns:
+        One row per cell other than the baseline, in order of appearance: `cell, n, delta, low, high, p, verdict,
+        look`, in the unit of the metric. `n` counts the runs of the cell. `low` and `high` are what the 95% intervals
+        of all looks so far have in common; `p` is adjusted for cells and looks. `verdict` is `flat` (the interval lies
+        within the margin), `up`, `down` (it lies above or below zero) or `undecided`. `look` is the number of seeds of
+        the look that decided, or of the last one. The interval is nan where no cell has two runs. Cells with the same
+        values are the same network: their difference is exactly zero.
+
+    Raises:
+        ConfigError: A column or the baseline is missing, the metric holds something other than numbers, a cell has two
+            runs of one seed, the margin is not above zero, or the looks do not ascend from 2 on.
+    """
+    values = table_by_seed(runs, baseline, metric)
+    cells = [str(name) for name in values if name != baseline]
+    table = judge(values, differences(values, [(name, baseline) for name in cells]), margin=margin, looks=looks)
+    counts = [int(values[name].notna().sum()) for name in cells]
+    return table.assign(cell=cells, n=counts)[list(COLUMNS)]
+
+
+def differences(values: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """The contrasts (m, cells) of m pairs of columns: the first minus the second."""
+    names = {name: i for i, name in enumerate(values)}
+    contrasts = np.zeros((len(pairs), len(names)))
+    for row, (cell, against) in zip(contrasts, pairs, strict=True):
+        row[names[cell]] += 1
+        row[names[against]] -= 1
+    return contrasts
+
+
+def judge(
+    values: pd.DataFrame,
+    contrasts: np.ndarray,
+    *,
+    margin: float | None,
+    looks: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """The analysis behind `decide`, for any family of comparisons.
+
+    Args:
+        values: A row a seed, ascending; a column a cell; nan where a run is missing.
+        contrasts: (m, cells), the weights of the cells in each comparison; a row sums to zero.
+        margin: As for `decide`.
+        looks: As for `decide`.
+        groups: A number for each cell: cells of different groups share no effects of seeds. None = all do.
+
+    Returns:
+        A row a comparison, of `JUDGED`: as for `decide`; the standard error; and in `seeds_needed` the number of seeds
+        at which an undecided comparison ends if its difference and spread stay as they are.
+
+    Raises:
+        ConfigError: The margin is not above zero, or the looks do not ascend from 2 on.
+    """
+    _check_margin(margin)
+    planned = _check_looks(looks)
+    group = np.zeros(values.shape[1], int) if groups is None else np.array(groups)
+    array, contrasts, group = _merge_equal_cells(values.to_numpy(float, na_value=math.nan), contrasts, group)
+    seeds = len(array)
+    if not planned or seeds > planned[-1]:
+        planned = (*planned, max(seeds, 2))
+    reached = [look for look in planned if look <= seeds] or [seeds]
+    compared = np.flatnonzero((contrasts != 0).any(axis=1))
+    equal = {"delta": 0.0, "se": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "verdict": classify(0.0, 0.0, margin)}
+    rows = pd.DataFrame([{**equal, "look": reached[-1], "seeds_needed": math.nan}] * len(contrasts), columns=JUDGED)
+    if len(compared):
+        family = Family(tuple(group.tolist()), tuple(map(tuple, contrasts[compared].tolist())))
+        limits = thresholds(family, planned)
+        estimates = [estimate(array[None, :look], family) for look in reached]
+        judged = {name: part[0] for name, part in follow(estimates, reached, limits, margin)._asdict().items()}
+        delta, se, df = (part[0] for part in estimates[-1])
+        needed = [
+            _seeds_needed(*one, reached[-1], planned, limits, margin) if verdict == "undecided" else math.nan
+            for one, verdict in zip(zip(delta, se, df, strict=True), judged["verdict"], strict=True)
+        ]
+        for name, column in {**judged, "delta": delta, "se": se, "seeds_needed": needed}.items():
+            rows.loc[compared, name] = column
+    return rows
+
+
+def classify(low: float, high: float, margin: float | None = None) -> Verdict:
+    """The verdict that a simultaneous interval allows.
+
+    `flat` comes first: a difference within the margin is of no interest, however sure it is. An interval that contains
+    zero does not show that there is no difference.
+
+    Raises:
+        ConfigError: The margin is not above zero.
+    """
+    _check_margin(margin)
+    verdict: Verdict = _classify(np.float64(low), np.float64(high), margin).item()
+    return verdict
+
+
+def _classify(low: np.ndarray | np.float64, high: np.ndarray | np.float64, margin: float | None) -> np.ndarray:
+    within = np.zeros(np.shape(low), bool) if margin is None else (-margin < low) & (high < margin)
+    return np.select([within, low > 0, high < 0], ["flat", "up", "down"], "undecided")
+
+
+def _check_margin(margin: float | None) -> None:
+    if margin is not None and not margin > 0:
+        raise ConfigError(f"margin must be above 0, not {margin}")
+
+
+def _check_looks(looks: Sequence[int] | None) -> tuple[int, ...]:
+    if looks is None:
+        return ()
+    if not looks or list(looks) != sorted(set(looks)) or min(looks) < 2:
+        raise ConfigError(f"looks must be numbers of seeds that ascend from 2 on, such as 3, 5, 8, not {list(looks)}")
+    return tuple(map(int, looks))
+
+
+def _merge_equal_cells(
+    array: np.ndarray, contrasts: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same comparisons of different cells: cells that hold the same runs are one."""
+    first: dict[bytes, int] = {}
+    kept = [
+        first.setdefault(column.tobytes(), i) if np.isfinite(column).any() else i
+        for i, column in enumerate(np.ascontiguousarray(array.T))
+    ]
+    merged = np.zeros_like(contrasts)
+    for i, target in enumerate(kept):
+        merged[:, target] += contrasts[:, i]
+    different = sorted(set(kept))
+    return array[:, different], merged[:, different], group[different]
+
+
+# ---- several looks ---------------------------------------------------------------------------------------------------
+
+
+class Family(NamedTuple):
+    """Comparisons that share one error rate."""
+
+    groups: tuple[int, ...]
+    """The group of each cell."""
+    contrasts: tuple[tuple[float, ...], ...]
+    """The weights of the cells, for each comparison."""
+
+
+class Thresholds(NamedTuple):
+    nominal: np.ndarray
+    """(looks,): the p of the t test, from which on a look's difference is significant."""
+    null: np.ndarray
+    """(SIMULATED,), ascending: the lowest p over `nominal` that a study without effects shows over all its looks."""
+
+
+@cache
+def thresholds(family: Family, looks: tuple[int, ...]) -> Thresholds:
+    """What a t test must show at each look, so that a study without any effect shows it in `SPENT` of all cases."""
+    random = np.random.default_rng(0)
+    lowest = np.empty((len(looks), SIMULATED))
+    for start in range(0, SIMULATED, CHUNK):
+        values = random.standard_normal((CHUNK, looks[-1], len(family.groups)))
+        for row, look in zip(lowest, looks, strict=True):
+            row[start : start + CHUNK] = _t_test(estimate(values[:, :look], family)).min(axis=1)
+    shares = np.interp(looks, *SHARES)
+    nominal, silent = np.empty(len(looks)), np.ones(SIMULATED, bool)
+    for i, share in enumerate(shares / shares.sum()):
+        nominal[i] = np.sort(lowest[i, silent])[max(round(share * SPENT * SIMULATED), 1) - 1]
+        silent &= lowest[i] > nominal[i]
+    return Thresholds(nominal, np.sort((lowest / nominal[:, None]).min(axis=0)))
+
+
+class Judged(NamedTuple):
+    """The comparisons of B studies after the looks that were reached: arrays (B, m)."""
+
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+    verdict: np.ndarray
+    look: np.ndarray
+    """The look that decided, or the last one."""
+
+
+def follow(estimates: Sequence[Estimates], looks: Sequence[int], limits: Thresholds, margin: float | None) -> Judged:
+    """What the looks say together: of each comparison the part that all intervals so far have in common."""
+    shape = estimates[0].delta.shape
+    low, high, lowest = np.full(shape, -math.inf), np.full(shape, math.inf), np.full(shape, math.inf)
+    verdict, decided = np.full(shape, "undecided"), np.full(shape, looks[0])
+    for one, look, nominal in zip(estimates, looks, limits.nominal, strict=False):
+        reach = stats.t.isf(nominal / 2, one.df) * one.se
+        low, high = np.maximum(low, one.delta - reach), np.minimum(high, one.delta + reach)
+        outside = ~((low <= one.delta) & (one.delta <= high))  # rare; then this look counts alone
+        low, high = np.where(outside, one.delta - reach, low), np.where(outside, one.delta + reach, high)
+        lowest = np.minimum(lowest, _t_test(one) / nominal)
+        now = _classify(low, high, margin)
+        decided = np.where((now == verdict) & (now != "undecided"), decided, look)
+        verdict = now
+    p = np.searchsorted(limits.null, lowest, side="right").clip(1) / SIMULATED * ALPHA / SPENT
+    return Judged(low, high, np.where(np.isnan(low), math.nan, p.clip(max=1.0)), verdict, decided)
+
+
+def _seeds_needed(
+    delta: float,
+    se: float,
+    df: float,
+    look: int,
+    planned: Sequence[int],
+    limits: Thresholds,
+    margin: float | None,
+) -> float:
+    """Seeds at which a comparison ends, if its difference and spread stay; nan if that is out of reach."""
+    aim = max(abs(delta), 0.0 if margin is None else margin - abs(delta))
+    if not se > 0 or aim <= 0:
+        return math.nan
+    counts = np.arange(look + 1, MOST_SEEDS)
+    at = np.searchsorted(planned, counts).clip(max=len(planned) - 1)
+    reach = stats.t.isf(limits.nominal[at] / 2, df * counts / look) * se * np.sqrt(look / counts)
+    enough = np.flatnonzero(reach < aim)
+    return float(counts[enough[0]]) if len(enough) else math.nan
+
+
+def _t_test(estimates: Estimates) -> np.ndarray:
+    """The two-sided p (B, m) of each comparison by itself; 1 where nothing is known."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(estimates.delta) / estimates.se
+    t = np.where(estimates.delta == 0, 0.0, t)
+    return np.nan_to_num(2 * stats.t.sf(t, estimates.df), nan=1.0)
+
+
+# ---- one look --------------------------------------------------------------------------------------------------------
+
+
+class Estimates(NamedTuple):
+    """The comparisons of B studies: arrays (B, m); nan where a comparison cannot be made, or nothing was repeated."""
+
+    delta: np.ndarray
+    se: np.ndarray
+    df: np.ndarray
+
+
+class Model(NamedTuple):
+    """A linear model of N values of k cells, as matrices for any values with the same runs missing."""
+
+    weights: np.ndarray
+    """(m, N): the comparisons; nan where the model cannot make one."""
+    residuals: np.ndarray
+    """(N, N): what the model leaves of the values."""
+    df: int
+    variances: np.ndarray
+    """(k, k): the variances of the cells, from their sums of squared residuals."""
+
+
+def estimate(values: Values, family: Family) -> Estimates:
+    """The comparisons at one look."""
+    observed = np.isfinite(values[0])
+    cell = np.nonzero(observed)[1]
+    by_cell = np.eye(len(family.groups))[cell]  # (N, k)
+    y = values[:, observed]
+    y = y - y.mean(axis=1, keepdims=True)  # accuracies near 90 lose digits in squares
+    rounding = ROUNDING * np.abs(values[:, observed]).max(initial=0)
+    models = _models(observed.tobytes(), observed.shape, family)
+    rests = [y @ model.residuals for model in models]
+    blocked = _seeds_matter([(rest**2).sum(axis=1) for rest in rests], [model.df for model in models], rounding)
+    estimates = Estimates(*(np.full((len(y), len(family.contrasts)), math.nan) for _ in Estimates._fields))
+    for model, rest, chosen in zip(models, rests, (~blocked, blocked), strict=True):
+        if chosen.any() and model.df:
+            squares = np.where(np.abs(rest[chosen]) > rounding, rest[chosen], 0.0) ** 2 @ by_cell
+            variance, df = _spreads(values[chosen], squares, model, family, with_seeds=model is models[1])
+            delta = y[chosen] @ model.weights.T
+            estimates.delta[chosen] = np.where(np.abs(delta) > rounding, delta, 0.0)
+            estimates.se[chosen], estimates.df[chosen] = _standard_errors(model.weights**2 @ by_cell, variance, df)
+        elif chosen.any():
+            estimates.delta[chosen] = y[chosen] @ model.weights.T
+    return estimates
+
+
+def _seeds_matter(squares: Sequence[np.ndarray], df: Sequence[int], rounding: float) -> np.ndarray:
+    """Whether the effects of seeds stay in the model, by their F test: (B,)."""
+    (without, within), (df_without, df_within) = squares, df
+    if not 0 < df_within < df_without:
+        return np.zeros(len(without), bool)
+    explained, left = (without - within) / (df_without - df_within), within / df_within
+    with np.errstate(divide="ignore", invalid="ignore"):
+        significant = explained / left > stats.f.isf(SEEDS_DO_NOTHING, df_without - df_within, df_within)
+    return np.asarray(significant & (explained > rounding**2))
+
+
+def _spreads(
+    values: Values, squares: np.ndarray, model: Model, family: Family, *, with_seeds: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The variance (B, k) that each cell is judged by, and its degrees of freedom: the others', or its own.
+
+    Args:
+        values: Of B studies.
+        squares: (B, k), sums of squared residuals.
+        model: That left the residuals.
+        family: The groups of the cells.
+        with_seeds: Whether the model has effects of seeds.
+    """
+    observed = np.isfinite(values[0])
+    counts = observed.sum(axis=0)
+    own_df = np.maximum(counts - 1, 0)
+    own = (squares @ model.variances).clip(0)
+    others_df = own_df.sum() - own_df
+    others = ((own * own_df).sum(axis=1, keepdims=True) - own * own_df) / np.maximum(others_df, 1)
+    odd = (own > OTHER_SPREAD**2 * others) & (counts >= FEWEST_FOR_SPREAD) & (others_df > 0)
+    pooled, df = squares.sum(axis=1), np.full(len(squares), float(model.df))
+    some = odd.any(axis=1)
+    if some.any():
+        if with_seeds:
+            pooled[some], df[some] = _two_way(values[some], ~odd[some] & (counts > 0), np.array(family.groups))
+        else:
+            pooled[some], df[some] = (squares[some] * ~odd[some]).sum(axis=1), (own_df * ~odd[some]).sum(axis=1)
+    alone = odd | (df == 0)[:, None]
+    pooled = pooled / np.maximum(df, 1)
+    return np.where(alone, own, pooled[:, None]), np.where(alone, np.maximum(own_df, 1), -df[:, None])
+
+
+def _two_way(values: Values, kept: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squares that effects of cells and seeds leave of the kept cells (B, k), and their degrees of freedom: (B,) each.
+
+    Means of seeds and of cells are taken away in turn until nothing changes; where no run is missing, once is enough.
+    """
+    used = np.isfinite(values) & kept[:, None]
+    rest = np.where(used, values, 0.0)
+    per_cell = np.maximum(used.sum(axis=1, keepdims=True), 1)
+    for _ in range(200):
+        before = rest
+        for each in np.unique(group):
+            of_group = used & (group == each)
+            mean = (rest * of_group).sum(axis=2, keepdims=True) / np.maximum(of_group.sum(axis=2, keepdims=True), 1)
+            rest = rest - mean * of_group
+        rest = rest - rest.sum(axis=1, keepdims=True) / per_cell * used
+        if np.abs(rest - before).max(initial=0) <= 1e-9 * np.abs(rest).max(initial=0):
+            break
+    patterns, which = np.unique(kept, axis=0, return_inverse=True)
+    observed = np.isfinite(values[0])
+    df = np.array([_two_way_df((observed & pattern).tobytes(), observed.shape, tuple(group)) for pattern in patterns])
+    return (rest**2).sum(axis=(1, 2)), df[which.ravel()].astype(float)
+
+
+@lru_cache(maxsize=4096)
+def _two_way_df(used: bytes, shape: tuple[int, int], group: tuple[int, ...]) -> int:
+    """Values less the effects of cells and seeds that they determine."""
+    seed, cell = np.nonzero(np.frombuffer(used, bool).reshape(shape))
+    if not len(cell):
+        return 0
+    block = np.array(group)[cell] * shape[0] + seed
+    rows, columns = (np.unique(one, return_inverse=True)[1] for one in (block, cell))
+    nodes = rows.max() + columns.max() + 2
+    graph = coo_array((np.ones(len(rows)), (rows, rows.max() + 1 + columns)), shape=(nodes, nodes))
+    return len(cell) - nodes + int(connected_components(graph, directed=False)[0])
+
+
+def _standard_errors(weights: np.ndarray, variance: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard errors (B, m) of the comparisons, and their degrees of freedom by Welch and Satterthwaite.
+
+    Args:
+        weights: (m, k), sums of squared weights of each cell's values.
+        variance: (B, k), of each cell.
+        df: (B, k), negative where the variance is the one that several cells share.
+    """
+    parts = weights * variance[:, None]  # (B, m, k)
+    shared = (df < 0)[:, None]
+    pooled_df = np.abs(df).max(axis=1, where=df < 0, initial=1)[:, None]
+    total = parts.sum(axis=2)
+    pooled = (parts * shared).sum(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        welch = total**2 / (pooled**2 / pooled_df + (parts**2 / np.abs(df)[:, None] * ~shared).sum(axis=2))
+    return np.sqrt(total), np.where(total > 0, welch, pooled_df)
+
+
+@lru_cache(maxsize=512)
+def _models(observed: bytes, shape: tuple[int, int], family: Family) -> tuple[Model, Model]:
+    """The model of cells alone, and the one of cells and seeds, for a pattern of observed runs."""
+    seed, cell = np.nonzero(np.frombuffer(observed, bool).reshape(shape))
+    block = np.array(family.groups)[cell] * shape[0] + seed
+    cells = np.eye(shape[1])[cell]
+    blocks = (block[:, None] == np.unique(block)).astype(float)
+    both = np.hstack([cells, blocks])
+    return _model(cells, cells, family.contrasts), _model(both, cells, family.contrasts)
+
+
+def _model(design: np.ndarray, cells: np.ndarray, contrasts: Sequence[Sequence[float]]) -> Model:
+    """
+    Args:
+        design: (N, parameters); the first k are the cells'.
+        cells: (N, k), the first columns of the design.
+        contrasts: (m, k).
+    """
+    inverse = np.linalg.pinv(design)
+    residuals = np.eye(len(design)) - design @ inverse
+    wanted = np.zeros((len(contrasts), design.shape[1]))
+    wanted[:, : cells.shape[1]] = contrasts
+    possible = np.isclose(wanted @ inverse @ design, wanted, atol=1e-8).all(axis=1)
+    weights = np.where(possible[:, None], wanted @ inverse, math.nan)
+    # E(squares of cell i) = sum over cells j of variance j x the squared entries of `residuals` that join i and j.
+    expected = cells.T @ residuals**2 @ cells
+    return Model(weights, residuals, round(np.trace(residuals)), np.linalg.pinv(expected, rcond=1e-8))
