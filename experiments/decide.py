@@ -97,6 +97,8 @@ def plan_claims(claims: Sequence[Claim], studies: Sequence[Study], profile: str)
     cells = {study.name: {cell.trials[0].run_id_of(0): cell.name for cell in study.cells} for study in studies}
     planned: dict[str, list[PlannedClaim]] = {}
     for claim in claims:
+        if claim.kind in ("arithmetic", "latency") or claim.untestable:
+            continue
         for study, (setting, needed) in _places(claim, index, cells):
             planned.setdefault(study, []).append(PlannedClaim(claim, setting, needed))
             break

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ from mnet.studies.plan import looks_of
 from mnet.studies.results.decide import differences, judge
 from mnet.studies.results.statistics import table_by_seed
 from mnet.studies.results.table_view import format_interval, format_number
-from mnet.studies.results.tables import runs_table, write_tables
+from mnet.studies.results.tables import MARGIN, WITHIN, runs_table, write_tables
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import PUBLISHED, RUNS, find_finished, read_failure
 from mnet.studies.study import Cell, Study
@@ -43,6 +44,8 @@ from mnet.studies.study import Cell, Study
 PUBLISHED_RUNS = HERE.parent / "results" / PUBLISHED / "activation" / RUNS
 """Timed runs, where the results folder has none."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+OF_A_STUDY = 0.25
+"""What a comparison that no claim asks about is worth, where claims are decided too."""
 UNKNOWN = 0.5
 """The chance of a decision at a study's first look."""
 
@@ -59,7 +62,7 @@ class Comparison:
     cells: tuple[str, ...]
     """The cells that it needs."""
     claim: Claim | None = None
-    margin: float = 0.5
+    margin: float = MARGIN
     delta: float = math.nan
     se: float = math.nan
     low: float = math.nan
@@ -78,6 +81,11 @@ class Comparison:
     @property
     def is_open(self) -> bool:
         return self.verdict == "undecided"
+
+    @property
+    def weight(self) -> float:
+        """How much a decision is worth, relative to that of a claim."""
+        return 1.0 if self.claim is not None else OF_A_STUDY
 
     def chance(self, look: int, following: int) -> float:
         """The chance that the next look decides, if what is known now is all that is known.
@@ -117,6 +125,7 @@ class Undecided:
     next: int = 0
     """Index of the next look."""
     done: bool = field(default=False, init=False)
+    """Nothing is open, or all looks are over."""
     looks: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +138,7 @@ class Undecided:
             raise ConfigError(f"{self.study.name} has no plan in {self.root}; make_plan writes one")
         most = max(len(cell.trials) for cell in self.study.cells)
         self.looks = tuple(look for look in looks if look <= most)
+        self._judge_claims(most)  # by runs that were published before
 
     @property
     def open(self) -> list[Comparison]:
@@ -166,9 +176,12 @@ class Undecided:
         for comparison, (_, row) in zip(plain, table.iterrows(), strict=True):
             if comparison.is_open:
                 comparison.update(row)
+        self._judge_claims(self.look)
+
+    def _judge_claims(self, seeds: int) -> None:
         for comparison in self.open:
             if comparison.claim is not None and self.evidence is not None:
-                evidence = self.evidence(comparison.claim, self.look)
+                evidence = self.evidence(comparison.claim, seeds)
                 if evidence is not None:
                     comparison.update(evidence.judge(margin_of(comparison.claim), self.looks))
 
@@ -179,7 +192,7 @@ class Undecided:
     def worth(self, rates: Rates) -> float:
         """Decisions that the next look is expected to bring, for each second."""
         following = self.looks[self.next]
-        chances = sum(one.chance(self.look, following) for one in self.open)
+        chances = sum(one.weight * one.chance(self.look, following) for one in self.open)
         return chances / max(self.seconds(rates), 1.0)
 
     def minutes_to_decide(self, comparison: Comparison, rates: Rates, workers: int) -> float:
@@ -190,7 +203,9 @@ class Undecided:
 
 
 def compare_with_baseline(study: Study, margin: float) -> list[Comparison]:
-    """A comparison for every cell but the first."""
+    """A comparison for every cell but the first; none where cells are compared within their networks."""
+    if WITHIN in study.varied:
+        return []
     cells = [cell for cell in study.cells[1:] if not _same_network(cell, study.cells[0])]
     return [Comparison(f"{study.name}: {cell.name}", (cell.name, study.baseline), margin=margin) for cell in cells]
 
@@ -323,13 +338,14 @@ def _train(
 
 def _report(fronts: Sequence[Undecided], front: Undecided, rates: Rates, workers: int) -> Iterator[str]:
     """What is decided, what is open, and what comes next."""
-    comparisons = [(one, comparison) for one in fronts for comparison in one.comparisons]
-    still = [(one, comparison) for one, comparison in comparisons if comparison.is_open]
-    yield f"decided: {len(comparisons) - len(still)} of {len(comparisons)}; open:"
-    for one, comparison in still:
-        minutes = one.minutes_to_decide(comparison, rates, workers)
-        more = comparison.seeds_needed - one.look
+    comparisons = [comparison for one in fronts for comparison in one.comparisons]
+    still = Counter({one.study.name: len(one.open) for one in fronts if one.open})
+    places = ", ".join(f"{name} {count}" for name, count in still.most_common())
+    yield f"decided: {len(comparisons) - still.total()} of {len(comparisons)}; open: {places}"
+    duration = format_duration(front.seconds(rates) / workers)
+    yield f"next: {front.study.name} to {front.looks[front.next]} seeds, {duration}, for"
+    for comparison in front.open:
+        minutes = front.minutes_to_decide(comparison, rates, workers)
+        more = comparison.seeds_needed - front.look
         expected = "" if math.isnan(minutes) else f"; about {more:.0f} more seeds, {format_duration(60 * minutes)}"
         yield f"  {comparison.describe()}{expected}"
-    duration = format_duration(front.seconds(rates) / workers)
-    yield f"next: {front.study.name} to {front.looks[front.next]} seeds, about {duration}"
