@@ -154,10 +154,11 @@ def test_settings_of_a_search_over_blocks_are_checked(settings, message):
         BlockSearch(**settings)
 
 
-def test_end_to_end_on_real_images(tmp_path, images, capsys):
+def test_end_to_end_on_real_images(tmp_path, images, short_model, capsys):
     out = tmp_path / "results"
-    arguments = [f"--out={out}", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28", "--width=0.25",
-                 "--recipe=quick", "--epochs=1", "--batch_size=8", "--lr=0.05", "--runtime=madds", "--population=3",
+    arguments = [f"--out={out}", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28",
+                 f"--model={short_model}", "--recipe=quick", "--epochs=1", "--workers=1", "--batch_size=8", "--lr=0.05",
+                 "--runtime=madds", "--population=3",
                  "--generations=2", "--proxy_steps=2", "--proxy_checked=3", "--seeds=2", "--name=b"]  # fmt: skip
     assert search_blocks.main([*arguments, "--population=0"]) == 2
     assert "population must be at least 2" in capsys.readouterr().err

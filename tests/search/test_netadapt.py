@@ -77,23 +77,23 @@ def test_proposals_are_tuned_from_the_last_network_without_testing(tmp_path):
 
 def test_a_stopped_search_ends_with_the_same_files_and_trains_nothing_twice(tmp_path):
     whole = SimulatedEngine(worth)
-    run_search(tmp_path / "whole", whole)
+    run_search(tmp_path / "whole", whole, target=0.9)
     count = len(whole.jobs)
     jobs = []
     for after in (0, 1, 5, 14, 20, None):
         engine = SimulatedEngine(worth, stop_after=after)
         with suppress(KeyboardInterrupt):
-            run_search(tmp_path / "stopped", engine)
+            run_search(tmp_path / "stopped", engine, target=0.9)
         jobs += engine.jobs
     assert len(jobs) == count == len({job.run_id for job in jobs})
     for name in (TRACE, FOUND_NETWORK):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     idle = SimulatedEngine(worth)
-    run_search(tmp_path / "stopped", idle)
+    run_search(tmp_path / "stopped", idle, target=0.9)
     assert not idle.jobs
     further = SimulatedEngine(worth)
-    steps = run_search(tmp_path / "stopped", further, target=0.75)  # continues
-    assert steps[-1].cost < 0.75 * steps[0].cost
+    steps = run_search(tmp_path / "stopped", further, target=0.87)  # continues
+    assert steps[-1].cost < 0.87 * steps[0].cost
     assert further.jobs
     assert min(job.trial.seed for job in further.jobs) > 1
 
@@ -132,11 +132,12 @@ def test_settings_of_a_search_are_checked(settings, message):
         NetAdapt(**settings)
 
 
-def test_end_to_end_on_real_images(tmp_path, images, capsys):
+def test_end_to_end_on_real_images(tmp_path, images, short_model, capsys):
     out = tmp_path / "results"
-    arguments = [f"--out={out}", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28", "--width=0.25",
-                 "--recipe=quick", "--epochs=1", "--batch_size=8", "--lr=0.05", "--runtime=madds", "--target=0.96",
-                 "--delta=0.02", "--tune_steps=2", "--seeds=2", "--name=n", "--workers=2"]  # fmt: skip
+    arguments = [f"--out={out}", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28",
+                 f"--model={short_model}", "--recipe=quick", "--epochs=1", "--batch_size=8", "--lr=0.05",
+                 "--runtime=madds", "--target=0.96", "--delta=0.02", "--tune_steps=2", "--seeds=2", "--name=n",
+                 "--workers=2"]  # fmt: skip
     assert search.main([*arguments, "--tunesteps=2"]) == 2
     assert "Did you mean tune_steps" in capsys.readouterr().err
     assert search.main([*arguments[:-3], "--runtime=litrt"]) == 2
@@ -152,9 +153,9 @@ def test_end_to_end_on_real_images(tmp_path, images, capsys):
     assert found == f"model={out / 'n' / FOUND_NETWORK}"
     assert "target_madds" in scaled
     madds = runs.groupby("cell")["madds"].first()
-    assert madds[found] == pytest.approx(madds[scaled], rel=0.05)
+    assert madds[found] == pytest.approx(madds[scaled], rel=0.1)  # few widths differ in so few blocks
     assert set(load(out)["run_id"]) == set(runs["run_id"])  # proposals are not runs of the study
-    assert len(list((out / "n" / NETWORKS).glob("*.yaml"))) >= 5
+    assert len(list((out / "n" / NETWORKS).glob("*.yaml"))) >= 4
     results = len(list(out.rglob(RESULT)))
     assert search.main(arguments) == 0  # everything is finished
     assert len(list(out.rglob(RESULT))) == results
