@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.toggle_space import NAMES, SINGLE, attempt, chosen, models, shortened, values
 from torch import nn
@@ -49,6 +49,7 @@ def as_counted(row: LayerCost) -> tuple:
     return row.params, row.madds, row.resolution
 
 
+@settings(max_examples=settings().max_examples // 2)  # each builds a whole network
 @given(models, chosen, st.sampled_from([28, 32, 65, 96, 224]))
 def test_cost_from_the_table_is_what_the_module_does(model, chosen, resolution):
     network = attempt(model, **chosen)
@@ -87,6 +88,7 @@ def runs_forward_and_backward(network: Network, resolution: int) -> None:
     assert torch.equal(images, before)  # in-place operations never reach the caller
 
 
+@settings(max_examples=settings().max_examples // 2)  # each trains at three sizes
 @given(models, chosen)
 def test_every_accepted_combination_runs_forward_and_backward_at_every_size(model, chosen):
     network = attempt(model, **{"width": 0.25, **chosen})

@@ -34,9 +34,9 @@ def _told_and_logged_often():
 
 @pytest.fixture(scope="module", params=["quick", "v3"])  # v3: dropout, an average of the weights, RMSprop
 def trial(request, images, tiny_model) -> Trial:
-    """Four epochs of seven batches."""
+    """Two epochs of seven batches."""
     settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "model": tiny_model, "lr": 0.01}
-    return Trial(**settings, recipe=request.param, batch_size=10, epochs=4)
+    return Trial(**settings, recipe=request.param, batch_size=10, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def die_at(step: int):
 
 
 def test_a_pack_that_was_killed_goes_on_as_a_pack_or_alone(trial, trainer, alone, tmp_path):
-    for step in (3, 12):
+    for step in (3, 9):
         jobs = jobs_in(tmp_path / "together", trial)
         with pytest.raises(Died):
             list(run_jobs(jobs, die_at(step), trainer=trainer, checkpoint_s=0))
@@ -138,7 +138,7 @@ def test_a_pack_that_was_killed_goes_on_as_a_pack_or_alone(trial, trainer, alone
 @pytest.mark.parametrize("trial", ["v3"], indirect=True)  # has more to restore
 def test_runs_that_were_killed_alone_go_on_as_a_pack_where_they_are_at_one_step(trial, trainer, alone, tmp_path):
     jobs = jobs_in(tmp_path, trial)
-    for job, step in zip(jobs, (9, 9, 20), strict=True):
+    for job, step in zip(jobs, (5, 5, 10), strict=True):
         with pytest.raises(Died):
             run_job(job, die_at(step), trainer=trainer, checkpoint_s=0)
     list(run_jobs(jobs, lambda progress: None, trainer=trainer))
