@@ -1,6 +1,6 @@
 """Weights & Biases: its real client, core, agent and reader, against a server on the loopback interface.
 
-Processes of their own are the agent with its training, and a training without an account; the rest runs in this one.
+Processes of their own are the agent with its training, and `wandb sync`; the rest runs in this one.
 """
 
 import json
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -269,8 +269,10 @@ def offline(tiny, home, tmp_path_factory):
     """The output of a run that has no W&B account, and the file that W&B wrote offline."""
     out = tmp_path_factory.mktemp("offline")
     arguments = [*options(tiny), "--wandb=on", "--variant=se=false kernel=3", "--study=without", f"--out={out}"]
-    output = end(begin(home, "train.py", *arguments))
-    return output, next(out.glob("*/runs/*/wandb/offline-run-*/*.wandb"))
+    said = StringIO()
+    with as_user(home), redirect_stdout(said), redirect_stderr(said):
+        assert train.main(arguments) == 0
+    return said.getvalue(), next(out.glob("*/runs/*/wandb/offline-run-*/*.wandb"))
 
 
 def test_without_an_account_a_run_trains_and_one_line_says_how_to_upload_it(offline):
