@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 def command(images, tiny_model) -> list[str]:
     """Two packs of two runs, of seconds, with dropout, an average of the weights, and checkpoints all the time."""
     settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "model": tiny_model, "batch_size": 16}
-    settings |= {"recipe": "v3", "lr": 0.05, "epochs": 12, "activation": "paper,relu", "seeds": 2}
+    settings |= {"recipe": "v3", "lr": 0.05, "epochs": 6, "activation": "paper,relu", "seeds": 2}
     settings |= {"checkpoint_seconds": 0.05, "report": "false", "pack": 2}
     return [
         sys.executable,
