@@ -17,16 +17,10 @@ WORKERS = 4
 """At most: each imports torch, and some tests start several processes of their own. One more than cores, up to here:
 a third of the time on two cores was spent waiting for processes."""
 
-FIRST = ("test_wandb", "test_engines", "test_kill", "test_devices", "test_programs", "test_damage", "test_runtimes")
-FIRST += (
-    "test_slurm",
-    "test_notebooks",
-    "test_quantization",
-    "test_tables",
-    "test_replicas",
-    "test_tasks",
-    "test_report",
-)
+FIRST = ("test_wandb", "test_gpu", "test_runtimes", "test_kill", "test_notebooks", "test_packs", "test_programs")
+FIRST += ("test_damage", "test_engines", "test_netadapt", "test_blocks_search", "test_devices", "test_slurm")
+FIRST += ("test_quantization", "test_replicas", "test_tables", "test_toggles", "test_tasks", "test_report")
+FIRST += ("test_recorded",)
 """Files that take long, begun first so that none is left over when all the others are done."""
 
 
