@@ -12,10 +12,10 @@ SWEEPS := $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*
 flags = $(foreach name,$1,$(if $($(name)),'--$(or $(flag-$(name)),$(shell echo $(name) | tr A-Z a-z))=$($(name))')) $(ARGS)
 flag-DATA := dataset
 options = $(call flags,MODEL DATA DATA_DIR RESOLUTION EPOCHS BATCH_SIZE RECIPE SEEDS PROFILE OUT WORKERS PACK COMPILE \
-  PRECISION ENGINE RAY_ADDRESS GPUS PARTITION MARGIN RUNTIME THREADS BATCH HALF_WIDTH BUDGET BLOCKS) $(TRAINER)
+  PRECISION ENGINE RAY_ADDRESS GPUS PARTITION MARGIN UNTIL RUNTIME THREADS BATCH HALF_WIDTH BUDGET BLOCKS) $(TRAINER)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies claims report compare predict diagnose search search-blocks notebooks publish latency
+.PHONY: help setup studies decide claims report compare predict diagnose search search-blocks notebooks publish latency
 .PHONY: latency-android sweep agent test test-all test-kill lint bench bench-latency gpu clean
 
 help: ## list the targets
@@ -42,6 +42,9 @@ frontier-%: $(LAB) ## accuracy beside latency, after make ablate-<study>
 
 latency-android: $(LAB) ## export models and a script for a phone: STUDY=activation; IMPORT=folder reads its results
 	@$(PY) experiments/latency_android.py $(if $(IMPORT),'--import=$(IMPORT)',$(or $(STUDY),activation)) $(options)
+
+decide: $(LAB) ## train the networks of the papers' claims until these are decided: BUDGET=8h
+	@$(PY) experiments/decide.py $(options)
 
 claims: $(RUN) ## judge the papers' claims by what was measured here, and write the report
 	@$(PY) experiments/claims.py $(call flags,OUT)

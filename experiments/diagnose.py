@@ -112,7 +112,7 @@ def show_deaths(root: Path, study: str) -> None:
     """Print the share of each cell's kernels that died, and its difference to the first cell of the same model."""
     summary = deaths_summary(study_table(root, study).dropna(subset=["dead_kernels"]))
     titles = ("cell", "dead %", "half width", "difference", "95% interval", "verdict")
-    print("Dead depthwise kernels at the end, and the difference to the first cell of the model, paired by seed:")
+    print("Dead depthwise kernels at the end, and the difference to the first cell of the model:")
     print(markdown_table(views.deaths_table(summary).select(*titles)))
 
 

@@ -1,9 +1,9 @@
 """Publish results: `python experiments/publish.py`.
 
 Copies tables and figures to results/published and writes the tables of README.md and docs/*.md from them. With
-`--profile=longer` it copies to results/published/longer, which claims read too. What experiments/gpu.py left in
-results/gpu goes to results/published/gpu, and its latencies into the tables of the studies. Without new results only
-the documents are written again.
+`--profile=longer` or `decide` it copies to a folder of that name in it, which claims read too. What experiments/gpu.py
+left in results/gpu goes to results/published/gpu, and its latencies into the tables of the studies. Without new results
+only the documents are written again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 from common.evaluation import evaluate_claims
 from common.options import Arguments, Parser
 from common.program import program
-from common.readme_tables import GPU, LONGER, fill
+from common.readme_tables import GPU, fill
 from common.sweeps import HERE, SWEEPS
 from common.timing import keep
 
@@ -44,6 +44,7 @@ from mnet.studies.runs.store import (
     INSIDE,
     LATENCY,
     LATENCY_CLAIMS,
+    PLAN,
     PROXY,
     PUBLISHED,
     RUNS,
@@ -70,7 +71,7 @@ class Options:
 
     out: str = "results"
     """Folder of the results to publish."""
-    profile: Literal["quick", "longer"] = "quick"
+    profile: Literal["quick", "longer", "decide"] = "quick"
     """The profile they were trained with."""
     into: str = str(WHERE)
     """Folder to publish to."""
@@ -86,7 +87,9 @@ def main(arguments: Sequence[str]) -> int:
     options = read_arguments(arguments).options
     into = Path(options.into)
     root = Path(options.out)
-    paths = chain(copy(root, into if options.profile == "quick" else into / LONGER), copy_gpu(root / GPU, into))
+    paths = chain(
+        copy(root, into if options.profile == "quick" else into / options.profile), copy_gpu(root / GPU, into)
+    )
     for path in paths:
         print(f"  {path}")
     write_csv(into / CLAIMS, claims := evaluate_claims(into))
@@ -104,7 +107,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
     Raises:
         ConfigError: A file is too large to be published.
     """
-    tables = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, LATENCY_CLAIMS, INSIDE, DEATHS, *OF_SEARCHES)
+    tables = (PLAN, RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, LATENCY_CLAIMS, INSIDE, DEATHS, *OF_SEARCHES)
     for study in [*list_studies(SWEEPS), *list_searches(root)]:
         more = [path for pattern in ("blocks-*.csv", "*.png") for path in sorted((root / study).glob(pattern))]
         for path in [*(root / study / name for name in (*tables, f"{study}.yaml")), *more]:

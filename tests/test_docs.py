@@ -14,11 +14,13 @@ from common.readme_tables import TABLES, fill
 
 import mnet
 from mnet import ConfigError
-from mnet.studies import paired_deltas, study_table
+from mnet.studies import decide, study_table
 from mnet.studies.claims.claims import load_claims
+from mnet.studies.plan import read_plan
 from mnet.studies.results.archive import read_table
+from mnet.studies.results.decide import classify
 from mnet.studies.results.effects import ALL
-from mnet.studies.results.statistics import half_width
+from mnet.studies.results.tables import MARGIN
 from mnet.studies.runs.store import CLAIMS as PUBLISHED_CLAIMS
 from mnet.studies.runs.store import SUMMARY
 from mnet.studies.study import list_studies
@@ -64,10 +66,14 @@ def test_the_published_claims_follow_from_the_published_runs_and_times():
 def test_every_published_comparison_follows_from_the_runs(study):
     summary, runs = study_table(PUBLISHED, study, SUMMARY), study_table(PUBLISHED, study)
     assert set(runs["seed"]) >= set(range(3))
-    deltas = paired_deltas(runs, summary["cell"].iloc[0], metric_of(summary).name)
-    for (_, cell), found in zip(summary.iloc[1:].iterrows(), deltas.itertuples(), strict=True):
-        assert cell["delta"] == pytest.approx(found.delta)
-        assert (cell["low"], cell["high"]) == pytest.approx((found.low, found.high))
+    plan = read_plan(PUBLISHED / study)
+    looks = None if plan is None else plan.looks
+    deltas = decide(runs, summary["cell"].iloc[0], metric_of(summary).name, looks=looks).set_index("cell")
+    for cell in summary.iloc[1:].to_dict("records"):
+        found = deltas.loc[cell["cell"]]
+        for name in ("delta", "low", "high", "p"):
+            assert cell[name] == pytest.approx(found[name]), name
+        assert (cell["verdict"], cell["look"]) == (found["verdict"], found["look"])
 
 
 @pytest.mark.parametrize("study", EFFECTS)
@@ -79,7 +85,8 @@ def test_every_published_effect_follows_from_the_runs(study):
         deltas = tops[row["value"]] - tops[row["against"]]
         own = deltas.groupby("seed").mean() if row["variant"] == ALL else deltas[row["variant"]]
         assert (row["n"], row["delta"]) == (len(own), pytest.approx(own.mean()))
-        assert row["high"] - row["delta"] == pytest.approx(half_width(own.to_numpy()))
+        assert row["low"] < row["delta"] < row["high"]
+        assert row["verdict"] == classify(row["low"], row["high"], MARGIN)
 
 
 def test_every_link_of_the_documents_resolves():

@@ -19,6 +19,7 @@ from common.summary import print_summary
 from mnet.data import ImageData
 from mnet.errors import ConfigError
 from mnet.studies.engines import Engine, devices, make_engine
+from mnet.studies.engines.estimate import Rates, fit_rates, timed_runs, trial_seconds
 from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.engines.local import default_workers
 from mnet.studies.engines.packing import plan_packs
@@ -203,10 +204,11 @@ def finish_studies(studies: Sequence[Study], root: Path, options: RunOptions, fa
     """
     from mnet.studies.report.figures import write_figures  # charts take seconds to import
 
+    rates, workers = fit_rates(timed_runs(root)), options.workers or default_workers()
     for study in studies:
         tables = write_tables(study, root, margin=options.margin)
         write_figures(study, tables, root)
-        print_summary(study, tables, root / study.name, options.margin)
+        print_summary(study, tables, root / study.name, options.margin, seconds_of_a_seed(study, rates, workers))
     for event in failed:
         print(f"failed: {event.job.run_id}: {event.reason} ({event.job.folder / FAILURE})", file=sys.stderr)
     if options.report:
@@ -215,6 +217,12 @@ def finish_studies(studies: Sequence[Study], root: Path, options: RunOptions, fa
         for path in write_pages(root, [study.name for study in studies if (root / study.name / SUMMARY).exists()]):
             print(f"  {path}")
     return 1 if failed else 0
+
+
+def seconds_of_a_seed(study: Study, rates: Rates, workers: int) -> dict[str, float]:
+    """Cell -> seconds that one more seed of it and of the baseline takes on this machine."""
+    baseline = trial_seconds(study.cells[0].trials[0], rates)
+    return {cell.name: (baseline + trial_seconds(cell.trials[0], rates)) / workers for cell in study.cells}
 
 
 def find_unfinished(jobs: Sequence[Job]) -> list[Job]:

@@ -32,6 +32,7 @@ from mnet.studies.results.table_view import (
 from mnet.studies.results.views import deaths_table, effects_table, int8_table, summary_table
 from mnet.studies.runs.store import (
     BENCH,
+    BENCH_DECIDE,
     BENCH_LATENCY,
     CHECK,
     CLAIMS,
@@ -239,6 +240,18 @@ def int8(root: Path) -> str:
     return markdown_table(int8_table(study_table(root, "quantization", LATENCY)))
 
 
+DECISION_COLUMNS = (
+    *(text_column("studies"), text_column("rule"), number_column("wrong", digits=1, scale=0.01, unit="%")),
+    *(number_column("coverage", "covered", 1, scale=0.01, unit="%"), number_column("seeds", digits=1)),
+    number_column("undecided", digits=1, scale=0.01, unit="%"),
+)
+
+
+def decisions(root: Path) -> str:
+    """How often simulated studies are judged wrongly, and how many seeds a decision takes."""
+    return markdown_table(build_table("Decisions", DECISION_COLUMNS, read_table(root / BENCH_DECIDE)))
+
+
 BENCH_COLUMNS = (
     *(text_column("what"), text_column("ours"), text_column("theirs"), number_column("ratio", digits=3)),
     Column("95% interval", lambda row: interval_cell(row["low"], row["high"], 3) if is_known(row["low"]) else SINGLE),
@@ -338,6 +351,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
         dead,
         latency,
         laboratory,
+        decisions,
         int8,
         bench,
         gpu_tests,

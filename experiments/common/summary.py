@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from common.terminal import print_table
+from mnet.studies.plan import looks_of
+from mnet.studies.results.sentences import sentence
+from mnet.studies.results.table_view import rows_of
 from mnet.studies.results.tables import Tables
 from mnet.studies.results.views import effects_table, summary_table
 from mnet.studies.runs.store import EFFECTS, PREDICTIONS, RUNS, SUMMARY
 from mnet.studies.study import Study
 
 
-def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> None:
-    """Print a study's cells, the notes below them, and where the files are."""
+def print_summary(study: Study, tables: Tables, folder: Path, margin: float, seconds: Mapping[str, float]) -> None:
+    """Print a study's cells, a sentence about each, and where the files are.
+
+    Args:
+        study: The study.
+        tables: Of its finished runs.
+        folder: Of the study.
+        margin: Of its verdicts.
+        seconds: For each cell, what a seed of it and of the baseline takes here.
+    """
     summary = tables.summary
     if summary.empty:
         print(f"{study.name}: no finished run")
@@ -22,18 +34,25 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float) -> 
     _print_cells(study, tables)
     if not tables.effects.empty:
         _print_effects(tables.effects)
-    against = f"deltas to {study.baseline} in points, paired by seed, with 95% t intervals"
-    print(f"Test {study.task.headline.label}; {against}; verdicts after Holm; flat: within {margin:g} points.")
-    undecided = summary[summary["verdict"] == "inconclusive"]
-    if not undecided.empty:
-        needed = ", ".join(f"{cell['cell']} {cell['seeds_needed']:.0f}" for _, cell in undecided.iterrows())
-        print(f"Seeds for an interval of +-{margin:g} points, estimated from the spread so far: {needed}.")
+    looks = looks_of(study, folder.parent)
+    over = f"all rows and after {', '.join(map(str, looks))} seeds" if looks and len(looks) > 1 else "all rows"
+    print(f"Test {study.task.headline.label} minus that of {study.baseline}; 95% intervals hold for {over} together:")
+    for row in rows_of(summary[summary["pairs"].notna()]):
+        name = str(row["cell"])
+        print(f"  {sentence(name, row, margin, minutes_per_seed=seconds[name] / 60 if name in seconds else None)}")
+    if (summary["verdict"] == "undecided").any():
+        print(f"To decide the rest: {to_decide(study)}")
     for _, cell in summary[summary["failed"] > 0].iterrows():
         print(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
     figures = f"{study.name}.png", f"{study.name}-effects.png", PREDICTIONS
     for path in (folder / name for name in (RUNS, SUMMARY, EFFECTS, *figures)):
         if path.exists():
             print(f"  {path}")
+
+
+def to_decide(study: Study) -> str:
+    """The command that adds seeds until a study is decided."""
+    return f"make ablate-{study.name} UNTIL=decided, with the options of this call"
 
 
 def _print_cells(study: Study, tables: Tables) -> None:

@@ -16,7 +16,7 @@ PUBLISHED = Path(__file__).parents[2] / "results/published"
 STEP = {"what": "throughput, 32 px", "ours": "V3-Small", "theirs": "bare loop", "unit": "ms", "ours_value": 1.0}
 STEP |= {"theirs_value": 1.2, "ratio": 1.2, "low": 1.15, "high": 1.25, "rounds": 20, "goal": ">= 1", "verdict": "met"}
 ANSWER = {"id": "v3-se-accuracy", "statement": "SE increases accuracy", "paper_value": None, "ours": 0.4, "low": 0.2}
-ANSWER |= {"high": 0.6, "n": 16, "verdict": "reproduced", "on": "a GPU", "before": "inconclusive"}
+ANSWER |= {"high": 0.6, "n": 16, "verdict": "reproduced", "on": "a GPU", "before": "undecided"}
 
 
 @pytest.fixture
@@ -70,5 +70,5 @@ def test_the_page_says_what_was_not_measured(measured, tmp_path):
     list(publish.copy_gpu(measured, into))
     assert "H100" in gpu_steps(into)
     assert "| throughput, 32 px | V3-Small | bare loop | 123,457 | 3.2 | 1.200 | [1.150, 1.250] |" in gpu_steps(into)
-    assert "| SE increases accuracy |  | +0.40 | [+0.20, +0.60] | 16 | inconclusive | reproduced |" in gpu_answers(into)
+    assert "| SE increases accuracy |  | +0.40 | [+0.20, +0.60] | 16 | undecided | reproduced |" in gpu_answers(into)
     assert gpu_seeds(into) == NOT_MEASURED

@@ -122,13 +122,13 @@ def run(settings: Settings) -> None:
 
 
 def open_claims(*, rehearse: bool = False) -> list[Claim]:
-    """The claims about accuracy of two networks whose published verdict is `inconclusive`; in a rehearsal one claim,
+    """The claims about accuracy of two networks whose published verdict is `undecided`; in a rehearsal one claim,
     whatever its verdict."""
     published = headlines(read_table(PUBLISHED_CLAIMS)).set_index("id")["verdict"]
     claims = [claim for claim in load_claims(CLAIMS_FILE) if claim.kind == "accuracy" and claim.pair is not None]
     if rehearse:
         return [claim for claim in claims if claim.id == REHEARSED]
-    return [claim for claim in claims if published.get(claim.id) == "inconclusive"]
+    return [claim for claim in claims if published.get(claim.id) == "undecided"]
 
 
 def load_studies(claims: Sequence[Claim], settings: Settings) -> list[Study]:

@@ -88,11 +88,11 @@ def section(data: StudyData, description: str, points: Sequence[Row], folder: Re
         shown["cells"] = tables.summary_table(summary, runs, folder)
         shown["runs"] = tables.runs_table(runs, folder)
         caption = f"Test {metric_of(summary).label}: dots are seeds, diamonds means, lines 95% t intervals. "
-        caption += "Differences are to the first row, paired by seed."
+        caption += "Differences are to the first row, with intervals over all rows and looks."
         figures.append(_figure(caption, [accuracy_chart(summary, runs), difference_chart(summary)], "cells"))
     if data.effects is not None and not data.effects.empty:
         shown["effects"] = tables.effects_table(data.effects)
-        caption = "The same network at another precision, paired by seed, with 95% t intervals."
+        caption = "The same network at another precision, with 95% intervals over all networks."
         metric = metric_of(() if summary is None else summary)
         figures.append(_figure(caption, [effects_chart(data.effects, metric)], "effects"))
     if "cells" in shown and runs is not None and summary is not None:

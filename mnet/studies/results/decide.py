@@ -23,10 +23,11 @@ from mnet.studies.results.statistics import ALPHA, ROUNDING, table_by_seed
 
 Verdict = Literal["up", "down", "flat", "undecided"]
 
-SPENT = 0.043
+SPENT = 0.041
 """What is spent of `ALPHA` where spreads are equal and no run is missing. The rest covers what is not so."""
-OTHER_SPREAD = 1.5
-"""A cell whose standard deviation is this many times that of the others is judged by its own."""
+OTHER_SPREAD, SPREAD_ALPHA = 1.5, 0.1
+"""A cell is judged by its own standard deviation where it is this many times that of the others, and an F test has a p
+below this."""
 FEWEST_FOR_SPREAD = 3
 """Seeds of a cell from which its own spread is looked at."""
 SEEDS_DO_NOTHING = 0.05
@@ -359,7 +360,8 @@ def _spreads(
     own = (squares @ model.variances).clip(0)
     others_df = own_df.sum() - own_df
     others = ((own * own_df).sum(axis=1, keepdims=True) - own * own_df) / np.maximum(others_df, 1)
-    odd = (own > OTHER_SPREAD**2 * others) & (counts >= FEWEST_FOR_SPREAD) & (others_df > 0)
+    most = np.maximum(OTHER_SPREAD**2, np.nan_to_num(stats.f.isf(SPREAD_ALPHA, own_df, others_df)))
+    odd = (own > most * others) & (counts >= FEWEST_FOR_SPREAD) & (others_df > 0)
     pooled, df = squares.sum(axis=1), np.full(len(squares), float(model.df))
     some = odd.any(axis=1)
     if some.any():

@@ -1,10 +1,8 @@
-"""Statistics of a difference: deltas paired by seed, their intervals, and verdicts on them."""
+"""Differences paired by seed, each with an interval of its own pairs."""
 
 from __future__ import annotations
 
-import bisect
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -15,7 +13,7 @@ from mnet.errors import ConfigError, unknown
 
 LEVEL = 0.95
 ALPHA = 0.05
-"""A difference is significant when p_holm is below this; 1 - LEVEL."""
+"""1 - LEVEL."""
 
 ROUNDING = 1e-12
 """Relative to the values. Differences that vary by less are equal: their t statistic would be rounding noise."""
@@ -127,43 +125,3 @@ def holm(p: np.ndarray) -> np.ndarray:
 def at_most(low: float, high: float) -> float:
     """The smallest m for which the interval shows that the difference is at most m; nan without an interval."""
     return float(np.maximum(abs(low), abs(high)))  # keeps nan, unlike max()
-
-
-def is_equivalent(low: float, high: float, margin: float) -> bool:
-    """Whether the whole interval lies strictly between -margin and +margin; False without an interval.
-
-    Two one-sided tests at 5% use the 90% interval. The 95% interval of the tables is stricter: a cell that differs by
-    `margin` or more is called equivalent in at most 2.5% of studies.
-
-    Raises:
-        ConfigError: The margin is not above zero.
-    """
-    if not margin > 0:
-        raise ConfigError(f"margin must be above 0, not {margin}")
-    return -margin < low and high < margin
-
-
-def seeds_needed(sd: float, half_width: float, level: float = LEVEL) -> int:
-    """The fewest seeds (at least 2) for which the t interval of a mean difference is +- `half_width` or narrower.
-
-    Args:
-        sd: Standard deviation of the paired differences, in points. An estimate from few seeds may be far off (from
-            three, by a factor of 0.5 to 6); repeat with more.
-        half_width: Half the width of the interval, in points.
-        level: Of the interval.
-
-    Raises:
-        ConfigError: `sd` is not a finite number of 0 or more, `half_width` not above 0, `level` not between 0 and 1.
-    """
-    if not 0 <= sd < math.inf:
-        raise ConfigError(f"sd must be a finite number of at least 0, not {sd}; two pairs give one")
-    if not half_width > 0:
-        raise ConfigError(f"half_width must be above 0, not {half_width}")
-    if not 0 < level < 1:
-        raise ConfigError(f"level must be between 0 and 1, such as {LEVEL}, not {level}")
-
-    def narrow_enough(n: int) -> bool:
-        return bool(stats.t.ppf((1 + level) / 2, n - 1) * sd / math.sqrt(n) <= half_width)
-
-    counts = range(2, sys.maxsize)
-    return counts[bisect.bisect_left(counts, True, key=narrow_enough)]  # both factors fall with n

@@ -62,7 +62,7 @@ TRACE, CANDIDATES, PROXY, CHECK = "trace.csv", "candidates.csv", "proxy.csv", "l
 CLAIMS = "claims.csv"
 CLAIMS_LIGHT, CLAIMS_DARK = "claims-light.svg", "claims-dark.svg"
 """The claims that people ask about most, for light and dark pages."""
-BENCH, BENCH_LATENCY = "bench.csv", "bench-latency.csv"
+BENCH, BENCH_LATENCY, BENCH_DECIDE = "bench.csv", "bench-latency.csv", "bench-decide.csv"
 GPU_TABLES = GPU_CORRECT, GPU_STEPS, GPU_SEEDS, GPU_ANSWERS = "correct.csv", "steps.csv", "seeds.csv", "answers.csv"
 """What experiments/gpu.py measures; the last are claims, from runs below `GPU_RUNS`."""
 GPU_RUNS = "answers"

@@ -129,9 +129,9 @@ def test_the_scoreboard_counts_each_claim_once_by_its_headline():
         {"id": "a", "kind": "latency", "study": "se", "verdict": "reproduced"},
         {"id": "a", "kind": "latency", "study": "se", "verdict": "contradicted"},  # further evidence
         {"id": "b", "kind": "arithmetic", "study": "se", "verdict": "contradicted"},
-        {"id": "c", "kind": "accuracy", "study": "search", "verdict": "inconclusive"},
+        {"id": "c", "kind": "accuracy", "study": "search", "verdict": "undecided"},
     ]
     counts = scoreboard(pd.DataFrame(rows))
     assert counts.loc["latency"].to_dict() == {**dict.fromkeys(VERDICTS, 0), "reproduced": 1, "claims": 1}
-    assert counts.loc["counts", "contradicted"] == counts.loc["search", "inconclusive"] == 1
+    assert counts.loc["counts", "contradicted"] == counts.loc["search", "undecided"] == 1
     assert counts["claims"].sum() == 3

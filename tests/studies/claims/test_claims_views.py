@@ -19,7 +19,7 @@ def claimed(tmp_path) -> Path:
         **{"high": 3.64, "n": 3, "verdict": "reproduced", "on": "small", "study": "se", "baseline": "x"},
         **{"variant": "y", "kind": "accuracy", "metric": "top1_points", "why": "", "command": "make it"},
     }
-    more = {**points, "ours": 1.0, "low": -1.0, "high": 3.0, "verdict": "inconclusive"}
+    more = {**points, "ours": 1.0, "low": -1.0, "high": 3.0, "verdict": "undecided"}
     ratio = {
         **{**points, "id": "b", "paper": "v3", "source": "table 5", "statement": "is faster", "paper_value": 0.982},
         **{"ours": 0.9794, "low": 0.972, "high": 0.987, "n": 36, "on": "executorch", "kind": "latency"},

@@ -64,11 +64,9 @@ def test_a_claim_is_answered_by_its_own_networks_paired_by_seed_whatever_they_ar
     assert row["ours"] == pytest.approx(1.0)
     assert (row["n"], row["verdict"], row["command"]) == (3, "reproduced", "make ablate-se")
     assert math.isnan(row["paper_value"])  # the paper prints none
-    assert row["why"].startswith(
-        "the whole interval is above 0; direction only, at small scale: fashion_mnist at 28 px, 2 "
-    )
+    assert row["why"].startswith("the whole interval is above 0; at small scale: fashion_mnist at 28 px, 2 ")
     half = [{**one, "top1": 100.0} if one["seed"] == 1 and one["se"] == "paper" else one for one in rows]
-    assert ask("v3-se-accuracy", half, plan)["verdict"].tolist() == ["inconclusive"]
+    assert ask("v3-se-accuracy", half, plan)["verdict"].tolist() == ["undecided"]
 
 
 def test_the_same_network_in_another_spelling_is_the_same_network():
@@ -81,7 +79,7 @@ def test_the_same_network_in_another_spelling_is_the_same_network():
 def test_one_seed_has_no_interval_and_no_verdict():
     rows = [*runs("se", [90.0], **V3L), *runs("se", [80.0], **V3L, se=False)]
     (row,) = ask("v3-se-accuracy", rows).to_dict("records")
-    assert (row["ours"], row["verdict"]) == (10.0, "inconclusive")
+    assert (row["ours"], row["verdict"]) == (10.0, "undecided")
     assert math.isnan(row["low"])
     assert "one seed has no interval" in row["why"]
 
@@ -101,7 +99,7 @@ def test_the_claims_own_model_comes_before_one_that_stands_in():
 
 
 def test_no_model_stands_in_for_one_of_another_paper():
-    rows = [*runs("width", [90.0, 91.0], **V3S), *runs("width", [89.0, 90.1], **V3S, width=0.75)]
+    rows = [*runs("width", [90.0, 90.1], **V3S), *runs("width", [88.0, 88.1], **V3S, width=0.75)]
     assert ask("v1-width-075", rows)["verdict"].tolist() == ["not tested here"]
     assert ask("v3-width-075", rows)["verdict"].tolist() == ["reproduced"]
 
@@ -111,8 +109,8 @@ def test_width_and_resolution_are_relative():
     rows = runs("shallow", [90.0, 90.1, 90.0], **V1, shallow=True, width=0.5)
     rows += runs("shallow", [91.0, 91.2, 91.0], **V1, width=0.375)
     (row,) = ask("v1-thin-beats-shallow", rows).to_dict("records")
-    assert (row["verdict"], "0.5 of the width" in row["why"]) == ("reproduced", True)
-    rows = [*runs("width", [90.0, 91.0], **V3L, width=0.75), *runs("resolution", [91.0, 92.1], **V3L, resolution=24)]
+    assert (row["verdict"], "0.5 of the width" in row["why"]) == ("weaker", True)  # 1.1 points, 3.1 in the paper
+    rows = [*runs("width", [90.0, 90.1], **V3L, width=0.75), *runs("resolution", [90.6, 90.7], **V3L, resolution=24)]
     plan = planned(run("width", 0, **V3L, width=0.75), run("resolution", 0, **V3L, resolution=24))
     (row,) = ask("v3-resolution-beats-width", rows, plan).to_dict("records")
     assert (row["verdict"], row["command"]) == ("reproduced", "make ablate-width && make ablate-resolution")
@@ -200,8 +198,8 @@ def test_a_latency_claim_is_first_answered_one_image_at_a_time_and_a_gpu_has_no_
         "make latency-se RUNTIME=cuda-graphs",
         "make latency-se RUNTIME=cuda-graphs BATCH=32",
     ]
-    assert table["why"].iloc[0].endswith("direction only, on a server's processor instead of a phone's")
-    assert table["why"].iloc[1].endswith("direction only, on a GPU instead of a phone's processor")
+    assert table["why"].iloc[0].endswith("on a server's processor instead of a phone's")
+    assert table["why"].iloc[1].endswith("on a GPU instead of a phone's processor")
     shown = latency_claims_table(table.assign(ours=[1.01, 1.02, 1.03]))
     assert list(shown.columns) == ["claim", "paper", "eager", "cuda-graphs"]
     assert shown.frame()["cuda-graphs"].iloc[0].startswith("1.020")
@@ -272,7 +270,7 @@ def test_dead_kernels_are_judged_by_whether_most_died_in_the_published_model():
     assert (first["verdict"], second["verdict"]) == ("contradicted", "reproduced")  # the recipe's own decay first
     assert "weight_decay=0.5" in second["on"]
     (row,) = ask(name, died([20.0, 60.0, 80.0])).to_dict("records")
-    assert row["verdict"] == "inconclusive"
+    assert row["verdict"] == "undecided"
     (row,) = ask(name, runs("width", [80.0, 81.0], **V1)).to_dict("records")  # from before they were counted
     assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; run make ablate-dead-kernels")
 
@@ -291,6 +289,6 @@ def test_netadapt_is_judged_against_the_scaled_network_of_the_same_cost():
     assert (row["verdict"], row["n"], row["ours"], row["command"]) == ("reproduced", 5, 0.4, "make search")
     assert (row["baseline"], row["variant"]) == ("width=0.5", "model=network.yaml")
     assert judge(-0.6, -0.2)["verdict"] == "contradicted"
-    assert judge(-0.1, 0.6)["verdict"] == "inconclusive"
+    assert judge(-0.1, 0.6)["verdict"] == "undecided"
     (row,) = ask(claim, []).to_dict("records")
     assert (row["verdict"], row["why"]) == ("not tested here", "not searched yet; run make search")

@@ -69,7 +69,7 @@ def accuracy_chart(summary: pd.DataFrame, runs: pd.DataFrame) -> alt.LayerChart:
 
 
 def difference_chart(summary: pd.DataFrame) -> alt.LayerChart | None:
-    """The difference of every cell to the first, paired by seed, with its interval; None if there is none."""
+    """The difference of every cell to the first, with its interval; None if there is none."""
     cells = _with_result(summary)
     if not any(is_number(cell["delta"]) for cell in cells):
         return None
