@@ -26,7 +26,7 @@ help: ## list the targets
 
 setup: $(RUN) $(VENV)/.dev ## install into .venv all that running and testing need
 
-ablate-%: $(RUN) ## run a study: make ablate-activation (7 minutes on 2 cores), or all: ablate-all (two hours)
+ablate-%: $(RUN) ## run a study: make ablate-activation (9 minutes on 2 cores), or all: ablate-all (two hours)
 	@$(PY) experiments/ablate.py $* $(options)
 
 ablate-quantization ablate-all: $(LAB)

@@ -94,7 +94,7 @@ class Comparison:
             look: Seeds so far.
             following: Seeds at the next look.
         """
-        if not self.se > 0:
+        if not look or not self.se > 0:
             return UNKNOWN
         reach = (self.high - self.low) / 2 * math.sqrt(look / following)
         spread = self.se * math.sqrt(1 - look / following)

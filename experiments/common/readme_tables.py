@@ -117,7 +117,7 @@ def commands(root: Path) -> str:
         (
             "```sh",
             "make test                # installs and runs the tests",
-            "make ablate-activation   # installs, trains 12 networks, ends with (SEEDS=5):",
+            "make ablate-activation   # installs, trains 16 networks, ends with (SEEDS=5):",
             *(f"# {line}" for line in lines),
             "```",
         )

@@ -28,6 +28,7 @@ from mnet.studies.results.table_view import Row, format_interval, format_number,
 from mnet.tasks import Metric, metric_of
 
 JOINT = "95% interval over all cells and looks"
+SHORT_VERDICTS = {"up": "better", "down": "worse", "flat": "no difference", "undecided": "undecided"}
 
 
 def study_chart(summary: pd.DataFrame, runs: pd.DataFrame, title: str) -> alt.ConcatChart:
@@ -73,7 +74,8 @@ def difference_chart(summary: pd.DataFrame) -> alt.LayerChart | None:
     cells = _with_result(summary)
     if not any(is_number(cell["delta"]) for cell in cells):
         return None
-    rows = lay_out(_row_names(cells))
+    words = [SHORT_VERDICTS.get(str(cell["verdict"]), "") for cell in cells]
+    rows = lay_out([", ".join(filter(None, pair)) for pair in zip(_row_names(cells), words, strict=True)])
     styles = {str(cell["cell"]): (colour(str(cell["cell"])), "diamond") for cell in cells}
     deltas, values = [], []
     for i, cell in enumerate(cells):

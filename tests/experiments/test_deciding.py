@@ -1,0 +1,167 @@
+"""Seeds until everything is decided: what is trained next, when it stops, and that a stopped call goes on alike."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from common.deciding import Comparison, Undecided, compare_with_baseline, read_duration, run_until_decided
+from common.driver import RunOptions
+from common.summary import print_summary
+from common.sweeps import load_sweep
+
+from mnet import ConfigError
+from mnet.files import write_json
+from mnet.studies import Study, Trial
+from mnet.studies.engines.events import Finished
+from mnet.studies.plan import LOOKS, make_plan, read_plan
+from mnet.studies.results.archive import read_table
+from mnet.studies.results.tables import write_tables
+from mnet.studies.runs.job import Job
+from mnet.studies.runs.store import RESULT, SUMMARY, write_config
+
+EFFECTS = {"paper": 0.0, "relu": -2.0, "relu6": 0.0, "hswish": 0.5}
+SPREAD = 0.38
+
+
+def accuracy(trial: Trial) -> float:
+    """Of a cell and a seed, always the same."""
+    cell = list(EFFECTS).index("paper" if trial.activation is None else trial.activation)
+    noise = np.random.default_rng([cell, trial.seed]).normal(0, SPREAD)
+    return 90 + list(EFFECTS.values())[cell] + float(noise)
+
+
+@dataclass
+class Trainer:
+    """An engine whose runs end at once, with an accuracy that follows from their trial."""
+
+    top1: Callable[[Trial], float] = accuracy
+    stop_after: int | None = None
+    """Runs after which it raises KeyboardInterrupt."""
+    trained: list[tuple[str, int]] = field(default_factory=list)
+
+    def run(self, jobs, on_event) -> None:
+        for job in jobs:
+            if len(self.trained) == self.stop_after:
+                raise KeyboardInterrupt
+            name = "paper" if job.trial.activation is None else job.trial.activation
+            self.trained.append((name, job.trial.seed))
+            write_config(job.trial, job.folder, None)
+            result = {"top1": self.top1(job.trial), "params": 1, "madds": 1, "train_seconds": 50.0, "format": 2}
+            write_json(job.folder / RESULT, result)
+            on_event(Finished(job, result))
+
+
+def study(seeds: int = LOOKS[-1]) -> Study:
+    return load_sweep("activation", "quick", seeds)
+
+
+def decide(root: Path, trainer: Trainer, seeds: int = LOOKS[-1], budget: str | None = None) -> int:
+    subject = study(seeds)
+    list(make_plan(subject, root, [look for look in LOOKS if look <= seeds], 0.5))
+    front = Undecided(subject, root, compare_with_baseline(subject, 0.5))
+    return run_until_decided([front], trainer, RunOptions(report=False, workers=2), budget, {})
+
+
+def summary(root: Path) -> pd.DataFrame:
+    return read_table(root / "activation" / SUMMARY).set_index("cell")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, Trainer]:
+    root, trainer = tmp_path_factory.mktemp("whole"), Trainer()
+    assert decide(root, trainer) == 0
+    return root, trainer
+
+
+def test_a_decided_comparison_gets_no_more_seeds_and_the_baseline_gets_all(whole):
+    root, trainer = whole
+    table, seeds = summary(root), Counter(name for name, _ in trainer.trained)
+    assert table.loc["relu", "verdict"] == "down"
+    assert seeds["relu"] == table.loc["relu", "n"] == table.loc["relu", "look"] <= 5
+    assert seeds["paper"] == max(seeds.values()) > seeds["relu"]
+    assert (table.loc[["relu6", "hswish"], "verdict"] != "undecided").all()
+    assert len(set(trainer.trained)) == len(trainer.trained)
+
+
+def test_a_stopped_call_goes_on_where_it_was_and_ends_with_the_same_tables(whole, tmp_path):
+    root, trainer = whole
+    parts = Trainer(stop_after=5), Trainer(stop_after=9), Trainer()
+    codes = [decide(tmp_path, part) for part in parts]
+    assert codes == [130, 130, 0]
+    assert [run for part in parts for run in part.trained] == trainer.trained
+    name = f"activation/{SUMMARY}"
+    assert (tmp_path / name).read_bytes() == (root / name).read_bytes()
+
+
+def test_a_spent_budget_begins_nothing(tmp_path):
+    trainer = Trainer()
+    assert decide(tmp_path, trainer, budget="0.000001") == 0
+    assert trainer.trained == []
+
+
+def test_the_last_look_ends_what_is_open(tmp_path, capsys):
+    trainer = Trainer()
+    assert decide(tmp_path, trainer, seeds=3) == 0
+    assert Counter(name for name, _ in trainer.trained) == dict.fromkeys(EFFECTS, 3)
+    printed = capsys.readouterr().out
+    assert "relu6: " in printed
+    assert "undecided within 0.5: about " in printed
+    assert "95% intervals hold for all rows together" in printed
+
+
+def test_the_plan_stands_before_the_first_run_and_looks_are_only_added(tmp_path):
+    subject = study(8)
+    assert list(make_plan(subject, tmp_path, [3], 0.5)) == []
+    plan = read_plan(tmp_path / "activation")
+    assert plan is not None
+    assert (plan.looks, plan.margin, list(plan.cells)) == ((3,), 0.5, list(EFFECTS))
+    assert list(make_plan(subject, tmp_path, [2], 0.5)) == []  # fewer seeds than planned are no new look
+    (told,) = make_plan(subject, tmp_path, [8], 0.5)
+    assert "looked at after 3 seeds before, now also after 8" in told
+    (told,) = make_plan(subject, tmp_path, [8], 0.2)
+    assert "the margin was 0.5 points, and is 0.2 now" in told
+    plan = read_plan(tmp_path / "activation")
+    assert plan is not None
+    assert plan.looks == (3, 8)
+    other = load_sweep("activation", "quick", 3, {"epochs": "9"})
+    (told,) = make_plan(other, tmp_path, [5], 0.5)
+    assert "was for other networks" in told
+    (tmp_path / "activation/plan.yaml").write_text("looks: [8, 3]\nmargin: 1\ncells: {}\n")
+    with pytest.raises(ConfigError, match="looks must ascend"):
+        read_plan(tmp_path / "activation")
+
+
+def test_a_second_look_by_hand_is_part_of_the_interval(tmp_path, capsys):
+    """Eight seeds after three are wider than eight seeds at once."""
+    for name, looks in (("once", [8]), ("twice", [3, 8])):
+        subject, root = study(8), tmp_path / name
+        Trainer().run([Job(trial, root, "activation") for _, trial in subject.trials], lambda event: None)
+        for look in looks:
+            list(make_plan(subject, root, [look], 0.5))
+        print_summary(subject, write_tables(subject, root), root / "activation", 0.5, {})
+    once, twice = summary(tmp_path / "once"), summary(tmp_path / "twice")
+    assert (twice["high"] - twice["low"] > once["high"] - once["low"])[1:].all()
+    assert "95% intervals hold for all rows and after 3, 8 seeds together" in capsys.readouterr().out
+
+
+def test_what_is_likely_to_be_decided_soon_comes_first():
+    near = Comparison("near", ("a", "b"), delta=-1.0, se=0.3, low=-2.2, high=0.2)
+    far = Comparison("far", ("a", "b"), delta=-0.25, se=0.3, low=-1.45, high=0.95)
+    assert near.chance(3, 4) > 2 * far.chance(3, 4)
+    assert 0 <= far.chance(3, 4) <= near.chance(3, 32) <= 1
+    assert far.chance(3, 32) > far.chance(3, 4)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("2h", 7200), ("600", 600), ("1.5h", 5400), ("30s", 30)])
+def test_a_budget_is_a_time(text, seconds):
+    assert read_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "two hours", "-1h", "0", "nan", "2d"])
+def test_another_text_is_no_budget(text):
+    with pytest.raises(ConfigError, match="budget must be a time such as 90m, 2h or 600"):
+        read_duration(text)
