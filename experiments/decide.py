@@ -21,18 +21,20 @@ from pathlib import Path
 import pandas as pd
 from common.deciding import Comparison, Undecided, compare_with_baseline, run_until_decided
 from common.driver import RunOptions, choose_engine, pack_jobs, read_data
-from common.evaluation import DECIDING, planned_rows
+from common.evaluation import DECIDING, evaluate_claims, planned_rows
 from common.options import Arguments, Parser
 from common.program import program, stop_on_signals
 from common.sweeps import CLAIMS_FILE, PROFILES_FILE, load_sweep
 
+from mnet.files import write_csv
 from mnet.studies.claims.claims import Claim, load_claims
+from mnet.studies.claims.evidence import count_verdicts
 from mnet.studies.claims.pairs import Evidence, RunIndex, Setting, evidence_in, settings_of
 from mnet.studies.claims.verdicts import margin_of
 from mnet.studies.plan import LOOKS, make_plan
 from mnet.studies.results.loading import load
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import RESULT, find_finished, results_root
+from mnet.studies.runs.store import CLAIMS, RESULT, find_finished, results_root
 from mnet.studies.study import Study, studies_of_profile
 from mnet.tasks import TASKS
 
@@ -87,7 +89,10 @@ def main(arguments: Sequence[str]) -> int:
         comparisons += compare_with_baseline(study, options.margin)
         settings = {one.claim.id: one.setting for one in planned}
         fronts.append(Undecided(study, root, comparisons, find_runs(root, settings)))
-    return run_until_decided(fronts, engine, options, options.budget, trainer)
+    code = run_until_decided(fronts, engine, options, options.budget, trainer)
+    write_csv(root / CLAIMS, table := evaluate_claims(root))
+    print(", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items()))
+    return code
 
 
 def plan_claims(claims: Sequence[Claim], studies: Sequence[Study], profile: str) -> dict[str, list[PlannedClaim]]:

@@ -11,17 +11,20 @@ import pytest
 from common.deciding import Comparison, Undecided, compare_with_baseline, read_duration, run_until_decided
 from common.driver import RunOptions
 from common.summary import print_summary
-from common.sweeps import load_sweep
+from common.sweeps import CLAIMS_FILE, PROFILES_FILE, load_sweep
+from decide import plan_claims
 
 from mnet import ConfigError
 from mnet.files import write_json
 from mnet.studies import Study, Trial
+from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.events import Finished
 from mnet.studies.plan import LOOKS, make_plan, read_plan
 from mnet.studies.results.archive import read_table
 from mnet.studies.results.tables import write_tables
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import RESULT, SUMMARY, write_config
+from mnet.studies.study import studies_of_profile
 
 EFFECTS = {"paper": 0.0, "relu": -2.0, "relu6": 0.0, "hswish": 0.5}
 SPREAD = 0.38
@@ -59,7 +62,7 @@ def study(seeds: int = LOOKS[-1]) -> Study:
     return load_sweep("activation", "quick", seeds)
 
 
-def decide(root: Path, trainer: Trainer, seeds: int = LOOKS[-1], budget: str | None = None) -> int:
+def run(root: Path, trainer: Trainer, seeds: int = LOOKS[-1], budget: str | None = None) -> int:
     subject = study(seeds)
     list(make_plan(subject, root, [look for look in LOOKS if look <= seeds], 0.5))
     front = Undecided(subject, root, compare_with_baseline(subject, 0.5))
@@ -73,7 +76,7 @@ def summary(root: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, Trainer]:
     root, trainer = tmp_path_factory.mktemp("whole"), Trainer()
-    assert decide(root, trainer) == 0
+    assert run(root, trainer) == 0
     return root, trainer
 
 
@@ -90,7 +93,7 @@ def test_a_decided_comparison_gets_no_more_seeds_and_the_baseline_gets_all(whole
 def test_a_stopped_call_goes_on_where_it_was_and_ends_with_the_same_tables(whole, tmp_path):
     root, trainer = whole
     parts = Trainer(stop_after=5), Trainer(stop_after=9), Trainer()
-    codes = [decide(tmp_path, part) for part in parts]
+    codes = [run(tmp_path, part) for part in parts]
     assert codes == [130, 130, 0]
     assert [run for part in parts for run in part.trained] == trainer.trained
     name = f"activation/{SUMMARY}"
@@ -99,13 +102,13 @@ def test_a_stopped_call_goes_on_where_it_was_and_ends_with_the_same_tables(whole
 
 def test_a_spent_budget_begins_nothing(tmp_path):
     trainer = Trainer()
-    assert decide(tmp_path, trainer, budget="0.000001") == 0
+    assert run(tmp_path, trainer, budget="0.000001") == 0
     assert trainer.trained == []
 
 
 def test_the_last_look_ends_what_is_open(tmp_path, capsys):
     trainer = Trainer()
-    assert decide(tmp_path, trainer, seeds=3) == 0
+    assert run(tmp_path, trainer, seeds=3) == 0
     assert Counter(name for name, _ in trainer.trained) == dict.fromkeys(EFFECTS, 3)
     printed = capsys.readouterr().out
     assert "relu6: " in printed
@@ -146,6 +149,25 @@ def test_a_second_look_by_hand_is_part_of_the_interval(tmp_path, capsys):
     once, twice = summary(tmp_path / "once"), summary(tmp_path / "twice")
     assert (twice["high"] - twice["low"] > once["high"] - once["low"])[1:].all()
     assert "95% intervals hold for all rows and after 3, 8 seeds together" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["se", "last-stage"],
+        pytest.param(None, marks=pytest.mark.full("the claims of two studies")),
+    ],
+)
+def test_claims_have_the_cells_of_their_networks_in_the_chosen_setting(names):
+    every = studies_of_profile(PROFILES_FILE, "decide")
+    studies = [load_sweep(name, "decide", 3) for name in names or every]
+    claims = [claim for claim in load_claims(CLAIMS_FILE) if claim.study in (names or every)]
+    planned = {one.claim.id: one for of_study in plan_claims(claims, studies, "decide").values() for one in of_study}
+    assert planned["v3-se-accuracy"].cells == ("se=false", "paper")
+    assert planned["v3-last-stage-accuracy"].cells == ("full", "streamlined")
+    assert planned["v3-se-accuracy"].setting.context["total_stride"] == "16"
+    trained = {one.id for one in claims if one.pair and one.kind not in ("arithmetic", "latency")}
+    assert trained - planned.keys() <= {"v3-resolution-beats-width"}  # whose networks are in two studies
 
 
 def test_what_is_likely_to_be_decided_soon_comes_first():

@@ -95,7 +95,7 @@ def claims_table(
         else:
             at = (looks or {}).get(claim.study)
             trained = list(_trained(claim, finished, commands, at, chosen))
-            evidence = trained or [_untrained(claim, plan, commands)]
+            evidence = trained or [_untrained(claim, plan, commands, chosen)]
         shared: Row = {name: getattr(claim, name) for name in COPIED}
         shared |= {"margin": margin_of(claim), "paper_value": claim.printed}
         if claim.pair is not None:
@@ -171,12 +171,14 @@ def _trained(
         }
 
 
-def _untrained(claim: Claim, plan: RunIndex, commands: Commands) -> Row:
-    """The command that would train both networks of a claim, if a study has them."""
-    possible = find_evidence(claim, plan)
+def _untrained(claim: Claim, plan: RunIndex, commands: Commands, chosen: Collection[str]) -> Row:
+    """The command that would train both networks of a claim, in the chosen setting if it has one."""
+    possible = find_evidence(claim, plan, chosen)
     if not possible:
         return _untested("no study has both networks in the same setting")
     *_, shortest = (evidence for evidence in possible if evidence.rank[:2] == possible[0].rank[:2])
+    if {trial.run_id for trial in possible[0].trials} <= set(chosen):
+        shortest = possible[0]
     command = " && ".join(shortest.commands(commands, claim.study))
     return _untested(f"not trained yet; run {command}") | {"command": command}
 

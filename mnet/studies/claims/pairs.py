@@ -39,6 +39,9 @@ class Block(NamedTuple):
     seed: int
 
 
+NONE = pd.Series(dtype=float)
+
+
 class RunIndex:
     """Results of runs, found by trial."""
 
@@ -74,6 +77,8 @@ class RunIndex:
             for seed in self._seeds
             for machine, value in values.get(trial.run_id_of(seed), {}).items()
         }
+        if not by_block:
+            return NONE
         return pd.Series(by_block, dtype=float, index=pd.MultiIndex.from_tuples(by_block, names=Block._fields))
 
     def companions(self, study: str, context: Mapping[str, object], trials: Sequence[Trial]) -> list[pd.Series]:
@@ -181,11 +186,16 @@ def evidence_in(claim: Claim, runs: RunIndex, setting: Setting) -> Evidence | No
     setups = [*claim.pair]
     if claim.beyond is not None:
         setups += [{**setup, **claim.beyond} for setup in claim.pair]
+    trials, cells = [], []
     try:
-        trials = [in_context(setup, *setting) for setup in setups]
+        for setup in setups:
+            trials.append(in_context(setup, *setting))
+            cells.append(runs.values(trials[-1]))
+            if cells[-1].empty:
+                return None
     except ConfigError:  # the model that stands in lacks a toggle
         return None
-    values = pd.concat([runs.values(trial) for trial in trials], axis=1, join="inner", ignore_index=True)
+    values = pd.concat(cells, axis=1, join="inner", ignore_index=True)
     if values.empty:
         return None
     contrast = [-1, 1] if claim.beyond is None else [-1, 1, 1, -1]

@@ -129,13 +129,13 @@ def test_the_studies_program_lists_every_study_with_its_state(tmp_path, capsys):
         (run / name).write_text(json.dumps(content))
     assert studies.main([f"--out={tmp_path}", "--workers=2"]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert lines["activation"][:4] == ["activation", "4", "1/12", "0"]
+    assert lines["activation"][:4] == ["activation", "4", "1/16", "0"]
     assert lines["activation"][-2:] == ["4", "partly"]
     assert lines["width"][2] == "1/12"  # shared with activation
     assert lines["se"][2:4] == ["1/15", "1"]
     assert lines["se"][-1] == "failed"
     assert lines["separable"][-1] == "new"
-    assert lines["total"][2:4] == ["1/231", "1"]
+    assert lines["total"][2:4] == ["1/235", "1"]
     assert studies.main([f"--out={tmp_path}", "--seeds=1", "--profile=full"]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert lines["activation"][1:3] == ["5", "0/5"]

@@ -201,7 +201,7 @@ def test_tables_figures_and_the_report_name_the_tasks_metric(task, finished, tmp
     assert {f"{study.name}.png", "predictions.png", "runs.csv", "summary.csv"} <= {
         p.name for p in (root / study.name).iterdir()
     }
-    print_summary(study, tables, root / study.name, 0.5)
+    print_summary(study, tables, root / study.name, 0.5, {})
     assert f"{label} %" in capsys.readouterr().out
     assert f"{label} %" in summary_of(root, study.name).columns
     assert write_report(tmp_path / "page.html", root, {study.name: "What? Command: make it"}) == [study.name]
