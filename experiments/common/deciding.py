@@ -145,13 +145,19 @@ class Undecided:
         return [comparison for comparison in self.comparisons if comparison.is_open]
 
     @property
+    def due(self) -> list[Comparison]:
+        """The open comparisons that the next seeds are for: claims first, if there are any."""
+        claims = [comparison for comparison in self.open if comparison.claim is not None]
+        return claims or self.open
+
+    @property
     def look(self) -> int:
         """Seeds at the last look."""
         return self.looks[self.next - 1] if self.next else 0
 
     def jobs(self) -> list[Job]:
         """All runs that the next look needs, finished or not, seed by seed."""
-        needed = {name for comparison in self.open for name in comparison.cells}
+        needed = {name for comparison in self.due for name in comparison.cells}
         cells = [cell for cell in self.study.cells if cell.name in needed]
         seeds = self.looks[self.next]
         return [Job(cell.trials[i], self.root, self.study.name) for i in range(seeds) for cell in cells]
@@ -192,7 +198,7 @@ class Undecided:
     def worth(self, rates: Rates) -> float:
         """Decisions that the next look is expected to bring, for each second."""
         following = self.looks[self.next]
-        chances = sum(one.weight * one.chance(self.look, following) for one in self.open)
+        chances = sum(one.weight * one.chance(self.look, following) for one in self.due)
         return chances / max(self.seconds(rates), 1.0)
 
     def minutes_to_decide(self, comparison: Comparison, rates: Rates, workers: int) -> float:
@@ -344,7 +350,7 @@ def _report(fronts: Sequence[Undecided], front: Undecided, rates: Rates, workers
     yield f"decided: {len(comparisons) - still.total()} of {len(comparisons)}; open: {places}"
     duration = format_duration(front.seconds(rates) / workers)
     yield f"next: {front.study.name} to {front.looks[front.next]} seeds, {duration}, for"
-    for comparison in front.open:
+    for comparison in front.due:
         minutes = front.minutes_to_decide(comparison, rates, workers)
         more = comparison.seeds_needed - front.look
         expected = "" if math.isnan(minutes) else f"; about {more:.0f} more seeds, {format_duration(60 * minutes)}"
