@@ -23,7 +23,7 @@ from common.deciding import Comparison, Undecided, compare_with_baseline, run_un
 from common.driver import RunOptions, choose_engine, pack_jobs, read_data
 from common.evaluation import DECIDING, evaluate_claims, planned_rows
 from common.options import Arguments, Parser
-from common.program import program, stop_on_signals
+from common.program import INTERRUPTED, program, stop_on_signals
 from common.sweeps import CLAIMS_FILE, PROFILES_FILE, load_sweep
 
 from mnet.files import write_csv
@@ -90,6 +90,8 @@ def main(arguments: Sequence[str]) -> int:
         settings = {one.claim.id: one.setting for one in planned}
         fronts.append(Undecided(study, root, comparisons, find_runs(root, settings)))
     code = run_until_decided(fronts, engine, options, options.budget, trainer)
+    if code == INTERRUPTED:
+        return code
     write_csv(root / CLAIMS, table := evaluate_claims(root))
     print(", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items()))
     return code
