@@ -11,7 +11,7 @@ import pandas as pd
 from common.sweeps import CLAIMS_FILE, SWEEPS, load_sweep
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.evidence import claims_table
-from mnet.studies.plan import read_plan
+from mnet.studies.plan import Plan, read_plan
 from mnet.studies.results.archive import studies_with, study_table
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row
@@ -39,14 +39,16 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
         latencies={study: _latency_claims(root, study) for study in studies_with(root, LATENCY_CLAIMS)},
         searches={name: study_table(root, name, SUMMARY) for name in studies_with(root, TRACE)},
         chosen={str(row["run_id"]) for row in planned[DECIDING]},
-        looks={name: published_looks(root, name) for name in list_studies(SWEEPS)},
+        plans={name: plan for name in list_studies(SWEEPS) if (plan := find_plan(root, name)) is not None},
     )
 
 
-def published_looks(root: Path, study: str) -> tuple[int, ...] | None:
-    """The looks of a study's plan in a results folder, else of the published one; None without a plan."""
-    plans = (read_plan(folder / study) for folder in (root, root / PUBLISHED))
-    return next((plan.looks for plan in plans if plan is not None), None)
+def find_plan(root: Path, study: str) -> Plan | None:
+    """The plan of a study in a results folder, else the published one."""
+    plans = (
+        read_plan(folder / study) for folder in (root, root / PUBLISHED, root / PUBLISHED / DECIDING, root / DECIDING)
+    )
+    return next((plan for plan in plans if plan is not None), None)
 
 
 def planned_cells(profile: str) -> Iterator[dict[str, object]]:

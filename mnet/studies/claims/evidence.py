@@ -19,6 +19,7 @@ from mnet.studies.claims.verdicts import (
     judge_ratio,
     margin_of,
 )
+from mnet.studies.plan import Plan
 from mnet.studies.results.statistics import ROUNDING, at_most, t_test
 from mnet.studies.trial import Trial
 from mnet.tasks import TASKS, task_of
@@ -49,7 +50,7 @@ def claims_table(
     planned: pd.DataFrame,
     latencies: Mapping[str, pd.DataFrame],
     searches: Mapping[str, pd.DataFrame] | None = None,
-    looks: Mapping[str, Sequence[int] | None] | None = None,
+    plans: Mapping[str, Plan] | None = None,
     chosen: Collection[str] = (),
 ) -> pd.DataFrame:
     """Every claim with all its evidence.
@@ -62,7 +63,7 @@ def claims_table(
         latencies: Study -> its `latency-claims.csv`, with `device` and, in `fell_back`, operators outside fast kernels.
             Without a column `batch`, one image at a time.
         searches: Study of NetAdapt -> its `summary.csv`: the network scaled by width first, then the found one.
-        looks: Study -> the looks of its plan, see `decide`; one look where there is none.
+        plans: Study -> its plan, whose looks count for the networks that it names; other evidence is one look.
         chosen: As for `find_evidence`.
 
     Returns:
@@ -93,8 +94,8 @@ def claims_table(
             untrained = _untested(f"not trained yet; run make ablate-{claim.study}")
             evidence = list(_dead_kernels(claim, finished, commands)) or [untrained]
         else:
-            at = (looks or {}).get(claim.study)
-            trained = list(_trained(claim, finished, commands, at, chosen))
+            plan_of_study = (plans or {}).get(claim.study)
+            trained = list(_trained(claim, finished, commands, plan_of_study, chosen))
             evidence = trained or [_untrained(claim, plan, commands, chosen)]
         shared: Row = {name: getattr(claim, name) for name in COPIED}
         shared |= {"margin": margin_of(claim), "paper_value": claim.printed}
@@ -152,11 +153,12 @@ def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
 
 
 def _trained(
-    claim: Claim, runs: RunIndex, commands: Commands, looks: Sequence[int] | None, chosen: Collection[str]
+    claim: Claim, runs: RunIndex, commands: Commands, plan: Plan | None, chosen: Collection[str]
 ) -> Iterator[Row]:
     """A claim about accuracy, mAP or mIoU in every context where both networks were trained."""
     for evidence in find_evidence(claim, runs, chosen):
-        judged = evidence.judge(margin_of(claim), looks)
+        planned = plan is not None and {trial.run_id for trial in evidence.trials} <= set(plan.cells.values())
+        judged = evidence.judge(margin_of(claim), plan.looks if planned and plan is not None else None)
         ours, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
         verdict = judge_difference(claim, ours, low, high)
         scale = "" if evidence.context["dataset"] in PAPERS_DATA else "at small scale: "
