@@ -14,6 +14,7 @@ from mnet.studies import Trial
 from mnet.studies.claims.claims import Claim, load_claims
 from mnet.studies.claims.evidence import COLUMNS, claims_table, count_verdicts, headlines
 from mnet.studies.claims.views import latency_claims_table
+from mnet.studies.plan import Plan
 from mnet.studies.results.archive import read_table
 from mnet.studies.results.tables import run_row
 
@@ -97,6 +98,38 @@ def test_the_claims_own_model_comes_before_one_that_stands_in():
     longer = [*runs("se", [90.0, 91.0], **V3L, width=0.35, epochs=9)]
     longer += runs("se", [90.0, 91.0], **V3L, width=0.35, epochs=9, se=False)
     assert "9 epochs" in ask("v3-se-accuracy", [*small, *narrow, *longer])["on"].iloc[0]
+
+
+def test_runs_of_every_machine_count_each_compared_on_its_own():
+    """A machine that is two points better throughout changes nothing."""
+
+    def on(device: str, level: float, seeds: int) -> list[dict[str, object]]:
+        noise = [0.0, 0.05, -0.05][:seeds]
+        rows = runs("se", [level + one for one in noise], **V3L)
+        rows += runs("se", [level - 1 + one / 2 for one in noise], **V3L, se=False)
+        return [{**row, "device": device} for row in rows]
+
+    (alone,) = ask("v3-se-accuracy", on("one", 90, 3)).to_dict("records")
+    (both,) = ask("v3-se-accuracy", [*on("one", 90, 3), *on("another", 92, 3)]).to_dict("records")
+    assert (alone["n"], both["n"]) == (3, 6)
+    assert both["ours"] == pytest.approx(alone["ours"]) == pytest.approx(1.0)
+    assert both["high"] - both["low"] < alone["high"] - alone["low"]
+    assert both["verdict"] == "reproduced"
+
+
+def test_a_plan_counts_for_its_own_networks_alone():
+    rows = [*runs("se", [90.0, 90.1, 90.2], **V3L), *runs("se", [89.0, 89.1, 89.3], **V3L, se=False)]
+    cells = {name: Trial(**V3L, **more).run_id for name, more in (("paper", {}), ("se=false", {"se": False}))}
+
+    def width(plan: Plan | None) -> float:
+        plans = {} if plan is None else {"se": plan}
+        table = claims_table(
+            [CLAIMS["v3-se-accuracy"]], runs=pd.DataFrame(rows), planned=planned(), latencies={}, plans=plans
+        )
+        return float(table["high"].iloc[0] - table["low"].iloc[0])
+
+    assert width(Plan((3, 6, 12), 0.5, cells)) > width(None)
+    assert width(Plan((3, 6, 12), 0.5, {"paper": "another"})) == width(None)
 
 
 def test_no_model_stands_in_for_one_of_another_paper():
