@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from common.deciding import Undecided, compare_with_baseline, run_until_decided
+from common.deciding import Undecided, compare_with_baseline, read_duration, run_until_decided
 from common.driver import RunOptions, choose_engine, describe_pretrained, plan_jobs, read_data, run_studies
 from common.options import Arguments, Parser
 from common.program import program, stop_on_signals
@@ -47,6 +47,7 @@ class Options(RunOptions):
             raise ConfigError(f"out must be a folder for the {self.engine} engine, not {self.out}; ray takes a URL")
         if self.budget is not None and self.until != "decided":
             raise ConfigError(f"budget={self.budget} needs until=decided; otherwise every seed is trained")
+        read_duration(self.budget)
 
     @property
     def most_seeds(self) -> int | None:

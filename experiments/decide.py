@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-from common.deciding import Comparison, Undecided, compare_with_baseline, run_until_decided
+from common.deciding import Comparison, Undecided, compare_with_baseline, read_duration, run_until_decided
 from common.driver import RunOptions, choose_engine, pack_jobs, read_data
 from common.evaluation import DECIDING, evaluate_claims, planned_rows
 from common.options import Arguments, Parser
@@ -49,6 +49,10 @@ class Options(RunOptions):
     """How long at most: 90m, 8h, or seconds."""
     only: str | None = None
     """Names of studies with commas between them; default: all of the profile."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read_duration(self.budget)
 
 
 @dataclass(frozen=True)

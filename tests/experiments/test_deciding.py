@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ablate
 import numpy as np
 import pandas as pd
 import pytest
@@ -187,3 +188,17 @@ def test_a_budget_is_a_time(text, seconds):
 def test_another_text_is_no_budget(text):
     with pytest.raises(ConfigError, match="budget must be a time such as 90m, 2h or 600"):
         read_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["se", "--until=maybe"], "unknown until 'maybe'; one of seeds, decided"),
+        (["se", "--budget=2h"], "budget=2h needs until=decided"),
+        (["se", "--until=decided", "--budget=2d"], "budget must be a time"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(arguments, message, tmp_path, capsys):
+    assert ablate.main([*arguments, f"--out={tmp_path}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
