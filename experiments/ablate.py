@@ -11,7 +11,6 @@ from common.workers import start_worker_server
 if __name__ == "__main__":
     start_worker_server()
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Literal
 from common.deciding import Undecided, compare_with_baseline, read_duration, run_until_decided
 from common.driver import RunOptions, choose_engine, describe_pretrained, plan_jobs, read_data, run_studies
 from common.options import Arguments, Parser
-from common.program import program, stop_on_signals
+from common.program import begin_training, program
 from common.sweeps import STUDIES_HELP, SWEEPS, load_sweep
 
 from mnet.errors import ConfigError
@@ -64,8 +63,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    stop_on_signals()
+    begin_training()
     given = read_arguments(arguments)
     options, trainer = given.options, given.trainer
     names = list_studies(SWEEPS) if given.values.study == ["all"] else given.values.study

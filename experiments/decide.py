@@ -11,7 +11,6 @@ from common.workers import start_worker_server
 if __name__ == "__main__":
     start_worker_server()
 
-import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from common.deciding import Comparison, Undecided, compare_with_baseline, read_d
 from common.driver import RunOptions, choose_engine, pack_jobs, read_data
 from common.evaluation import DECIDING, evaluate_claims, planned_rows
 from common.options import Arguments, Parser
-from common.program import INTERRUPTED, program, stop_on_signals
+from common.program import INTERRUPTED, begin_training, program
 from common.sweeps import CLAIMS_FILE, PROFILES_FILE, load_sweep
 
 from mnet.files import write_csv
@@ -36,7 +35,6 @@ from mnet.studies.results.loading import load
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import CLAIMS, RESULT, find_finished, results_root
 from mnet.studies.study import Study, studies_of_profile
-from mnet.tasks import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +70,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, 1 if runs failed, 2 bad input, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    stop_on_signals()
+    begin_training()
     given = read_arguments(arguments)
     options, trainer = given.options, given.trainer
     root = results_root(str(options.folder), trainer)
@@ -104,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 def plan_claims(claims: Sequence[Claim], studies: Sequence[Study], profile: str) -> dict[str, list[PlannedClaim]]:
     """Study -> the claims that it can decide. A claim whose networks no study has is left out."""
     rows = pd.DataFrame([row for study in studies for row in planned_rows(study, profile)])
-    index = RunIndex(rows.assign(seed=0, device="", **{task.headline.name: 0.0 for task in TASKS.values()}))
+    index = RunIndex.of_plan(rows)
     cells = {study.name: {cell.trials[0].run_id_of(0): cell.name for cell in study.cells} for study in studies}
     planned: dict[str, list[PlannedClaim]] = {}
     for claim in claims:
@@ -133,14 +130,20 @@ def find_runs(root: Path, settings: Mapping[str, Setting]) -> Callable[[Claim, i
     """The runs that test a claim in its setting, the first so many seeds of every machine, published ones too."""
 
     def find(claim: Claim, seeds: int) -> Evidence | None:
-        runs = read_runs(root, count_results(root))
-        return evidence_in(claim, RunIndex(runs[runs["seed"].astype(int) < seeds]), settings[claim.id])
+        return evidence_in(claim, index_runs(root, count_results(root), seeds), settings[claim.id])
 
     return find
 
 
 def count_results(root: Path) -> int:
     return sum(1 for _ in root.glob(f"*/runs/*/{RESULT}"))
+
+
+@lru_cache(maxsize=1)
+def index_runs(root: Path, results: int, seeds: int) -> RunIndex:
+    """The first so many seeds of `read_runs`; the claims of a study ask for it one after another."""
+    runs = read_runs(root, results)
+    return RunIndex(runs[runs["seed"].astype(int) < seeds])
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,6 @@ from common.workers import start_worker_server
 if __name__ == "__main__":
     start_worker_server()
 
-import logging
 import math
 import sys
 import time
@@ -26,7 +25,7 @@ import pandas as pd
 import torch
 from common.driver import choose_engine
 from common.options import Arguments, Parser
-from common.program import program, stop_on_signals
+from common.program import begin_training, program
 from common.searching import (
     BUDGET_S,
     MADDS,
@@ -83,8 +82,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    stop_on_signals()
+    begin_training()
     begun = time.monotonic()
     given = read_arguments(arguments)
     options, start = given.options, start_trial(given.settings)

@@ -12,7 +12,6 @@ from common.workers import start_worker_server
 if __name__ == "__main__":
     start_worker_server()
 
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 from common.driver import choose_engine
 from common.options import Arguments, Parser
-from common.program import program, stop_on_signals
+from common.program import begin_training, program
 from common.searching import (
     BUDGET_S,
     MADDS,
@@ -113,8 +112,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 @program
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 all runs finished, 1 some failed, 2 bad input, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    stop_on_signals()
+    begin_training()
     begun = time.monotonic()
     given = read_arguments(arguments)
     options, start = given.options, start_trial(given.settings)

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from common.options import Arguments, Parser, check_positive
 from common.program import program
-from common.sweeps import CLAIMS_FILE, HERE, SWEEPS, load_sweep
+from common.rates import measured_rates
+from common.sweeps import CLAIMS_FILE, SWEEPS, load_sweep
 from common.terminal import format_duration, print_rows
 
 from mnet.studies.claims.claims import load_claims
-from mnet.studies.engines.estimate import Rates, fit_rates, timed_runs, trial_seconds
+from mnet.studies.engines.estimate import Rates, trial_seconds
 from mnet.studies.engines.local import default_workers
-from mnet.studies.runs.store import PUBLISHED, RESULT, RUNS, read_failure, read_result, run_folder
+from mnet.studies.runs.store import RESULT, read_failure, read_result, run_folder
 from mnet.studies.study import Study, list_studies
 from mnet.studies.trial import Trial
 
-PUBLISHED_RUNS = HERE.parent / "results" / PUBLISHED / "activation" / RUNS
 COLUMNS = {
     "study": False,
     "cells": True,
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     options = read_arguments(arguments).options
     root = Path(options.out)
     finished = {path.parent.name for path in root.glob(f"*/runs/*/{RESULT}") if read_result(path.parent)}
-    rates = fit_rates(timed_runs(root, PUBLISHED_RUNS))
+    rates = measured_rates(root)
     studies = [load_sweep(name, options.profile, options.seeds) for name in list_studies(SWEEPS)]
     rows = [measure_progress(study, root, finished, rates) for study in studies]
     claims = Counter(claim.study for claim in load_claims(CLAIMS_FILE))

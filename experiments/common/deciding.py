@@ -19,17 +19,24 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from common.driver import RunOptions, find_unfinished, finish_studies, pack_jobs, share_finished
+from common.driver import (
+    RunOptions,
+    find_unfinished,
+    finish_studies,
+    has_ended,
+    pack_jobs,
+    share_finished,
+)
 from common.program import INTERRUPTED
 from common.progress import Display
-from common.sweeps import HERE
+from common.rates import measured_rates
 from common.terminal import format_duration
 from mnet.errors import ConfigError
 from mnet.studies.claims.claims import Claim
 from mnet.studies.claims.pairs import Evidence
 from mnet.studies.claims.verdicts import judge_difference, margin_of
 from mnet.studies.engines import Engine
-from mnet.studies.engines.estimate import Rates, fit_rates, timed_runs, trial_seconds
+from mnet.studies.engines.estimate import Rates, trial_seconds
 from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.engines.local import default_workers
 from mnet.studies.plan import looks_of
@@ -38,11 +45,8 @@ from mnet.studies.results.statistics import table_by_seed
 from mnet.studies.results.table_view import format_interval, format_number
 from mnet.studies.results.tables import MARGIN, WITHIN, runs_table, write_tables
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import PUBLISHED, RUNS, find_finished, read_failure
 from mnet.studies.study import Cell, Study
 
-PUBLISHED_RUNS = HERE.parent / "results" / PUBLISHED / "activation" / RUNS
-"""Timed runs, where the results folder has none."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 OF_A_STUDY = 0.25
 """What a comparison that no claim asks about is worth, where claims are decided too."""
@@ -220,11 +224,6 @@ def _same_network(cell: Cell, other: Cell) -> bool:
     return cell.trials[0].run_id_of(0) == other.trials[0].run_id_of(0)
 
 
-def has_ended(job: Job) -> bool:
-    """Whether a run is finished, or diverged and would again."""
-    return find_finished(job.root, job.run_id) is not None or (read_failure(job.folder) or "").startswith("NotFinite")
-
-
 def read_duration(text: str | None) -> float:
     """Seconds of a text like 90m, 2h or 600; None = without end.
 
@@ -291,7 +290,7 @@ def _decide(
         waiting = [front for front in fronts if not front.done and not _all_failed(front, failed)]
         if not waiting:
             break
-        now = fit_rates(timed_runs(root, PUBLISHED_RUNS))
+        now = measured_rates(root)
         front = max(waiting, key=lambda one: one.worth(now))
         for line in _report(fronts, front, now, workers):
             print(line, flush=True)

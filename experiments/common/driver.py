@@ -15,11 +15,12 @@ import mnet
 from common.options import check_positive
 from common.program import INTERRUPTED
 from common.progress import Display
+from common.rates import measured_rates
 from common.summary import print_summary
 from mnet.data import ImageData
 from mnet.errors import ConfigError
 from mnet.studies.engines import Engine, devices, make_engine
-from mnet.studies.engines.estimate import Rates, fit_rates, timed_runs, trial_seconds
+from mnet.studies.engines.estimate import Rates, trial_seconds
 from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.engines.local import default_workers
 from mnet.studies.engines.packing import plan_packs
@@ -29,7 +30,7 @@ from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.start import load_pretrained
-from mnet.studies.runs.store import FAILURE, SUMMARY, adopt, find_finished, read_result, run_folder
+from mnet.studies.runs.store import FAILURE, SUMMARY, adopt, find_finished, read_failure, read_result, run_folder
 from mnet.studies.study import Study
 from mnet.training.arithmetic import Compile, check_compile, check_precision
 
@@ -204,7 +205,7 @@ def finish_studies(studies: Sequence[Study], root: Path, options: RunOptions, fa
     """
     from mnet.studies.report.figures import write_figures  # charts take seconds to import
 
-    rates, workers = fit_rates(timed_runs(root)), options.workers or default_workers()
+    rates, workers = measured_rates(root), options.workers or default_workers()
     for study in studies:
         tables = write_tables(study, root, margin=options.margin)
         write_figures(study, tables, root)
@@ -228,6 +229,11 @@ def seconds_of_a_seed(study: Study, rates: Rates, workers: int) -> dict[str, flo
 def find_unfinished(jobs: Sequence[Job]) -> list[Job]:
     """The runs without a result in the folder of their study."""
     return [job for job in jobs if read_result(job.folder) is None]
+
+
+def has_ended(job: Job) -> bool:
+    """Whether a run is finished, or diverged and would again."""
+    return find_finished(job.root, job.run_id) is not None or (read_failure(job.folder) or "").startswith("NotFinite")
 
 
 def share_finished(studies: Sequence[Study], root: Path) -> None:

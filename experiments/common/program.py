@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -45,7 +46,11 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
     return run
 
 
-def stop_on_signals() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt; a shell ignores the first in background jobs."""
+def begin_training() -> None:
+    """For programs that train: warnings are plain lines, and SIGINT and SIGTERM raise KeyboardInterrupt.
+
+    A shell ignores the first in background jobs.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)

@@ -41,18 +41,13 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float, sec
         name = str(row["cell"])
         print(f"  {sentence(name, row, margin, minutes_per_seed=seconds[name] / 60 if name in seconds else None)}")
     if (summary["verdict"] == "undecided").any():
-        print(f"To decide the rest: {to_decide(study)}")
+        print(f"To decide the rest: make ablate-{study.name} UNTIL=decided, with the options of this call")
     for _, cell in summary[summary["failed"] > 0].iterrows():
         print(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
     figures = f"{study.name}.png", f"{study.name}-effects.png", PREDICTIONS
     for path in (folder / name for name in (RUNS, SUMMARY, EFFECTS, *figures)):
         if path.exists():
             print(f"  {path}")
-
-
-def to_decide(study: Study) -> str:
-    """The command that adds seeds until a study is decided."""
-    return f"make ablate-{study.name} UNTIL=decided, with the options of this call"
 
 
 def _print_cells(study: Study, tables: Tables) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from common.driver import read_data, share_finished
+from common.driver import has_ended, read_data, share_finished
 from common.evaluation import planned_rows
 from common.sweeps import CLAIMS_FILE, HERE, load_sweep
 from common.workers import start_worker_server
@@ -35,7 +35,6 @@ from mnet.studies.runs.store import (
     PUBLISHED,
     WEIGHTS,
     find_finished,
-    read_failure,
 )
 from mnet.studies.study import Cell, Study
 
@@ -147,7 +146,7 @@ def plan_cells(claims: Sequence[Claim], studies: Sequence[Study]) -> list[Planne
     """
     cells = {cell.trials[0].run_id_of(0): (study, cell) for study in reversed(studies) for cell in study.cells}
     planned = pd.DataFrame([row for study in studies for row in planned_rows(study, PROFILE)])
-    index = RunIndex(planned.assign(seed=0, **{studies[0].task.headline.name: 0.0}))
+    index = RunIndex.of_plan(planned)
     baselines = {study.name: study.cells[0].trials[0].run_id_of(0) for study in studies}
     needs: dict[str, tuple[str, ...]] = {}
     for claim in claims:
@@ -229,11 +228,7 @@ def _left_s(settings: Settings) -> float:
 def _unfinished(planned: PlannedCell, root: Path) -> list[Job]:
     """The runs of a cell that have neither finished nor diverged."""
     jobs = [Job(trial, root, planned.study.name) for trial in planned.cell.trials]
-    return [
-        job
-        for job in jobs
-        if find_finished(root, job.run_id) is None and not (read_failure(job.folder) or "").startswith("NotFinite")
-    ]
+    return [job for job in jobs if not has_ended(job)]
 
 
 def _train(jobs: Sequence[Job], pack: int, engine: Engine, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from mnet.studies.claims.verdicts import (
 from mnet.studies.plan import Plan
 from mnet.studies.results.statistics import ROUNDING, at_most, t_test
 from mnet.studies.trial import Trial
-from mnet.tasks import TASKS, task_of
+from mnet.tasks import task_of
 
 COLUMNS = (
     *("id", "paper", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "why"),
@@ -77,7 +77,7 @@ def claims_table(
     for row in planned.itertuples():
         commands.setdefault(str(row.run_id), {}).setdefault(str(row.command), str(row.study))
     finished = RunIndex(runs)
-    plan = RunIndex(planned.assign(seed=0, **{task.headline.name: 0.0 for task in TASKS.values()}))
+    plan = RunIndex.of_plan(planned)
     rows: list[Row] = []
     for claim in claims:
         if claim.study == SEARCH:
@@ -157,8 +157,8 @@ def _trained(
 ) -> Iterator[Row]:
     """A claim about accuracy, mAP or mIoU in every context where both networks were trained."""
     for evidence in find_evidence(claim, runs, chosen):
-        planned = plan is not None and {trial.run_id for trial in evidence.trials} <= set(plan.cells.values())
-        judged = evidence.judge(margin_of(claim), plan.looks if planned and plan is not None else None)
+        looks = plan.looks if plan is not None and evidence.is_within(plan.cells.values()) else None
+        judged = evidence.judge(margin_of(claim), looks)
         ours, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
         verdict = judge_difference(claim, ours, low, high)
         scale = "" if evidence.context["dataset"] in PAPERS_DATA else "at small scale: "
@@ -179,7 +179,7 @@ def _untrained(claim: Claim, plan: RunIndex, commands: Commands, chosen: Collect
     if not possible:
         return _untested("no study has both networks in the same setting")
     *_, shortest = (evidence for evidence in possible if evidence.rank[:2] == possible[0].rank[:2])
-    if {trial.run_id for trial in possible[0].trials} <= set(chosen):
+    if possible[0].is_within(chosen):
         shortest = possible[0]
     command = " && ".join(shortest.commands(commands, claim.study))
     return _untested(f"not trained yet; run {command}") | {"command": command}

@@ -63,6 +63,15 @@ class RunIndex:
             widths = [PAPER, *(width for width in rows["width"].unique() if width not in (PAPER, "1.0"))]
             self.contexts[task.name] = [{**row, "width": width} for row in settings for width in widths]
 
+    @classmethod
+    def of_plan(cls, planned: pd.DataFrame) -> RunIndex:
+        """Cells as if each had one run: where a claim could be tested.
+
+        Args:
+            planned: As for `claims_table`.
+        """
+        return cls(planned.assign(seed=0, **{task.headline.name: 0.0 for task in TASKS.values()}))
+
     def values(self, trial: Trial) -> pd.Series:
         """Headline metric of the task by `Block`, of the finished runs of a trial."""
         return self._of_seeds(self._values, trial)
@@ -123,6 +132,10 @@ class Evidence:
         """Seeds that all of the claim's networks have, on every machine."""
         return len(self.values)
 
+    def is_within(self, run_ids: Collection[str]) -> bool:
+        """Whether both networks are among those with these run ids, with seed 0."""
+        return all(trial.run_id in run_ids for trial in self.trials)
+
     def judge(self, margin: float, looks: Sequence[int] | None) -> pd.Series:
         """The row of `decide.judge`."""
         return judge(self.values, self.contrast[None], margin=margin, looks=looks, groups=self.groups).iloc[0]
@@ -165,9 +178,7 @@ def find_evidence(claim: Claim, runs: RunIndex, chosen: Collection[str] = ()) ->
     """
     found = [evidence_in(claim, runs, setting) for setting in settings_of(claim, runs)]
     distinct = {one.trials[0].run_id + one.trials[1].run_id: one for one in found if one is not None}
-    return sorted(
-        distinct.values(), key=lambda one: (not {trial.run_id for trial in one.trials} <= set(chosen), one.rank)
-    )
+    return sorted(distinct.values(), key=lambda one: (not one.is_within(chosen), one.rank))
 
 
 def settings_of(claim: Claim, runs: RunIndex) -> Iterator[Setting]:
