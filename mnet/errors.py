@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class ConfigError(ValueError):
@@ -17,6 +18,21 @@ class DataError(RuntimeError):
 def text(value: object) -> str:
     """A setting as it is written on the command line, in YAML and in tables: None is `paper`."""
     return "paper" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def path_text(path: str | Path) -> str:
+    r"""A path on one line that any file can hold; bytes of it that are not UTF-8, and control characters, are escaped.
+
+    >>> print(path_text("caf\udce9.jpg"), path_text("two\nlines.jpg"))
+    caf\xe9.jpg two\nlines.jpg
+    """
+    return "".join(char if char.isprintable() else _escaped(char) for char in str(path))
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # how Python holds a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def unknown(kind: str, value: object, allowed: Iterable[object]) -> ConfigError:

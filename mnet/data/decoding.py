@@ -1,5 +1,7 @@
 """Decoding image files: in full, or only the part and the size that a network needs.
 
+An image comes out as a person sees it: upright, RGB, 8 bits. What cannot be read is named, with the reason, on one line.
+
 A JPEG can be decoded to an eighth, a quarter or half of its size for a fraction of the work (Pillow's `draft`);
 cropping and scaling are then one pass over the rest. The result is bytes: batches are normalised as a whole.
 """
@@ -7,44 +9,108 @@ cropping and scaling are then one pass over the rest. The result is bytes: batch
 from __future__ import annotations
 
 import math
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import RandomResizedCrop
 
-from mnet.errors import DataError
+from mnet.errors import DataError, path_text
 
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".pcx", ".qoi",
+)  # fmt: skip
+"""Suffixes of image files, in lower case."""
+FORMATS = (
+    "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "ICO", "PCX", "QOI", "TGA",
+)  # fmt: skip
+"""Formats that a file may have, whatever its suffix, by Pillow's names: raster images alone. None starts another
+program, as PostScript does. TGA is last, since only its contents tell that a file is none."""
 CROP_SHARE = 224 / 256
 """Side of the evaluation crop over the shorter side of the image: the usual 224 of 256 pixels."""
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each EXIF orientation upright; it is upright at 1."""
+
+Image.init()
+_READABLE = tuple(name for name in FORMATS if name in Image.OPEN)  # an older Pillow has no AVIF
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
+
+
+class UnreadableImage(DataError):
+    """One image that cannot be read; the others can be used without it."""
 
 
 def open_lazily(path: str | Path) -> Image.Image:
     """An image whose size is known, but whose pixels are not decoded yet.
 
     Raises:
-        OSError: The file is not an image.
+        UnreadableImage: The file is not an image.
     """
-    return Image.open(path)
+    with naming(path):
+        return Image.open(path, formats=_READABLE)
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: str | Path) -> Image.Image:
     """A whole image: upright, RGB, 8 bits.
 
     Raises:
-        DataError: Not a readable image.
+        UnreadableImage: Not a readable image.
     """
+    image, orientation = open_stored(path)
+    return turn(image, orientation)
+
+
+def open_stored(path: str | Path) -> tuple[Image.Image, int]:
+    """A whole image as it is stored, RGB, 8 bits; and its EXIF orientation.
+
+    Raises:
+        UnreadableImage: Not a readable image.
+    """
+    with naming(path), Image.open(path, formats=_READABLE) as file:
+        return to_rgb(file), orientation_of(file)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Whatever fails while an image is read becomes an `UnreadableImage` with its path and the reason."""
     try:
-        with Image.open(path) as file:
-            return to_rgb(ImageOps.exif_transpose(file))
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}). Repair or delete it.") from error
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds
+        raise UnreadableImage(
+            f"{path_text(path)} cannot be read as an image ({reason(error)}). Repair or delete it, or go on without it "
+            "by --skip_unreadable=true."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, on one line and without its path."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"its content is none of {', '.join(_READABLE)}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -75,22 +141,104 @@ class CentreCrop:
 
 
 def crop(image: Image.Image, box: Box, side: int) -> Tensor:
-    """A part of an image, scaled to a square of `side` pixels, antialiased: (side, side, 3) uint8.
+    """A part of an image, scaled to a square of `side` pixels, antialiased and upright: (side, side, 3) uint8.
 
     Raises:
-        OSError: The file is damaged.
+        UnreadableImage: The file is damaged.
     """
-    width, height = image.size
-    shrink = max(1.0, min(box[2] - box[0], box[3] - box[1]) / side)
-    image.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))  # never smaller; only JPEGs shrink
-    across, down = image.size[0] / width, image.size[1] / height
-    part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    small = to_rgb(image).resize((side, side), Image.Resampling.BILINEAR, part)
-    return torch.from_numpy(np.array(ImageOps.exif_transpose(small)))  # a square can be turned after scaling
+    with naming(getattr(image, "filename", "") or "an image"):
+        width, height = image.size
+        shrink = max(1.0, min(box[2] - box[0], box[3] - box[1]) / side)
+        image.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))  # never smaller; only JPEGs shrink
+        across, down = image.size[0] / width, image.size[1] / height
+        part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        small = to_rgb(image).resize((side, side), Image.Resampling.BILINEAR, part)
+        return torch.from_numpy(np.array(turn(small, orientation_of(image))))  # a square can be turned after scaling
+
+
+def turn(image: Image.Image, orientation: int) -> Image.Image:
+    """An image of an EXIF orientation, upright."""
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an opened file, 1 to 8; 1 if it has none. No other tag is read: it may be malformed."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    orientation = exif_orientation(image.info.get("exif") or _exif_text(image))
+    if orientation is None:
+        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+        found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp.encode() if isinstance(xmp, str) else xmp)
+        orientation = int(found[1]) if found else 1
+    return orientation
+
+
+def exif_orientation(exif: bytes) -> int | None:
+    """The orientation in EXIF data, or None.
+
+    Source: Exif 2.3 §4.5.4, §4.6.2: after the byte order, the offset of the first directory; it has a count, and
+    entries of 12 bytes: tag, type, count, value.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return None
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    directory = exif[start:]
+    count = struct.unpack_from(order + "H", directory)[0] if len(directory) >= 2 else 0
+    for i in range(min(count, (len(directory) - 2) // 12)):
+        tag, kind, _, short = struct.unpack_from(order + "HHIH", directory, 2 + 12 * i)
+        if tag == ORIENTATION:
+            long = struct.unpack_from(order + "I", directory, 2 + 12 * i + 8)[0]
+            value = {1: directory[2 + 12 * i + 8], 3: short, 4: long}.get(kind)
+            return value if value in range(1, 9) else None
+    return None
+
+
+def _exif_text(image: Image.Image) -> bytes:
+    """EXIF data that a PNG holds as text: three lines, then hexadecimal digits."""
+    lines = str(image.info.get("Raw profile type exif", "")).split("\n")[3:]
+    try:
+        return bytes.fromhex("".join(lines))
+    except ValueError:
+        return b""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits."""
-    if image.mode.startswith("I"):  # 16 bits, which convert() would clip
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    """Three channels of 8 bits, as a person sees them: what is transparent is white.
+
+    16 bits keep the upper 8, or the lower 8 if no value has more; floating-point numbers are from 0 to 1.
+
+    Raises:
+        ValueError: Numbers out of range.
+    """
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_integers_to_bytes(image))
+    elif image.mode == "F":
+        image = Image.fromarray(_floats_to_bytes(np.asarray(image)))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    ground = Image.new("RGB", image.size, "white")
+    ground.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    return ground
+
+
+def _integers_to_bytes(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 of integers of 12, 16 or 32 bits."""
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= 2**16:
+        raise ValueError(f"its values are from {low} to {high}; expected 0 to 65535: save it with 8 or 16 bits")
+    bits = 12 if getattr(image, "tag_v2", {}).get(258) == (12,) else 16
+    return (values >> (bits - 8) if high > 255 else values).astype(np.uint8)
+
+
+def _floats_to_bytes(values: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 of numbers from 0 to 1."""
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # nor if one is no number
+        raise ValueError(
+            f"its floating-point values are from {low:g} to {high:g}; expected 0 to 1: save it with 8 bits"
+        )
+    return (values * 255).round().astype(np.uint8)
