@@ -1,51 +1,130 @@
-"""A folder of images for each class: finding the files, and splitting them by name."""
+"""A folder of images for each class: finding the files, and splitting them by name.
+
+Links are followed, hidden files and folders are not, and what is left out is counted.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from mnet.errors import DataError
+from mnet.data.decoding import IMAGE_SUFFIXES
+from mnet.errors import DataError, path_text
 
 TEST_SHARE = 0.2
-"""Share of images for the test, in a folder without a train and a test folder."""
+"""Share of images for the test, in a folder without folders of splits."""
 VAL_SHARE = 0.1
 """Largest share of the training images for validation."""
+SPLITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+)
+"""Names of folders of splits, in any case."""
+HIDDEN = frozenset({"@eadir", "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"})
+"""What systems leave in folders, in lower case, beside names that begin with a dot."""
+OUTSIDE = "outside the class folders"
 
 Sample = tuple[Path, int]
 """An image file and its class."""
 
 
-def list_splits(folder: Path) -> tuple[list[str], list[Sample], list[Sample]]:
-    """Class names, and the images of train and test.
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder, by split."""
+
+    folder: Path
+    class_names: tuple[str, ...]
+    """In the order of the classes; printable, also where a folder's name is not UTF-8."""
+    train: tuple[Sample, ...]
+    """Validation included, unless the user has a split for it."""
+    val: tuple[Sample, ...] | None
+    """The user's own validation split; None: `split` holds it out of `train`."""
+    test: tuple[Sample, ...]
+    left_out: Mapping[str, int]
+    """Number of files that are not used, by what they are: `.txt`, `hidden`, `in extra`."""
+    test_folder: str | None = None
+    """The folder of the test images, if it is not called a test: the user's validation split."""
+
+    def __str__(self) -> str:
+        """As `2 classes, 22 training and 6 test images, 36 files left out: 36 .heic`."""
+        counts = [f"{len(self.train):,} training"]
+        if self.val is not None:
+            counts.append(f"{len(self.val):,} validation")
+        *most, last = [*counts, f"{len(self.test):,} test images"]
+        parts = [f"{len(self.class_names)} classes", f"{', '.join(most)} and {last}"]
+        if self.test_folder is not None:
+            parts[-1] += f" (those of {path_text(self.test_folder)})"
+        if total := sum(self.left_out.values()):
+            kinds = ", ".join(f"{count:,} {path_text(kind)}" for kind, count in self.left_out.items())
+            parts.append(f"{total:,} file{'s' if total > 1 else ''} left out: {kinds}")
+        return ", ".join(parts)
+
+    @property
+    def train_and_val(self) -> tuple[Sample, ...]:
+        """The images that are not tested."""
+        return self.train + (self.val or ())
+
+    @property
+    def all(self) -> tuple[Sample, ...]:
+        """The images of every split."""
+        return self.train_and_val + self.test
+
+    def split(self, val_size: int) -> tuple[Tensor, Tensor]:
+        """Indices of training and validation images among `train_and_val`.
+
+        Raises:
+            DataError: As `hold_out`.
+        """
+        if self.val is None:
+            return hold_out(self.train, val_size, self.folder)
+        count = len(self.train)
+        return torch.arange(count), torch.arange(count, count + len(self.val))
+
+
+def list_folder(folder: Path) -> Listing:
+    """The images below a folder, which has a folder for each class, or folders of splits with the same classes each.
+
+    Folders of splits are `train` and `test`, with or without `val`, by any of the names in `SPLITS`. Of `train` and
+    `val` alone, `val` is the test, as in ImageNet's layout and its readers; validation is then held out of `train`.
+    Without them, a fixed part of the images is the test, chosen by name.
 
     Raises:
-        DataError: Missing or empty folders, fewer than 2 classes, or a class that is only in train or only in test.
+        DataError: Missing or empty folders, fewer than 2 classes, a class that is not in every split, or folders of
+            splits beside those of classes.
     """
-    parts = [folder / part for part in ("train", "test")]
-    if any(part.is_dir() for part in parts):
-        for part in parts:
-            if not part.is_dir():
-                raise DataError(f"{part} is missing, but its counterpart exists. Provide both, or neither.")
-        (names, train), (test_names, test) = (list_images(part) for part in parts)
-        for name in sorted(set(names) ^ set(test_names)):
-            present, missing = parts if name in names else reversed(parts)
-            raise DataError(f"class {name!r} is in {present} only; add {missing / name} or remove it.")
-        return names, train, test
-    names, samples = list_images(folder)
-    in_test = split_by_name(samples, TEST_SHARE, "test")
-    train = [sample for sample, held_out in zip(samples, in_test, strict=True) if not held_out]
-    test = [sample for sample, held_out in zip(samples, in_test, strict=True) if held_out]
-    for label, name in enumerate(names):
-        if all(test_label != label for _, test_label in test):
-            raise DataError(f"{folder / name} has one image; train and test need one each.")
-    return names, train, test
+    left_out: Counter[str] = Counter()
+    inside = list_folders(folder, left_out)
+    splits = find_splits(folder, inside)
+    if splits:
+        for path in sorted(set(inside) - set(splits.values())):
+            left_out[f"in {path.name}"] += sum(1 for _ in walk(path, Counter()))
+        found = {split: list_images(path, left_out) for split, path in splits.items()}
+        check_same_classes(splits, {split: [path.name for path in classes] for split, (classes, _) in found.items()})
+        classes, train = found["train"]
+        tested = "test" if "test" in splits else "val"
+        val = found["val"][1] if tested == "test" and "val" in splits else None
+        test, test_folder = found[tested][1], splits["val"].name if tested == "val" else None
+    else:
+        classes, samples = list_images(folder, left_out, inside)
+        in_test = split_by_name(samples, TEST_SHARE, "test")
+        train = [sample for sample, held_out in zip(samples, in_test, strict=True) if not held_out]
+        test = [sample for sample, held_out in zip(samples, in_test, strict=True) if held_out]
+        val = test_folder = None
+        for label, path in enumerate(classes):
+            if all(test_label != label for _, test_label in test):
+                raise DataError(f"{path_text(path)} has one image; train and test need one each.")
+    names = tuple(path_text(path.name) for path in classes)
+    counts = MappingProxyType({kind: count for kind, count in left_out.most_common() if count})
+    return Listing(folder, names, tuple(train), None if val is None else tuple(val), tuple(test), counts, test_folder)
 
 
 def hold_out(train: Sequence[Sample], val_size: int, folder: Path) -> tuple[Tensor, Tensor]:
@@ -56,32 +135,147 @@ def hold_out(train: Sequence[Sample], val_size: int, folder: Path) -> tuple[Tens
     """
     held_out = torch.tensor(split_by_name(train, min(VAL_SHARE, val_size / len(train)), "validation"))
     if not held_out.any():
-        raise DataError(f"{folder} has one training image per class, which leaves none for validation.")
+        raise DataError(f"{path_text(folder)} has one training image per class, which leaves none for validation.")
     return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
 
-def list_images(folder: Path) -> tuple[list[str], list[Sample]]:
-    """Class names in alphabetical order, and the images below their folders.
+def find_splits(folder: Path, inside: Sequence[Path]) -> dict[str, Path]:
+    """The folders of splits among those `inside` a folder; none if these are classes.
+
+    Raises:
+        DataError: Two folders for a split, folders of splits that are not complete, or names that resemble splits'.
+    """
+    splits: dict[str, Path] = {}
+    for path in inside:
+        split = next((split for split, names in SPLITS.items() if path.name.lower() in names), None)
+        if split in splits:
+            raise DataError(
+                f"{path_text(path)} and {path_text(splits[split].name)} are both {split}; keep one of them."
+            )
+        if split is not None:
+            splits[split] = path
+    if not splits:
+        check_names(folder, inside)
+    elif not ("train" in splits and len(splits) > 1):
+        given = next(iter(splits.values()))
+        missing = folder / ("test" if "train" in splits else "train")
+        others = [path_text(path.name) for path in inside if path not in splits.values()]
+        beside = f" It is beside {', '.join(others[:3])}; if it is a class like these, rename it." if others else ""
+        raise DataError(
+            f"{path_text(missing)} is missing, but {path_text(given.name)} looks like a split, which has a folder for "
+            f"each class. Provide both, or give data_dir={path_text(given)} to split its images.{beside}"
+        )
+    return splits
+
+
+def check_names(folder: Path, inside: Sequence[Path]) -> None:
+    """
+    Raises:
+        DataError: Folders that differ in the name of a split alone, such as seg_train and seg_test.
+    """
+    looks: dict[str, dict[str, Path]] = {}
+    for path in inside:
+        for split, names in SPLITS.items():
+            pattern = rf"(?<![a-z])({'|'.join(sorted(names, key=len, reverse=True))})(?=set|data|images|[^a-z]|$)"
+            rest, found = re.subn(pattern, "", path.name.lower())
+            if found:
+                looks.setdefault(rest, {})[split] = path
+    for splits in looks.values():
+        if "train" in splits and len(splits) > 1:
+            given, wanted = (", ".join(names) for names in ((path_text(p.name) for p in splits.values()), splits))
+            raise DataError(
+                f"{path_text(folder)} has {given}, which look like splits, not classes; call them {wanted}."
+            )
+
+
+def check_same_classes(splits: Mapping[str, Path], names: Mapping[str, Sequence[str]]) -> None:
+    """
+    Raises:
+        DataError: A class that is not in every split.
+    """
+    for name in sorted(set().union(*names.values())):
+        lacking = [split for split in splits if name not in names[split]]
+        if lacking:
+            present = next(path for split, path in splits.items() if name in names[split])
+            only = "only" if len(lacking) == len(splits) - 1 else f"and not in {splits[lacking[0]].name}"
+            raise DataError(
+                f"class {path_text(name)!r} is in {path_text(present)} {only}; "
+                f"add {path_text(splits[lacking[0]] / name)} or remove it."
+            )
+
+
+def list_images(
+    folder: Path, left_out: Counter[str], classes: Sequence[Path] | None = None
+) -> tuple[Sequence[Path], list[Sample]]:
+    """Class folders in alphabetical order, and the images below them.
 
     Raises:
         DataError: No such folder, fewer than 2 classes, or a class without an image.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected one with a folder of images for each class.")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
-        raise DataError(f"{folder} has {len(names)} folders; expected one for each of at least 2 classes.")
+    classes = list_folders(folder, left_out) if classes is None else classes
+    if len(classes) < 2:
+        hint = ""
+        if len(classes) == 1 and (below := list_folders(classes[0], Counter())):
+            hint = f" {path_text(classes[0])} has {len(below)}; did you mean data_dir={path_text(classes[0])}?"
+        raise DataError(
+            f"{path_text(folder)} has {len(classes)} folders; expected one for each of at least 2 classes.{hint}"
+        )
     samples: list[Sample] = []
-    for label, name in enumerate(names):
-        images = [
-            (path, label)
-            for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
-        ]
+    for label, path in enumerate(classes):
+        images = find_images(path, left_out)
         if not images:
-            raise DataError(f"{folder / name} has no image ({', '.join(IMG_EXTENSIONS)}).")
-        samples += images
-    return names, samples
+            raise DataError(f"{path_text(path)} has no image ({', '.join(IMAGE_SUFFIXES)}).")
+        samples += [(image, label) for image in images]
+    return classes, samples
+
+
+def list_folders(folder: Path, left_out: Counter[str]) -> list[Path]:
+    """The folders in a folder by name, without hidden ones and links back to it. Files beside them are left out.
+
+    Raises:
+        DataError: No such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{path_text(folder)} is not a folder; expected one with a folder of images for each class.")
+    inside: list[Path] = []
+    for entry in entries(folder):
+        if is_hidden(entry.name):
+            left_out["hidden"] += count_files(entry)
+        elif is_folder(entry):
+            if not leads_up(folder, entry):
+                inside.append(folder / entry.name)
+        else:
+            left_out[OUTSIDE if is_image(entry) else kind_of(entry)] += 1
+    return inside
+
+
+def find_images(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
+    """The images below a folder, at any depth, sorted by path. What is left out is counted in `left_out`."""
+    return sorted(walk(folder, Counter() if left_out is None else left_out))
+
+
+def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """The images below a folder. Each folder is read once, by its own path if it has one below `folder`: links that
+    lead to a folder already read, or back up, are not followed."""
+    real = os.path.realpath(folder)
+    waiting, links, read = [(real, folder)], list[tuple[str, Path]](), set[str]()
+    while waiting or links:
+        target, current = waiting.pop() if waiting else links.pop(0)
+        if target in read:
+            continue
+        read.add(target)
+        for entry in entries(current):
+            path = current / entry.name
+            if is_hidden(entry.name):
+                left_out["hidden"] += count_files(entry)
+            elif is_image(entry):
+                yield path
+            elif not is_folder(entry):
+                left_out[kind_of(entry)] += 1
+            elif not entry.is_symlink():
+                waiting.append((os.path.join(target, entry.name), path))
+            elif not leads_up(folder, entry):
+                links.append((os.path.realpath(path), path))
 
 
 def split_by_name(samples: Sequence[Sample], share: float, purpose: str) -> list[bool]:
@@ -97,7 +291,57 @@ def split_by_name(samples: Sequence[Sample], share: float, purpose: str) -> list
     return [bool(flag) for flag in held_out]
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not the user's: `.ipynb_checkpoints`, `._img.jpg`, `@eaDir`."""
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+def is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is an image, by its suffix in any case."""
+    return entry.name.lower().endswith(IMAGE_SUFFIXES) and is_file(entry)
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file or a link to one; not if it is a link to itself."""
+    return os.path.isfile(entry) if entry.is_symlink() else entry.is_file()
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; not if it is a link to itself."""
+    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+
+
+def leads_up(folder: Path, entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link to `folder` or to one that `folder` is in: a loop."""
+    return entry.is_symlink() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(entry))
+
+
+def kind_of(entry: os.DirEntry[str]) -> str:
+    """What a file that is left out is called."""
+    if entry.is_symlink() and not is_file(entry):
+        return "broken links"
+    return Path(entry.name).suffix.lower() or "without a suffix"
+
+
+def count_files(entry: os.DirEntry[str]) -> int:
+    """Files below a folder, or 1 for a file; links to folders are not followed."""
+    return sum(len(files) for _, _, files in os.walk(entry)) if entry.is_dir(follow_symlinks=False) else 1
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with os.scandir(folder) as inside:
+            return sorted(inside, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{path_text(folder)} cannot be read ({error.strerror}). Give access to it.") from error
+
+
 def _rank(path: Path, purpose: str) -> float:
     """A number in [0, 1) that depends only on the image's class and name."""
-    digest = hashlib.sha256(f"{purpose}/{path.parent.name}/{path.name}".encode()).digest()
+    digest = hashlib.sha256(os.fsencode(f"{purpose}/{path.parent.name}/{path.name}")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mnet.data.augment import Augment
 from mnet.data.decoding import open_image
-from mnet.data.folders import Sample, hold_out, list_splits
+from mnet.data.folders import Listing, list_folder
 from mnet.data.in_memory import Images, InMemoryImages
 from mnet.errors import DataError
 
@@ -21,7 +21,7 @@ MEMORY_LIMIT_BYTES = 8 * 2**30
 
 
 class ImageFolder(InMemoryImages):
-    """`data_dir/train/<class>/…` with `data_dir/test/<class>/…`, or a single `data_dir/<class>/…` that is split.
+    """`data_dir/train/<class>/…` with `data_dir/test/<class>/…` (and `val`), or a `data_dir/<class>/…` that is split.
 
     Splits are by a hash of each image's class and name, so an added image moves no other (except in a class so small
     that it had to give up its only test or validation image). `num_classes` and `class_names` are set after
@@ -33,17 +33,16 @@ class ImageFolder(InMemoryImages):
     named_by_files = True
     native_resolution = 224
     default_augment = Augment(flip=True, pad=16)
-    _train: list[Sample]
-    _test: list[Sample]
+    listing: Listing
 
     def prepare_data(self) -> None:
         """
         Raises:
-            DataError: As `list_splits`.
+            DataError: As `list_folder`.
         """
-        names, self._train, self._test = list_splits(self.data_dir)
-        self.class_names = tuple(names)
-        self.num_classes = len(names)
+        self.listing = list_folder(self.data_dir)
+        self.class_names = self.listing.class_names
+        self.num_classes = len(self.class_names)
 
     def setup(self, stage: str | None = None) -> None:
         """
@@ -56,11 +55,11 @@ class ImageFolder(InMemoryImages):
             self.mean, self.std = channel_statistics(self._splits["train"].images)
 
     def read(self) -> tuple[Images, Images]:
-        samples = self._train + self._test
+        samples = self.listing.all
         pixels = decode_all([path for path, _ in samples], self.resolution)
         self.in_channels = pixels.shape[1]
         labels = torch.tensor([label for _, label in samples])
-        count = len(self._train)
+        count = len(self.listing.train_and_val)
         return Images(pixels[:count], labels[:count]), Images(pixels[count:], labels[count:])
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +67,7 @@ class ImageFolder(InMemoryImages):
         Raises:
             DataError: No class has two training images.
         """
-        return hold_out(self._train, self.settings.val_size, self.data_dir)
+        return self.listing.split(self.settings.val_size)
 
 
 def decode_all(paths: Sequence[Path], resolution: int) -> Tensor:

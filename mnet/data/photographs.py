@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mnet.data.decoding import open_lazily
-from mnet.data.folders import Sample, hold_out, list_splits
+from mnet.data.folders import Listing, Sample, list_folder
 from mnet.data.streamed_images import StreamedImages
 from mnet.data.streams import Split
 
@@ -25,16 +25,15 @@ class Photographs(StreamedImages):
     named_by_files = True
 
     @cached_property
-    def _listing(self) -> tuple[list[str], list[Sample], list[Sample]]:
-        return list_splits(self.data_dir)
+    def listing(self) -> Listing:
+        return list_folder(self.data_dir)
 
     def source(self, split: Split) -> ImageList:
-        names, train, test = self._listing
-        self.class_names, self.num_classes = tuple(names), len(names)
-        return ImageList(train if split == "train" else test)
+        self.class_names, self.num_classes = self.listing.class_names, len(self.listing.class_names)
+        return ImageList(self.listing.train_and_val if split == "train" else self.listing.test)
 
     def split(self, train: Any) -> tuple[Tensor, Tensor]:
-        return hold_out(train.samples, self.settings.val_size, self.data_dir)
+        return self.listing.split(self.settings.val_size)
 
 
 class ImageList:

@@ -172,10 +172,11 @@ def test_adding_an_image_moves_no_other(tmp_path: Path) -> None:
     def splits(count: int) -> dict[tuple[str, str], str]:
         data = ImageFolder(data_dir=folder(tmp_path, count=count), resolution=4)
         data.setup()
-        _, held_out = data.split(torch.tensor([label for _, label in data._train]))
-        val = {data._train[index][0] for index in held_out.tolist()}
-        parts = {path: "val" if path in val else "train" for path, _ in data._train}
-        parts |= {path: "test" for path, _ in data._test}
+        train, test = data.listing.train, data.listing.test
+        _, held_out = data.split(torch.tensor([label for _, label in train]))
+        val = {train[index][0] for index in held_out.tolist()}
+        parts = {path: "val" if path in val else "train" for path, _ in train}
+        parts |= {path: "test" for path, _ in test}
         return {(path.parent.name, path.name): part for path, part in parts.items()}
 
     few, many = splits(60), splits(80)

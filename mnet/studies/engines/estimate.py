@@ -126,15 +126,14 @@ def workload(trial: Trial) -> Workload:
 def count_images(dataset: str, data_dir: Path) -> tuple[int, int, bool]:
     """Training images, how many of them are held out for validation, and whether they are held in memory."""
     from mnet.data import DATASETS
-    from mnet.data.folders import VAL_SHARE, list_images
+    from mnet.data.folders import VAL_SHARE, list_folder
     from mnet.data.in_memory import InMemoryImages
 
     data = DATASETS[dataset]
     if data.train_size is not None:
         return data.train_size, data.settings_type.val_size, issubclass(data, InMemoryImages)
-    folder = data_dir / "train"
     try:
-        train = len(list_images(folder if folder.is_dir() else data_dir)[1])
+        train = len(list_folder(data_dir).train_and_val)
     except (DataError, OSError):
         train = UNKNOWN_IMAGES
     return train, round(train * VAL_SHARE), issubclass(data, InMemoryImages)
