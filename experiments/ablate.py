@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.deciding import Undecided, compare_with_baseline, read_duration, run_until_decided
-from common.driver import RunOptions, choose_engine, describe_pretrained, plan_jobs, read_data, run_studies
+from common.driver import (
+    RunOptions,
+    choose_engine,
+    describe_images,
+    describe_pretrained,
+    plan_jobs,
+    read_data,
+    run_studies,
+)
 from common.options import Arguments, Parser
 from common.program import begin_training, program
 from common.sweeps import STUDIES_HELP, SWEEPS, load_sweep
@@ -78,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"left out of {study.name}, {reason}")
         for line in make_plan(study, root, looks(study, options), options.margin):
             print(line)
-    for line in starts:
+    for line in (*describe_images(data, studies, root), *starts):
         print(line)
     if options.until == "seeds":
         return run_studies(studies, root, engine, jobs, options)

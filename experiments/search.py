@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     options, start = given.options, start_trial(given.settings)
     settings, name = options.search(), options.name or f"netadapt-{Path(start.model).stem}"
     folder = Path(options.out) / name
-    engine = choose_engine(options, {}, [load_data(start, start.full_recipe())])
+    engine = choose_engine(options, {}, {start.data_key: load_data(start, start.full_recipe())})
     cost = read_cost(start, options.runtime, folder)
     with Display(options.target) as display:
         steps = adapt(start, cost, settings, folder, engine, display.show_step, display.on_event)

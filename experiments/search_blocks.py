@@ -118,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     options, start = given.options, start_trial(given.settings)
     settings, name = options.search(), options.name or f"blocks-{Path(start.model).stem}"
     folder, resolution = Path(options.out) / name, start.input_spec().resolution
-    engine = choose_engine(options, {}, [load_data(start, start.full_recipe())])
+    engine = choose_engine(options, {}, {start.data_key: load_data(start, start.full_recipe())})
     costs = Counts(start) if options.runtime == MADDS else Latencies(start, options.runtime)
 
     def show_generation(generation: int, candidates: pd.DataFrame) -> None:

@@ -29,9 +29,13 @@ from common.options import Arguments, Parser, check_positive
 from common.program import program
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from mnet.data import ImageData, ImageFolder
+from mnet.data.summary import describe as describe_images
 from mnet.errors import ConfigError
 from mnet.studies.options import VARIANT, read_option, trial_from
+from mnet.studies.runs.images import describe_changes
 from mnet.studies.runs.job import Job
+from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.progress import NotFinite
 from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import Busy, Result, find_finished, results_root
@@ -80,15 +84,16 @@ def main(arguments: Sequence[str]) -> int:
     check_compile(job.compile)
     torch.set_num_threads(options.threads)
     finished_before = find_finished(job.root, job.run_id) is not None
+    data = None if finished_before else read_own_images(job)
     try:
         if is_wanted(options.wandb) and is_rank_zero():
             with tracked(job, variant, print) as run:
-                result = train(job, trainer, (WandbLogger(experiment=run),))
+                result = train(job, trainer, data, (WandbLogger(experiment=run),))
                 if finished_before:
                     log_history(run, job.folder)
                 log_result(run, trial.task, result)
         else:
-            result = train(job, trainer)
+            result = train(job, trainer, data)
     except NotFinite as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
@@ -99,12 +104,25 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def train(job: Job, trainer: Mapping[str, object], loggers: Sequence[Logger] = ()) -> Result:
+def read_own_images(job: Job) -> ImageData | None:
+    """A user's own images, of which a few lines are printed first; None for a published data set."""
+    if not job.trial.dataset_class().is_users:
+        return None
+    data = load_data(job.trial, job.trial.full_recipe())
+    if is_rank_zero() and isinstance(data, ImageFolder):
+        for line in (*describe_images(data), *describe_changes(job.root, job.study, data.data_dir, data.description())):
+            print(line)
+    return data
+
+
+def train(
+    job: Job, trainer: Mapping[str, object], data: ImageData | None = None, loggers: Sequence[Logger] = ()
+) -> Result:
     """The job's result, which is copied, waited for while another process trains it, or trained here."""
     waiting = False
     while True:
         try:
-            return run_job(job, trainer=trainer, loggers=loggers)
+            return run_job(job, trainer=trainer, loggers=loggers, data=data)
         except Busy as busy:
             if not waiting:
                 print(f"{busy}; waiting for it")

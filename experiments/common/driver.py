@@ -17,7 +17,8 @@ from common.program import INTERRUPTED
 from common.progress import Display
 from common.rates import measured_rates
 from common.summary import print_summary
-from mnet.data import ImageData
+from mnet.data import ImageData, ImageFolder
+from mnet.data.summary import describe
 from mnet.errors import ConfigError
 from mnet.studies.engines import Engine, devices, make_engine
 from mnet.studies.engines.estimate import Rates, trial_seconds
@@ -25,8 +26,10 @@ from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.engines.local import default_workers
 from mnet.studies.engines.packing import plan_packs
 from mnet.studies.engines.remote import is_url
-from mnet.studies.results.tables import MARGIN, write_tables
+from mnet.studies.engines.worker import SharedData
+from mnet.studies.results.tables import MARGIN, margin_of, write_tables
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS
+from mnet.studies.runs.images import describe_changes
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.start import load_pretrained
@@ -119,18 +122,25 @@ def _pack_size(pack: str) -> int | None:
     return int(pack)
 
 
-def read_data(jobs: Sequence[Job]) -> list[ImageData]:
-    """Fetch, verify and read every data set before any training."""
+def read_data(jobs: Sequence[Job]) -> SharedData:
+    """Fetch, verify and read every data set before any training; by `Trial.data_key`."""
     data: dict[tuple[object, ...], ImageData] = {}
-    for job in jobs:
-        trial = job.trial
-        key = trial.dataset, trial.data_dir, trial.resolution
-        if key not in data:
-            data[key] = load_data(trial, trial.full_recipe())
-    return list(data.values())
+    for trial in (job.trial for job in jobs):
+        if trial.data_key not in data:
+            data[trial.data_key] = load_data(trial, trial.full_recipe())
+    return data
 
 
-def choose_engine(options: RunOptions, trainer: Mapping[str, object], data: Sequence[ImageData]) -> Engine:
+def describe_images(data: SharedData, studies: Sequence[Study], root: Path) -> Iterator[str]:
+    """What there is of a user's own images, and what has changed since earlier runs of the studies."""
+    for images in data.values():
+        if isinstance(images, ImageFolder):
+            yield from describe(images)
+            for study in studies:
+                yield from describe_changes(root, study.name, images.data_dir, images.description())
+
+
+def choose_engine(options: RunOptions, trainer: Mapping[str, object], data: SharedData) -> Engine:
     """The engine that the options ask for.
 
     Raises:
@@ -209,7 +219,8 @@ def finish_studies(studies: Sequence[Study], root: Path, options: RunOptions, fa
     for study in studies:
         tables = write_tables(study, root, margin=options.margin)
         write_figures(study, tables, root)
-        print_summary(study, tables, root / study.name, options.margin, seconds_of_a_seed(study, rates, workers))
+        margin = margin_of(study, root, options.margin)
+        print_summary(study, tables, root / study.name, margin, seconds_of_a_seed(study, rates, workers))
     for event in failed:
         print(f"failed: {event.job.run_id}: {event.reason} ({event.job.folder / FAILURE})", file=sys.stderr)
     if options.report:

@@ -16,12 +16,11 @@ from mnet.data.imagefolder import ImageFolder
 from mnet.data.imagenet import ImageNet
 from mnet.data.imagenette import Imagenette
 from mnet.data.module import ImageData
-from mnet.data.photographs import Photographs
 from mnet.data.scenes import ScenesData
 from mnet.data.voc import VOC
-from mnet.errors import unknown
+from mnet.errors import ConfigError, unknown
 
-CLASSIFICATION = (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder, Photographs)
+CLASSIFICATION = (FashionMNIST, CIFAR10, CIFAR100, Imagenette, ImageNet, ImageFolder)
 ANNOTATED = (ScenesData, COCO, VOC, Cityscapes)
 DATASETS: dict[str, type[ImageData]] = {data.name: data for data in (*CLASSIFICATION, *ANNOTATED)}
 """Data sets by the name that settings use."""
@@ -40,9 +39,9 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "Imagenette",
-    "Photographs",
     "ScenesData",
     "create_data",
+    "dataset_class",
 ]
 
 
@@ -52,6 +51,17 @@ def create_data(name: str, **settings: object) -> ImageData:
     Raises:
         ConfigError: An unknown name, an unknown setting, or a value that cannot be used.
     """
+    return dataset_class(name)(**settings)
+
+
+def dataset_class(name: str) -> type[ImageData]:
+    """The class of a data set.
+
+    Raises:
+        ConfigError: An unknown name.
+    """
+    if name == "photographs":
+        raise ConfigError("dataset=photographs is now dataset=imagefolder, which holds any number of images")
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    return DATASETS[name](**settings)
+    return DATASETS[name]

@@ -21,6 +21,8 @@ class Augment:
     """Mirror left to right, one image in two."""
     pad: int = 0
     """Pad with this many black pixels on each side, then crop back to size at a random position."""
+    resized: bool = False
+    """Crop a part of random size, aspect and position, and scale it to the network's resolution."""
     erase: float = 0.0
     """Share of the images, in [0, 1], that lose a square of half their side (cutout).
 
@@ -34,6 +36,7 @@ class Augment:
 
 
 UNCHANGED = Augment(flip=False)
+RESIZED_CROP = Augment(flip=True, resized=True)
 
 
 def scale_and_shift(
@@ -98,7 +101,7 @@ def normalise(
         pixels = torch.where(draws.mirrored.view(-1, 1, 1, 1), pixels.flip(2), pixels)
     n, height, width, channels = pixels.shape
     rows = pixels.reshape(n, height, width * channels)  # long rows vectorise, 3 channels do not
-    result = torch.mul(rows, scale.repeat(width)).add_(shift.repeat(width)).view(n, height, width, channels)
+    result = rows.float().mul_(scale.repeat(width)).add_(shift.repeat(width)).view(n, height, width, channels)
     if draws.erasing is not None:
         result *= _cutout(pixels, augment.erase, draws.erasing)
     return result.permute(0, 3, 1, 2)

@@ -1,14 +1,17 @@
-"""Batches of images in memory: no worker processes, no Python code per sample, exact resume."""
+"""Batches of decoded images: no worker processes, exact resume."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from mnet.data.augment import UNCHANGED, Augment, Draws, normalise, scale_and_shift
+from mnet.data.crops import centre_crops, draw_crops, scale_crops
+from mnet.data.store import ImageStore
 from mnet.data.targets import Targets
 from mnet.errors import ConfigError
 from mnet.seeding import random_seed
@@ -88,7 +91,7 @@ class Resumable:
 
 
 class Batches(Resumable):
-    """A loader over images in memory, on any device; the batches are on the same device.
+    """A loader over decoded images, in memory or mapped from disk, on any device.
 
     The training order is a pure function of (seed, epoch), the augmentation of a batch one of (seed, epoch, batch
     index), so resuming needs no state of a random generator. On another kind of device the order is the same and the
@@ -97,9 +100,12 @@ class Batches(Resumable):
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | ImageStore,
         labels: Tensor | Targets,
         *,
+        rows: Tensor | None = None,
+        side: int | None = None,
+        device: torch.device | None = None,
         batch_size: int,
         mean: Sequence[float],
         std: Sequence[float],
@@ -110,8 +116,11 @@ class Batches(Resumable):
     ) -> None:
         """
         Args:
-            images: (N, C, H, W) uint8.
+            images: (N, C, H, W) uint8; or a store, with images of any sizes.
             labels: (N,) int64; boxes or masks for `TargetBatches`.
+            rows: (N,) int64, which of the images to use, if not all.
+            side: height and width of the batches in pixels; None = that of the images, all of one size.
+            device: where the batches are made; None = where the images are.
             batch_size: images per batch, over all devices together.
             mean: per channel, of pixels scaled to [0, 1].
             std: likewise.
@@ -125,23 +134,27 @@ class Batches(Resumable):
         """
         super().__init__()
         # (N, H, W, C): crops move whole pixels, and a batch is channels_last without a transposition
-        self._pixels = images.permute(0, 2, 3, 1).contiguous()
-        self.labels = labels.to(images.device)
-        self.batch_size = min(batch_size, len(images)) if train else batch_size
+        self._pixels = images.permute(0, 2, 3, 1).contiguous() if isinstance(images, Tensor) else images
+        self._rows, self.side = rows, side
+        held_on = images.device if isinstance(images, Tensor) else images.pixels.device
+        self.device = held_on if device is None else device
+        self.labels = labels.to(self.device)
+        count = len(images) if rows is None else len(rows)
+        self._count = count
+        self.batch_size = min(batch_size, count) if train else batch_size
         self.shard = shard if train else ALL
         self.shard.check(self.batch_size)
         self.train = train
         self.augment = augment if train and augment != UNCHANGED else None  # no random numbers where nothing changes
         self.seed = seed
-        self._scale, self._shift = scale_and_shift(mean, std, images.device)
-        self._generator = Generator(images.device)
+        self._scale, self._shift = scale_and_shift(mean, std, self.device)
+        self._generator = Generator(self.device)
 
     def __len__(self) -> int:
         """Number of batches."""
-        count = len(self._pixels)
-        if not count:
+        if not self._count:
             return 0
-        return count // self.batch_size if self.train else -(-count // self.batch_size)
+        return self._count // self.batch_size if self.train else -(-self._count // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         start = self._begin()
@@ -156,11 +169,37 @@ class Batches(Resumable):
     def _order(self) -> Tensor | None:
         if not self.train:
             return None
-        return shuffled(len(self._pixels), self.seed, self._epoch).to(self._pixels.device)
+        return shuffled(self._count, self.seed, self._epoch).to(self.device)
 
     def _batch(self, chosen: Tensor | slice, index: int) -> tuple[Tensor, Any]:
-        images = self._pixels[chosen].permute(0, 3, 1, 2)
-        return normalise(images, self._scale, self._shift, self.augment, self._seeded(index)), self.labels[chosen]
+        generator = self._seeded(index)
+        images = self._read(chosen, generator).permute(0, 3, 1, 2)
+        augment = self.augment
+        if augment is not None and augment.resized:
+            augment = replace(augment, flip=False)  # done
+        return normalise(images, self._scale, self._shift, augment, generator), self.labels[chosen]
+
+    @property
+    def crops(self) -> bool:
+        """Whether a batch is cropped out of larger images."""
+        return isinstance(self._pixels, ImageStore) or (self.augment is not None and self.augment.resized)
+
+    def _read(self, chosen: Tensor | slice, generator: Generator) -> Tensor:
+        """The pixels of a batch, (N, H, W, C)."""
+        rows = chosen if self._rows is None else self._rows[chosen if isinstance(chosen, slice) else chosen.cpu()]
+        if not self.crops:
+            assert isinstance(self._pixels, Tensor)
+            return self._pixels[rows].to(self.device, non_blocking=True)
+        if isinstance(rows, slice):
+            rows = torch.arange(self._count)[rows]
+        images = [self._pixels[row] for row in rows.tolist()]
+        sizes = torch.tensor([image.shape[:2] for image in images])
+        side = sizes[0, 0].item() if self.side is None else self.side
+        if self.augment is None or not self.augment.resized:
+            return scale_crops(images, centre_crops(sizes, int(side)), int(side), self.device)
+        crops = draw_crops(sizes, generator)
+        mirrored = torch.rand(len(images), generator=generator, device=self.device) < 0.5 if self.augment.flip else None
+        return scale_crops(images, crops, int(side), self.device, mirrored)
 
     def _seeded(self, index: int) -> Generator:
         """The generator for the augmentation of a batch."""
@@ -183,7 +222,7 @@ class ReplicatedBatches(Resumable):
         return len(self.loaders[0])
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[Any]]]:
-        if not all(type(loader) is Batches for loader in self.loaders):
+        if not all(type(loader) is Batches and not loader.crops for loader in self.loaders):
             for batches in zip(*self.loaders, strict=True):
                 yield torch.cat([images for images, _ in batches], 1), [labels for _, labels in batches]
             return
@@ -204,9 +243,8 @@ class ReplicatedBatches(Resumable):
         (count, size), first = chosen.shape, self.loaders[0]
         augment, draws = first.augment, None
         if augment is not None:
-            device = first._pixels.device
-            draws = Draws.join([Draws.of(augment, size, one._seeded(index), device) for one in self.loaders])
-        pixels = first._pixels[chosen.flatten()].permute(0, 3, 1, 2)
+            draws = Draws.join([Draws.of(augment, size, one._seeded(index), first.device) for one in self.loaders])
+        pixels = first._read(chosen.flatten(), first._generator).permute(0, 3, 1, 2)
         images = normalise(pixels, first._scale, first._shift, augment, draws)
         side_by_side = images.unflatten(0, (count, size)).transpose(0, 1).flatten(1, 2)
         return side_by_side.contiguous(memory_format=torch.channels_last), list(first.labels[chosen].unbind())
@@ -229,7 +267,7 @@ class TargetBatches(Batches):
     labels: Targets
 
     def _batch(self, chosen: Tensor | slice, index: int) -> tuple[Tensor, Targets]:
-        pixels, targets = self._pixels[chosen], self.labels.select(chosen)
+        pixels, targets = self._read(chosen, self._generator), self.labels.select(chosen)
         if self.augment and self.augment.flip:
             which = torch.rand(len(pixels), generator=self._seeded(index), device=pixels.device) < 0.5
             pixels = torch.where(which.view(-1, 1, 1, 1), pixels.flip(2), pixels)

@@ -14,13 +14,13 @@ import torch
 import torchvision
 
 from mnet.data.augment import Augment
+from mnet.data.decoded import DecodedSettings, Images, InMemoryImages
 from mnet.data.download import quiet_network
-from mnet.data.in_memory import Images, InMemoryImages, InMemorySettings
 from mnet.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class CIFARSettings(InMemorySettings):
+class CIFARSettings(DecodedSettings):
     """Settings of CIFAR-10 and CIFAR-100."""
 
     download: bool = False
@@ -34,7 +34,7 @@ class _CIFAR(InMemoryImages):
     native_resolution = 32
     train_size = 50_000
     in_channels = 3
-    default_augment = Augment(flip=True, pad=4)
+    flip_crop = Augment(flip=True, pad=4)
 
     @property
     def folder(self) -> Path:

@@ -1,32 +1,25 @@
-"""Decoding image files: in full, or only the part and the size that a network needs.
+"""Reading image files: an image comes out as a person sees it, upright, RGB, 8 bits.
 
-An image comes out as a person sees it: upright, RGB, 8 bits. What cannot be read is named, with the reason, on one line.
-
-A JPEG can be decoded to an eighth, a quarter or half of its size for a fraction of the work (Pillow's `draft`);
-cropping and scaling are then one pass over the rest. The result is bytes: batches are normalised as a whole.
+What cannot be read is named, with the reason, on one line.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torchvision.transforms.v2 import RandomResizedCrop
 
 from mnet.errors import DataError, path_text
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif",
-    ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".pcx", ".qoi",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp",
+    ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico",
+    ".pcx", ".qoi",
 )  # fmt: skip
 """Suffixes of image files, in lower case."""
 FORMATS = (
@@ -34,8 +27,6 @@ FORMATS = (
 )  # fmt: skip
 """Formats that a file may have, whatever its suffix, by Pillow's names: raster images alone. None starts another
 program, as PostScript does. TGA is last, since only its contents tell that a file is none."""
-CROP_SHARE = 224 / 256
-"""Side of the evaluation crop over the shorter side of the image: the usual 224 of 256 pixels."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
 UPRIGHT = {
@@ -51,9 +42,6 @@ UPRIGHT = {
 
 Image.init()
 _READABLE = tuple(name for name in FORMATS if name in Image.OPEN)  # an older Pillow has no AVIF
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, in pixels."""
 
 
 class UnreadableImage(DataError):
@@ -111,49 +99,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@dataclass(frozen=True)
-class RandomCrop:
-    """The training crop: random size, aspect and position, mirrored with probability 1/2, drawn as by torchvision's
-    RandomResizedCrop and RandomHorizontalFlip; (side, side, 3) uint8."""
-
-    side: int
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        drawn = RandomResizedCrop(self.side).make_params([image])
-        left, top, width, height = (drawn[name] for name in ("left", "top", "width", "height"))
-        pixels = crop(image, (left, top, left + width, top + height), self.side)
-        return pixels.flip(1) if torch.rand(1) < 0.5 else pixels
-
-
-@dataclass(frozen=True)
-class CentreCrop:
-    """The evaluation crop; (side, side, 3) uint8."""
-
-    side: int
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        width, height = image.size
-        size = CROP_SHARE * min(width, height)
-        left, top = (width - size) / 2, (height - size) / 2
-        return crop(image, (left, top, left + size, top + size), self.side)
-
-
-def crop(image: Image.Image, box: Box, side: int) -> Tensor:
-    """A part of an image, scaled to a square of `side` pixels, antialiased and upright: (side, side, 3) uint8.
-
-    Raises:
-        UnreadableImage: The file is damaged.
-    """
-    with naming(getattr(image, "filename", "") or "an image"):
-        width, height = image.size
-        shrink = max(1.0, min(box[2] - box[0], box[3] - box[1]) / side)
-        image.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))  # never smaller; only JPEGs shrink
-        across, down = image.size[0] / width, image.size[1] / height
-        part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        small = to_rgb(image).resize((side, side), Image.Resampling.BILINEAR, part)
-        return torch.from_numpy(np.array(turn(small, orientation_of(image))))  # a square can be turned after scaling
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:

@@ -20,8 +20,8 @@ import torch
 import torchvision
 
 from mnet.data.augment import Augment
+from mnet.data.decoded import Images, InMemoryImages
 from mnet.data.download import NETWORK_TIMEOUT_S, quiet_network, run_program, store
-from mnet.data.in_memory import Images, InMemoryImages
 from mnet.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class FashionMNIST(InMemoryImages):
     )  # fmt: skip
     mean = (0.2860,)
     std = (0.3530,)
-    default_augment = Augment(flip=True, pad=2)
+    flip_crop = Augment(flip=True, pad=2)
 
     @property
     def folder(self) -> Path:

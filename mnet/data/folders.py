@@ -123,7 +123,7 @@ def list_folder(folder: Path) -> Listing:
             if all(test_label != label for _, test_label in test):
                 raise DataError(f"{path_text(path)} has one image; train and test need one each.")
     names = tuple(path_text(path.name) for path in classes)
-    counts = MappingProxyType({kind: count for kind, count in left_out.most_common() if count})
+    counts = {kind: count for kind, count in left_out.most_common() if count}
     return Listing(folder, names, tuple(train), None if val is None else tuple(val), tuple(test), counts, test_folder)
 
 
@@ -273,7 +273,7 @@ def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
             elif not is_folder(entry):
                 left_out[kind_of(entry)] += 1
             elif not entry.is_symlink():
-                waiting.append((os.path.join(target, entry.name), path))
+                waiting.append((str(Path(target, entry.name)), path))
             elif not leads_up(folder, entry):
                 links.append((os.path.realpath(path), path))
 
@@ -303,12 +303,12 @@ def is_image(entry: os.DirEntry[str]) -> bool:
 
 def is_file(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a file or a link to one; not if it is a link to itself."""
-    return os.path.isfile(entry) if entry.is_symlink() else entry.is_file()
+    return Path(entry).is_file() if entry.is_symlink() else entry.is_file()
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder or a link to one; not if it is a link to itself."""
-    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def leads_up(folder: Path, entry: os.DirEntry[str]) -> bool:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torchvision
 
-from mnet.data.decoding import open_lazily
-from mnet.data.streamed_images import StreamedImages
-from mnet.data.streams import Split
+from mnet.data.published_files import PublishedFiles, Split
 from mnet.errors import DataError
 
 
-class ImageNet(StreamedImages):
+class ImageNet(PublishedFiles):
     """ImageNet in torchvision's layout, or its archives. `class_names` are set after `prepare_data()`."""
 
     name = "imagenet"
@@ -18,15 +16,16 @@ class ImageNet(StreamedImages):
     train_size = 1_281_167
     num_classes = 1000
 
+    def names(self, source: torchvision.datasets.DatasetFolder) -> tuple[str, ...]:
+        return tuple(names[0] for names in source.classes)
+
     def source(self, split: Split) -> torchvision.datasets.ImageNet:
         folder = self.data_dir / "imagenet"
         try:
-            source = torchvision.datasets.ImageNet(folder, split=split, loader=open_lazily)
+            return torchvision.datasets.ImageNet(folder, split=split)
         except (RuntimeError, OSError) as error:
             raise DataError(
                 f"ImageNet is not in {folder} ({error}). Put ILSVRC2012_devkit_t12.tar.gz, "
                 f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, from https://image-net.org after "
                 "registration, into it; torchvision unpacks them."
             ) from error
-        self.class_names = tuple(names[0] for names in source.classes)
-        return self.check_classes(source)

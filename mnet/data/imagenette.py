@@ -10,23 +10,21 @@ from typing import Literal
 
 import torchvision
 
-from mnet.data.decoding import open_lazily
-from mnet.data.streamed_images import StreamedImages
-from mnet.data.streams import Split, StreamSettings
+from mnet.data.published_files import PublishedFiles, PublishedFileSettings, Split
 from mnet.errors import DataError
 
 _ARCHIVES = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagenetteSettings(StreamSettings):
+class ImagenetteSettings(PublishedFileSettings):
     """Settings of Imagenette."""
 
     size: Literal["full", "320px", "160px"] = "160px"
     """Which of the published archives: the shorter side of its images."""
 
 
-class Imagenette(StreamedImages):
+class Imagenette(PublishedFiles):
     """Imagenette, unpacked in `data_dir`."""
 
     settings_type = ImagenetteSettings
@@ -48,7 +46,6 @@ class Imagenette(StreamedImages):
                 f"in {self.data_dir}."
             )
         try:
-            images = torchvision.datasets.ImageFolder(str(folder), loader=open_lazily)
+            return torchvision.datasets.ImageFolder(str(folder))
         except (FileNotFoundError, RuntimeError) as error:  # a class without an image
             raise DataError(f"{folder}: {error}") from error
-        return self.check_classes(images)

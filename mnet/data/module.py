@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from mnet.data.augment import Augment
+from mnet.data.augment import RESIZED_CROP, UNCHANGED, Augment
 from mnet.data.batches import ALL, Shard
+from mnet.data.fingerprint import Files
 from mnet.data.splits import check_val_size
 from mnet.errors import ConfigError
 from mnet.settings import parse
+from mnet.training.recipes import Augmentation
 
 VAL_SIZE = 5000
 
@@ -48,6 +50,29 @@ class DataSettings:
             raise ConfigError(f"val_size is {self.val_size}; expected at least 1: models are chosen on validation.")
 
 
+class ClassImages(TypedDict):
+    """The images of a class of a user's own: how many, and a hash of their names and contents."""
+
+    train: int
+    val: int
+    test: int
+    digest: str
+
+
+class Description(TypedDict, total=False):
+    """What a run keeps of its images: all that prediction needs, and of a user's own what tells them apart."""
+
+    dataset: str
+    label_names: list[str]
+    resolution: int
+    in_channels: int
+    mean: list[float]
+    std: list[float]
+    images: str
+    """The fingerprint."""
+    classes: dict[str, ClassImages]
+
+
 class ImageData(L.LightningDataModule):
     """A data set: what a network must know of its images, and three loaders.
 
@@ -67,6 +92,10 @@ class ImageData(L.LightningDataModule):
     """Images in the published training set, validation included; None for a user's own images."""
     named_by_files: ClassVar[bool] = False
     """Whether the class names are only in the files."""
+    is_users: ClassVar[bool] = False
+    """Whether the images are a user's own: the name does not identify them, their fingerprint does."""
+    flip_crop: ClassVar[Augment] = Augment(flip=True)
+    """What `flip_crop` means for these images."""
     num_classes: int
     in_channels: int
     class_names: tuple[str, ...]
@@ -105,6 +134,31 @@ class ImageData(L.LightningDataModule):
     def classes(cls, task: str) -> int | None:
         """Number of classes for a task; None if only the files tell."""
         return getattr(cls, "num_classes", None)
+
+    @classmethod
+    def augmentation(cls, name: Augmentation) -> Augment:
+        """What the name of an augmentation means for these images."""
+        return {"none": UNCHANGED, "flip_crop": cls.flip_crop, "resized_crop": RESIZED_CROP}[name]
+
+    def description(self) -> Description:
+        """What a run keeps of its images, after `setup()`."""
+        return {
+            "dataset": self.name,
+            "label_names": list(self.label_names),
+            "resolution": self.resolution,
+            "in_channels": self.in_channels,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def hash_files(cls, data_dir: Path) -> Files:
+        """The files of a user's own images in a folder.
+
+        Raises:
+            DataError: There are none, or one cannot be read.
+        """
+        raise NotImplementedError(f"{cls.name} is published: its name identifies its images")
 
     @property
     def normalisation(self) -> tuple[Tensor, Tensor]:

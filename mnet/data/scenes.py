@@ -17,8 +17,8 @@ from torch import Tensor
 from mnet.data.annotated import AnnotatedData, AnnotatedSettings
 from mnet.data.augment import Augment
 from mnet.data.batches import TargetBatches
+from mnet.data.decoded import DecodedSettings, Images, InMemoryImages, channels_last
 from mnet.data.fashion_mnist import FashionMNIST
-from mnet.data.in_memory import Images, InMemoryImages, InMemorySettings, channels_last
 from mnet.data.module import VAL_SIZE
 from mnet.data.splits import stratified_split
 from mnet.data.targets import Boxes, Masks, Targets
@@ -66,7 +66,7 @@ class Garments(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenesSettings(InMemorySettings, AnnotatedSettings):
+class ScenesSettings(DecodedSettings, AnnotatedSettings):
     """Settings of scenes."""
 
     batch_size: int = 32
@@ -90,7 +90,7 @@ class ScenesData(AnnotatedData, InMemoryImages):
     class_names = FashionMNIST.class_names
     mean = (0.211,)
     std = (0.184,)
-    default_augment = Augment(flip=True)
+    flip_crop = Augment(flip=True)
     loader = TargetBatches
 
     def __init__(self, **settings: object) -> None:
@@ -118,8 +118,8 @@ class ScenesData(AnnotatedData, InMemoryImages):
         }
         val_size = self.settings.val_size
         counts = {"train": self.train_size - val_size, "val": val_size, "test": self.test_size}
-        for split, (images, labels) in garments.items():
-            pool = Garments(images[:, 0].numpy(), labels.numpy())
+        for split, part in garments.items():
+            pool = Garments(part.images[:, 0].numpy(), part.labels.numpy())
             scenes = compose(pool, split, range(counts[split]), self.resolution)
             targets: Targets = scenes.boxes if self.task == "detection" else scenes.masks
             self._splits[split] = channels_last(scenes.images, targets)

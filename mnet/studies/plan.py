@@ -79,7 +79,7 @@ def make_plan(study: Study, root: Path, looks: Sequence[int], margin: float) -> 
     folder, cells = root / study.name, _cells(study)
     before = read_plan(folder)
     if before is not None and not (before.cells.items() & cells.items()):
-        yield f"{study.name}: {PLAN} was for other networks ({', '.join(before.cells)}); this is a new plan"
+        yield f"{study.name}: {PLAN} was for other networks or images ({', '.join(before.cells)}); this is a new plan"
         before = None
     if before is None:
         plan = Plan(tuple(looks), margin, cells)

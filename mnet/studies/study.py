@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -140,12 +140,12 @@ def _build(name: str, description: str, grid: Mapping[str, Sequence[object]]) ->
     """Cross all values of a grid. A cell that cannot be built is left out and reported, unless it is the baseline."""
     varied = tuple(key for key, values in grid.items() if len(values) > 1 and key != "seed")
     fixed = {key: values[0] for key, values in grid.items() if key not in (*varied, "seed")}
-    cells, refused = [], []
+    cells, refused, known = [], [], dict[tuple[str, Path], str | None]()
     for i, values in enumerate(itertools.product(*(grid[key] for key in varied))):
         options = dict(zip(varied, values, strict=True))
         label = cell_name(options) if options else str(fixed.get("model", name))
         try:
-            trials = tuple(trial_from({**fixed, **options, "seed": seed}) for seed in grid["seed"])
+            trials = tuple(_with_images(trial_from({**fixed, **options, "seed": seed}), known) for seed in grid["seed"])
         except ConfigError as error:
             if i == 0:
                 raise _BaselineError(f"study {name}: the baseline cell ({label}) cannot be built: {error}") from None
@@ -156,6 +156,16 @@ def _build(name: str, description: str, grid: Mapping[str, Sequence[object]]) ->
         cells.append(Cell(label, trials, options))
         _check_task(name, cells[0], cells[-1])
     return Study(name, description, varied, tuple(cells), tuple(refused))
+
+
+def _with_images(trial: Trial, known: dict[tuple[str, Path], str | None]) -> Trial:
+    """The trial with the fingerprint of a user's own images, which is found once for all."""
+    if trial.images is not None or not trial.dataset_class().is_users:
+        return trial
+    key = trial.dataset, trial.data_dir
+    if key not in known:
+        known[key] = trial.fingerprint
+    return replace(trial, images=known[key])
 
 
 def _check_task(study: str, baseline: Cell, cell: Cell) -> None:

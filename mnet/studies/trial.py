@@ -9,14 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mnet.errors import ConfigError, text, unknown
+from mnet.errors import ConfigError, DataError, text
 from mnet.models.spec import Network
 from mnet.models.tables import table
 from mnet.models.toggles import Toggles, with_toggles
 from mnet.models.toggles import width as with_width
 from mnet.models.width import solve_width
+from mnet.resources import Storage
+from mnet.settings import hints
 from mnet.tasks import Task, task_of
-from mnet.training.recipes import Recipe, quantization_aware, recipe
+from mnet.training.recipes import Augmentation, Recipe, quantization_aware, recipe
 from mnet.weights.transfer import weights_key
 
 if TYPE_CHECKING:
@@ -26,10 +28,7 @@ Precision = Literal["fp32", "tf32", "bf16", "int8", "int8-qat"]
 QUANTIZED: tuple[Precision, ...] = ("int8", "int8-qat")
 """Precisions whose network is derived from the fp32 run of the same seed."""
 
-USER_DATASETS = ("imagefolder", "photographs")
-"""Data sets of a user's own images: the name does not identify them, `data_dir` does."""
-
-RECIPE_OVERRIDES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise")
+RECIPE_OVERRIDES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise", "augment")
 """Settings that override the recipe."""
 
 
@@ -55,6 +54,13 @@ class Trial(Toggles):
     """One of mnet.data.DATASETS."""
     data_dir: Path = Path("data")
     """Folder of the data set; it is downloaded there if it is missing."""
+    images: str | None = None
+    """The fingerprint of a user's own images, which a run records. Given by hand, other images are refused."""
+    storage: Storage = "auto"
+    """Where decoded images of your own are held: memory; disk = in the folder MNET_CACHE, decoded once for all runs;
+    auto = memory where they fit. Results do not depend on it."""
+    skip_unreadable: bool = False
+    """Go on without images of your own that cannot be read; they are counted."""
     target_madds: float | None = None
     """Multiply-adds in millions at this resolution; the width is solved for. Excludes `width`."""
     resolution: int | None = None
@@ -73,6 +79,9 @@ class Trial(Toggles):
     """L2 penalty on weights; None = the recipe's."""
     decay_depthwise: bool | None = None
     """Whether weight decay applies to depthwise kernels; None = the recipe's. V1 excludes them (§3.3)."""
+    augment: Augmentation | None = None
+    """Random changes to training images: none; flip_crop, mirrored and moved by a few pixels; resized_crop, a part of
+    random size and aspect, as for ImageNet; None = the recipe's."""
     precision: Precision = "fp32"
     """Arithmetic. tf32 (NVIDIA GPUs) and bf16 (autocast) apply to convolutions and matrix products, in training and in
     evaluation; weights stay fp32. int8 quantizes the fp32 run with the same settings and seed after training, with
@@ -100,6 +109,8 @@ class Trial(Toggles):
             raise ConfigError(f"seed must be in [0, 2**32), not {self.seed}")
         if self.head is not None:
             self.dataset_class()
+            if self.augment == "resized_crop":
+                raise ConfigError(f"augment=resized_crop is for classifiers, not for head={self.head}; use flip_crop")
             if self.quantized:
                 raise ConfigError(
                     f"precision={self.precision} supports classifiers only; with head={self.head} use fp32 or bf16"
@@ -124,8 +135,9 @@ class Trial(Toggles):
         return {field.name: getattr(self, field.name) for field in fields(Toggles)}
 
     def settings(self) -> dict[str, str | int | float | bool | None]:
-        """All fields by name as plain values, for YAML and tables."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        """All fields by name as plain values, for YAML and tables; `images` as it is known."""
+        values = {**asdict(self), "images": self.fingerprint}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     def network(self, num_classes: int, in_channels: int) -> Network:
         """The network to train.
@@ -163,11 +175,9 @@ class Trial(Toggles):
         Raises:
             ConfigError: Unknown data set, or one without annotations for the task.
         """
-        from mnet.data import DATASETS  # heavy, and rarely needed
+        from mnet.data import DATASETS, dataset_class  # heavy, and rarely needed
 
-        if self.dataset not in DATASETS:
-            raise unknown("data set", self.dataset, DATASETS)
-        dataset, task = DATASETS[self.dataset], self.task.name
+        dataset, task = dataset_class(self.dataset), self.task.name
         if task not in dataset.tasks:
             suitable = ", ".join(name for name, candidate in DATASETS.items() if task in candidate.tasks)
             raise ConfigError(
@@ -178,8 +188,33 @@ class Trial(Toggles):
 
     def data_settings(self) -> dict[str, object]:
         """The arguments of `create_data` that follow from this trial."""
+        dataset = self.dataset_class()
         settings: dict[str, object] = {"data_dir": self.data_dir, "resolution": self.resolution}
-        return settings | ({"task": self.task.name} if len(self.dataset_class().tasks) > 1 else {})
+        if len(dataset.tasks) > 1:
+            settings["task"] = self.task.name
+        for name in ("storage", "skip_unreadable"):
+            if name in hints(dataset.settings_type):
+                settings[name] = getattr(self, name)
+        return settings
+
+    @property
+    def data_key(self) -> tuple[object, ...]:
+        """Equal for trials that can share the images that one of them has read."""
+        dataset = self.dataset_class()
+        augment = dataset.augmentation(self.full_recipe().augment)
+        resolution = dataset.native_resolution if self.resolution is None else self.resolution
+        return self.dataset, self.data_dir, resolution, augment.resized, self.skip_unreadable
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Of a user's own images: `images`, or that of the files in `data_dir`. None for a published data set, and
+        where there are no such files."""
+        if self.images is not None or not self.dataset_class().is_users:
+            return self.images
+        try:
+            return self.dataset_class().hash_files(self.data_dir).fingerprint
+        except DataError:  # told where the images are read
+            return None
 
     def full_recipe(self) -> Recipe:
         """The recipe with this trial's overrides.
@@ -224,14 +259,20 @@ class Trial(Toggles):
         network = self.network(num_classes=2, in_channels=1)
         native = self.resolution in (None, self.dataset_class().native_resolution)
         data: dict[str, object] = {"dataset": self.dataset, "resolution": None if native else self.resolution}
-        if self.dataset in USER_DATASETS:
-            data["data_dir"] = str(self.data_dir.resolve())
+        if self.dataset_class().is_users:
+            data["images"] = self.fingerprint
         if self.pretrained is not None:
             data["pretrained"] = weights_key(self.pretrained)
-        content: list[object] = [changed(network), changed(self.in_float().full_recipe()), data]
+        content: list[object] = [changed(network), _changed_recipe(self.in_float().full_recipe()), data]
         if self.precision != "fp32":
-            content += [self.precision, *([changed(self.full_recipe())] if self.quantized else [])]
+            content += [self.precision, *([_changed_recipe(self.full_recipe())] if self.quantized else [])]
         return content if self.tested else [*content, "untested"]
+
+
+def _changed_recipe(recipe: Recipe) -> dict[str, object]:
+    """As `changed`. `augment` was a switch when the first ids were made."""
+    values = changed(recipe)
+    return values | {"augment": False} if recipe.augment == "none" else values
 
 
 def changed(instance: object) -> dict[str, object]:

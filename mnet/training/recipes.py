@@ -13,6 +13,10 @@ from typing import Literal
 
 from mnet.errors import ConfigError, unknown
 
+Augmentation = Literal["none", "flip_crop", "resized_crop"]
+"""flip_crop: mirrored, and moved by a few pixels, as each data set defines it. resized_crop: a part of random size,
+aspect and position, mirrored, as for ImageNet."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -40,8 +44,8 @@ class Recipe:
     decay: float = 1.0
     decay_epochs: float = 1.0
     label_smoothing: float = 0.0
-    augment: bool = True
-    """Whether training images are augmented, as the data set defines it."""
+    augment: Augmentation = "flip_crop"
+    """How training images are augmented; boxes and masks know no `resized_crop`, and take `flip_crop` for it."""
     dropout: float | None = None
     """None = the network's rate."""
     bn_momentum: float = 0.1
@@ -62,7 +66,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             schedule="onecycle",
             warmup=0.3,
             label_smoothing=0.05,
-            augment=False,  # no gain within two epochs
+            augment="none",  # no gain within two epochs
             weight_decay=1e-4,
         ),
         # For small images: to convergence.
@@ -109,6 +113,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             schedule="exponential",
             decay=0.94,
             decay_epochs=2.5,
+            augment="resized_crop",
             weight_decay=4e-5,
             decay_depthwise=False,
             bn_momentum=0.003,
@@ -123,6 +128,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             lr_batch=96,
             schedule="exponential",
             decay=0.98,
+            augment="resized_crop",
             weight_decay=4e-5,
             bn_momentum=0.003,
             ema=0.9999,
@@ -138,6 +144,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             decay=0.99,
             decay_epochs=3.0,
             warmup=0.01,
+            augment="resized_crop",
             weight_decay=1e-5,
             dropout=0.2,
             bn_momentum=0.01,

@@ -10,15 +10,11 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from torchvision.transforms import v2
 
-from mnet.data import DATASETS, Augment, ImageFolder, ImageNet, Imagenette, create_data, imagefolder
+from mnet.data import DATASETS, Augment, ImageFolder, ImageNet, Imagenette, create_data
 from mnet.data.cifar import CIFARSettings
-from mnet.data.decoding import CentreCrop, RandomCrop, open_lazily
 from mnet.data.splits import stratified_split
-from mnet.data.streams import StreamLoader
 from mnet.errors import ConfigError, DataError
-from mnet.studies.trial import USER_DATASETS
 
 
 def image(path: Path, *, colour: bool = True, size: tuple[int, int] = (40, 30), seed: int = 0) -> None:
@@ -57,7 +53,9 @@ def test_every_data_set_is_created_by_name_without_reading_files(name: str, tmp_
         ({"name": "cifar10", "val_size": 0}, "val_size is 0"),
         ({"name": "cifar10", "seed": -1}, "seed is -1"),
         ({"name": "imagenette", "size": "320"}, "Did you mean 320px"),
-        ({"name": "imagenet", "workers": -1}, "workers is -1"),
+        ({"name": "coco", "workers": -1}, "workers is -1"),
+        ({"name": "photographs"}, "now dataset=imagefolder"),
+        ({"name": "imagefolder", "storage": "ram"}, "unknown storage 'ram'"),
         ({"name": "cifar10", "resolution": "large"}, "resolution must be a whole number, not 'large'"),
         ({"name": "scenes", "augment": "flip"}, "augment must be"),
     ],
@@ -78,7 +76,7 @@ def test_settings_are_read_from_text_and_defaults_differ_by_data_set() -> None:
     settings = {name: data.settings_type() for name, data in DATASETS.items()}
     defaults = {name: (default.batch_size, default.val_size) for name, default in settings.items()}
     assert defaults["fashion_mnist"] == defaults["imagefolder"] == (128, 5000)
-    assert defaults["imagenet"] == defaults["photographs"] == (128, 1000)
+    assert defaults["imagenet"] == (128, 1000)
     assert (defaults["coco"], defaults["scenes"]) == ((32, 200), (32, 500))
 
 
@@ -89,7 +87,7 @@ def test_a_copy_for_another_run_shares_the_images_and_changes_order_and_augmenta
     copy = data.for_run(3, 7, Augment(flip=False))
     assert (copy.settings.batch_size, copy.settings.seed, data.settings.batch_size, data.settings.seed) == (3, 7, 2, 0)
     loaders = [one.train_dataloader() for one in (data, copy, copy.for_run(3, 7))]
-    default = ImageFolder.default_augment
+    default = ImageFolder.flip_crop
     assert [loader.augment for loader in loaders] == [default, None, default]  # None changes nothing
     assert copy._splits["train"].images is data._splits["train"].images
 
@@ -198,7 +196,7 @@ def test_train_and_test_folders_are_used_unchanged(tmp_path: Path) -> None:
         ImageFolder(data_dir=tmp_path).prepare_data()
 
 
-def test_errors_name_invalid_folders_and_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_invalid_folders_and_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="0 folders"):
         ImageFolder(data_dir=tmp_path).prepare_data()
     folder(tmp_path, ("cat",))
@@ -213,12 +211,9 @@ def test_errors_name_invalid_folders_and_images(tmp_path: Path, monkeypatch: pyt
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"dog/3.png cannot be read"):
         ImageFolder(data_dir=tmp_path, resolution=8).setup()
-    monkeypatch.setattr(imagefolder, "MEMORY_LIMIT_BYTES", 10 * 3 * 50**2)
-    with pytest.raises(DataError, match="resolution 50 would fit"):
-        ImageFolder(data_dir=tmp_path, resolution=51).setup()
 
 
-# --- streams
+# --- published files
 
 
 @pytest.fixture(scope="module")
@@ -231,15 +226,8 @@ def imagenette(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def stream(root: Path, workers: int, seed: int = 0) -> StreamLoader:
-    data = Imagenette(data_dir=root, resolution=16, batch_size=7, val_size=10, workers=workers, seed=seed)
-    data.prepare_data()
-    data.setup()
-    return data.train_dataloader()
-
-
 def test_imagenette_has_fixed_splits_and_channels_last_batches(imagenette: Path) -> None:
-    data = Imagenette(data_dir=imagenette, resolution=16, batch_size=7, val_size=10, workers=0)
+    data = Imagenette(data_dir=imagenette, resolution=16, batch_size=7, val_size=10)
     data.setup()
     sizes = [
         sum(len(y) for _, y in part)
@@ -252,24 +240,6 @@ def test_imagenette_has_fixed_splits_and_channels_last_batches(imagenette: Path)
     assert torch.cat([y for _, y in data.val_dataloader()]).tolist() == list(range(10))
     names = [names[0] for names in torchvision.datasets.Imagenette._WNID_TO_CLASS.values()]
     assert list(data.class_names) == names
-
-
-def test_a_stream_is_the_same_for_any_number_of_workers_and_resumes_in_mid_epoch(imagenette: Path) -> None:
-    serial, parallel = stream(imagenette, 0), stream(imagenette, 2)
-    epochs = []
-    for epoch in (0, 1):
-        for loader in (serial, parallel):
-            loader.set_epoch(epoch)
-        epochs.append(list(serial))
-        for (images, labels), (parallel_images, parallel_labels) in zip(epochs[-1], parallel, strict=True):
-            assert images.equal(parallel_images)
-            assert labels.equal(parallel_labels)
-    assert not epochs[0][0][0].equal(epochs[1][0][0])
-    serial.load_state_dict({"epoch": 1, "position": 2})
-    rest = list(serial)
-    assert len(rest) == 2
-    assert all(images.equal(expected) for (images, _), (expected, _) in zip(rest, epochs[1][2:], strict=True))
-    assert serial.state_dict() == {"epoch": 1, "position": 4}
 
 
 def test_an_incomplete_imagenette_raises(imagenette: Path, tmp_path: Path) -> None:
@@ -287,95 +257,8 @@ def test_imagenet_is_read_from_torchvisions_layout(tmp_path: Path, monkeypatch: 
         folder(root / split, ("n01", "n02"))
     torch.save(({"n01": ("tench", "x"), "n02": ("goldfish",)}, ["n01"]), root / "meta.bin")
     monkeypatch.setattr(ImageNet, "num_classes", 2)
-    data = ImageNet(data_dir=tmp_path, resolution=8, val_size=4, workers=0)
+    data = ImageNet(data_dir=tmp_path, resolution=8, val_size=4)
     data.prepare_data()
     data.setup()
     assert data.class_names == ("tench", "goldfish")
     assert sum(len(labels) for _, labels in data.test_dataloader()) == 10
-
-
-# --- photographs
-
-
-def photograph(path: Path, size: tuple[int, int], quality: int = 95) -> Image.Image:
-    """A smooth JPEG, which loses little detail at a reduced size."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    width, height = size
-    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    pixels = np.stack([255 * x, 255 * y, 127 + 120 * np.sin(9 * x + 5 * y)], 2).astype(np.uint8)
-    Image.fromarray(pixels).save(path, quality=quality)
-    return Image.open(path)
-
-
-@pytest.mark.parametrize("size", [(640, 480), (300, 900), (50, 40)])
-def test_photographs_are_cropped_and_scaled_as_by_torchvision(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = tmp_path / "one.jpg"
-    photograph(path, size)
-    reference = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224), v2.PILToTensor()])
-    expected = reference(Image.open(path).convert("RGB")).permute(1, 2, 0).float()
-    pixels = CentreCrop(224)(open_lazily(path))
-    assert pixels.dtype == torch.uint8
-    assert (pixels.float() - expected).abs().mean() < 1.5
-    crop = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.PILToTensor()])
-    for seed in range(4):
-        torch.manual_seed(seed)
-        expected = crop(Image.open(path).convert("RGB")).permute(1, 2, 0).float()
-        torch.manual_seed(seed)
-        pixels = RandomCrop(224)(open_lazily(path)).float()
-        assert min((image - expected).abs().mean() for image in (pixels, pixels.flip(1))) < 1.5
-
-
-def test_a_large_photograph_is_decoded_at_a_reduced_size(tmp_path: Path) -> None:
-    photograph(tmp_path / "one.jpg", (2400, 1800))
-    opened = open_lazily(tmp_path / "one.jpg")
-    CentreCrop(224)(opened)
-    assert opened.size == (600, 450)  # an eighth would be smaller than the crop needs
-
-
-def test_photographs_are_turned_upright(tmp_path: Path) -> None:
-    upright = photograph(tmp_path / "one.jpg", (300, 300))
-    turned = upright.transpose(Image.Transpose.ROTATE_90)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: rotate by 90 degrees to view
-    turned.save(tmp_path / "turned.jpg", quality=95, exif=exif)
-    pixels, expected = (CentreCrop(64)(open_lazily(tmp_path / f"{name}.jpg")) for name in ("turned", "one"))
-    assert (pixels.float() - expected.float()).abs().mean() < 2
-
-
-def test_photographs_are_split_as_in_memory_and_resume_in_mid_epoch(tmp_path: Path) -> None:
-    for number, name in enumerate(("cat", "dog")):
-        for index in range(20):
-            photograph(tmp_path / name / f"{index}.jpg", (60 + index, 50 + number))
-    memory = create_data("imagefolder", data_dir=tmp_path, resolution=32, batch_size=6)
-    stream = create_data("photographs", data_dir=tmp_path, resolution=32, batch_size=6, workers=2)
-    for data in (memory, stream):
-        data.prepare_data()
-        data.setup()
-    assert stream.class_names == memory.class_names == ("cat", "dog")
-    for split in ("val_dataloader", "test_dataloader"):
-        expected, labels = (torch.cat([y for _, y in getattr(data, split)()]) for data in (memory, stream))
-        assert expected.tolist() == labels.tolist()
-    whole, resumed = stream.train_dataloader(), stream.train_dataloader()
-    resumed.load_state_dict({"epoch": 0, "position": 2})
-    for (images, labels), (resumed_images, resumed_labels) in zip(list(whole)[2:], resumed, strict=True):
-        assert images.is_contiguous(memory_format=torch.channels_last)
-        assert images.equal(resumed_images)
-        assert labels.equal(resumed_labels)
-
-
-def test_the_error_names_a_damaged_photograph(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        for index in range(4):
-            photograph(tmp_path / name / f"{index}.jpg", (60, 50))
-    broken = tmp_path / "cat/1.jpg"
-    broken.write_bytes(broken.read_bytes()[:400])
-    data = create_data("photographs", data_dir=tmp_path, resolution=32, batch_size=2, workers=0)
-    data.prepare_data()
-    data.setup()
-    with pytest.raises(DataError, match=r"cat/1.jpg cannot be read as an image"):
-        for part in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-            list(part)
-
-
-def test_data_sets_of_a_users_own_images_have_no_published_size() -> None:
-    assert {name for name, data in DATASETS.items() if data.train_size is None} == set(USER_DATASETS)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mnet.data.decoding import IMAGE_SUFFIXES, CentreCrop, UnreadableImage, open_image, open_lazily, turn
+from mnet.data.decoding import IMAGE_SUFFIXES, UnreadableImage, open_image, turn
+from mnet.data.fitting import read_pixels
 
 RAMP = np.linspace(0, 1, 64 * 48).reshape(48, 64)
 """Brightness from black to white."""
@@ -24,10 +25,11 @@ def pixels(path: Path) -> np.ndarray:
     """(H, W, 3); the other way to read a file has to agree."""
     image = open_image(path)
     assert image.mode == "RGB"
-    lazily = CentreCrop(8)(open_lazily(path)).float()
-    again = io.BytesIO()
-    image.save(again, "PNG")
-    assert (lazily - CentreCrop(8)(Image.open(again)).float()).abs().mean() < 8  # a JPEG is decoded at a lower size
+    again = path.with_name("again.png")
+    image.save(again)
+    fitted, expected = (read_pixels(one, 8).astype(float) for one in (path, again))
+    again.unlink()
+    assert np.abs(fitted - expected).mean() < 8  # a JPEG is decoded at a lower size
     return np.asarray(image)
 
 
@@ -211,7 +213,7 @@ def test_an_unreadable_image_is_named_on_one_line_however_it_is_read(tmp_path: P
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     messages = []
-    for read in (open_image, lambda path: CentreCrop(8)(open_lazily(path))):
+    for read in (open_image, lambda path: read_pixels(path, 8)):
         with pytest.raises(UnreadableImage, match=why) as error:
             read(path)
         messages.append(str(error.value))

@@ -8,7 +8,7 @@ import torch
 
 from mnet.data.augment import Augment
 from mnet.data.batches import TargetBatches
-from mnet.data.in_memory import Images
+from mnet.data.decoded import Images
 from mnet.data.scenes import (
     MIN_BOX_SIDE,
     MIN_VISIBLE,
@@ -102,7 +102,7 @@ def test_garments_of_test_never_appear_in_scenes_of_train(monkeypatch):
     data = data_of("segmentation", monkeypatch, resolution=64)
     brightest = {}
     for split in ("train", "val", "test"):
-        images, masks = data._splits[split]
+        images, masks, _ = data._splits[split]
         brightest[split] = int(images[:, 0][masks.classes > 0].max())
     assert brightest["test"] <= 60 < 150 < brightest["val"]
     assert brightest["train"] > 150
@@ -111,7 +111,7 @@ def test_garments_of_test_never_appear_in_scenes_of_train(monkeypatch):
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_flips_move_images_and_targets_together_and_two_flips_cancel(task, monkeypatch):
     data = data_of(task, monkeypatch, resolution=64)
-    images, targets = data._splits["train"]
+    images, targets, _ = data._splits["train"]
     all_images = torch.ones(len(images), dtype=torch.bool)
     twice = targets.mirrored(all_images, 64).mirrored(all_images, 64)
     assert all(torch.equal(a, b) for a, b in zip(twice, targets, strict=True))

@@ -57,7 +57,7 @@ def start(monkeypatch, tmp_path):
     """A call of the part on the claims of `IDS`, with two seeds, on a clock that starts at 0."""
     monkeypatch.setattr(answers, "SEEDS", 2)
     monkeypatch.setattr(answers, "open_claims", lambda rehearse: CLAIMS)
-    monkeypatch.setattr(answers, "read_data", lambda jobs: [])
+    monkeypatch.setattr(answers, "read_data", lambda jobs: {})
     monkeypatch.setattr(answers, "start_worker_server", lambda: None)
 
     def call(seconds: float, **behaviour: int) -> tuple[float, list[str]]:

@@ -22,7 +22,7 @@ from benchmarks.goals import throughput_row
 from benchmarks.gpu.part import GrowingTable, Settings
 from benchmarks.images import IMAGES, ColourGarments
 from benchmarks.loops import How
-from mnet.data.in_memory import Images
+from mnet.data.decoded import Images
 from mnet.latency import Sample
 from mnet.latency.paired import time_in_rounds
 from mnet.studies.runs.store import GPU_STEPS
@@ -218,14 +218,15 @@ class Garments(ColourGarments):
     def read(self) -> tuple[Images, Images]:
         size = LARGE_IMAGES if self.resolution > SMALL else IMAGES
         train, test = super().read()
-        return Images(*(part[: size + self.settings.val_size] for part in train)), Images(*(p[:2] for p in test))
+        count = size + self.settings.val_size
+        return Images(train.images[:count], train.labels[:count]), Images(test.images[:2], test.labels[:2])
 
 
 class GarmentsOnHost(Garments):
     """The same in the memory of the CPU: every batch is augmented there and copied to the GPU."""
 
-    def images_on(self, split: str, device: torch.device | None = None) -> Images:
-        return self._splits[split]
+    def _device(self, device: torch.device | None) -> torch.device:
+        return torch.device("cpu")
 
 
 class Noise(GarmentsOnHost):

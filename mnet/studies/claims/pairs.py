@@ -21,8 +21,8 @@ from mnet.tasks import TASKS
 PAPER = text(None)
 """How a table writes a setting that is as in the paper."""
 CONTEXT = (
-    "dataset", "data_dir", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
-    "decay_depthwise", "resolution",
+    "dataset", "images", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
+    "decay_depthwise", "augment", "resolution",
 )  # fmt: skip
 """Settings that both runs of a pair share: data and training."""
 SCALE = ("width", "stem_stride", "total_stride", "width_rule", "lowest_boxes")

@@ -84,7 +84,7 @@ class Workload:
     params: int
     layers: int
     pixels: int
-    """Bytes of the images, if they are held in memory."""
+    """Bytes of the images, in memory: what is on disk counts too, so that it stays in the system's cache."""
 
     def terms(self, images: float) -> np.ndarray:
         """The factors of `Rates`, (4,), for so many training images."""
@@ -104,7 +104,7 @@ def workload(trial: Trial) -> Workload:
     """
     data = trial.input_spec()
     network = trial.network(data.num_classes, data.in_channels)
-    train, held_out, in_memory = count_images(trial.dataset, trial.data_dir)
+    train, held_out = count_images(trial.dataset, trial.data_dir)
     test = round(train * TEST_SHARE)
     recipe = trial.full_recipe()
     network_cost = cost(network, data.resolution)
@@ -118,25 +118,24 @@ def workload(trial: Trial) -> Workload:
         activations=sum(row.out_channels * row.resolution**2 for row in network_cost.rows) + scores,
         params=network_cost.params,
         layers=len(network_cost.rows),
-        pixels=(train + test) * network.in_channels * data.resolution**2 if in_memory else 0,
+        pixels=(train + test) * network.in_channels * data.resolution**2,
     )
 
 
 @cache
-def count_images(dataset: str, data_dir: Path) -> tuple[int, int, bool]:
-    """Training images, how many of them are held out for validation, and whether they are held in memory."""
-    from mnet.data import DATASETS
+def count_images(dataset: str, data_dir: Path) -> tuple[int, int]:
+    """Training images, and how many of them are held out for validation."""
+    from mnet.data import dataset_class
     from mnet.data.folders import VAL_SHARE, list_folder
-    from mnet.data.in_memory import InMemoryImages
 
-    data = DATASETS[dataset]
+    data = dataset_class(dataset)
     if data.train_size is not None:
-        return data.train_size, data.settings_type.val_size, issubclass(data, InMemoryImages)
+        return data.train_size, data.settings_type.val_size
     try:
         train = len(list_folder(data_dir).train_and_val)
     except (DataError, OSError):
         train = UNKNOWN_IMAGES
-    return train, round(train * VAL_SHARE), issubclass(data, InMemoryImages)
+    return train, round(train * VAL_SHARE)
 
 
 def trial_seconds(trial: Trial, rates: Rates = DEFAULT_RATES) -> float:

@@ -8,25 +8,23 @@ that all workers share. As many trials run as there are cores and memory for.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnet.resources import cores, free_memory, free_shared_memory
 from mnet.studies.engines.attempt import RunSettings
 from mnet.studies.engines.estimate import pack_bytes
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.engines.packing import packs
 from mnet.studies.engines.session import Attempt, Session, Update
-from mnet.studies.engines.worker import DataKey, SharedData, Worker, WorkerSettings, interrupts_held
+from mnet.studies.engines.worker import SharedData, Worker, WorkerSettings, interrupts_held
 from mnet.studies.runs.job import Job
 
 if TYPE_CHECKING:
-    from mnet.data import ImageData
+    pass
 
 POLL_SECONDS = 1.0
 LOCKED_SECONDS = 2.0
@@ -44,7 +42,7 @@ def default_workers() -> int:
 
     if torch.cuda.is_available():
         return TRIALS_PER_GPU * torch.cuda.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class LocalEngine(RunSettings):
     """Trials side by side; None = `default_workers()`."""
     threads: int = 1
     """Threads of each worker."""
-    data: Sequence[ImageData] = ()
+    data: SharedData = field(default_factory=dict)
     """Data sets already read, to be shared by the workers."""
     memory: int | None = None
     """Bytes that all trials together may take; None = `MEMORY_SHARE` of the free memory."""
@@ -135,29 +133,14 @@ def _bytes(jobs: Sequence[Job]) -> int:
     return pack_bytes([job.trial for job in jobs])
 
 
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its container if that has a limit."""
-    import psutil
+def _share(data: SharedData) -> SharedData:
+    """Put what fits into shared memory; workers read the rest themselves. What is on disk they map."""
+    from mnet.data.decoded import DecodedImages
 
-    free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        return min(free, limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or "max"
-        return free
-
-
-def _share(data: Sequence[ImageData]) -> SharedData:
-    """Put what fits into shared memory; workers read the rest themselves."""
-    from mnet.data.in_memory import InMemoryImages
-
-    shared: dict[DataKey, ImageData] = {}
-    for dataset in data:
-        if isinstance(dataset, InMemoryImages):
-            memory = Path("/dev/shm")  # in a container this can be as small as 64 MB  # noqa: S108
-            if memory.exists() and shutil.disk_usage(memory).free < 1.5 * dataset.nbytes:
-                continue
+    shared: dict[tuple[object, ...], DecodedImages] = {}
+    for key, dataset in data.items():
+        room = free_shared_memory()
+        if isinstance(dataset, DecodedImages) and (room is None or room > 1.5 * dataset.shared_bytes):
             dataset.share()
-            shared[dataset.name, dataset.data_dir, dataset.resolution] = dataset
+            shared[key] = dataset
     return shared

@@ -63,11 +63,8 @@ def _with_pack_sizes(jobs: Sequence[Job], sizes: Mapping[str, int]) -> list[Job]
 
 
 def _can_pack(job: Job) -> bool:
-    """Whether its images are in memory, and its network trains without rounding."""
-    from mnet.data.in_memory import InMemoryImages
-
-    trial = job.trial
-    return not trial.quantized and issubclass(trial.dataset_class(), InMemoryImages)
+    """Whether its network trains without rounding."""
+    return not job.trial.quantized
 
 
 def _saves_time(jobs: Sequence[Job]) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnet.studies.engines.attempt import try_job
@@ -20,9 +19,8 @@ from mnet.studies.runs.progress import Progress, Report
 if TYPE_CHECKING:
     from mnet.data import ImageData
 
-DataKey = tuple[str, Path, int]
-SharedData = Mapping[DataKey, "ImageData"]
-"""Data sets in memory that all workers share, by name, folder and resolution."""
+SharedData = Mapping[tuple[object, ...], "ImageData"]
+"""Data sets that all workers share, by `Trial.data_key`."""
 
 STOP = "stop"
 END_SECONDS = 2.0
@@ -106,14 +104,6 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def data_key(job: Job) -> DataKey:
-    """The key of a job's data set in `SharedData`."""
-    from mnet.data import DATASETS
-
-    trial = job.trial
-    return trial.dataset, trial.data_dir, trial.resolution or DATASETS[trial.dataset].native_resolution
-
-
 def _work(connection: Connection, number: int, settings: WorkerSettings) -> None:
     """The body of the process."""
     import torch
@@ -130,7 +120,7 @@ def _work(connection: Connection, number: int, settings: WorkerSettings) -> None
         while True:
             message = connection.recv()
             if message != STOP:  # which may arrive when its jobs have just ended
-                _run(connection, message, settings.run_job, {**options, "data": data.get(data_key(message[0]))})
+                _run(connection, message, settings.run_job, {**options, "data": data.get(message[0].trial.data_key)})
     except (EOFError, *PARENT_GONE):
         return
 

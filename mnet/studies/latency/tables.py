@@ -23,8 +23,8 @@ CLAIM_KEY = ("id", "runtime", "threads", "batch")
 """Columns that identify the measurement of a claim."""
 KEY = ("dataset", "resolution", "runtime", "precision", "threads", "batch", "device")
 """Columns that, with its settings, identify the measurement of a variant."""
-EXCLUDED_COLUMNS = ("data_dir", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
-          "decay_depthwise", "tested", "seed")  # fmt: skip
+EXCLUDED_COLUMNS = ("data_dir", "images", "storage", "skip_unreadable", "pretrained", "recipe", "epochs", "epoch_steps",
+          "batch_size", "lr", "weight_decay", "decay_depthwise", "augment", "tested", "seed")  # fmt: skip
 
 
 def latency_table(

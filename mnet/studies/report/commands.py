@@ -16,7 +16,7 @@ from mnet.studies.results.archive import is_known
 from mnet.studies.results.finished import RESOLVED
 from mnet.studies.results.table_view import Row
 from mnet.studies.runs.store import CONFIG, run_folder
-from mnet.studies.trial import USER_DATASETS, Trial, changed
+from mnet.studies.trial import Trial, changed
 
 TRAIN = ".venv/bin/python experiments/train.py"
 DECIDED = (*RESOLVED, "resolution")
@@ -82,7 +82,7 @@ def run_command(folder: ResultsFolder, row: Row, rates: Iterable[float] = ()) ->
         return f"{TRAIN} {shlex.quote('--config=' + config)} --out=again"
     trial = trial_of(row, rates)
     settings = settings_in(row) if trial is None else settings_of(trial)
-    if row.get("dataset") in USER_DATASETS:  # tables do not hold the folder of a user's images
+    if is_known(row.get("images")):  # tables do not hold the folder of a user's images
         settings["data_dir"] = "FOLDER"
     return " ".join([TRAIN, *(shlex.quote(f"--{name}={text(value)}") for name, value in settings.items())])
 

@@ -166,7 +166,7 @@ def _same_images(a: Run, b: Run) -> PairedImages | None:
     correct_a, correct_b = read_correct(a.folder), read_correct(b.folder)
     if correct_a is None or correct_b is None or len(correct_a) != len(correct_b):
         return None
-    return None if a.settings.get("data_dir") != b.settings.get("data_dir") else pair_images(correct_a, correct_b)
+    return None if a.settings.get("images") != b.settings.get("images") else pair_images(correct_a, correct_b)
 
 
 def pair_images(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> PairedImages:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mnet.studies.options import PARAMETERS, cell_name, trial_from
 from mnet.studies.results.tables import run_row
-from mnet.studies.trial import USER_DATASETS, Trial
+from mnet.studies.trial import Trial
 
 RESOLVED = ("epochs", "batch_size", "lr")
 """Settings that tables and W&B hold as the recipe resolved them."""
@@ -31,7 +31,7 @@ def finished_row(run: FinishedRun, cells: Mapping[tuple[str, str], str]) -> dict
     """
     toggles = {name: value for name, value in run.trial.toggles().items() if value is not None}
     row = run_row(run.study, cell_name({"model": run.trial.model, **toggles}), run.trial, run.result)
-    images = {"data_dir": str(run.trial.data_dir)} if run.trial.dataset in USER_DATASETS else {}
+    images = {"data_dir": str(run.trial.data_dir)} if run.trial.images is not None else {}
     return {**row, "cell": cells.get((run.study, str(row["run_id"])), row["cell"]), **images}
 
 

@@ -16,7 +16,6 @@ from mnet.studies.options import PARAMETERS
 from mnet.studies.results.finished import RESOLVED, described_trial
 from mnet.studies.results.loading import load
 from mnet.studies.runs.store import CONFIG, PUBLISHED, RESULT, RUNS, read_settings
-from mnet.studies.trial import USER_DATASETS
 from mnet.training.recipes import Recipe
 
 SHOWN = 8
@@ -42,13 +41,12 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, object]:
-        """Every setting, and the Trainer arguments as `trainer.NAME`; `data_dir` only if it determines the images."""
+        """Every setting but the folder of the images, and the Trainer arguments as `trainer.NAME`."""
         settings = {name: self.row[name] for name in PARAMETERS if not pd.isna(self.row.get(name))}  # type: ignore[call-overload]
         if self.folder is None or not (self.folder / CONFIG).is_file():
             return settings
-        config, trainer = read_settings(self.folder)
-        if self.row["dataset"] in USER_DATASETS:
-            settings["data_dir"] = config.get("data_dir")
+        _, trainer = read_settings(self.folder)
+        settings.pop("data_dir", None)
         return settings | {f"trainer.{name}": value for name, value in trainer.items()}
 
     @cached_property

@@ -26,11 +26,11 @@ def sentence(name: str, row: Row, margin: float, *, minutes_per_seed: float | No
     interval = f"{format_number(row['delta'], sign=True)} {format_interval(row['low'], row['high'], sign=True)}"
     verdict = str(row["verdict"])
     if verdict == "flat":
-        return f"{name}: {interval}, no difference of {margin:g} {unit}"
+        return f"{name}: {interval}, no difference of {margin:.3g} {unit}"
     if verdict in WORSE_OR_BETTER:
         return f"{name}: {interval}, {WORSE_OR_BETTER[verdict]}"
     known = bounds(row["low"], row["high"], margin, unit)
-    return f"{name}: {interval}, {known}; undecided within {margin:g}{more(row, minutes_per_seed)}"
+    return f"{name}: {interval}, {known}; undecided within {margin:.3g}{more(row, minutes_per_seed)}"
 
 
 def bounds(low: float, high: float, margin: float, unit: str) -> str:

@@ -37,8 +37,11 @@ MARGIN = 0.5
 TIMING = ("train_seconds", "images_per_second", "replicas", "compile")
 """Columns of runs.csv that vary between executions."""
 
-EXCLUDED_COLUMNS = ("finished", "format", "data_dir", "start", "tested")
+EXCLUDED_COLUMNS = ("finished", "format", "data_dir", "storage", "skip_unreadable", "start", "tested")
 """Entries of result.json and settings that are not in tables."""
+
+MACRO = "macro_mean"
+"""A column of summaries: accuracy as a mean over classes, where a user's own classes differ in size."""
 
 RUN_COLUMNS = ("study", "run_id", "cell", "model")
 
@@ -80,7 +83,7 @@ def runs_table(study: Study, root: Path) -> pd.DataFrame:
 
 def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -> dict[str, object]:
     """The row of a finished run."""
-    settings = {name: text(value) for name, value in trial.settings().items()}
+    settings = {name: text(value) for name, value in trial.settings().items() if (name, value) != ("images", None)}
     identity = {"study": study, "run_id": trial.run_id, "cell": cell, "model": trial.model}
     recipe = trial.full_recipe()
     trained = {"batch_size": recipe.batch_size, "lr": recipe.lr, "seed": trial.seed}
@@ -118,6 +121,7 @@ def summary_table(
                 metric.mean: values.mean(),
                 metric.sd: values.std(ddof=1) if len(values) > 1 else math.nan,
                 metric.half_width: half_width(values),
+                **({MACRO: finished["macro"].mean()} if "macro" in finished else {}),
                 "params": finished["params"].iloc[0],
                 "madds": finished["madds"].iloc[0],
             }
@@ -125,7 +129,10 @@ def summary_table(
     summary = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "cell", "n"])
     if study.baseline in set(runs["cell"]) and len(set(runs["cell"])) > 1:
         summary = summary.merge(_compare(study, runs, correct, margin, looks), on="cell", how="left")
-    return summary.reindex(columns=list(_summary_columns(metric)))
+    columns = list(_summary_columns(metric))
+    if MACRO in summary:
+        columns.insert(columns.index(metric.half_width) + 1, MACRO)
+    return summary.reindex(columns=columns)
 
 
 def _compare(
@@ -158,11 +165,21 @@ def _correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarr
     return by_seed
 
 
+def margin_of(study: Study, root: Path, margin: float) -> float:
+    """The margin, but at least what one test image is worth: of less, nothing can be said."""
+    for _, trial in study.trials:
+        correct = read_correct(run_folder(root, study.name, trial.run_id))
+        if correct is not None:
+            return max(margin, 100 / len(correct))
+    return margin
+
+
 def write_tables(study: Study, root: Path, *, margin: float = MARGIN) -> Tables:
     """Write `runs.csv`, `summary.csv` and `effects.csv` of the runs that are finished so far, by the study's plan."""
     folder = root / study.name
     runs = runs_table(study, root)
     looks = looks_of(study, root)
+    margin = margin_of(study, root, margin)
     summary = summary_table(study, runs, root, margin, looks)
     if not runs.empty:
         write_csv(folder / RUNS, runs)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import lightning as L
+from torch import Tensor
 
-from mnet.data import ImageData
+from mnet.data import ImageData, ImageFolder
+from mnet.data.summary import is_unbalanced
 from mnet.files import write_json, write_torch
 from mnet.models.cost import cost
 from mnet.models.diagnostics import dead_kernels
@@ -72,6 +74,7 @@ def finish(
     recipe, network_cost, dead = module.recipe, cost(module.network, data.resolution), dead_kernels(module.net)
     result = {
         **tested,
+        **_over_classes(data, module.test_correct if trial.tested else None),
         f"val_{headline}": round(val_metric, 4),
         "val_loss": round(val_loss, 6),
         "resolution": data.resolution,
@@ -101,6 +104,15 @@ def finish(
     write_json(folder / RESULT, result)
     remove_leftovers(folder)
     return cast(Result, result)
+
+
+def _over_classes(data: ImageData, correct: Tensor | None) -> dict[str, float]:
+    """The accuracy as a mean over classes, of a user's own images whose classes differ in size."""
+    if correct is None or not isinstance(data, ImageFolder) or not is_unbalanced(data.description()["classes"]):
+        return {}
+    labels = data.test_labels
+    shares = labels.bincount(weights=correct.double()) / labels.bincount()
+    return {"macro": round(100 * float(shares.mean()), 4)}
 
 
 def test(trial: Trial, module: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> dict[str, float]:

@@ -15,6 +15,7 @@ import lightning as L
 
 from mnet.data import ImageData
 from mnet.data.batches import Batches, ReplicatedBatches
+from mnet.files import write_json
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, usable_checkpoint
 from mnet.studies.runs.finish import Training, finish, test
@@ -23,7 +24,7 @@ from mnet.studies.runs.metrics import MetricsFiles
 from mnet.studies.runs.packed_checkpoints import PackedCheckpoints, group_by_step
 from mnet.studies.runs.prepare import prepare_run
 from mnet.studies.runs.progress import NotFinite, Report
-from mnet.studies.runs.store import Busy, adopt, find_finished, lock, write_config
+from mnet.studies.runs.store import IMAGES, Busy, adopt, find_finished, lock, write_config
 from mnet.studies.runs.trainer import make_trainer, silence_lightning
 from mnet.tasks.pack import Pack
 from mnet.training.memory import keep_freed_memory
@@ -88,6 +89,7 @@ def _train(
     for job in jobs:
         write_config(job.trial, job.folder, arguments)
         module, job_data = prepare_run(job.trial, data)
+        write_json(job.folder / IMAGES, job_data.description())
         modules.append(module)
         datas.append(job_data)
         data = data or job_data  # read once

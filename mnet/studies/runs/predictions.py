@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from mnet.data import ImageData, create_data
-from mnet.errors import ConfigError, DataError
+from mnet.data import create_data
+from mnet.data.module import Description
+from mnet.errors import ConfigError
 from mnet.models.network import MobileNet
 from mnet.studies.runs.start import read_trained
-from mnet.studies.trial import USER_DATASETS, Trial
+from mnet.studies.runs.store import IMAGES, read_json
+from mnet.studies.trial import Trial
 from mnet.tasks.module import TaskModule
 
 
@@ -42,38 +44,35 @@ class Predictor:
 
 
 def load_predictor(folder: Path) -> Predictor:
-    """The network of a finished run.
+    """The network of a finished run, and how it sees images; from the run's folder alone.
 
     Args:
-        folder: The run's, with its config.yaml, weights.pt and result.json.
+        folder: The run's, with its config.yaml, images.json, weights.pt and result.json.
 
     Raises:
-        ConfigError: The run is not finished, its weights are missing, or it is an int8 run.
+        ConfigError: The run is not finished, its files are missing, or it is an int8 run.
     """
     trial, state = read_trained(folder)
-    data = _named_data(trial)
-    network = trial.network(len(data.label_names), state["stem.conv.weight"].shape[1])
-    model = trial.task.load()(network, trial.full_recipe())
+    images = _description(trial, folder)
+    names = images["label_names"]
+    model = trial.task.load()(trial.network(len(names), images["in_channels"]), trial.full_recipe())
     assert isinstance(model.net, MobileNet)
     model.net.load_state_dict(state)
-    return Predictor(trial, model.eval(), data.label_names, *data.normalisation, data.resolution)
+    mean, std = (torch.tensor(images[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    return Predictor(trial, model.eval(), names, mean, std, images["resolution"])
 
 
-def _named_data(trial: Trial) -> ImageData:
-    """The trial's data set with the names of its classes; its files are read only if the names are in them.
+def _description(trial: Trial, folder: Path) -> Description:
+    """What the run kept of its images; earlier versions kept nothing, which a published data set makes up for.
 
     Raises:
-        ConfigError: The classes are named by the user's folders, which are missing.
+        ConfigError: Nothing says what the classes are called.
     """
+    if (kept := read_json(folder / IMAGES)) is not None:
+        return cast(Description, kept)
     data = create_data(trial.dataset, **trial.data_settings())
-    if not data.named_by_files:
-        return data
-    try:
-        data.prepare_data()
-        if trial.dataset in USER_DATASETS:
-            data.setup("fit")
-    except DataError as error:
-        if trial.dataset in USER_DATASETS:
-            raise ConfigError(f"the classes are named by the folders in {trial.data_dir}: {error}") from None
+    if data.is_users:
+        raise ConfigError(f"{folder} has no {IMAGES}, which says what its classes are called; train the run again")
+    if data.named_by_files:
         data.class_names = tuple(f"class {i}" for i in range(trial.input_spec().num_classes))
-    return data
+    return data.description()

@@ -10,8 +10,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mnet.data import DATASETS, Augment, ImageData, create_data
-from mnet.data.in_memory import InMemoryImages
+from mnet.data import ImageData, create_data
+from mnet.data.augment import UNCHANGED
+from mnet.errors import DataError, path_text
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.quantization import CALIBRATION_BATCH, prepare, quantize
@@ -39,7 +40,7 @@ def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None)
     if data is None:
         data = load_data(trial, recipe)
     else:
-        data = data.for_run(recipe.batch_size, trial.seed, _augmentation(trial, recipe))
+        data = data.for_run(recipe.batch_size, trial.seed, data.augmentation(recipe.augment))
     L.seed_everything(trial.seed, verbose=False)
     network = trial.network(data.num_classes, data.in_channels)
     return _build_module(trial, network, recipe, data, start), data
@@ -47,29 +48,35 @@ def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None)
 
 def load_data(trial: Trial, recipe: Recipe) -> ImageData:
     """The trial's data set, read and split."""
-    settings: dict[str, object] = {"batch_size": recipe.batch_size, "seed": trial.seed}
-    if (augment := _augmentation(trial, recipe)) is not None:
-        settings["augment"] = augment
+    augment = trial.dataset_class().augmentation(recipe.augment)
+    settings: dict[str, object] = {"batch_size": recipe.batch_size, "seed": trial.seed, "augment": augment}
     data = create_data(trial.dataset, **trial.data_settings(), **settings)
     data.prepare_data()
+    check_images(trial)
     data.setup("fit")
     return data
 
 
-def calibration_images(data: ImageData, seed: int) -> Tensor:
-    """The first `CALIBRATION_IMAGES` training images in the seed's order: (N, C, H, W).
-
-    They are not augmented if the data set is in memory.
+def check_images(trial: Trial) -> None:
     """
-    loader = data.for_run(CALIBRATION_BATCH, seed, Augment(flip=False)).train_dataloader()
+    Raises:
+        DataError: The images in `data_dir` are not those of the trial.
+    """
+    if trial.images is None or not trial.dataset_class().is_users:
+        return
+    found = trial.dataset_class().hash_files(trial.data_dir).fingerprint
+    if found != trial.images:
+        raise DataError(
+            f"the images in {path_text(trial.data_dir)} are not those of images={trial.images}, but {found}: they have "
+            "changed since. Start again without images=, for new runs; those on the earlier images stay."
+        )
+
+
+def calibration_images(data: ImageData, seed: int) -> Tensor:
+    """The first `CALIBRATION_IMAGES` training images in the seed's order, not augmented: (N, C, H, W)."""
+    loader = data.for_run(CALIBRATION_BATCH, seed, UNCHANGED).train_dataloader()
     batches = [images for images, _ in islice(iter(loader), CALIBRATION_IMAGES // CALIBRATION_BATCH)]
     return torch.cat(batches)
-
-
-def _augmentation(trial: Trial, recipe: Recipe) -> Augment | None:
-    """None = the data set's default; streamed photographs are always cropped at random."""
-    in_memory = issubclass(DATASETS.get(trial.dataset, ImageData), InMemoryImages)
-    return Augment(flip=False) if in_memory and not recipe.augment else None
 
 
 def _build_module(trial: Trial, network: Network, recipe: Recipe, data: ImageData, start: Path | None) -> TaskModule:

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from mnet.data import ImageData
 from mnet.data.batches import Shard
 from mnet.errors import ConfigError
-from mnet.files import remove_temporary
+from mnet.files import remove_temporary, write_json
 from mnet.quantization import check_installed, convert
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
 from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, WholeCheckpoints, usable_checkpoint
@@ -25,7 +25,7 @@ from mnet.studies.runs.job import Job
 from mnet.studies.runs.metrics import MetricsFile
 from mnet.studies.runs.prepare import prepare_run
 from mnet.studies.runs.progress import Report, ignore_progress
-from mnet.studies.runs.store import Result, adopt, find_finished, lock, read_result, write_config
+from mnet.studies.runs.store import IMAGES, Result, adopt, find_finished, lock, read_result, write_config
 from mnet.studies.runs.trainer import is_rank_zero, make_trainer, silence_lightning
 from mnet.studies.trial import Trial
 from mnet.training.arithmetic import Compile
@@ -114,6 +114,8 @@ def run_trial(
     if is_rank_zero():
         write_config(trial, folder, trainer)
     module, data = prepare_run(trial, data, start)
+    if is_rank_zero():
+        write_json(folder / IMAGES, data.description())
     recipe = module.recipe
     module.compile_training("off" if trial.quantized else compile)
     monitor, metrics = ProgressMonitor(report), MetricsFile(folder)

@@ -1,6 +1,7 @@
 """The results folder: the names of its files, what a run writes and reads there, and which process works on it.
 
-    <root>/<study>/runs/<run_id>/   config.yaml  metrics.csv  correct.npz  examples.pt  weights.pt  result.json (last)
+    <root>/<study>/runs/<run_id>/   config.yaml  images.json  metrics.csv  correct.npz  examples.pt  weights.pt
+                                    result.json (last)
     <root>/<study>/                 runs.csv  summary.csv  effects.csv  latency.csv  report.html  ...
     <root>/.locks/<run_id>          locked by the process that trains this run, for whichever study
 
@@ -32,6 +33,8 @@ from mnet.tasks import TASKS
 CONFIG = "config.yaml"
 NETWORK = "network.yaml"
 """The content of the file that `Trial.model` names, where it names one."""
+IMAGES = "images.json"
+"""Class names, normalisation and, of a user's own images, their fingerprint: a `Description`."""
 METRICS = "metrics.csv"
 CORRECT = "correct.npz"
 WEIGHTS = "weights.pt"
@@ -39,7 +42,7 @@ EXAMPLES = "examples.pt"
 RESULT = "result.json"
 RESUME = "resume.ckpt"
 FAILURE = "failure.json"
-KEPT = (CONFIG, NETWORK, METRICS, CORRECT, EXAMPLES, WEIGHTS)
+KEPT = (CONFIG, NETWORK, IMAGES, METRICS, CORRECT, EXAMPLES, WEIGHTS)
 """Files of a finished run besides its result."""
 
 # Files of a study.
@@ -79,6 +82,8 @@ class Result(TypedDict, total=False):
 
     top1: float
     top5: float
+    macro: float
+    """Mean accuracy over classes, where a user's own classes differ in size."""
     map: float
     map_50: float
     map_75: float

@@ -14,7 +14,7 @@ import torch
 from common.summary import print_summary
 
 from mnet.data import ScenesData
-from mnet.data.in_memory import Images
+from mnet.data.decoded import Images
 from mnet.data.scenes import ScenesSettings
 from mnet.errors import ConfigError
 from mnet.studies import Trial, load_study

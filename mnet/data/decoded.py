@@ -1,4 +1,4 @@
-"""Data sets that fit in memory: decoded, resized and split once, then cut into batches without worker processes."""
+"""Data sets whose images are decoded once, then cut into batches without worker processes."""
 
 from __future__ import annotations
 
@@ -20,35 +20,109 @@ _CHUNK = 2048  # images resized at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class InMemorySettings(DataSettings):
-    """Settings of a data set in memory."""
+class DecodedSettings(DataSettings):
+    """Settings of a data set that is decoded once."""
 
     augment: Augment | None = None
-    """Random changes to training images; None is the data set's default."""
+    """Random changes to training images; None is the data set's `flip_crop`."""
+
+
+GPU_SHARE = 0.5
+"""Share of a GPU's free memory up to which images are held there."""
 
 
 class Images(NamedTuple):
     """Raw images with their labels."""
 
-    images: Tensor
-    """(N, C, H, W) uint8"""
+    images: Any
+    """(N, C, H, W) uint8; or an `ImageStore`"""
     labels: Any
     """(N,) int64; or boxes or masks (`mnet.data.targets`)"""
+    rows: Tensor | None = None
+    """(N,) int64, which of the images these are; None = all."""
 
 
-class InMemoryImages(ImageData):
-    """A data set decoded once into memory. A subclass implements `read`."""
+class DecodedImages(ImageData):
+    """A data set decoded once. A subclass implements `setup`, which fills `_splits`."""
 
-    settings_type = InMemorySettings
-    settings: InMemorySettings
-    default_augment: ClassVar[Augment]
+    settings_type = DecodedSettings
+    settings: DecodedSettings
     loader: ClassVar[type[Batches]] = Batches
     """`TargetBatches` for boxes or masks."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         self._splits: dict[str, Images] = {}
-        self._on_device: dict[tuple[str, torch.device], Images] = {}
+        self._on_device: dict[tuple[int, torch.device], Any] = {}
+
+    def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
+        data = super().for_run(batch_size, seed)
+        data.settings = replace(data.settings, augment=augment)
+        return data
+
+    def share(self) -> None:
+        """Move the images to shared memory, so that processes that receive this data set need no copy."""
+        for part in self._splits.values():
+            part.images.share_memory_()
+            part.labels.share_memory_()
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes that `share` would move."""
+        return sum(part.images.nbytes + part.labels.nbytes for part in self._splits.values())
+
+    def train_dataloader(self) -> Batches:
+        return self.batches("train", train=True)
+
+    def val_dataloader(self) -> Batches:
+        return self.batches("val")
+
+    def test_dataloader(self) -> Batches:
+        return self.batches("test")
+
+    def images_on(self, split: str, device: torch.device | None = None) -> Images:
+        """A split, with its images on a device: copied to a GPU once, if they fit there.
+
+        Args:
+            split: 'train', 'val' or 'test'.
+            device: None is the Trainer's.
+        """
+        images, labels, rows = self._splits[split]
+        device = self._device(device)
+        if device.type != "cuda":
+            return Images(images, labels, rows)
+        key = id(images), device  # splits of a user's own images share a store
+        if key not in self._on_device and images.nbytes < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            self._on_device[key] = images.to(device)
+        return Images(self._on_device.get(key, images), labels.to(device), rows)
+
+    def _device(self, device: torch.device | None) -> torch.device:
+        if device is not None or self.trainer is None:
+            return device or torch.device("cpu")
+        return self.trainer.strategy.root_device
+
+    def batches(self, split: str, *, train: bool = False, device: torch.device | None = None) -> Batches:
+        """A loader over 'train', 'val' or 'test'; `train` shuffles and augments, `device` as for `images_on`."""
+        images, labels, rows = self.images_on(split, device)
+        augment = self.settings.augment
+        return self.loader(
+            images,
+            labels,
+            rows=rows,
+            side=self.resolution,
+            device=self._device(device),
+            batch_size=self.settings.batch_size,
+            mean=self.mean,
+            std=self.std,
+            train=train,
+            augment=self.flip_crop if augment is None else augment,
+            seed=self.settings.seed,
+            shard=self.device_shard,
+        )
+
+
+class InMemoryImages(DecodedImages):
+    """A data set that always fits in memory. A subclass implements `read`."""
 
     @abstractmethod
     def read(self) -> tuple[Images, Images]:
@@ -71,60 +145,8 @@ class InMemoryImages(ImageData):
         self._splits = {
             "train": channels_last(train.images[chosen], train.labels[chosen]),
             "val": channels_last(train.images[held_out], train.labels[held_out]),
-            "test": channels_last(*test),
+            "test": channels_last(test.images, test.labels),
         }
-
-    def for_run(self, batch_size: int, seed: int, augment: Augment | None = None) -> Self:
-        data = super().for_run(batch_size, seed)
-        data.settings = replace(data.settings, augment=augment)
-        return data
-
-    def share(self) -> None:
-        """Move the images to shared memory, so that processes that receive this data set need no copy."""
-        for part in self._splits.values():
-            part.images.share_memory_()
-            part.labels.share_memory_()
-
-    @property
-    def nbytes(self) -> int:
-        """Size of images and labels in memory, in bytes."""
-        return sum(part.images.nbytes + part.labels.nbytes for part in self._splits.values())
-
-    def train_dataloader(self) -> Batches:
-        return self.batches("train", train=True)
-
-    def val_dataloader(self) -> Batches:
-        return self.batches("val")
-
-    def test_dataloader(self) -> Batches:
-        return self.batches("test")
-
-    def images_on(self, split: str, device: torch.device | None = None) -> Images:
-        """A split on a device, copied to a GPU once, so that no batch has to be sent there. None is the Trainer's."""
-        images = self._splits[split]
-        if device is None:
-            device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        if device.type != "cuda":
-            return images
-        if (split, device) not in self._on_device:
-            self._on_device[split, device] = Images(images.images.to(device), images.labels.to(device))
-        return self._on_device[split, device]
-
-    def batches(self, split: str, *, train: bool = False, device: torch.device | None = None) -> Batches:
-        """A loader over 'train', 'val' or 'test'; `train` shuffles and augments, `device` as for `images_on`."""
-        images, labels = self.images_on(split, device)
-        augment = self.settings.augment
-        return self.loader(
-            images,
-            labels,
-            batch_size=self.settings.batch_size,
-            mean=self.mean,
-            std=self.std,
-            train=train,
-            augment=self.default_augment if augment is None else augment,
-            seed=self.settings.seed,
-            shard=self.device_shard,
-        )
 
 
 def channels_last(images: Tensor, labels: Tensor | Targets) -> Images:

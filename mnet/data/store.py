@@ -1,0 +1,298 @@
+"""Decoded images as bytes, in memory or in a file that processes map: decoded once, then read without decoding.
+
+A file lies in the cache folder (`MNET_CACHE`) under a key of the images and their layout. It is written in order, so
+that a build that was stopped goes on, and renamed when it is complete. Processes that map it share its pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from mnet.data.fitting import read_pixels, read_size
+from mnet.data.parallel import map_files
+from mnet.errors import DataError
+from mnet.files import write_json
+from mnet.resources import Storage, cache_folder, free_memory, free_shared_memory
+
+MEMORY_SHARE = 0.25
+"""Share of the free memory up to which decoded images are held there."""
+DISK_SHARE = 0.95
+"""Share of the free disk that a store may take."""
+SAMPLED = 256
+"""Images whose size is looked at to estimate the size of a store."""
+FLUSHED = 512
+"""Images after which a build on disk can go on."""
+FORMAT = 1
+"""Of a store on disk; another one is built anew."""
+PIXELS, SIZES, DESCRIPTION, UNREADABLE = "pixels.bin", "sizes.bin", "store.json", "unreadable.json"
+PART = 3 * 2**24
+NO_IMAGE = np.empty((0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is stored of an image."""
+
+    side: int
+    """Pixels of the shorter side."""
+    whole: bool = False
+    """All of it, at its aspect ratio; else a square from its middle."""
+    crop_share: float = 1.0
+    """Side of the square over the shorter side of the image."""
+
+
+class ImageStore:
+    """Decoded images, one after another: all of one size, or each of its own.
+
+    It can be sent to another process: in memory it is shared after `share_memory_`, on disk it is mapped there.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        sizes: Tensor,
+        channels: int,
+        unreadable: Mapping[int, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            pixels: (bytes,) uint8, rows of pixels of `channels` bytes.
+            sizes: (N, 2) int64, height and width; 0 of an image that could not be read.
+            channels: 1 if all images are grey, else 3.
+            unreadable: index -> reason, of the images that could not be read.
+            folder: where they lie on disk.
+        """
+        self.pixels, self.sizes, self.channels, self.folder = pixels, sizes, channels, folder
+        self.unreadable = dict(unreadable or {})
+        self._ends = (sizes.prod(1) * channels).cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One image, (H, W, C) uint8, without a copy."""
+        height, width = self.sizes[index].tolist()
+        end = int(self._ends[index])
+        return self.pixels[end - height * width * self.channels : end].view(height, width, self.channels)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return self.pixels.nbytes
+
+    def uniform(self) -> Tensor:
+        """Images of one size, without a copy: (N, C, H, W) uint8 channels_last. Unreadable ones are not among them."""
+        height, width = self.sizes.amax(0).tolist()
+        return self.pixels.view(-1, height, width, self.channels).permute(0, 3, 1, 2)
+
+    def ranks(self) -> Tensor:
+        """(N,) int64, the index of each image in `uniform`."""
+        return (self.sizes.prod(1) > 0).cumsum(0) - 1
+
+    def share_memory_(self) -> Self:
+        """Let processes that receive this store share its memory."""
+        if self.folder is None:
+            for values in (self.pixels, self.sizes, self._ends):
+                values.share_memory_()
+        return self
+
+    def to(self, device: torch.device) -> ImageStore:
+        """A copy of the pixels on a device."""
+        return ImageStore(self.pixels.to(device), self.sizes, self.channels, self.unreadable)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self.folder is None else {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        folder = state["folder"]
+        self.__dict__ = state if folder is None else _open(folder).__dict__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A store that is made, or opened where it is on disk already."""
+
+    paths: Sequence[Path]
+    layout: Layout
+    key: Callable[[], str]
+    """Identifies the images by their contents; called only where the store is on disk."""
+    storage: Storage = "auto"
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read; else the first of them raises."""
+    colour: bool = False
+    """Keep three channels even if every image is grey."""
+
+    def make(self) -> ImageStore:
+        """
+        Raises:
+            DataError: An image cannot be read, or neither memory nor disk has room for all of them.
+        """
+        needed = self.estimate()
+        if self.storage == "memory" or (self.storage == "auto" and _fits_in_memory(needed)):
+            return self._in_memory()
+        return self._on_disk(needed)
+
+    def estimate(self) -> int:
+        """Bytes of the decoded images, from the sizes of some of them."""
+        count, side, ratio = len(self.paths), self.layout.side, 1.0
+        if self.layout.whole:
+            sizes = [read_size(path) for path in self.paths[:: math.ceil(count / SAMPLED)]]
+            ratios = [max(size) / min(size) for size in sizes if size is not None]
+            ratio = sum(ratios) / len(ratios) if ratios else ratio
+        return round(3 * side**2 * count * ratio)
+
+    def _in_memory(self) -> ImageStore:
+        pixels, sizes, grey, unreadable = bytearray(), [], not self.colour, {}
+        for index, decoded in self._decoded(0, f"decoding {len(self.paths):,} images"):
+            if isinstance(decoded, str):
+                unreadable[index] = decoded
+            image = NO_IMAGE if isinstance(decoded, str) else decoded
+            grey = grey and _is_grey(image)
+            pixels += image.data.cast("B") if image.size else b""
+            sizes.append(image.shape[:2])
+        values = torch.frombuffer(pixels, dtype=torch.uint8) if pixels else torch.empty(0, dtype=torch.uint8)
+        if grey:
+            values = values.view(-1, 3)[:, 0].clone()
+        return ImageStore(values, torch.tensor(sizes).view(-1, 2), 1 if grey else 3, unreadable)
+
+    def _on_disk(self, needed: int) -> ImageStore:
+        content = json.dumps([FORMAT, self.key(), asdict(self.layout), self.skip_unreadable, self.colour])
+        folder = cache_folder() / "images" / hashlib.sha256(content.encode()).hexdigest()[:16]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # another process may be building the same
+            if not (folder / DESCRIPTION).is_file():
+                partial = folder.with_suffix(".partial")
+                self._check_disk(partial, needed)
+                self._write(partial, f"decoding {len(self.paths):,} images to {_size(needed)} in {folder.parent}")
+                os.replace(partial, folder)
+        return _open(folder)
+
+    def _check_disk(self, partial: Path, needed: int) -> None:
+        written = partial / PIXELS
+        left = needed - (written.stat().st_size if written.is_file() else 0)
+        free = shutil.disk_usage(partial.parent).free
+        if left > DISK_SHARE * free:
+            fits = max(1, int(self.layout.side * math.sqrt(DISK_SHARE * free / needed)))
+            raise DataError(
+                f"{len(self.paths):,} images of {self.layout.side} pixels take {_size(needed)} on disk, and "
+                f"{partial.parent} has {_size(free)} left. Name a folder on a larger disk in the environment variable "
+                f"MNET_CACHE, or take a resolution of at most {fits}."
+            )
+
+    def _write(self, folder: Path, title: str) -> None:
+        """Decode into a folder, going on where an earlier build stopped."""
+        folder.mkdir(exist_ok=True)
+        sizes = _read_sizes(folder)
+        unreadable = {index: why for index, why in _read_unreadable(folder).items() if index < len(sizes)}
+        written = 3 * int(sizes.prod(1).sum())
+        with _appended(folder / PIXELS, written) as pixels, _appended(folder / SIZES, 4 * sizes.numel()) as lengths:
+            images_left = self._decoded(len(sizes), title)
+            while batch := list(islice(images_left, FLUSHED)):
+                unreadable |= {index: image for index, image in batch if isinstance(image, str)}
+                images = [NO_IMAGE if isinstance(image, str) else image for _, image in batch]
+                for image in images:
+                    pixels.write(image.data)
+                _flush(pixels)
+                write_json(folder / UNREADABLE, unreadable)
+                lengths.write(np.array([image.shape[:2] for image in images], np.int32).tobytes())  # now they count
+                _flush(lengths)
+        grey = not self.colour and _all_grey(folder / PIXELS)
+        if grey:
+            _keep_first_channel(folder / PIXELS)
+        write_json(folder / DESCRIPTION, {"format": FORMAT, "channels": 1 if grey else 3, **asdict(self.layout)})
+
+    def _decoded(self, start: int, title: str) -> Iterator[tuple[int, np.ndarray | str]]:
+        """Index and pixels (H, W, 3) uint8 of the images from `start` on, in order; the reason of unreadable ones."""
+        return enumerate(map_files(self._decode, self.paths[start:], title, start), start)
+
+    def _decode(self, path: Path) -> np.ndarray | str:
+        try:
+            return read_pixels(path, self.layout.side, whole=self.layout.whole, crop_share=self.layout.crop_share)
+        except DataError as error:
+            if not self.skip_unreadable:
+                raise
+            return str(error)
+
+
+def _fits_in_memory(needed: int) -> bool:
+    shared = free_shared_memory()
+    return needed < MEMORY_SHARE * free_memory() and (shared is None or 1.5 * needed < shared)
+
+
+def _open(folder: Path) -> ImageStore:
+    """A finished store. Its pixels are mapped, not read."""
+    path = folder / PIXELS
+    pixels = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    channels = json.loads((folder / DESCRIPTION).read_text())["channels"]
+    return ImageStore(pixels, _read_sizes(folder), channels, _read_unreadable(folder), folder)
+
+
+def _read_sizes(folder: Path) -> Tensor:
+    """(N, 2) int64 of the images that are complete."""
+    path = folder / SIZES
+    content = np.fromfile(path, np.int32) if path.is_file() else np.empty(0, np.int32)
+    return torch.from_numpy(content[: len(content) // 2 * 2].astype(np.int64)).view(-1, 2)
+
+
+def _read_unreadable(folder: Path) -> dict[int, str]:
+    path = folder / UNREADABLE
+    return {int(index): why for index, why in json.loads(path.read_text()).items()} if path.is_file() else {}
+
+
+@contextmanager
+def _appended(path: Path, length: int) -> Iterator[IO[bytes]]:
+    """A file to write after its first `length` bytes; what lies beyond them is cut off."""
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.truncate(length)
+        file.seek(length)
+        yield file
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    """Whether the last dimension, of 3, has equal values everywhere."""
+    return bool((pixels == pixels[..., :1]).all())
+
+
+def _parts(path: Path) -> Iterator[np.ndarray]:
+    """The pixels of a file, (n, 3) uint8 each."""
+    with path.open("rb") as file:
+        while part := file.read(PART):
+            yield np.frombuffer(part, np.uint8).reshape(-1, 3)
+
+
+def _all_grey(path: Path) -> bool:
+    return all(_is_grey(part) for part in _parts(path))
+
+
+def _keep_first_channel(path: Path) -> None:
+    """Rewrite pixels of three equal channels with one."""
+    smaller = path.with_suffix(".grey")
+    with smaller.open("wb") as file:
+        for part in _parts(path):
+            file.write(np.ascontiguousarray(part[:, 0]).data)
+    os.replace(smaller, path)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,63 @@
+"""What has changed in a folder of a user's own images since earlier runs on it."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+from mnet.data.module import ClassImages, Description
+from mnet.errors import path_text
+from mnet.studies.runs.store import IMAGES, read_json, read_settings
+
+
+def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -> Iterator[str]:
+    """A line if the last runs of a study on this folder had other images.
+
+    Args:
+        root: The results folder.
+        study: Its name.
+        data_dir: The folder of images.
+        now: What is there now.
+    """
+    earlier: dict[str, list[Path]] = defaultdict(list)
+    for path in (root / study).glob(f"runs/*/{IMAGES}"):
+        kept = cast(Description, read_json(path) or {})
+        if kept.get("images") not in (None, now["images"]) and _folder_of(path.parent) == os.path.realpath(data_dir):
+            earlier[kept["images"]].append(path)
+    if not earlier:
+        return
+    last = max(earlier.values(), key=lambda paths: max(path.stat().st_mtime for path in paths))
+    before = cast(Description, read_json(last[0]))
+    date = datetime.fromtimestamp(max(path.stat().st_mtime for path in last))
+    runs = f"{len(last)} run{'s' if len(last) > 1 else ''} of {date.day} {date:%B}"
+    changes = ", ".join(list_changes(before["classes"], now["classes"])) or "other settings of the split"
+    yield f"{path_text(data_dir)} has changed: {changes} since {runs}. Those stay, and are not mixed with new ones."
+
+
+def list_changes(before: Mapping[str, ClassImages], now: Mapping[str, ClassImages]) -> Iterator[str]:
+    """As `12 images more in cat`, `class zebra new`, one for each class that is not as before."""
+    for name in sorted({*before, *now}):
+        if name not in before:
+            yield f"class {name} new"
+        elif name not in now:
+            yield f"class {name} gone"
+        elif more := _count(now[name]) - _count(before[name]):
+            yield f"{abs(more):,} image{'s' if abs(more) > 1 else ''} {'more' if more > 0 else 'fewer'} in {name}"
+        elif now[name]["digest"] != before[name]["digest"]:
+            yield f"other images in {name}"
+
+
+def _count(images: ClassImages) -> int:
+    return images["train"] + images["val"] + images["test"]
+
+
+def _folder_of(run: Path) -> str | None:
+    try:
+        settings, _ = read_settings(run)
+        return os.path.realpath(str(settings["data_dir"]))
+    except (OSError, KeyError):
+        return None
