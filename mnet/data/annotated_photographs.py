@@ -1,4 +1,4 @@
-"""The base of COCO, Pascal VOC and Cityscapes: photographs with boxes or masks, read by torchvision.
+"""The base of COCO, Pascal VOC and Cityscapes: photographs with boxes or masks.
 
 Detection resizes to a square, as SSD does: that changes no IoU, and so no mAP. Segmentation keeps the aspect ratio.
 """
@@ -6,11 +6,10 @@ Detection resizes to a square, as SSD does: that changes no IoU, and so no mAP. 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
-from xml.etree.ElementTree import ParseError
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mnet.data.annotated import AnnotatedData, AnnotatedSettings
+from mnet.data.decoding import open_annotated, open_indices, read_indices, read_sizes
 from mnet.data.splits import stratified_split
 from mnet.data.streams import Split, StreamedData, StreamedDataset, StreamLoader, StreamSettings
 from mnet.data.targets import IGNORED
@@ -31,22 +31,21 @@ from mnet.data.transforms import (
     collate_boxes,
     collate_masks,
 )
-from mnet.errors import DataError
+from mnet.errors import DataError, path_text
 
 MIN_BOX_SIDE = 1.0
 """Boxes narrower than this many pixels, after clipping to the image, are dropped."""
+VAL_SHARE = 0.2
+"""Largest share of the training images for validation."""
 SCALES = (0.5, 2.0)
 """Range of random scaling in segmentation, before the crop."""
 
 
 class Source(ABC):
-    """A published split, as torchvision reads it."""
+    """A published split. Its annotations are checked when it is opened, its images when they are read."""
 
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, index: int) -> Sample:
@@ -55,16 +54,70 @@ class Source(ABC):
             DataError: An image or its annotation cannot be read, or they do not match.
         """
 
-    def load(self, index: int, *files: Path) -> tuple[Image.Image, Any]:
-        """An image and its annotation, which are in `files`.
 
-        Raises:
-            DataError: One of the files cannot be read.
+class BoxSource(Source):
+    """Images with the boxes that were read when the split was opened."""
+
+    def __init__(self, images: Sequence[AnnotatedImage]) -> None:
         """
-        try:
-            return self.data[index]
-        except (OSError, SyntaxError, ParseError, ValueError) as error:
-            raise DataError(f"{' or '.join(map(str, files))} cannot be read ({error}). Repair or delete it.") from error
+        Raises:
+            DataError: An image is missing.
+        """
+        self.images = images
+        for image in images:
+            if not image.path.is_file():
+                raise DataError(
+                    f"{path_text(image.path)} is missing, but {path_text(image.annotation)} has it. Unpack the images "
+                    "again, or remove it there."
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Sample:
+        path, size, objects, annotation = self.images[index]
+        image = open_annotated(path, size, path_text(annotation))
+        boxes = torch.tensor([corners for corners, _ in objects], dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor([label for _, label in objects], dtype=torch.int64)
+        return Sample(image, clip_boxes(boxes, labels, image))
+
+
+class AnnotatedImage(NamedTuple):
+    """An image and its objects."""
+
+    path: Path
+    size: tuple[int, int] | None
+    """Annotated width and height; None if they are not."""
+    objects: Sequence[tuple[Sequence[float], int]]
+    """Left, top, right and bottom of each, and its class from 1 on."""
+    annotation: Path
+    """The file that has them."""
+
+
+class MaskSource(Source):
+    """Images and the files of their masks."""
+
+    def __init__(self, files: Sequence[tuple[Path, Path]], classes: int) -> None:
+        """
+        Raises:
+            DataError: A file is missing, or a mask has several channels or another size than its image.
+        """
+        self.files, self.classes = files, classes
+        for image, mask in files:
+            check_sizes(image, mask)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> Sample:
+        path, file = self.files[index]
+        mask = self.classes_of(read_indices(file), file)
+        image = open_annotated(path, (mask.shape[1], mask.shape[0]), path_text(file))
+        return Sample(image, check_mask(mask, file, self.classes))
+
+    def classes_of(self, indices: np.ndarray, file: Path) -> np.ndarray:
+        """The classes that the values of a mask's file stand for."""
+        return indices
 
 
 class AnnotatedDataset(StreamedDataset):
@@ -96,7 +149,14 @@ class AnnotatedPhotographs(AnnotatedData, StreamedData):
     def source(self, split: Split) -> Source: ...
 
     def split(self, train: Source) -> tuple[Tensor, Tensor]:
-        return stratified_split(torch.zeros(len(train), dtype=torch.int64), self.settings.val_size)
+        """
+        Raises:
+            DataError: Fewer than 2 training images.
+        """
+        if len(train) < 2:
+            raise DataError(f"{self.name} has {len(train)} training images in {self.data_dir}; expected at least 2.")
+        val_size = min(self.settings.val_size, max(1, round(VAL_SHARE * len(train))))
+        return stratified_split(torch.zeros(len(train), dtype=torch.int64), val_size)
 
     def transforms(self) -> tuple[Callable[[Sample], Any], Callable[[Sample], Any]]:
         side = self.resolution
@@ -124,16 +184,27 @@ def clip_boxes(boxes: Tensor, labels: Tensor, image: Image.Image) -> tuple[Tenso
     return boxes[valid], labels[valid]
 
 
-def check_mask(mask: np.ndarray, image: Image.Image, file: Path, classes: int) -> np.ndarray:
+def check_sizes(image: Path, mask: Path) -> None:
+    """
+    Raises:
+        DataError: The mask has several channels, or a size that its image has neither upright nor as it is stored.
+    """
+    open_indices(mask).close()
+    (size, _), sizes = read_sizes(mask), read_sizes(image)
+    if size not in sizes:
+        both = f"{size[0]}x{size[1]} pixels, its image {sizes[0][0]}x{sizes[0][1]}"
+        raise DataError(f"{path_text(mask)} is {both}. A mask must have its image's size.")
+
+
+def check_mask(mask: np.ndarray, file: Path, classes: int) -> np.ndarray:
     """The mask of an image, (H, W) uint8.
 
     Raises:
-        DataError: Its size is not the image's, or it has a class out of range.
+        DataError: It has a class out of range.
     """
-    if mask.shape != (image.height, image.width):
-        sizes = f"{mask.shape[1]}x{mask.shape[0]} pixels, its image {image.width}x{image.height}"
-        raise DataError(f"{file} is {sizes}. A mask must have its image's size.")
-    invalid = mask[(mask >= classes) & (mask != IGNORED)]
+    invalid = mask[((mask >= classes) | (mask < 0)) & (mask != IGNORED)]
     if invalid.size:
-        raise DataError(f"{file} has class {invalid[0]}; expected 0 to {classes - 1}, or {IGNORED} for no label.")
+        raise DataError(
+            f"{path_text(file)} has class {invalid[0]}; expected 0 to {classes - 1}, or {IGNORED} for no label."
+        )
     return mask.astype(np.uint8)

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torchvision
 
-from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, check_mask
+from mnet.data.annotated_photographs import AnnotatedPhotographs, MaskSource, Source
 from mnet.data.streams import Split
 from mnet.data.targets import IGNORED
-from mnet.data.transforms import Sample
-from mnet.errors import DataError
+from mnet.errors import DataError, path_text
 
 _EVALUATED = [kind for kind in torchvision.datasets.Cityscapes.classes if 0 <= kind.train_id < IGNORED]
 _TRAIN_ID = np.full(256, IGNORED, np.uint8)
@@ -40,13 +39,18 @@ class Cityscapes(AnnotatedPhotographs):
                 f"Cityscapes is not in {folder} ({' '.join(str(error).split())}). Unpack leftImg8bit_trainvaltest.zip "
                 "and gtFine_trainvaltest.zip, from https://www.cityscapes-dataset.com after registration, in it."
             ) from error
-        return CityscapesSource(data)
+        files = [(Path(image), Path(targets[0])) for image, targets in zip(data.images, data.targets, strict=True)]
+        return CityscapesSource(files, Cityscapes.classes("segmentation"))
 
 
-class CityscapesSource(Source):
+class CityscapesSource(MaskSource):
     """Masks with the 19 evaluated classes."""
 
-    def read(self, index: int) -> Sample:
-        file = Path(self.data.targets[index][0])
-        image, mask = self.load(index, Path(self.data.images[index]), file)
-        return Sample(image, check_mask(_TRAIN_ID[np.array(mask)], image, file, Cityscapes.classes("segmentation")))
+    def classes_of(self, indices: np.ndarray, file: Path) -> np.ndarray:
+        """
+        Raises:
+            DataError: A value that is no class of Cityscapes.
+        """
+        if indices.min() < 0 or indices.max() >= len(_TRAIN_ID):
+            raise DataError(f"{path_text(file)} has values from {indices.min()} to {indices.max()}; expected 0 to 255.")
+        return _TRAIN_ID[indices]

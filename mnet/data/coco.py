@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-import torchvision
-
-from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, clip_boxes
+from mnet.data.annotated_photographs import AnnotatedImage, AnnotatedPhotographs, BoxSource, Source
 from mnet.data.streams import Split
-from mnet.data.transforms import Sample
-from mnet.errors import DataError
+from mnet.errors import DataError, path_text
 
 
 class COCO(AnnotatedPhotographs):
@@ -34,29 +32,85 @@ class COCO(AnnotatedPhotographs):
                     f"{path} is missing. Unpack {split}2017.zip and annotations_trainval2017.zip, from "
                     f"https://cocodataset.org, in {folder}."
                 )
-        try:
-            data = torchvision.datasets.CocoDetection(str(images), str(file))
-            categories = data.coco.loadCats(sorted(data.coco.getCatIds()))
-        except (json.JSONDecodeError, KeyError, TypeError, AssertionError) as error:
-            raise DataError(f"{file} cannot be read as COCO's annotations ({error!r}). Unpack it again.") from error
-        if len(categories) != len(self.class_names):
-            raise DataError(f"{file} has {len(categories)} categories, COCO has {len(self.class_names)}.")
-        self.class_names = tuple(category["name"] for category in categories)
-        return CocoSource(data, images, {category["id"]: i for i, category in enumerate(categories, 1)})
+        content = read_annotations(file)
+        names = {_field(item, "id", file, "category"): item for item in content["categories"]}
+        if len(names) != len(self.class_names):
+            raise DataError(f"{file} has {len(names)} categories, COCO has {len(self.class_names)}.")
+        ids = sorted(names)
+        self.class_names = tuple(str(_field(names[i], "name", file, "category")) for i in ids)
+        return BoxSource(list_annotated(content, images, file, {i: label for label, i in enumerate(ids, 1)}))
 
 
-class CocoSource(Source):
-    """Boxes without crowds, with contiguous classes from 1 on."""
+def read_annotations(file: Path) -> Mapping[str, list[Any]]:
+    """A file in COCO's format.
 
-    def __init__(self, data: torchvision.datasets.CocoDetection, images: Path, label_of: Mapping[int, int]) -> None:
-        super().__init__(data)
-        self.images, self.label_of = images, label_of
+    Raises:
+        DataError: It is not one.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+        lacking = [part for part in ("images", "annotations", "categories") if not isinstance(content[part], list)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read as COCO's annotations ({error!r}). Unpack it again.") from error
+    if lacking:
+        raise DataError(f"{file} cannot be read as COCO's annotations: {lacking[0]} is no list. Unpack it again.")
+    return content
 
-    def read(self, index: int) -> Sample:
-        name = self.data.coco.loadImgs(self.data.ids[index])[0]["file_name"]
-        image, annotations = self.load(index, self.images / name)
-        objects = [annotation for annotation in annotations if not annotation.get("iscrowd")]
-        boxes = torch.tensor([item["bbox"] for item in objects], dtype=torch.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        labels = torch.tensor([self.label_of[item["category_id"]] for item in objects], dtype=torch.int64)
-        return Sample(image, clip_boxes(boxes, labels, image))
+
+def list_annotated(
+    content: Mapping[str, list[Any]], folder: Path, file: Path, label_of: Mapping[object, int]
+) -> list[AnnotatedImage]:
+    """The images by id, with their objects in the order of the file.
+
+    Raises:
+        DataError: An image or an annotation is wrong; it is named by its id.
+    """
+    objects: dict[object, list[tuple[list[float], int]]] = {
+        _field(item, "id", file, "image"): [] for item in content["images"]
+    }
+    for item in content["annotations"]:
+        image = _field(item, "image_id", file, "annotation")
+        if image not in objects:
+            raise _wrong(item, file, "annotation", f"image {image!r} is not listed")
+        if not item.get("iscrowd"):
+            objects[image].append(_object(item, file, label_of))
+    listed = {item["id"]: item for item in content["images"]}
+    images = []
+    for i in sorted(listed):
+        width, height = listed[i].get("width"), listed[i].get("height")
+        size = (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None
+        name = _field(listed[i], "file_name", file, "image")
+        images.append(AnnotatedImage(folder / str(name), size, objects[i], file))
+    return images
+
+
+def _object(item: dict[str, Any], file: Path, label_of: Mapping[object, int]) -> tuple[list[float], int]:
+    """Corners and class of an annotation."""
+    category, box = (_field(item, key, file, "annotation") for key in ("category_id", "bbox"))
+    if category not in label_of:
+        raise _wrong(item, file, "annotation", f"category {category!r} is not listed")
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+        raise _wrong(item, file, "annotation", f"bbox is {box!r}; expected 4 numbers: left, top, width, height")
+    left, top, width, height = map(float, box)
+    return [left, top, left + width, top + height], label_of[category]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _field(item: object, key: str, file: Path, kind: str) -> Any:
+    """A value of an image, an annotation or a category. An id is a number or a text."""
+    if not isinstance(item, dict) or key not in item:
+        raise _wrong(item, file, kind, f"{key} is missing")
+    value = item[key]
+    if key.endswith("id") and not isinstance(value, int | str):
+        raise _wrong(item, file, kind, f"{key} is {value!r}")
+    return value
+
+
+def _wrong(item: object, file: Path, kind: str, problem: str) -> DataError:
+    name = (
+        f"{kind} {item['id']!r}" if isinstance(item, dict) and "id" in item else f"{kind} without an id: {item!r:.80}"
+    )
+    return DataError(path_text(f"{file}: {name}: {problem}. Correct or remove it."))

@@ -78,6 +78,70 @@ def open_stored(path: str | Path) -> tuple[Image.Image, int]:
         return to_rgb(file), orientation_of(file)
 
 
+def open_annotated(path: Path, size: tuple[int, int] | None, annotation: str) -> Image.Image:
+    """A whole image as it was annotated: upright, or as it is stored where only that has the annotated size.
+
+    Args:
+        path: the image.
+        size: the annotated width and height; None = upright.
+        annotation: what says so, for the message.
+
+    Raises:
+        UnreadableImage: Not a readable image.
+        DataError: Neither has the annotated size.
+    """
+    stored, orientation = open_stored(path)
+    upright = turn(stored, orientation)
+    if size is None or upright.size == size:
+        return upright
+    if stored.size == size:
+        return stored
+    sizes = f"{upright.width}x{upright.height} pixels, and {size[0]}x{size[1]} in {annotation}"
+    raise DataError(f"{path_text(path)} is {sizes}. Annotate it anew, or correct its size there.")
+
+
+def read_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height of an image, upright and as it is stored, without decoding it.
+
+    Raises:
+        UnreadableImage: Not an image.
+    """
+    with naming(path), Image.open(path, formats=_READABLE) as file:
+        turned = orientation_of(file) in (5, 6, 7, 8)
+        return (file.height, file.width) if turned else file.size, file.size
+
+
+def open_indices(path: Path) -> Image.Image:
+    """An image whose values are no colours but indices, such as a mask's: one channel, not decoded yet.
+
+    Raises:
+        UnreadableImage: Not a readable image.
+        DataError: It has several channels.
+    """
+    image = open_lazily(path)
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        channels = len(image.getbands())
+        kind = f"has {channels} channels ({image.mode})" if channels > 1 else "has floating-point values"
+        image.close()
+        raise DataError(
+            f"{path_text(path)} {kind} where class indices are expected. Save the index of each pixel's class, in one "
+            "channel of 8 bits or by a palette."
+        )
+    return image
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """The values of `open_indices`, upright: (H, W) of integers.
+
+    Raises:
+        UnreadableImage: Not a readable image.
+        DataError: It has several channels.
+    """
+    with open_indices(path) as image, naming(path):
+        image.load()
+        return np.array(turn(image, orientation_of(image))).astype(np.int64)
+
+
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Whatever fails while an image is read becomes an `UnreadableImage` with its path and the reason."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
-import numpy as np
-import torch
 import torchvision
 
-from mnet.data.annotated_photographs import AnnotatedPhotographs, Source, check_mask, clip_boxes
+from mnet.data.annotated_photographs import AnnotatedImage, AnnotatedPhotographs, BoxSource, MaskSource, Source
 from mnet.data.streams import Split
-from mnet.data.transforms import Sample
-from mnet.errors import DataError, unknown
+from mnet.errors import DataError, path_text, unknown
 
 
 class VOC(AnnotatedPhotographs):
@@ -37,33 +37,54 @@ class VOC(AnnotatedPhotographs):
                 f"Pascal VOC is not in {self.data_dir / 'VOCdevkit' / 'VOC2012'} ({error}). Unpack "
                 f"VOCtrainval_11-May-2012.tar, from http://host.robots.ox.ac.uk/pascal/VOC/voc2012, in {self.data_dir}."
             ) from error
-        return VocBoxes(data) if detection else VocMasks(data)
+        if detection:
+            return BoxSource([read_boxes(image, file) for image, file in _pairs(data)])
+        return MaskSource(_pairs(data), VOC.classes("segmentation"))
 
 
-class VocBoxes(Source):
-    """Boxes of objects that are not marked difficult."""
-
-    def read(self, index: int) -> Sample:
-        file = self.data.annotations[index]
-        image, target = self.load(index, Path(self.data.images[index]), Path(file))
-        objects = [item for item in target["annotation"].get("object", []) if item.get("difficult") != "1"]
-        corners = [[float(item["bndbox"][end]) for end in ("xmin", "ymin", "xmax", "ymax")] for item in objects]
-        boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
-        boxes[:, :2] -= 1  # VOC counts pixels from 1 and includes the last one
-        labels = torch.tensor([_label(item["name"], file) for item in objects], dtype=torch.int64)
-        return Sample(image, clip_boxes(boxes, labels, image))
+def _pairs(data: Any) -> list[tuple[Path, Path]]:
+    """The files of images and annotations, as torchvision lists them."""
+    return [(Path(image), Path(target)) for image, target in zip(data.images, data.targets, strict=True)]
 
 
-class VocMasks(Source):
-    """Masks with VOC's own class indices, the background 0."""
+def read_boxes(image: Path, file: Path) -> AnnotatedImage:
+    """An image's objects that are not marked difficult.
 
-    def read(self, index: int) -> Sample:
-        file = Path(self.data.masks[index])
-        image, mask = self.load(index, Path(self.data.images[index]), file)
-        return Sample(image, check_mask(np.array(mask), image, file, VOC.classes("segmentation")))
+    Raises:
+        DataError: The file cannot be read, or an object in it is wrong.
+    """
+    try:
+        root = ElementTree.parse(file).getroot()  # noqa: S314, the parser expands no entity from outside the file
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"{path_text(file)} cannot be read ({error}). Repair or delete it.") from error
+    objects = []
+    for number, item in enumerate(root.iter("object"), 1):
+        if _text(item, "difficult") == "1":
+            continue
+        name = _text(item, "name")
+        if name not in VOC.class_names:
+            raise DataError(f"{path_text(file)}: object {number}: {unknown('class', name, VOC.class_names)}")
+        corners = [_number(item, f"bndbox/{end}") for end in ("xmin", "ymin", "xmax", "ymax")]
+        if None in corners:
+            raise DataError(
+                f"{path_text(file)}: object {number}: bndbox is not four numbers: xmin, ymin, xmax, ymax. Correct or "
+                "remove it."
+            )
+        left, top, right, bottom = (value for value in corners if value is not None)
+        # VOC counts pixels from 1 and includes the last one
+        objects.append(((left - 1, top - 1, right, bottom), VOC.class_names.index(name) + 1))
+    width, height = _number(root, "size/width"), _number(root, "size/height")
+    return AnnotatedImage(image, (int(width), int(height)) if width and height else None, objects, file)
 
 
-def _label(name: str, file: str) -> int:
-    if name not in VOC.class_names:
-        raise DataError(f"{file}: {unknown('class', name, VOC.class_names)}")
-    return VOC.class_names.index(name) + 1
+def _text(item: ElementTree.Element, path: str) -> str:
+    return (item.findtext(path) or "").strip()
+
+
+def _number(item: ElementTree.Element, path: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(_text(item, path))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
