@@ -117,8 +117,11 @@ class Trial(Toggles):
                 )
             if self.pretrained is not None:
                 raise ConfigError(f"pretrained={self.pretrained} supports classifiers only, not head={self.head}")
-        self.network(num_classes=2, in_channels=1)
-        self.full_recipe()
+        network = self.network(num_classes=2, in_channels=1)
+        if self.full_recipe().batch_size == 1 and self.precision != "int8":
+            from mnet.models.single_values import check_batch_of_one  # heavy, and rarely needed
+
+            check_batch_of_one(network, self.input_spec().resolution)
 
     @property
     def quantized(self) -> bool:

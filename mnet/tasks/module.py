@@ -21,6 +21,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from mnet.models.layers import is_depthwise
 from mnet.models.network import create_model
+from mnet.models.single_values import check_batch_of_one
 from mnet.models.spec import Network
 from mnet.tasks.drawing import Limit, draw_legend, show_image
 from mnet.training.arithmetic import NOT_COMPILED, Compile, check_compile, compiled
@@ -181,6 +182,16 @@ class TaskModule(TrainedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """
+        Raises:
+            ConfigError: One image, which is too little for a batch norm: the trial's batch divided among devices, or
+                the only training image.
+        """
+        images = batch[0]
+        if len(images) == 1 and batch_idx == 0:
+            check_batch_of_one(self.network, images.shape[-1])
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         if self.trainer.global_step % LOG_STEPS == 0:  # reading a value synchronises
