@@ -16,9 +16,9 @@ from common.options import Arguments, Parser, check_positive
 from common.program import program
 from matplotlib.figure import Figure
 from rich.progress import track
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from mnet.data.decoding import open_image
+from mnet.data.decoding import IMAGE_SUFFIXES, open_image
+from mnet.data.folders import find_images
 from mnet.errors import ConfigError, DataError
 from mnet.figures import save_figure
 from mnet.files import write_json
@@ -85,9 +85,9 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMG_EXTENSIONS]
+            inside = find_images(path)
             if not inside:
-                raise ConfigError(f"no image in {path} ({', '.join(IMG_EXTENSIONS)})")
+                raise ConfigError(f"no image in {path} ({', '.join(IMAGE_SUFFIXES)})")
             images += inside
         elif path.is_file():
             images.append(path)

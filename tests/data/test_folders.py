@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -222,6 +223,11 @@ def test_names_that_are_not_utf8_are_split_and_shown(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"dog\\xff has no image") as error:
         list_folder(tmp_path)
     str(error.value).encode()
+
+
+def test_a_listing_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    listing = list_folder(files(tmp_path, "cat dog .git"))
+    assert pickle.loads(pickle.dumps(listing)) == listing
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
