@@ -8,7 +8,7 @@ import numpy as np
 import torchvision
 
 from mnet.data.annotated_photographs import AnnotatedPhotographs, MaskSource, Source
-from mnet.data.streams import Split
+from mnet.data.published_files import Split
 from mnet.data.targets import IGNORED
 from mnet.errors import DataError, path_text
 
@@ -30,8 +30,12 @@ class Cityscapes(AnnotatedPhotographs):
     aspect = 2
     class_names = tuple(kind.name for kind in _EVALUATED)
 
+    @classmethod
+    def folder(cls, data_dir: Path) -> Path:
+        return data_dir / "cityscapes"
+
     def source(self, split: Split) -> Source:
-        folder = self.data_dir / "cityscapes"
+        folder = self.folder(self.data_dir)
         try:
             data = torchvision.datasets.Cityscapes(str(folder), split=split, mode="fine", target_type="semantic")
         except (RuntimeError, OSError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnet.data.annotated_photographs import AnnotatedImage, AnnotatedPhotographs, BoxSource, Source
-from mnet.data.streams import Split
+from mnet.data.published_files import Split
 from mnet.errors import DataError, path_text
 
 
@@ -23,8 +23,12 @@ class COCO(AnnotatedPhotographs):
     train_size = 118_287
     class_names = tuple(f"class {i}" for i in range(1, 81))  # until the annotations are read
 
+    @classmethod
+    def folder(cls, data_dir: Path) -> Path:
+        return data_dir / "coco"
+
     def source(self, split: Split) -> Source:
-        folder = self.data_dir / "coco"
+        folder = self.folder(self.data_dir)
         images, file = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
         for path in (images, file):
             if not path.exists():

@@ -278,6 +278,15 @@ def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
                 links.append((os.path.realpath(path), path))
 
 
+def list_files(folder: Path) -> list[Path]:
+    """All files below a folder but hidden ones, sorted by path."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [Path(parent, name) for name in names if not is_hidden(name)]
+    return sorted(found)
+
+
 def split_by_name(samples: Sequence[Sample], share: float, purpose: str) -> list[bool]:
     """Which images are held out: about `share` of each class; of 2 or more images at least one, and never all."""
     ranks = np.array([_rank(path, purpose) for path, _ in samples])

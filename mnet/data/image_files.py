@@ -9,8 +9,8 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mnet.data.decoded import DecodedImages, DecodedSettings, Images
+from mnet.data.fitting import read_pixels, read_size
 from mnet.data.folders import Listing, Sample
 from mnet.data.store import Build, ImageStore, Layout
 from mnet.errors import DataError, path_text
@@ -86,12 +87,14 @@ class ImageFiles(DecodedImages):
         self.prepare_data()
         samples = self.listing.all
         store = Build(
-            paths=[path for path, _ in samples],
+            items=[path for path, _ in samples],
+            read=partial(read_pixels, **asdict(self.layout)),
+            size_of=read_size,
             layout=self.layout,
             key=self.store_key,
             storage=self.settings.storage,
             skip_unreadable=self.settings.skip_unreadable,
-            colour=self.colour,
+            channels=3 if self.colour else None,
         ).make()
         if store.unreadable:
             self.listing = without(self.listing, {samples[index][0] for index in store.unreadable})

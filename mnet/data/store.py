@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from mnet.data.fitting import read_pixels, read_size
+from mnet.data.decoding import UnreadableImage
 from mnet.data.parallel import map_files
 from mnet.errors import DataError
 from mnet.files import write_json
@@ -74,7 +74,7 @@ class ImageStore:
         Args:
             pixels: (bytes,) uint8, rows of pixels of `channels` bytes.
             sizes: (N, 2) int64, height and width; 0 of an image that could not be read.
-            channels: 1 if all images are grey, else 3.
+            channels: 1 if all images are grey, else 3; 1 of masks.
             unreadable: index -> reason, of the images that could not be read.
             folder: where they lie on disk.
         """
@@ -128,15 +128,20 @@ class ImageStore:
 class Build:
     """A store that is made, or opened where it is on disk already."""
 
-    paths: Sequence[Path]
+    items: Sequence[Any]
+    """What there is an image of, such as paths."""
+    read: Callable[[Any], np.ndarray]
+    """Decodes an item as the layout says: (H, W, C) uint8."""
+    size_of: Callable[[Any], tuple[int, int] | None]
+    """Width and height of an item's image, without decoding it."""
     layout: Layout
     key: Callable[[], str]
     """Identifies the images by their contents; called only where the store is on disk."""
     storage: Storage = "auto"
     skip_unreadable: bool = False
     """Leave out images that cannot be read; else the first of them raises."""
-    colour: bool = False
-    """Keep three channels even if every image is grey."""
+    channels: int | None = None
+    """Of what `read` gives; None = 3, of which 1 is kept if every image is grey."""
 
     def make(self) -> ImageStore:
         """
@@ -150,16 +155,16 @@ class Build:
 
     def estimate(self) -> int:
         """Bytes of the decoded images, from the sizes of some of them."""
-        count, side, ratio = len(self.paths), self.layout.side, 1.0
+        count, side, ratio = len(self.items), self.layout.side, 1.0
         if self.layout.whole:
-            sizes = [read_size(path) for path in self.paths[:: math.ceil(count / SAMPLED)]]
+            sizes = [self.size_of(item) for item in self.items[:: math.ceil(count / SAMPLED)]]
             ratios = [max(size) / min(size) for size in sizes if size is not None]
             ratio = sum(ratios) / len(ratios) if ratios else ratio
-        return round(3 * side**2 * count * ratio)
+        return round((self.channels or 3) * side**2 * count * ratio)
 
     def _in_memory(self) -> ImageStore:
-        pixels, sizes, grey, unreadable = bytearray(), [], not self.colour, {}
-        for index, decoded in self._decoded(0, f"decoding {len(self.paths):,} images"):
+        pixels, sizes, grey, unreadable = bytearray(), [], self.channels is None, {}
+        for index, decoded in self._decoded(0, f"decoding {len(self.items):,} images"):
             if isinstance(decoded, str):
                 unreadable[index] = decoded
             image = NO_IMAGE if isinstance(decoded, str) else decoded
@@ -169,17 +174,17 @@ class Build:
         values = torch.frombuffer(pixels, dtype=torch.uint8) if pixels else torch.empty(0, dtype=torch.uint8)
         if grey:
             values = values.view(-1, 3)[:, 0].clone()
-        return ImageStore(values, torch.tensor(sizes).view(-1, 2), 1 if grey else 3, unreadable)
+        return ImageStore(values, torch.tensor(sizes).view(-1, 2), self._kept(grey=grey), unreadable)
 
     def _on_disk(self, needed: int) -> ImageStore:
-        content = json.dumps([FORMAT, self.key(), asdict(self.layout), self.skip_unreadable, self.colour])
+        content = json.dumps([FORMAT, self.key(), asdict(self.layout), self.skip_unreadable, self.channels])
         folder = cache_folder() / "images" / hashlib.sha256(content.encode()).hexdigest()[:16]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):  # another process may be building the same
             if not (folder / DESCRIPTION).is_file():
                 partial = folder.with_suffix(".partial")
                 self._check_disk(partial, needed)
-                self._write(partial, f"decoding {len(self.paths):,} images to {_size(needed)} in {folder.parent}")
+                self._write(partial, f"decoding {len(self.items):,} images to {_size(needed)} in {folder.parent}")
                 os.replace(partial, folder)
         return _open(folder)
 
@@ -190,7 +195,7 @@ class Build:
         if left > DISK_SHARE * free:
             fits = max(1, int(self.layout.side * math.sqrt(DISK_SHARE * free / needed)))
             raise DataError(
-                f"{len(self.paths):,} images of {self.layout.side} pixels take {_size(needed)} on disk, and "
+                f"{len(self.items):,} images of {self.layout.side} pixels take {_size(needed)} on disk, and "
                 f"{partial.parent} has {_size(free)} left. Name a folder on a larger disk in the environment variable "
                 f"MNET_CACHE, or take a resolution of at most {fits}."
             )
@@ -200,7 +205,7 @@ class Build:
         folder.mkdir(exist_ok=True)
         sizes = _read_sizes(folder)
         unreadable = {index: why for index, why in _read_unreadable(folder).items() if index < len(sizes)}
-        written = 3 * int(sizes.prod(1).sum())
+        written = (self.channels or 3) * int(sizes.prod(1).sum())
         with _appended(folder / PIXELS, written) as pixels, _appended(folder / SIZES, 4 * sizes.numel()) as lengths:
             images_left = self._decoded(len(sizes), title)
             while batch := list(islice(images_left, FLUSHED)):
@@ -212,19 +217,26 @@ class Build:
                 write_json(folder / UNREADABLE, unreadable)
                 lengths.write(np.array([image.shape[:2] for image in images], np.int32).tobytes())  # now they count
                 _flush(lengths)
-        grey = not self.colour and _all_grey(folder / PIXELS)
+        grey = self.channels is None and _all_grey(folder / PIXELS)
         if grey:
             _keep_first_channel(folder / PIXELS)
-        write_json(folder / DESCRIPTION, {"format": FORMAT, "channels": 1 if grey else 3, **asdict(self.layout)})
+        write_json(
+            folder / DESCRIPTION,
+            {"format": FORMAT, "channels": self._kept(grey=grey), **asdict(self.layout)},
+        )
+
+    def _kept(self, *, grey: bool) -> int:
+        """How many channels are kept."""
+        return 1 if grey else self.channels or 3
 
     def _decoded(self, start: int, title: str) -> Iterator[tuple[int, np.ndarray | str]]:
         """Index and pixels (H, W, 3) uint8 of the images from `start` on, in order; the reason of unreadable ones."""
-        return enumerate(map_files(self._decode, self.paths[start:], title, start), start)
+        return enumerate(map_files(self._decode, self.items[start:], title, start), start)
 
-    def _decode(self, path: Path) -> np.ndarray | str:
+    def _decode(self, item: Any) -> np.ndarray | str:
         try:
-            return read_pixels(path, self.layout.side, whole=self.layout.whole, crop_share=self.layout.crop_share)
-        except DataError as error:
+            return self.read(item)
+        except UnreadableImage as error:
             if not self.skip_unreadable:
                 raise
             return str(error)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
@@ -19,9 +18,13 @@ from mnet.data.targets import IGNORED, Boxes, Masks, pad_boxes
 class Sample(NamedTuple):
     """An image and its annotation."""
 
-    image: Image.Image
+    image: Tensor
+    """(C, H, W) uint8"""
     target: Any
     """Boxes (n, 4) in pixels and labels (n,), classes from 1 on; or a mask (H, W) uint8."""
+
+
+Transform = Callable[[Sample], tuple[Tensor, Any]]
 
 
 class DetectionTransform:
@@ -31,7 +34,7 @@ class DetectionTransform:
         self.transform, self.finish = transform, finish
 
     def __call__(self, sample: Sample) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        image = TF.pil_to_tensor(sample.image)
+        image = sample.image
         boxes, labels = sample.target
         boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
         result = self.transform({"image": tv_tensors.Image(image), "boxes": boxes, "labels": labels})
@@ -48,8 +51,7 @@ class SegmentationTransform:
         self.transform, self.finish = transform, finish
 
     def __call__(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        image = tv_tensors.Image(TF.pil_to_tensor(sample.image))
-        image, mask = self.transform(image, tv_tensors.Mask(torch.from_numpy(sample.target)))
+        image, mask = self.transform(tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target))
         return self.finish(torch.as_tensor(image)), torch.as_tensor(mask)
 
 

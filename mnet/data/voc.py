@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import torchvision
 
 from mnet.data.annotated_photographs import AnnotatedImage, AnnotatedPhotographs, BoxSource, MaskSource, Source
-from mnet.data.streams import Split
+from mnet.data.published_files import Split
 from mnet.errors import DataError, path_text, unknown
 
 
@@ -26,6 +26,10 @@ class VOC(AnnotatedPhotographs):
         "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
         "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
     )  # fmt: skip
+
+    @classmethod
+    def folder(cls, data_dir: Path) -> Path:
+        return data_dir / "VOCdevkit" / "VOC2012"
 
     def source(self, split: Split) -> Source:
         detection = self.task == "detection"

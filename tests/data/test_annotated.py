@@ -90,7 +90,7 @@ def write_cityscapes(root: Path, ids: np.ndarray, count: int = 3) -> Path:
 
 
 def ready(name: str, root: Path, **settings):
-    data = create_data(name, data_dir=root, val_size=1, batch_size=2, **{"workers": 0, **settings})
+    data = create_data(name, data_dir=root, val_size=1, batch_size=2, **settings)
     data.prepare_data()
     data.setup()
     return data
@@ -182,8 +182,9 @@ def test_cityscapes_has_19_classes_and_is_evaluated_at_an_aspect_ratio_of_two(tm
     assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 32, 32)
 
 
-def test_data_sets_can_be_pickled_for_workers(tmp_path):
-    """Outside Linux, and on Linux from Python 3.14 on, workers are not forked but receive pickled data sets."""
+def test_data_sets_can_be_sent_to_workers(tmp_path, monkeypatch):
+    """They receive the path of what is on disk, and map it."""
+    monkeypatch.setenv("MNET_CACHE", str(tmp_path / "cache"))
     roots = [
         ("coco", "detection", write_coco(tmp_path / "coco", [[], [], []])),
         ("voc", "detection", write_voc(tmp_path / "voc", [[("cat", (13, 9, 48, 40), 0)]] * 3)),
@@ -191,17 +192,25 @@ def test_data_sets_can_be_pickled_for_workers(tmp_path):
         ("cityscapes", "segmentation", write_cityscapes(tmp_path / "city", np.full((32, 64), 7, np.uint8))),
     ]
     for name, task, root in roots:
-        for part in ready(name, root, task=task, resolution=32)._splits.values():
-            assert torch.equal(pickle.loads(pickle.dumps(part))[0, 0][0], part[0, 0][0])
+        memory, disk = (ready(name, root, task=task, resolution=32, storage=storage) for storage in ("memory", "disk"))
+        disk.share()
+        sent = pickle.dumps(disk)
+        assert len(sent) < 10_000
+        for data in (disk, pickle.loads(sent)):
+            for (images, targets), (expected, same) in zip(
+                data.train_dataloader(), memory.train_dataloader(), strict=True
+            ):
+                assert images.equal(expected)
+                assert all(ours.equal(theirs) for ours, theirs in zip(targets, same, strict=True))
 
 
-def test_an_epoch_resumes_with_the_same_batches_for_any_number_of_workers(tmp_path):
+def test_an_epoch_resumes_with_the_same_batches(tmp_path):
     objects = [[{"bbox": [12 + i, 8, 36, 32], "category_id": 1}] for i in range(7)]
     data = ready("coco", write_coco(tmp_path, objects), resolution=48)
     loader = data.train_dataloader()
     loader.set_epoch(1)
     whole = list(loader)
-    resumed = ready("coco", tmp_path, resolution=48, workers=2).train_dataloader()
+    resumed = ready("coco", tmp_path, resolution=48).train_dataloader()
     resumed.load_state_dict({"epoch": 1, "position": 1})
     rest = list(resumed)
     assert len(rest) == len(whole) - 1

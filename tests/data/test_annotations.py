@@ -93,7 +93,7 @@ def indices() -> Image.Image:
 
 
 def opened(name: str, root: Path, **settings: object) -> ImageData:
-    data = create_data(name, data_dir=root, batch_size=2, resolution=48, workers=0, **settings)
+    data = create_data(name, data_dir=root, batch_size=2, resolution=48, **settings)
     data.prepare_data()
     data.setup()
     return data
@@ -299,7 +299,7 @@ def test_a_coloured_mask_of_cityscapes_is_refused_by_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("count", "held_out"), [(2, 1), (5, 1), (50, 10), (300, 60)])
 def test_few_annotated_images_are_split(tmp_path: Path, count: int, held_out: int) -> None:
     data = opened("coco", coco(tmp_path, count=count))
-    sizes = [len(part) for part in data._splits.values()]
+    sizes = [len(part.rows) for part in data._splits.values()]
     assert sizes == [count - held_out, held_out, count]
     images, _ = next(iter(data.train_dataloader()))
     assert len(images) == min(2, count - held_out)

@@ -53,7 +53,6 @@ def test_every_data_set_is_created_by_name_without_reading_files(name: str, tmp_
         ({"name": "cifar10", "val_size": 0}, "val_size is 0"),
         ({"name": "cifar10", "seed": -1}, "seed is -1"),
         ({"name": "imagenette", "size": "320"}, "Did you mean 320px"),
-        ({"name": "coco", "workers": -1}, "workers is -1"),
         ({"name": "photographs"}, "now dataset=imagefolder"),
         ({"name": "imagefolder", "storage": "ram"}, "unknown storage 'ram'"),
         ({"name": "cifar10", "resolution": "large"}, "resolution must be a whole number, not 'large'"),

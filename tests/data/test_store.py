@@ -13,10 +13,10 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
-from mnet.data import ImageFolder, create_data, store
+from mnet.data import ImageFolder, create_data, image_files, store
 from mnet.data.augment import RESIZED_CROP, Augment
 from mnet.data.crops import draw_crops, scale_crops, scale_together
-from mnet.data.fitting import read_pixels
+from mnet.data.fitting import read_pixels, read_size
 from mnet.data.store import Build, ImageStore, Layout
 from mnet.errors import DataError
 
@@ -105,7 +105,7 @@ def test_a_store_is_built_once_and_goes_on_where_it_was_stopped(
             raise KeyboardInterrupt
         return read_pixels(path, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "read_pixels", read)
+    monkeypatch.setattr(image_files, "read_pixels", read)
     with pytest.raises(KeyboardInterrupt):
         data(root, storage="disk")
     (partial,) = cache.glob("images/*.partial")
@@ -130,7 +130,7 @@ def test_a_store_is_built_once_and_goes_on_where_it_was_stopped(
 def test_too_small_a_disk_is_told_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil_usage(free=24 * 3 * 20**2))
-    monkeypatch.setattr(store, "read_pixels", None)
+    monkeypatch.setattr(image_files, "read_pixels", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(DataError, match=r"24 images of 24 pixels take .* MNET_CACHE, .* at most 19"):
         data(root, storage="disk")
 
@@ -225,7 +225,14 @@ def test_crops_are_the_same_one_by_one_and_together(tmp_path: Path) -> None:
     paths = [tmp_path / f"{size[0]}.jpg" for size in ((90, 70), (60, 100), (80, 80))]
     for path in paths:
         photograph(path, (int(path.stem), 70))
-    images = Build(paths=paths, layout=Layout(70, whole=True), key=str, storage="memory").make()
+    images = Build(
+        items=paths,
+        read=lambda path: read_pixels(path, 70, whole=True),
+        size_of=read_size,
+        layout=Layout(70, whole=True),
+        key=str,
+        storage="memory",
+    ).make()
     crops = draw_crops(images.sizes, torch.Generator().manual_seed(1))
     parts = [images[i] for i in range(3)]
     mirrored = torch.tensor([True, False, True])
