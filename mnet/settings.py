@@ -9,7 +9,7 @@ import math
 import textwrap
 import types
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -107,6 +107,12 @@ def parse(cls: type[T], settings: Mapping[str, object], kind: str = "setting") -
     """
     check_names(kind, settings, hints(cls))
     return cls(**{name: coerce(name, value, hints(cls)[name]) for name, value in settings.items()})
+
+
+def changed(instance: object) -> dict[str, object]:
+    """The fields of a dataclass that differ from their default."""
+    values = asdict(instance)  # type: ignore[call-overload]
+    return {f.name: values[f.name] for f in fields(instance) if getattr(instance, f.name) != f.default}  # type: ignore[arg-type]
 
 
 def check_types(instance: object) -> None:

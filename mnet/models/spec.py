@@ -9,12 +9,15 @@ them, `network` builds them and `cost` counts them.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import operator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Literal, cast
 
 from mnet.errors import ConfigError, unknown
+from mnet.settings import changed
 
 Activation = Literal["relu", "relu6", "hswish", "swish"]
 Gate = Literal["hsigmoid", "sigmoid"]
@@ -124,6 +127,12 @@ class Network:
         for name in ("in_channels", "num_classes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @cached_property
+    def canonical(self) -> str:
+        """What differs from the defaults, as JSON. It is kept: the claims ask for that of few networks, thousands of
+        times."""
+        return json.dumps(changed(self), sort_keys=True)
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for YAML or JSON; `from_dict` turns it back into an equal Network."""

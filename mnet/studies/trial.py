@@ -16,7 +16,7 @@ from mnet.models.toggles import Toggles, with_toggles
 from mnet.models.toggles import width as with_width
 from mnet.models.width import solve_width
 from mnet.resources import Storage
-from mnet.settings import hints
+from mnet.settings import changed, hints
 from mnet.tasks import Task, task_of
 from mnet.training.recipes import Augmentation, Recipe, quantization_aware, recipe
 from mnet.weights.transfer import weights_key
@@ -232,7 +232,7 @@ class Trial(Toggles):
 
     def in_float(self) -> Trial:
         """The trial of the fp32 run that an int8 run starts from."""
-        return replace(self, precision="fp32")
+        return self if self.precision == "fp32" else replace(self, precision="fp32")
 
     @cached_property
     def run_id(self) -> str:
@@ -252,13 +252,14 @@ class Trial(Toggles):
     @cached_property
     def _around_seed(self) -> tuple[str, str]:
         """The canonical JSON of what is computed, up to the seed and after it: claims ask for thousands of seeds."""
-        content = [json.dumps(part, sort_keys=True, default=str) for part in self._computed]
+        network, *others = self._computed
+        content = [network, *(json.dumps(part, sort_keys=True, default=str) for part in others)]
         return f"[{', '.join(content[:3])}, ", "".join(f", {part}" for part in content[3:]) + "]"
 
     @cached_property
-    def _computed(self) -> list[object]:
-        """What a run computes apart from its seed: network, recipe, data; then the precision unless it is fp32, with
-        the recipe that follows the fp32 run; and whether it is not tested."""
+    def _computed(self) -> tuple[str, *tuple[object, ...]]:
+        """What a run computes apart from its seed: network (in JSON), recipe, data; then the precision unless it is
+        fp32, with the recipe that follows the fp32 run; and whether it is not tested."""
         network = self.network(num_classes=2, in_channels=1)
         native = self.resolution in (None, self.dataset_class().native_resolution)
         data: dict[str, object] = {"dataset": self.dataset, "resolution": None if native else self.resolution}
@@ -266,19 +267,13 @@ class Trial(Toggles):
             data["images"] = self.fingerprint
         if self.pretrained is not None:
             data["pretrained"] = weights_key(self.pretrained)
-        content: list[object] = [changed(network), _changed_recipe(self.in_float().full_recipe()), data]
+        content: list[object] = [_changed_recipe(self.in_float().full_recipe()), data]
         if self.precision != "fp32":
             content += [self.precision, *([_changed_recipe(self.full_recipe())] if self.quantized else [])]
-        return content if self.tested else [*content, "untested"]
+        return network.canonical, *(content if self.tested else [*content, "untested"])
 
 
 def _changed_recipe(recipe: Recipe) -> dict[str, object]:
     """As `changed`. `augment` was a switch when the first ids were made."""
     values = changed(recipe)
     return values | {"augment": False} if recipe.augment == "none" else values
-
-
-def changed(instance: object) -> dict[str, object]:
-    """The fields of a dataclass that differ from their default."""
-    values = asdict(instance)  # type: ignore[call-overload]
-    return {f.name: values[f.name] for f in fields(instance) if getattr(instance, f.name) != f.default}  # type: ignore[arg-type]

@@ -50,7 +50,10 @@ class RunIndex:
         runs = runs.assign(device=machines).drop_duplicates(["run_id", "device"])
         headlines = [task.headline.name for task in TASKS.values() if task.headline.name in runs]
         runs = runs.assign(headline=runs[headlines].astype(float).bfill(axis=1).iloc[:, 0])  # each has its task's own
-        self._runs = runs
+        setting = [name for name in PARAMETERS if name in runs and name != "seed"]
+        runs = runs.assign(settings=runs.groupby(setting, sort=False, dropna=False).ngroup())  # a number for each cell
+        self._studies = {str(name): rows for name, rows in runs.groupby("study")}
+        self._trials: dict[tuple[object, ...], tuple[Trial, pd.Series]] = {}
         self._values = _by_machine(runs, "headline")
         self._dead = _by_machine(runs.dropna(subset=["dead_kernels"]), "dead_kernels") if "dead_kernels" in runs else {}
         self._seeds = sorted(map(int, runs["seed"].unique()))
@@ -72,9 +75,14 @@ class RunIndex:
         """
         return cls(planned.assign(seed=0, **{task.headline.name: 0.0 for task in TASKS.values()}))
 
-    def values(self, trial: Trial) -> pd.Series:
-        """Headline metric of the task by `Block`, of the finished runs of a trial."""
-        return self._of_seeds(self._values, trial)
+    def values(self, setup: NetworkSetup, context: Mapping[str, object], model: str | None) -> tuple[Trial, pd.Series]:
+        """The trial of `in_context`, and the headline metric of its task by `Block`, of its finished runs. Kept: claims
+        share networks."""
+        key = (*map(repr, sorted(setup.items())), *map(repr, context.items()), model)
+        if key not in self._trials:
+            trial = in_context(setup, context, model)
+            self._trials[key] = trial, self._of_seeds(self._values, trial)
+        return self._trials[key]
 
     def dead(self, trial: Trial) -> pd.Series:
         """Percent of depthwise kernels that died, by `Block`."""
@@ -93,15 +101,17 @@ class RunIndex:
     def companions(self, study: str, context: Mapping[str, object], trials: Sequence[Trial]) -> list[pd.Series]:
         """Headline metric by `Block`, of each other cell of a study in the same context: they show how much runs of one
         cell differ."""
-        rows = self._runs[self._runs["study"] == study]
+        if study not in self._studies:
+            return []
+        rows = self._studies[study]
+        own = {trial.run_id_of(seed) for trial in trials for seed in self._seeds}
+        wanted = (rows["precision"] == "fp32") & ~rows["run_id"].isin(own)
         for name in (*CONTEXT, *SCALE[1:]):
             if name in rows and name in context:
-                rows = rows[rows[name] == context[name]]
-        own = {trial.run_id_of(seed) for trial in trials for seed in self._seeds}
-        rows = rows[(rows["precision"] == "fp32") & ~rows["run_id"].isin(own)]
-        settings = [name for name in PARAMETERS if name in rows and name != "seed"]
-        cells = (cell for _, cell in rows.groupby(settings, sort=False, dropna=False))
-        return [cell.rename(columns={"device": "machine"}).set_index(list(Block._fields))["headline"] for cell in cells]
+                wanted &= rows[name] == context[name]
+        rows = rows.loc[wanted, ["device", "seed", "headline", "settings"]].rename(columns={"device": "machine"})
+        cells = (cell for _, cell in rows.groupby("settings", sort=False))
+        return [cell.set_index(list(Block._fields))["headline"] for cell in cells]
 
 
 def _by_machine(runs: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
@@ -200,8 +210,9 @@ def evidence_in(claim: Claim, runs: RunIndex, setting: Setting) -> Evidence | No
     trials, cells = [], []
     try:
         for setup in setups:
-            trials.append(in_context(setup, *setting))
-            cells.append(runs.values(trials[-1]))
+            trial, found = runs.values(setup, *setting)
+            trials.append(trial)
+            cells.append(found)
             if cells[-1].empty:
                 return None
     except ConfigError:  # the model that stands in lacks a toggle

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mnet.errors import ConfigError, text
+from mnet.settings import changed
 from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.results.archive import is_known
 from mnet.studies.results.finished import RESOLVED
 from mnet.studies.results.table_view import Row
 from mnet.studies.runs.store import CONFIG, run_folder
-from mnet.studies.trial import Trial, changed
+from mnet.studies.trial import Trial
 
 TRAIN = ".venv/bin/python experiments/train.py"
 DECIDED = (*RESOLVED, "resolution")
