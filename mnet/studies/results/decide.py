@@ -2,7 +2,8 @@
 
 A value is the effect of its cell, plus the effect of its seed where seeds have one, plus noise of one spread. The 5%
 are spent in parts, one a look; how far an interval then reaches is simulated once for each kind of study.
-docs/statistics.md has the model in words, and the measured error rates.
+docs/statistics.md has the model in words, and the measured error rates. `scipy.special` has the quantiles of
+`scipy.stats` without its checks, which took as long as the simulation.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -244,7 +245,7 @@ def follow(estimates: Sequence[Estimates], looks: Sequence[int], limits: Thresho
     low, high, lowest = np.full(shape, -math.inf), np.full(shape, math.inf), np.full(shape, math.inf)
     verdict, decided = np.full(shape, "undecided"), np.full(shape, looks[0])
     for one, look, nominal in zip(estimates, looks, limits.nominal, strict=False):
-        reach = stats.t.isf(nominal / 2, one.df) * one.se
+        reach = -special.stdtrit(one.df, nominal / 2) * one.se
         low, high = np.maximum(low, one.delta - reach), np.minimum(high, one.delta + reach)
         outside = ~((low <= one.delta) & (one.delta <= high))  # rare; then this look counts alone
         low, high = np.where(outside, one.delta - reach, low), np.where(outside, one.delta + reach, high)
@@ -271,7 +272,7 @@ def _seeds_needed(
         return math.nan
     counts = np.arange(look + 1, MOST_SEEDS)
     at = np.searchsorted(planned, counts).clip(max=len(planned) - 1)
-    reach = stats.t.isf(limits.nominal[at] / 2, df * counts / look) * se * np.sqrt(look / counts)
+    reach = -special.stdtrit(df * counts / look, limits.nominal[at] / 2) * se * np.sqrt(look / counts)
     enough = np.flatnonzero(reach < aim)
     return float(counts[enough[0]]) if len(enough) else math.nan
 
@@ -281,7 +282,7 @@ def _t_test(estimates: Estimates) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(estimates.delta) / estimates.se
     t = np.where(estimates.delta == 0, 0.0, t)
-    return np.nan_to_num(2 * stats.t.sf(t, estimates.df), nan=1.0)
+    return np.nan_to_num(2 * special.stdtr(estimates.df, -t), nan=1.0)
 
 
 # ---- one look --------------------------------------------------------------------------------------------------------
@@ -313,8 +314,8 @@ def estimate(values: Values, family: Family) -> Estimates:
     cell = np.nonzero(observed)[1]
     by_cell = np.eye(len(family.groups))[cell]  # (N, k)
     y = values[:, observed]
+    rounding = ROUNDING * np.abs(y).max(initial=0)
     y = y - y.mean(axis=1, keepdims=True)  # accuracies near 90 lose digits in squares
-    rounding = ROUNDING * np.abs(values[:, observed]).max(initial=0)
     models = _models(observed.tobytes(), observed.shape, family)
     rests = [y @ model.residuals for model in models]
     blocked = _seeds_matter([(rest**2).sum(axis=1) for rest in rests], [model.df for model in models], rounding)
@@ -338,7 +339,7 @@ def _seeds_matter(squares: Sequence[np.ndarray], df: Sequence[int], rounding: fl
         return np.zeros(len(without), bool)
     explained, left = (without - within) / (df_without - df_within), within / df_within
     with np.errstate(divide="ignore", invalid="ignore"):
-        significant = explained / left > stats.f.isf(SEEDS_DO_NOTHING, df_without - df_within, df_within)
+        significant = explained / left > special.fdtri(df_without - df_within, df_within, 1 - SEEDS_DO_NOTHING)
     return np.asarray(significant & (explained > rounding**2))
 
 
@@ -360,7 +361,7 @@ def _spreads(
     own = (squares @ model.variances).clip(0)
     others_df = own_df.sum() - own_df
     others = ((own * own_df).sum(axis=1, keepdims=True) - own * own_df) / np.maximum(others_df, 1)
-    most = np.maximum(OTHER_SPREAD**2, np.nan_to_num(stats.f.isf(SPREAD_ALPHA, own_df, others_df)))
+    most = np.maximum(OTHER_SPREAD**2, np.nan_to_num(special.fdtri(own_df, others_df, 1 - SPREAD_ALPHA)))
     odd = (own > most * others) & (counts >= FEWEST_FOR_SPREAD) & (others_df > 0)
     pooled, df = squares.sum(axis=1), np.full(len(squares), float(model.df))
     some = odd.any(axis=1)
