@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+"""Before NumPy is imported, and for all processes that tests start: several threads wait for each other on matrices as
+small as those of an analysis, which then takes twice the time of the processor."""
+
 WORKERS = 4
 """At most: each imports torch, and some tests start several processes of their own. One more than cores, up to here:
 a third of the time on two cores was spent waiting for processes."""

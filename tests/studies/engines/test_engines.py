@@ -46,6 +46,7 @@ def cluster(_importable):
     from ray.cluster_utils import Cluster
 
     soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000}  # a busy machine is not a dead one
+    soon["worker_niceness"] = 0  # not behind all other tests, for minutes
     cluster = Cluster()
     try:
         cluster.node = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": 1}
