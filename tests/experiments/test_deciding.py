@@ -1,7 +1,7 @@
 """Seeds until everything is decided: what is trained next, when it stops, and that a stopped call goes on alike."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.events import Finished
 from mnet.studies.plan import LOOKS, make_plan, read_plan
 from mnet.studies.results.archive import read_table
+from mnet.studies.results.decide import thresholds
 from mnet.studies.results.tables import write_tables
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import RESULT, SUMMARY, write_config
@@ -57,6 +58,16 @@ class Trainer:
             result = {"top1": self.top1(job.trial), "params": 1, "madds": 1, "train_seconds": 50.0, "format": 2}
             write_json(job.folder / RESULT, result)
             on_event(Finished(job, result))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thresholds_of_fewer_studies() -> Iterator[None]:
+    """What is decided when is not what is tested here, but that it is decided alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnet.studies.results.decide.SIMULATED", 4_000)
+        thresholds.cache_clear()
+        yield
+    thresholds.cache_clear()
 
 
 def study(seeds: int = LOOKS[-1]) -> Study:

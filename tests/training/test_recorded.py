@@ -74,6 +74,7 @@ def test_a_recorded_pack_that_is_stopped_resumes_to_the_runs_alone(trial, record
 
 def test_the_network_of_a_detector_is_recorded_without_its_loss_which_reads_values(recordings):
     table = mnet.describe("mobilenet_v3_small", num_classes=3, in_channels=1, width=0.25, head="ssdlite")
+    table = replace(table, blocks=tuple(table.blocks[i] for i in (0, 3, 8)))  # of three sizes: a head needs no more
     boxes = torch.tensor([[[8.0, 8.0, 40.0, 40.0], [0.0] * 4]]).repeat(2, 1, 1)
     target = Boxes(boxes, torch.tensor([[1, 0], [2, 0]]))
     results = []

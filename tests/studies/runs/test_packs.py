@@ -85,6 +85,11 @@ def test_a_pack_leaves_what_each_run_leaves_alone(trial, trainer, alone, tmp_pat
     check_same(jobs, alone)
 
 
+@pytest.mark.parametrize(
+    "trial",
+    [pytest.param("quick", marks=pytest.mark.full("v3 has all that quick restores, and more")), "v3"],
+    indirect=True,
+)
 def test_a_pack_killed_between_its_checkpoints_ends_with_the_same_bits(trial, tmp_path, monkeypatch):
     whole, jobs = jobs_in(tmp_path / "whole", trial), jobs_in(tmp_path / "killed", trial)
     list(run_jobs(whole, lambda progress: None))
@@ -121,6 +126,11 @@ def die_at(step: int):
     return report
 
 
+@pytest.mark.parametrize(
+    "trial",
+    ["quick", pytest.param("v3", marks=pytest.mark.full("v3 is restored to the same bits above; quick is in 64 bits"))],
+    indirect=True,
+)
 def test_a_pack_that_was_killed_goes_on_as_a_pack_or_alone(trial, trainer, alone, tmp_path):
     for step in (3, 9):
         jobs = jobs_in(tmp_path / "together", trial)
