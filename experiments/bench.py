@@ -3,8 +3,9 @@ GPU, experiments/gpu.py.
 
 Each row compares two things round by round, in random order. Training: our classifier through Lightning against a bare
 loop over the same net and batches, and against loops in the style of torchvision's reference script and of timm's.
-Seeds: as replicas of one network, against one after another. Reading: photographs. Latency: our nets against
-torchvision's and timm's, forward and training step. A missed goal is printed in red, with the reason.
+Seeds: as replicas of one network, against one after another. Reading: random crops of your own images, against decoding
+them. Images: a study on your own images, from start to table. Latency: our nets against torchvision's and timm's,
+forward and training step. A missed goal is printed in red, with the reason.
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ class Options:
     """Measure one part of the table only."""
     sweep_seeds: int = 1
     """Seeds of the activation study in the part sweep."""
+    images: int = 8000
+    """Files of the study on a user's own images."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "threads", "seconds", "sweep_seeds")
+        check_positive(self, "threads", "seconds", "sweep_seeds", "images")
         if self.only is not None and self.only not in PARTS:
             raise unknown("part", self.only, PARTS)
 
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     keep_freed_memory()  # for the other libraries too: it is a setting of the process
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    settings = Settings(options.data_dir, options.seconds, options.sweep_seeds)
+    settings = Settings(options.data_dir, options.seconds, options.sweep_seeds, options.images)
     start, rows, console = time.perf_counter(), [], Console()
     for row in measure(set(PARTS) if options.only is None else {options.only}, settings):
         rows.append(row)

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 import mnet
-from benchmarks import images, loops, processes, switches
+from benchmarks import images, loops, own_images, processes, switches
 from benchmarks.goals import Row, one_sample_row, throughput_row, time_row
 from benchmarks.images import garments
 from mnet.latency import Sample, paired_ratios, timed
@@ -53,6 +53,8 @@ class Settings:
     budget_s: float
     """Of a training comparison."""
     sweep_seeds: int
+    images: int
+    """Files of a study on a user's own images."""
 
 
 def measure(names: set[str], settings: Settings) -> Iterator[Row]:
@@ -242,6 +244,7 @@ PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "switches": _switches,
     "seeds": _seeds,
     "reading": _reading,
+    "images": lambda settings: own_images.measure(settings.images),
     "latency": _latency,
     "start": _start,
     "memory": _memory,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
 from common.terminal import print_table
+from mnet.data.module import Description
+from mnet.data.summary import majority
 from mnet.studies.plan import looks_of
 from mnet.studies.results.sentences import sentence
 from mnet.studies.results.table_view import rows_of
-from mnet.studies.results.tables import Tables
+from mnet.studies.results.tables import MACRO, Tables
 from mnet.studies.results.views import effects_table, summary_table
-from mnet.studies.runs.store import EFFECTS, PREDICTIONS, RUNS, SUMMARY
+from mnet.studies.runs.store import EFFECTS, IMAGES, PREDICTIONS, RUNS, SUMMARY, read_json, run_folder
 from mnet.studies.study import Study
 
 
@@ -34,6 +37,8 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float, sec
     _print_cells(study, tables)
     if not tables.effects.empty:
         _print_effects(tables.effects)
+    for line in _to_beat(study, folder.parent):
+        print(line)
     looks = looks_of(study, folder.parent)
     over = f"all rows and after {', '.join(map(str, looks))} seeds" if looks and len(looks) > 1 else "all rows"
     print(f"Test {study.task.headline.label} minus that of {study.baseline}; 95% intervals hold for {over} together:")
@@ -50,12 +55,23 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float, sec
             print(f"  {path}")
 
 
+def _to_beat(study: Study, root: Path) -> Iterator[str]:
+    """What any network must beat on a user's own images, from the first run that has finished."""
+    for _, trial in study.trials:
+        kept = read_json(run_folder(root, study.name, trial.run_id) / IMAGES) or {}
+        if study.task.name == "classification" and "classes" in kept:
+            line = majority(cast(Description, kept)["classes"])
+            yield line[0].upper() + line[1:]
+            return
+
+
 def _print_cells(study: Study, tables: Tables) -> None:
     trials = [trial for _, trial in study.trials]
     models = ", ".join(dict.fromkeys(trial.model for trial in trials))
     datasets = ", ".join(dict.fromkeys(trial.dataset for trial in trials))
     metric = f"{study.task.headline.label} %"
-    titles = ("cell", "n", metric, "sd", "difference", "95% interval", "verdict", "params", "MAdds")
+    macro = ("macro %",) if MACRO in tables.summary else ()
+    titles = ("cell", "n", metric, *macro, "sd", "difference", "95% interval", "verdict", "params", "MAdds")
     print_table(summary_table(tables.summary, tables.runs).select(*titles), f"{study.name}: {models} on {datasets}")
 
 

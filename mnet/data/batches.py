@@ -135,7 +135,8 @@ class Batches(Resumable):
         super().__init__()
         # (N, H, W, C): crops move whole pixels, and a batch is channels_last without a transposition
         self._pixels = images.permute(0, 2, 3, 1).contiguous() if isinstance(images, Tensor) else images
-        self._rows, self.side = rows, side
+        self.side = side
+        self._rows = rows if rows is None or not isinstance(self._pixels, Tensor) else rows.to(self._pixels.device)
         held_on = images.device if isinstance(images, Tensor) else images.pixels.device
         self.device = held_on if device is None else device
         self.labels = labels.to(self.device)
@@ -169,43 +170,49 @@ class Batches(Resumable):
     def _order(self) -> Tensor | None:
         if not self.train:
             return None
-        return shuffled(self._count, self.seed, self._epoch).to(self.device)
+        order = shuffled(self._count, self.seed, self._epoch)
+        return order.to(self._pixels.device) if isinstance(self._pixels, Tensor) and not self.crops else order
 
     def _batch(self, chosen: Tensor | slice, index: int) -> tuple[Tensor, Any]:
-        generator = self._seeded(index)
-        images = self._read(chosen, generator).permute(0, 3, 1, 2)
+        images = self._read(chosen, index).permute(0, 3, 1, 2)
         augment = self.augment
         if augment is not None and augment.resized:
             augment = replace(augment, flip=False)  # done
-        return normalise(images, self._scale, self._shift, augment, generator), self.labels[chosen]
+        if isinstance(chosen, Tensor):
+            chosen = chosen.to(self.device, non_blocking=True)
+        return normalise(images, self._scale, self._shift, augment, self._seeded(index)), self.labels[chosen]
 
     @property
     def crops(self) -> bool:
         """Whether a batch is cropped out of larger images."""
         return isinstance(self._pixels, ImageStore) or (self.augment is not None and self.augment.resized)
 
-    def _read(self, chosen: Tensor | slice, generator: Generator) -> Tensor:
+    def _read(self, chosen: Tensor | slice, index: int) -> Tensor:
         """The pixels of a batch, (N, H, W, C)."""
-        rows = chosen if self._rows is None else self._rows[chosen if isinstance(chosen, slice) else chosen.cpu()]
-        if not self.crops:
-            assert isinstance(self._pixels, Tensor)
+        if isinstance(self._pixels, Tensor) and not self.crops:
+            rows = chosen if self._rows is None else self._rows[chosen]
             return self._pixels[rows].to(self.device, non_blocking=True)
-        if isinstance(rows, slice):
-            rows = torch.arange(self._count)[rows]
+        if isinstance(chosen, slice):
+            chosen = torch.arange(self._count)[chosen]
+        rows = chosen if self._rows is None else self._rows[chosen]
         images = [self._pixels[row] for row in rows.tolist()]
         sizes = torch.tensor([image.shape[:2] for image in images])
-        side = sizes[0, 0].item() if self.side is None else self.side
+        side = int(sizes[0, 0]) if self.side is None else self.side
         if self.augment is None or not self.augment.resized:
-            return scale_crops(images, centre_crops(sizes, int(side)), int(side), self.device)
+            return scale_crops(images, centre_crops(sizes, side), side, self.device)
+        generator = Generator().manual_seed(self._seed(index))  # of the CPU: nothing waits for a GPU
         crops = draw_crops(sizes, generator)
-        mirrored = torch.rand(len(images), generator=generator, device=self.device) < 0.5 if self.augment.flip else None
-        return scale_crops(images, crops, int(side), self.device, mirrored)
+        mirrored = torch.rand(len(images), generator=generator) < 0.5 if self.augment.flip else None
+        return scale_crops(images, crops, side, self.device, mirrored)
 
     def _seeded(self, index: int) -> Generator:
         """The generator for the augmentation of a batch."""
         if self.augment:
-            self._generator.manual_seed(random_seed("augment", self.seed, self._epoch, index, *self.shard.keys))
+            self._generator.manual_seed(self._seed(index))
         return self._generator
+
+    def _seed(self, index: int) -> int:
+        return random_seed("augment", self.seed, self._epoch, index, *self.shard.keys)
 
 
 class ReplicatedBatches(Resumable):
@@ -244,7 +251,7 @@ class ReplicatedBatches(Resumable):
         augment, draws = first.augment, None
         if augment is not None:
             draws = Draws.join([Draws.of(augment, size, one._seeded(index), first.device) for one in self.loaders])
-        pixels = first._read(chosen.flatten(), first._generator).permute(0, 3, 1, 2)
+        pixels = first._read(chosen.flatten(), index).permute(0, 3, 1, 2)
         images = normalise(pixels, first._scale, first._shift, augment, draws)
         side_by_side = images.unflatten(0, (count, size)).transpose(0, 1).flatten(1, 2)
         return side_by_side.contiguous(memory_format=torch.channels_last), list(first.labels[chosen].unbind())
@@ -267,7 +274,7 @@ class TargetBatches(Batches):
     labels: Targets
 
     def _batch(self, chosen: Tensor | slice, index: int) -> tuple[Tensor, Targets]:
-        pixels, targets = self._read(chosen, self._generator), self.labels.select(chosen)
+        pixels, targets = self._read(chosen, index), self.labels.select(chosen)
         if self.augment and self.augment.flip:
             which = torch.rand(len(pixels), generator=self._seeded(index), device=pixels.device) < 0.5
             pixels = torch.where(which.view(-1, 1, 1, 1), pixels.flip(2), pixels)

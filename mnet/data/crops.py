@@ -25,26 +25,26 @@ def draw_crops(sizes: Tensor, generator: Generator) -> Tensor:
 
     Args:
         sizes: (N, 2) int64, height and width of the images.
-        generator: the source of the random numbers.
+        generator: the source of the random numbers, on the CPU.
 
     Returns:
         (N, 4) int64: top, left, height and width, within the images. The largest centre crop within `ASPECT` where
         `TRIES` draws all exceed the image.
     """
-    count, where = len(sizes), generator.device
-    height, width = sizes.to(where, torch.float32).unbind(1)
-    draws = torch.rand((4, TRIES, count), generator=generator, device=where)
+    count = len(sizes)
+    height, width = sizes.float().unbind(1)
+    draws = torch.rand((4, TRIES, count), generator=generator)
     area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[0])
     low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
     aspect = torch.exp(low + (high - low) * draws[1])
     across, down = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (across > 0) & (down > 0) & (across <= width) & (down <= height)
     top, left = (draws[2] * (height - down + 1)).floor(), (draws[3] * (width - across + 1)).floor()
-    drawn = torch.stack([top, left, down, across], 2)[fits.int().argmax(0), torch.arange(count, device=where)]
+    drawn = torch.stack([top, left, down, across], 2)[fits.int().argmax(0), torch.arange(count)]
     aspect = (width / height).clamp(*ASPECT)
     across, down = torch.minimum(width, height * aspect).round(), torch.minimum(height, width / aspect).round()
     middle = torch.stack([((height - down) / 2).floor(), ((width - across) / 2).floor(), down, across], 1)
-    return torch.where(fits.any(0).unsqueeze(1), drawn, middle).long().cpu()
+    return torch.where(fits.any(0).unsqueeze(1), drawn, middle).long()
 
 
 def centre_crops(sizes: Tensor, side: int) -> Tensor:
@@ -103,7 +103,7 @@ def scale_together(parts: Sequence[Tensor], side: int, device: torch.device) -> 
     for i, part in enumerate(parts):
         padded[i, : part.shape[0], : part.shape[1]] = part
     boxes = torch.zeros((len(parts), 5), device=device)
-    boxes[:, 0] = torch.arange(len(parts))
-    boxes[:, 3:] = sizes.flip(1).to(device)
+    boxes[:, 0] = torch.arange(len(parts), device=device)
+    boxes[:, 3:] = sizes.flip(1).to(device, non_blocking=True)
     batch = padded.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     return roi_align(batch, boxes, (side, side), sampling_ratio=-1, aligned=True).permute(0, 2, 3, 1)

@@ -15,7 +15,6 @@ import yaml
 
 from mnet.data.augment import Augment, normalise
 from mnet.data.batches import ALL, Batches, Shard, shuffled
-from mnet.data.streams import KeySampler
 from mnet.errors import ConfigError
 from mnet.seeding import random_seed
 from mnet.studies import Trial
@@ -49,15 +48,6 @@ def test_the_shards_of_all_devices_add_up_to_the_batch_at_every_step_without_rep
         for rank, (part_images, part_labels) in enumerate(parts):
             assert part_labels.equal(labels[rank::WORLD])
             assert part_images.equal(images[rank::WORLD])
-
-
-def test_streamed_images_are_sharded_in_the_same_way():
-    whole = list(KeySampler(COUNT, SIZE, 3, train=True))
-    shards = [list(KeySampler(COUNT, SIZE, 3, train=True, shard=Shard(rank, WORLD))) for rank in range(WORLD)]
-    for batch, *parts in zip(whole, *shards, strict=True):
-        assert [batch[rank::WORLD] for rank in range(WORLD)] == parts
-    evaluation = list(KeySampler(COUNT, SIZE, 3, train=False, shard=Shard(1, WORLD)))
-    assert evaluation == list(KeySampler(COUNT, SIZE, 3, train=False))
 
 
 def test_devices_augment_differently_and_a_single_device_as_without_shards():

@@ -9,7 +9,7 @@ import torch
 
 import mnet
 from mnet.data import create_data
-from mnet.data.augment import Augment
+from mnet.data.augment import RESIZED_CROP, Augment
 from mnet.data.batches import Batches
 from mnet.studies import Trial
 from mnet.studies.runs.callbacks import DeadKernels, SeedSteps
@@ -59,6 +59,20 @@ def test_batches_are_where_the_images_are_in_the_same_order(device):
     assert images.device.type == labels.device.type == device
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert labels.cpu().equal(first("cpu")[1])
+
+
+@pytest.mark.parametrize("held", ["on the GPU", "on the CPU"])
+def test_random_crops_are_those_of_the_cpu(held, images, device, monkeypatch):
+    """Scaled in one call, from images that fit on the GPU or are sent."""
+    monkeypatch.setattr("mnet.data.decoded.GPU_SHARE", 0.5 if held == "on the GPU" else 0.0)
+    data = create_data("imagefolder", data_dir=images, resolution=28, batch_size=8, augment=RESIZED_CROP)
+    data.setup()
+    (there, labels), (here, expected) = (
+        next(iter(data.batches("train", train=True, device=torch.device(place)))) for place in (device, "cpu")
+    )
+    assert there.device.type == labels.device.type == device
+    assert labels.cpu().equal(expected)
+    assert (there.cpu() - here).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from mnet.studies.results.table_view import (
     number_column,
     text_column,
 )
+from mnet.studies.results.tables import MACRO
 from mnet.tasks import Metric, Task, metric_of, task_in
 
 BASELINE, FAILED, SAME_NETWORK = "baseline", "failed", "same network"
@@ -101,6 +102,7 @@ def summary_table(summary: pd.DataFrame, runs: pd.DataFrame | None = None, more:
         frame = frame.merge(means, left_on="cell", right_index=True, how="left")
     columns = (
         *(*more, CELL, SEEDS, percent_column(metric.mean, metric), number_column(metric.half_width, "half width")),
+        *((number_column(MACRO, "macro %"),) if MACRO in summary else ()),
         *(number_column(metric.sd, "sd"), *(percent_column(one.name, one) for one in further)),
         *(Column("difference", difference_cell), Column("95% interval", difference_interval), P),
         *(Column("verdict", verdict_cell, numeric=False), number_column("at_most", "at most")),

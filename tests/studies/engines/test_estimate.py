@@ -40,7 +40,7 @@ def test_a_trial_is_counted_by_hand():
     assert work.layers == 28  # V1 counts depthwise and pointwise separately, and the classifier: table 1
     assert work.terms(100)[2] == work.params * 2
     assert work.pixels == 70_000 * 28**2
-    assert workload(Trial(dataset="imagenette")).pixels == 0  # streamed
+    assert workload(Trial(dataset="imagenette")).pixels > 0  # on disk, in the system's cache
 
 
 def test_without_timed_runs_the_quick_trial_takes_about_a_minute_and_others_in_proportion():

@@ -31,9 +31,9 @@ def test_cells_are_cut_into_packs_of_equal_size(tmp_path):
         assert len({job.trial.activation for job in pack}) == 1
 
 
-def test_only_images_in_memory_are_packed_and_nothing_in_int8(tmp_path):
+def test_all_but_int8_runs_are_packed(tmp_path):
     trials = (Trial(precision="int8"), Trial(dataset="imagenette"), SMALL)
-    assert [job.pack_size for job in plan_packs(study(tmp_path, *trials, seeds=2), 2, 2)] == [1, 1, 2] * 2
+    assert [job.pack_size for job in plan_packs(study(tmp_path, *trials, seeds=2), 2, 2)] == [1, 2, 2] * 2
 
 
 def test_without_a_size_it_packs_where_that_ends_first(tmp_path):

@@ -98,7 +98,7 @@ def test_the_same_settings_trained_twice_are_distinguished_from_another_computat
 
 
 def test_images_are_compared_only_if_they_are_the_same(root, tmp_path):
-    trials = [replace(PAPER, dataset="imagefolder", data_dir=tmp_path / name, resolution=28) for name in "ab"]
+    trials = [replace(PAPER, dataset="imagefolder", images=name, resolution=28) for name in "ab"]
     runs = [find_run(str(keep(root / "own", trial)), root) for trial in trials]
     assert compare(*runs).images is None
     assert compare(runs[0], runs[0]).images.count == 100

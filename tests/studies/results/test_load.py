@@ -101,7 +101,7 @@ def test_a_run_with_arguments_of_the_trainer_is_loaded_and_an_old_table_is_fille
 
 
 def test_a_run_on_user_images_has_their_folder(tmp_path):
-    keep(Trial(dataset="imagefolder", data_dir=tmp_path, resolution=28), tmp_path)
+    keep(Trial(dataset="imagefolder", data_dir=tmp_path, images="a1b2", resolution=28), tmp_path)
     keep(Trial(), tmp_path)
     assert load(tmp_path).set_index("dataset")["data_dir"].to_dict() == {
         "imagefolder": str(tmp_path),

@@ -26,7 +26,7 @@ from mnet.training import recipe
 from mnet.training.recipes import quantization_aware
 
 PRECISIONS = ("fp32", "int8", "int8-qat")
-FILES = ["config.yaml", "correct.npz", "metrics.csv", "result.json", "weights.pt"]
+FILES = ["config.yaml", "correct.npz", "images.json", "metrics.csv", "result.json", "weights.pt"]
 
 
 @pytest.fixture(scope="module")

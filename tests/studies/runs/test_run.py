@@ -39,11 +39,13 @@ def test_a_run_leaves_config_metrics_weights_and_result(trial, tmp_path):
     folder = tmp_path / trial.run_id
     seen: list[Progress] = []
     result = run_trial(trial, folder, seen.append)
-    files = ["config.yaml", "correct.npz", "metrics.csv", "network.yaml", "result.json", "weights.pt"]
+    files = ["config.yaml", "correct.npz", "images.json", "metrics.csv", "network.yaml", "result.json", "weights.pt"]
     assert sorted(path.name for path in folder.iterdir()) == files
     assert 100 * read_correct(folder).mean() == pytest.approx(result["top1"])
     assert json.loads((folder / "result.json").read_text()) == result
-    assert mnet.settings.parse(Trial, yaml.safe_load((folder / "config.yaml").read_text())) == trial
+    assert mnet.settings.parse(Trial, yaml.safe_load((folder / "config.yaml").read_text())) == replace(
+        trial, images=trial.fingerprint
+    )
     assert set(yaml.safe_load((folder / "config.yaml").read_text())) == set(PARAMETERS)
     network = trial.network(num_classes=2, in_channels=1)
     assert (result["params"], result["madds"]) == (
@@ -108,7 +110,7 @@ def test_a_run_for_some_steps_on_validation_alone_is_none_of_a_study(trial, tmp_
     assert {"top1", "test_loss"}.isdisjoint(result)
     assert result["val_top1"] == round(metrics["val/top1"].dropna().iloc[-1], 4)
     assert run_trial(short, folder) == result  # it is finished, all the same
-    files = ["config.yaml", "metrics.csv", "network.yaml", "result.json", "weights.pt"]
+    files = ["config.yaml", "images.json", "metrics.csv", "network.yaml", "result.json", "weights.pt"]
     assert sorted(path.name for path in folder.iterdir()) == files
     with pytest.raises(ConfigError, match="no finished run"):
         load(tmp_path)

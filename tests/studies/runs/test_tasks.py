@@ -101,7 +101,7 @@ def finished(tmp_path_factory) -> Callable[[str], Path]:
 def test_a_run_leaves_the_metrics_of_its_task_its_weights_and_examples(task, finished):
     trial, folder = Trial(head=HEADS[task], **TINY), finished(task)
     result = read_result(folder)
-    files = ["config.yaml", "examples.pt", "metrics.csv", "result.json", "weights.pt"]
+    files = ["config.yaml", "examples.pt", "images.json", "metrics.csv", "result.json", "weights.pt"]
     assert sorted(path.name for path in folder.iterdir()) == files
     told = {metric.name for metric in TASKS[task].metrics} | {
         "test_loss",
@@ -129,7 +129,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(task, f
     again = run_trial(trial, tmp_path / "stopped")
     same = [metric.name for metric in TASKS[task].metrics] + ["test_loss", "val_loss"]
     assert {name: again[name] for name in same} == {name: whole[name] for name in same}
-    for name in ("weights.pt", "examples.pt", "metrics.csv"):
+    for name in ("weights.pt", "examples.pt", "images.json", "metrics.csv"):
         assert (finished(task) / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
 
 
