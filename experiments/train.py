@@ -29,7 +29,7 @@ from common.options import Arguments, Parser, check_positive
 from common.program import program
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from mnet.data import ImageData, ImageFolder
+from mnet.data import ImageData
 from mnet.data.summary import describe as describe_images
 from mnet.errors import ConfigError
 from mnet.studies.options import VARIANT, read_option, trial_from
@@ -109,7 +109,7 @@ def read_own_images(job: Job) -> ImageData | None:
     if not job.trial.dataset_class().is_users:
         return None
     data = load_data(job.trial, job.trial.full_recipe())
-    if is_rank_zero() and isinstance(data, ImageFolder):
+    if is_rank_zero():
         for line in (*describe_images(data), *describe_changes(job.root, job.study, data.data_dir, data.description())):
             print(line)
     return data

@@ -145,7 +145,7 @@ def _seeds(settings: Settings) -> Iterator[Row]:
 
 def _reading(settings: Settings) -> Iterator[Row]:
     """Random resized crops of a user's own images on one thread, from the store on disk against decoding them."""
-    for size, count in (((500, 375), 96), ((2000, 1500), 32)):
+    for size, count in (((500, 375), 193), ((2000, 1500), 65)):
         with tempfile.TemporaryDirectory() as folder:
             images.write_photographs(Path(folder), size, count)
             ratio = paired_ratios(images.reading(Path(folder), 224), "ours", budget_s=8, warmup=1)["theirs"]

@@ -17,7 +17,7 @@ from common.program import INTERRUPTED
 from common.progress import Display
 from common.rates import measured_rates
 from common.summary import print_summary
-from mnet.data import ImageData, ImageFolder
+from mnet.data import ImageData
 from mnet.data.summary import describe
 from mnet.errors import ConfigError
 from mnet.studies.engines import Engine, devices, make_engine
@@ -134,8 +134,8 @@ def read_data(jobs: Sequence[Job]) -> SharedData:
 def describe_images(data: SharedData, studies: Sequence[Study], root: Path) -> Iterator[str]:
     """What there is of a user's own images, and what has changed since earlier runs of the studies."""
     for images in data.values():
-        if isinstance(images, ImageFolder):
-            yield from describe(images)
+        yield from describe(images)
+        if images.is_users:
             for study in studies:
                 yield from describe_changes(root, study.name, images.data_dir, images.description())
 

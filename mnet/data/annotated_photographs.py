@@ -246,6 +246,11 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
         return stratified_split(torch.zeros(count, dtype=torch.int64), val_size)
 
     @property
+    def counts(self) -> list[int]:
+        """Number of training, validation and test images."""
+        return [len(part.rows) for part in self._splits.values() if part.rows is not None]
+
+    @property
     def shared_bytes(self) -> int:
         images, targets, _ = self._splits["train"]
         return sum(part.nbytes for part in (images, targets) if getattr(part, "folder", None) is None)

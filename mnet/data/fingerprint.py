@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def _known(index: Path, names: Sequence[str], stats: np.ndarray) -> tuple[np.nda
     """Digests of files that have not changed, and the indices of the others."""
     digests = np.zeros((len(names), DIGEST_BYTES), np.uint8)
     known: Mapping[bytes, int] = {}
-    with suppress(OSError, ValueError, KeyError), np.load(index, allow_pickle=False) as arrays:
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(index, allow_pickle=False) as arrays:
         known = {name: i for i, name in enumerate(arrays["names"].tobytes().split(b"\0"))}
         old_stats, old_digests = arrays["stats"], arrays["digests"]
     stale = []

@@ -77,4 +77,5 @@ def report_progress(title: str, total: int, done: int = 0) -> Iterator[Callable[
     try:
         yield advance
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()

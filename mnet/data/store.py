@@ -35,7 +35,7 @@ DISK_SHARE = 0.95
 """Share of the free disk that a store may take."""
 SAMPLED = 256
 """Images whose size is looked at to estimate the size of a store."""
-FLUSHED = 512
+FLUSHED = 2048
 """Images after which a build on disk can go on."""
 FORMAT = 1
 """Of a store on disk; another one is built anew."""

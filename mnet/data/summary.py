@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mnet.data.annotated_photographs import AnnotatedPhotographs
 from mnet.data.fingerprint import Files
 from mnet.data.fitting import read_size
 from mnet.data.folders import Listing
 from mnet.data.imagefolder import ImageFolder
-from mnet.data.module import ClassImages
+from mnet.data.module import ClassImages, ImageData
 from mnet.errors import path_text
 
 SHOWN = 8
@@ -21,8 +22,20 @@ SAMPLED = 256
 """Images whose size is looked at."""
 
 
-def describe(data: ImageFolder) -> Iterator[str]:
-    """Classes with counts, sizes, channels, splits; what is unbalanced, or a copy; the accuracy to beat."""
+def describe(data: ImageData) -> Iterator[str]:
+    """What there is of a user's own images; nothing is said of published ones.
+
+    Of class folders: classes with counts, sizes, channels, splits; what is unbalanced, or a copy; the accuracy to beat.
+    """
+    if isinstance(data, ImageFolder):
+        yield from _describe_folder(data)
+    if isinstance(data, AnnotatedPhotographs):
+        train, val, test = (f"{count:,}" for count in data.counts)
+        found = f"{len(data.class_names)} classes, {train} training, {val} validation and {test} test images"
+        yield f"{path_text(data.data_dir)}: {data.name}, {found}, seen at {data.resolution} x {data.resolution}"
+
+
+def _describe_folder(data: ImageFolder) -> Iterator[str]:
     classes = data.description()["classes"]
     yield f"{path_text(data.data_dir)}: {data.listing}"
     yield f"  {_sizes(data)}; {_validation(classes)}"

@@ -15,7 +15,7 @@ from mnet.studies.runs.store import IMAGES, read_json, read_settings
 
 
 def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -> Iterator[str]:
-    """A line if the last runs of a study on this folder had other images.
+    """A line if all runs of a study on this folder, so far, had other images.
 
     Args:
         root: The results folder.
@@ -26,7 +26,9 @@ def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -
     earlier: dict[str, list[Path]] = defaultdict(list)
     for path in (root / study).glob(f"runs/*/{IMAGES}"):
         kept = cast(Description, read_json(path) or {})
-        if kept.get("images") not in (None, now["images"]) and _folder_of(path.parent) == os.path.realpath(data_dir):
+        if kept.get("images") == now["images"]:
+            return
+        if "images" in kept and _folder_of(path.parent) == os.path.realpath(data_dir):
             earlier[kept["images"]].append(path)
     if not earlier:
         return
