@@ -1,7 +1,8 @@
 """mnet: what each choice of the MobileNet papers buys, measured.
 
-`import mnet` needs torch alone, and gives `create_model`, `describe`, `cost`, `Toggles`, and weights in torchvision's
-layout. Import `mnet.data`, `mnet.tasks`, `mnet.training`, `mnet.latency` and `mnet.studies` where you need them.
+`import mnet` needs torch alone, and gives `create_model`, `describe`, `cost`, `Toggles`, and weights in and out of
+other libraries' layouts. Import `mnet.data`, `mnet.tasks`, `mnet.training`, `mnet.latency` and `mnet.studies` where you
+need them.
 """
 
 from mnet.errors import ConfigError, DataError
@@ -10,7 +11,8 @@ from mnet.models.network import MobileNet, create_model
 from mnet.models.spec import Block, Conv, FeatureMap, Head, Hidden, Network, feature_maps
 from mnet.models.tables import list_models, write_network
 from mnet.models.toggles import Toggles, describe
-from mnet.weights.formats import load_torchvision, to_torchvision
+from mnet.weights.formats import load_torchvision, to_timm, to_torchvision
+from mnet.weights.load import load_weights
 
 __version__ = "0.1.0"
 
@@ -32,6 +34,8 @@ __all__ = [
     "feature_maps",
     "list_models",
     "load_torchvision",
+    "load_weights",
+    "to_timm",
     "to_torchvision",
     "write_network",
 ]

@@ -1,4 +1,4 @@
-"""Weights in other libraries' layouts: torchvision's for V2 and V3, timm's for V1, which torchvision does not have.
+"""Weights in other libraries' layouts: torchvision's for V2 and V3 (timm's for V1, which it does not have), and timm's.
 
 Networks with a head use the layouts of torchvision's SSDLite and LR-ASPP, which exist on V3.
 """
@@ -14,6 +14,7 @@ from mnet.errors import ConfigError
 from mnet.models.heads import head_spec
 from mnet.models.network import MobileNet
 from mnet.models.spec import HeadKind, Network, feature_map, resolve_blocks
+from mnet.models.tables import table
 from mnet.models.toggles import describe
 
 NamePairs = Iterator[tuple[str, str]]
@@ -27,7 +28,26 @@ def to_torchvision(net: MobileNet) -> dict[str, Tensor]:
         ConfigError: The layout cannot hold a part of this network (e.g. SE in V2).
     """
     state = net.state_dict()
-    return {layout_name: state[name] for name, layout_name in _layout_names(net.network, state).items()}
+    return {layout_name: state[name] for name, layout_name in torchvision_names(net.network, state).items()}
+
+
+def to_timm(net: MobileNet) -> dict[str, Tensor]:
+    """The state dict of `net` under timm's names, in their order; tensors are shared.
+
+    timm's `mobilenetv1_100`, `mobilenetv2_*` and `mobilenetv3_*` take it at the same width. Their batch norms have an
+    epsilon of 1e-5, also those of V3, where the paper's code, torchvision and `tf_mobilenetv3_*` have 1e-3.
+
+    Raises:
+        ConfigError: The layout cannot hold a part of this network.
+    """
+    state = net.state_dict()
+    names = timm_names(net.network, state)
+    return {key: state[name][..., None, None] if key == CONV_HEAD and net.network.hidden else state[name]
+            for name, key in names.items()}  # fmt: skip
+
+
+CONV_HEAD = "conv_head.weight"
+"""timm's V3 has its fully connected layer as a 1x1 convolution."""
 
 
 def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> MobileNet:
@@ -38,7 +58,7 @@ def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> Mobile
             says so.
     """
     state = net.state_dict()
-    names = _layout_names(net.network, state)
+    names = torchvision_names(net.network, state)
     differences = {
         "missing": sorted(set(names.values()) - set(state_dict)),
         "unexpected": sorted(set(state_dict) - set(names.values())),
@@ -56,20 +76,45 @@ def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> Mobile
     return net
 
 
-def _layout_names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensor name in mnet -> tensor name in the layout, for all tensors of `state`.
+def torchvision_names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensor name in mnet -> in torchvision's layout (timm's for V1), for all tensors of `state`.
 
     Raises:
         ConfigError: The layout cannot hold a part of this network.
     """
-    if not network.separable:
-        raise ConfigError("no published layout has full convolutions instead of separable ones")
-    pairs = LAYOUTS[network.name](network)
+    pairs = _pairs(network, LAYOUTS)
     if network.head is not None:
         if network.head.kind not in HEAD_LAYOUTS or network.name not in ON_V3:
             raise ConfigError(f"torchvision's layouts have no {network.head.kind} on {network.name}")
         backbone = (pair for pair in pairs if not pair[0].startswith(("hidden", "classifier")))
         pairs = HEAD_LAYOUTS[network.head.kind](network, backbone)
+    return _of_tensors(pairs, state)
+
+
+def timm_names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensor name in mnet -> in timm's layout, for all tensors of `state`.
+
+    Raises:
+        ConfigError: The layout cannot hold a part of this network.
+    """
+    if network.head is not None:
+        raise ConfigError(f"timm's layouts have no {network.head.kind}")
+    return _of_tensors(_pairs(network, TIMM_LAYOUTS), state)
+
+
+def _pairs(network: Network, layouts: Mapping[str, Callable[[Network], NamePairs]]) -> NamePairs:
+    """
+    Raises:
+        ConfigError: No layout has this network.
+    """
+    if not network.separable:
+        raise ConfigError("no published layout has full convolutions instead of separable ones")
+    if network.name not in layouts:
+        raise ConfigError(f"there is no published layout of {network.name}")
+    return layouts[network.name](network)
+
+
+def _of_tensors(pairs: NamePairs, state: Mapping[str, Tensor]) -> dict[str, str]:
     return {
         tensor: f"{layout_name}.{tensor.removeprefix(f'{name}.')}"
         for name, layout_name in pairs
@@ -160,6 +205,39 @@ def _timm_v1(network: Network) -> NamePairs:
     yield "classifier", "classifier"
 
 
+def _timm_inverted(network: Network) -> NamePairs:
+    """V2 and V3: blocks are numbered within stages, which end where the paper's table changes its channels."""
+    rows = table(network.name).blocks
+    if len(rows) != len(network.blocks) or network.tail is None:
+        raise ConfigError(f"timm's layout has the {len(rows)} blocks and the last stage of the paper's {network.name}")
+    if any(row.se for row in network.blocks) > any(row.se for row in rows):
+        raise ConfigError("timm's V2 layout has no SE")
+    yield "stem.conv", "conv_stem"
+    yield "stem.norm", "bn1"
+    stage, index = 0, 0
+    for i, block in enumerate(resolve_blocks(network)):
+        if i and rows[i].out_channels != rows[i - 1].out_channels:
+            stage, index = stage + 1, 0
+        ours, theirs = f"blocks.{i}", f"blocks.{stage}.{index}"
+        convs = ["depthwise", "project"] if block.row.expansion is None else ["expand", "depthwise", "project"]
+        names = ["conv_dw", "conv_pw"] if block.row.expansion is None else ["conv_pw", "conv_dw", "conv_pwl"]
+        for step, (part, name) in enumerate(zip(convs, names, strict=True), 1):
+            if part == "project" and block.squeeze:
+                yield f"{ours}.se.fc1", f"{theirs}.se.conv_reduce"
+                yield f"{ours}.se.fc2", f"{theirs}.se.conv_expand"
+            yield f"{ours}.{part}.conv", f"{theirs}.{name}"
+            yield f"{ours}.{part}.norm", f"{theirs}.bn{step}"
+        index += 1
+    if network.hidden is None:
+        yield "tail.conv", "conv_head"
+        yield "tail.norm", "bn2"
+    else:
+        yield "tail.conv", f"blocks.{stage + 1}.0.conv"
+        yield "tail.norm", f"blocks.{stage + 1}.0.bn1"
+        yield "hidden.0", "conv_head"
+    yield "classifier", "classifier"
+
+
 def _torchvision_ssdlite(network: Network, backbone: NamePairs) -> NamePairs:
     """torchvision cuts the backbone after C4, which is inside a block."""
     cut = feature_map(network, "C4").block + 1
@@ -198,4 +276,10 @@ LAYOUTS: dict[str, Callable[[Network], NamePairs]] = {
     "mobilenet_v2": _torchvision_v2,
     "mobilenet_v3_large": _torchvision_v3,
     "mobilenet_v3_small": _torchvision_v3,
+}
+TIMM_LAYOUTS: dict[str, Callable[[Network], NamePairs]] = {
+    "mobilenet_v1": _timm_v1,
+    "mobilenet_v2": _timm_inverted,
+    "mobilenet_v3_large": _timm_inverted,
+    "mobilenet_v3_small": _timm_inverted,
 }

@@ -1,6 +1,6 @@
 """Start from the weights of the paper's network, whatever the toggles: copy what fits, and report the rest.
 
-Weights are in torchvision's layout (timm's for V1). A toggle changes some rows of the network. Tensors are matched by
+A toggle changes some rows of the network. Tensors are matched by
 their position in it and copied as they are, or adapted in one of these ways:
 
 - a smaller depthwise kernel keeps the centre; a larger one is padded with zeros and computes the same;
@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import pickle
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mnet.errors import ConfigError
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network, resolve_blocks
-from mnet.models.toggles import describe
-from mnet.weights.formats import load_torchvision
+from mnet.weights.files import split_entry
 from mnet.weights.truncation import truncated
 
 IMAGENET = "imagenet"
@@ -47,6 +44,8 @@ class TransferReport:
     """Kind of adaptation -> number of tensors."""
     new: Mapping[str, int]
     """Layer, without block numbers (`blocks.se.fc1`) -> number of its tensors that are initialised anew."""
+    source: str = ""
+    """What was recognised: `timm mobilenet_v3_large, EMA weights, 1,000 classes → 10`."""
 
     @property
     def share(self) -> float:
@@ -54,26 +53,21 @@ class TransferReport:
         return self.kept / self.params
 
     def __str__(self) -> str:
-        parts = [f"{self.share:.1%} of {self.params:,} parameters start from the weights"]
+        parts = [self.source] if self.source else []
+        parts += [f"{self.share:.1%} of {self.params:,} parameters start from the weights"]
         parts += [f"{kind}: {count}" for kind, count in self.adapted.items()]
         if self.new:
             parts.append("new: " + ", ".join(f"{name} ({count})" for name, count in self.new.items()))
         return "; ".join(parts)
 
 
-def transfer(net: MobileNet, weights: Mapping[str, Tensor]) -> TransferReport:
-    """Copy into `net` what fits from weights of its paper's network, at the same width.
+def transfer_published(net: MobileNet, paper: MobileNet) -> TransferReport:
+    """Copy into `net` what fits from its paper's network, at the same width.
 
     Args:
         net: With any toggles, number of classes and input channels; without a head.
-        weights: In torchvision's layout (timm's for V1).
-
-    Raises:
-        ConfigError: The weights are of another model or width, or `net` has a head; `net` is unchanged.
+        paper: The paper's network, or a published variant of it.
     """
-    if net.network.head is not None:
-        raise ConfigError(f"weights of a classifier cannot start a network with head={net.network.head.kind} yet")
-    paper = _load_published(net.network, weights)
     return _copy_matching(net, paper.state_dict(), _matched_blocks(net.network, paper.network))
 
 
@@ -105,25 +99,6 @@ def _copy_matching(net: MobileNet, source: Mapping[str, Tensor], blocks: Mapping
     sizes = {name: param.numel() for name, param in net.named_parameters()}
     kept = sum(size for name, size in sizes.items() if name in copied)
     return TransferReport(sum(sizes.values()), kept, dict(adapted), dict(new))
-
-
-def _load_published(network: Network, weights: Mapping[str, Tensor]) -> MobileNet:
-    """The paper's network with these weights, by either width rule.
-
-    Raises:
-        ConfigError: The weights are not of `network`'s model and width.
-    """
-    classes = [value.shape[0] for name, value in weights.items() if name.startswith("classifier") and value.ndim == 1]
-    errors = []
-    for rule in (network.width_rule, *({"paper", "torchvision"} - {network.width_rule})):
-        candidate = describe(
-            network.name, num_classes=classes[-1] if classes else 1000, width=network.width, width_rule=rule
-        )
-        try:
-            return load_torchvision(MobileNet(candidate), weights)
-        except ConfigError as error:
-            errors.append(error)
-    raise ConfigError(f"these weights do not start {network.name} at width {network.width:g}: {errors[0]}")
 
 
 def _matched_blocks(network: Network, paper: Network) -> dict[int, int]:
@@ -170,34 +145,12 @@ def _fit(target: Tensor, source: Tensor | None) -> tuple[Tensor, str] | None:
     return (source, " and ".join(adaptations)) if target.shape == source.shape else None
 
 
-def read_weights(source: str, model: str) -> Mapping[str, Tensor]:
-    """Weights of a model, from a file or from torchvision.
-
-    Args:
-        source: A file of `torch.save` with a state dict, or with one under `model` or `state_dict`; or `IMAGENET`.
-        model: One of `list_models()`.
+def download(model: str) -> Mapping[str, Tensor]:
+    """torchvision's ImageNet weights of a model.
 
     Raises:
-        ConfigError: The file is missing or holds something else, or the download failed.
+        ConfigError: It has none, or the download failed.
     """
-    if source == IMAGENET:
-        return _download(model)
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"pretrained={source} is neither a file of weights nor {IMAGENET} (torchvision's weights)")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
-    for name in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"{path} has no state dict: expected tensors by name")
-    return content
-
-
-def _download(model: str) -> Mapping[str, Tensor]:
     from torchvision import models  # slow to import, and rarely needed
 
     if model not in models.list_models():
@@ -213,10 +166,12 @@ def _download(model: str) -> Mapping[str, Tensor]:
 
 def weights_key(source: str) -> str:
     """Identifies weights wherever they are stored: a hash of the file's content, or the name of a run's folder."""
-    path = Path(source).expanduser()
+    path, entry = split_entry(source)
     if path.is_dir():
         return path.resolve().name
-    return _content_hash(path, path.stat().st_mtime_ns) if source != IMAGENET and path.is_file() else source
+    if source == IMAGENET or not path.is_file():
+        return source
+    return "#".join(filter(None, [_content_hash(path, path.stat().st_mtime_ns), entry]))
 
 
 @cache

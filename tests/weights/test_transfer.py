@@ -16,7 +16,7 @@ from mnet.studies import Trial
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import read_result
-from mnet.weights.transfer import read_weights, transfer
+from mnet.weights.load import load_weights as transfer
 
 WIDTH = 0.25
 
@@ -130,7 +130,7 @@ def test_bad_weights_are_an_error_before_anything_is_trained(tmp_path, capsys):
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save(published("mobilenet_v2"), tmp_path / "v2.pth")
     for source, message in (
-        (tmp_path / "none.pth", "neither a file of weights nor imagenet"),
+        (tmp_path / "none.pth", "neither a file of weights nor the folder of a run"),
         (tmp_path / "notes.txt", "cannot be read as weights"),
         (tmp_path / "list.pth", "has no state dict"),
         (tmp_path / "v2.pth", "do not start mobilenet_v3_small"),
@@ -139,6 +139,6 @@ def test_bad_weights_are_an_error_before_anything_is_trained(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
     with pytest.raises(ConfigError, match="torchvision has no weights of mobilenet_v1"):
-        read_weights("imagenet", "mobilenet_v1")
+        transfer(build("mobilenet_v1"), "imagenet")
     with pytest.raises(ConfigError, match="pretrained=imagenet supports classifiers only, not head=ssdlite"):
         Trial(dataset="scenes", head="ssdlite", pretrained="imagenet")

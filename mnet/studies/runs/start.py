@@ -13,7 +13,8 @@ from mnet.models.network import MobileNet
 from mnet.studies.options import trial_from
 from mnet.studies.runs.store import WEIGHTS, read_result, read_settings
 from mnet.studies.trial import Trial
-from mnet.weights.transfer import TransferReport, read_weights, transfer, transfer_trained
+from mnet.weights.load import load_run, load_weights
+from mnet.weights.transfer import TransferReport
 
 
 def load_pretrained(pretrained: str, net: MobileNet) -> TransferReport:
@@ -28,13 +29,11 @@ def load_pretrained(pretrained: str, net: MobileNet) -> TransferReport:
     """
     folder = Path(pretrained).expanduser()
     if not folder.is_dir():
-        return transfer(net, read_weights(pretrained, net.network.name))
+        return load_weights(net, pretrained)
     trial, state = read_trained(folder)
     if trial.head is not None:
         raise ConfigError(f"{folder} has a network with head={trial.head}; a run can start from a classifier only")
-    source = MobileNet(trial.network(len(state["classifier.bias"]), state["stem.conv.weight"].shape[1]))
-    source.load_state_dict(state)
-    return transfer_trained(net, source)
+    return load_run(net, folder, trial.network(len(state["classifier.bias"]), state["stem.conv.weight"].shape[1]))
 
 
 def read_trained(folder: Path) -> tuple[Trial, Mapping[str, Tensor]]:

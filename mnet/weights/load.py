@@ -1,0 +1,101 @@
+"""Start a network from weights, whoever saved them, and say what was recognised and what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from mnet.errors import ConfigError, path_text
+from mnet.models.network import MobileNet
+from mnet.models.spec import Network
+from mnet.models.tables import table
+from mnet.models.toggles import Toggles, with_toggles
+from mnet.settings import hints, parse
+from mnet.weights.files import State, read_state
+from mnet.weights.formats import load_torchvision
+from mnet.weights.recognise import build, recognise
+from mnet.weights.transfer import IMAGENET, TransferReport, download, transfer_published, transfer_trained
+
+RUN_CONFIG, RUN_WEIGHTS = "config.yaml", "weights.pt"
+"""Files of a run's folder."""
+
+
+def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> TransferReport:
+    """Copy into `net` what fits of given weights, and report what they are and what fits.
+
+    Nothing that a file contains is run. Prefixes of DataParallel, DDP, torch.compile and Lightning are removed,
+    averaged weights preferred (choose others by `FILE#ENTRY`), half precision widened. Of another number of classes all
+    but the classifier is kept; toggles keep what they do not change.
+
+    Args:
+        net: With any toggles, at the width of the weights.
+        source: A state dict; a .pt, .pth, .ckpt or .safetensors file of torchvision, timm, Lightning or mnet, or of a
+            training script with such a network; the folder of a finished run; or `imagenet`, torchvision's download.
+
+    Raises:
+        ConfigError: There are no such weights, or they are of another network; the message says which tensors differ
+            and what they look like. `net` is unchanged.
+    """
+    if str(source) == IMAGENET:
+        source = download(net.network.name)
+    if not isinstance(source, Mapping) and Path(source).expanduser().is_dir():
+        return load_run(net, Path(source).expanduser())
+    state = read_state(source)
+    if net.network.head is not None:
+        load_torchvision(net, state.tensors)
+        return _whole(net, state, f"torchvision {net.network.head.kind} on {net.network.name}")
+    found = recognise(state.tensors, net.network)
+    if (found.network.name, found.network.width) != (net.network.name, net.network.width):
+        given = f"model={found.network.name} width={found.network.width:g}"
+        raise ConfigError(
+            f"these weights do not start {net.network.name} at width {net.network.width:g}: they are of {found.name}; "
+            f"give {given}"
+        )
+    classes = f"{found.network.num_classes:,} classes"
+    if found.network.num_classes != net.network.num_classes:
+        classes += f" → {net.network.num_classes:,}"
+    what = ", ".join([found.name, *state.notes, classes])
+    return replace(transfer_published(net, build(found, state.tensors)), source=what)
+
+
+def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> TransferReport:
+    """Copy into `net` what fits of the network of a finished run.
+
+    Args:
+        net: As of `load_weights`.
+        folder: The run's.
+        network: What was trained; None = as its config says.
+
+    Raises:
+        ConfigError: It is no such folder, or its network has a head or int8 weights.
+    """
+    if not (folder / RUN_WEIGHTS).is_file() or not (folder / RUN_CONFIG).is_file():
+        raise ConfigError(
+            f"{path_text(folder)} is no folder of a finished run: {RUN_WEIGHTS} or {RUN_CONFIG} is missing"
+        )
+    state = read_state(folder / RUN_WEIGHTS)
+    source = MobileNet(_network_of(folder, state.tensors) if network is None else network)
+    source.load_state_dict(dict(state.tensors))
+    return replace(transfer_trained(net, source), source=f"run {folder.name} of {source.network.name}")
+
+
+def _network_of(folder: Path, tensors: Mapping[str, Tensor]) -> Network:
+    config = yaml.safe_load((folder / RUN_CONFIG).read_text())
+    toggles = parse(Toggles, {name: config[name] for name in hints(Toggles) if name in config}, "toggle")
+    if toggles.head is not None or "classifier.bias" not in tensors:
+        raise ConfigError(
+            f"{path_text(folder)} has a network with head={toggles.head}; a run can start from a classifier"
+        )
+    saved = folder / "network.yaml"
+    paper = table(str(saved) if saved.is_file() else str(config["model"]))
+    return with_toggles(paper, toggles, len(tensors["classifier.bias"]), tensors["stem.conv.weight"].shape[1])
+
+
+def _whole(net: MobileNet, state: State, what: str) -> TransferReport:
+    params = sum(param.numel() for param in net.parameters())
+    return TransferReport(params, params, {}, {}, ", ".join([what, *state.notes]))

@@ -1,0 +1,192 @@
+"""Whose weights these are: the library, the model, its width and classes, from names and shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mnet.errors import ConfigError
+from mnet.models.network import MobileNet
+from mnet.models.spec import Network
+from mnet.models.tables import list_models
+from mnet.models.toggles import describe
+from mnet.weights.formats import timm_names, torchvision_names
+
+Library = Literal["mnet", "torchvision", "timm"]
+MARKS: Mapping[str, Library] = {
+    "stem.conv.weight": "mnet",
+    "features.0.0.weight": "torchvision",
+    "conv_stem.weight": "timm",
+}
+"""A tensor that only classifiers in the layout of a library have."""
+OTHERS = {
+    "backbone.features.0.0.0.weight": "an SSDLite detector in torchvision's layout",
+    "backbone.0.0.weight": "an LR-ASPP segmenter in torchvision's layout",
+    "head.gate.weight": "an LR-ASPP segmenter in mnet's layout",
+    "head.extra.0.0.conv.weight": "an SSDLite detector in mnet's layout",
+    "conv1.weight": "a ResNet or another family",
+}
+WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.25, 1.3, 1.4)
+"""Widths that are published."""
+MINIMALISTIC: Mapping[str, object] = {"se": False, "activation": "relu", "kernel": 3}
+"""Toggles of the minimalistic V3."""
+VARIANTS: tuple[tuple[str, Mapping[str, object]], ...] = (
+    ("", {}),
+    ("minimalistic", MINIMALISTIC),
+    ("with a reduced tail", {"reduced_tail": True}),
+    ("with the stem of width 1", {"stem_channels": 32}),  # timm's small_050
+)
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The network that some weights are of."""
+
+    library: Library
+    network: Network
+    variant: str
+    """How it differs from the paper's; empty if it does not."""
+    names: Mapping[str, str]
+    """Tensor name in mnet -> in the library."""
+
+    @property
+    def name(self) -> str:
+        """As `timm mobilenet_v3_large, width 0.75`."""
+        network = self.network
+        width = "" if network.width == 1 else f", width {network.width:g}"
+        rule = ", torchvision's rounding" if network.width != 1 and network.width_rule == "torchvision" else ""
+        return f"{self.library} {network.name}{width}{rule}{', ' * bool(self.variant)}{self.variant}"
+
+
+def recognise(tensors: Mapping[str, Tensor], like: Network) -> Recognised:
+    """The published classifier whose names and shapes these weights have.
+
+    Args:
+        tensors: by name, without prefixes.
+        like: the network they are for, whose model and width are looked at first.
+
+    Raises:
+        ConfigError: No such network; the message says what is nearest, and what differs.
+    """
+    library = next((library for mark, library in MARKS.items() if mark in tensors), None)
+    if library is None:
+        other = next((what for mark, what in OTHERS.items() if mark in tensors), None)
+        found = f"they look like {other}" if other else f"the first is called {next(iter(tensors))}"
+        raise ConfigError(
+            f"these are no weights of a MobileNet classifier in a layout of {_or(MARKS.values())}: {found}"
+        )
+    closest: tuple[int, str] | None = None
+    for network, variant in candidates(like, _channels(tensors, library), _classes(tensors, library)):
+        names = names_in(library, network)
+        if names is None:
+            continue
+        problems = differences(tensors, network, names)
+        if not problems:
+            return Recognised(library, network, variant, names)
+        if closest is None or len(problems) < closest[0]:
+            closest = len(problems), f"{Recognised(library, network, variant, names).name}: {problems[0]}"
+    assert closest is not None
+    count, nearest = closest
+    more = f" and {count - 1} more tensors" if count > 1 else ""
+    raise ConfigError(
+        f"these weights in {library}'s layout are of no published MobileNet; the nearest is {nearest}{more}"
+    )
+
+
+def candidates(like: Network, in_channels: int, num_classes: int) -> Iterator[tuple[Network, str]]:
+    """Published networks, the likeliest first, each with how it differs from the paper's."""
+    models = [like.name, *(name for name in list_models() if name != like.name)]
+    widths = [like.width, *(width for width in WIDTHS if width != like.width)]
+    for model in models:
+        for width in widths:
+            for variant, toggles in VARIANTS:
+                for rule in ("paper", "torchvision"):
+                    network = _described(model, width, rule, in_channels, num_classes, tuple(toggles.items()))
+                    if network is not None:
+                        yield network, variant
+
+
+@cache
+def _described(
+    model: str, width: float, rule: str, in_channels: int, num_classes: int, toggles: tuple[tuple[str, object], ...]
+) -> Network | None:
+    try:
+        return describe(
+            model, in_channels=in_channels, num_classes=num_classes, width=width, width_rule=rule, **dict(toggles)
+        )
+    except ConfigError:
+        return None
+
+
+@cache
+def _shapes(network: Network) -> Mapping[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: value.shape for name, value in MobileNet(network).state_dict().items()}
+
+
+@cache
+def names_in(library: Library, network: Network) -> Mapping[str, str] | None:
+    """Tensor name in mnet -> in a library; None if its layout cannot hold the network."""
+    state = {name: torch.empty(shape, device="meta") for name, shape in _shapes(network).items()}
+    if library == "mnet":
+        return {name: name for name in state}
+    if library == "torchvision" and network.name == "mobilenet_v1":
+        return None
+    try:
+        return (timm_names if library == "timm" else torchvision_names)(network, state)
+    except ConfigError:
+        return None
+
+
+def differences(tensors: Mapping[str, Tensor], network: Network, names: Mapping[str, str]) -> list[str]:
+    """What keeps weights from being those of a network."""
+    wanted = {key for key in names.values() if not key.endswith(COUNTER)}
+    given = {key for key in tensors if not key.endswith(COUNTER)}
+    problems = [f"{key} is missing" for key in sorted(wanted - given)]
+    problems += [f"{key} is not its" for key in sorted(given - wanted)]
+    shapes = _shapes(network)
+    for name, key in names.items():
+        if key in given and squeezed(tensors[key].shape) != squeezed(shapes[name]):
+            problems.append(f"{key} is {tuple(tensors[key].shape)}, there {tuple(shapes[name])}")
+    return problems
+
+
+COUNTER = "num_batches_tracked"
+"""Of batch norms: batches so far, which many files lack."""
+
+
+def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without the ones at its end: a 1x1 convolution is a fully connected layer."""
+    sizes = list(shape)
+    while sizes and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
+
+
+def _channels(tensors: Mapping[str, Tensor], library: Library) -> int:
+    mark = next(mark for mark, name in MARKS.items() if name == library)
+    return int(tensors[mark].shape[1])
+
+
+def _classes(tensors: Mapping[str, Tensor], library: Library) -> int:
+    biases = [value for name, value in tensors.items() if name.startswith("classifier") and value.ndim == 1]
+    return len(biases[-1]) if biases else 1000
+
+
+def _or(names: Iterator[str] | Sequence[str] | object) -> str:
+    *most, last = names  # type: ignore[misc]
+    return f"{', '.join(most)} or {last}"
+
+
+def build(found: Recognised, tensors: Mapping[str, Tensor]) -> MobileNet:
+    """The network with its weights."""
+    net = MobileNet(found.network)
+    state = net.state_dict()
+    given = {name: tensors[key].reshape(state[name].shape) for name, key in found.names.items() if key in tensors}
+    net.load_state_dict({**state, **given})
+    return net

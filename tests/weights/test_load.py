@@ -1,0 +1,214 @@
+"""Weights as people have them: of every library, in every wrapping, without running what a file contains."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from support.networks import lively
+from torch import Tensor, nn
+from torchvision import models
+
+import mnet
+from mnet import ConfigError
+from mnet.files import write_yaml
+from mnet.studies import Trial
+from mnet.weights.transfer import weights_key
+
+V3 = "mobilenet_v3_small"
+TIMM = [
+    ("mobilenetv1_100", "mobilenet_v1", {"activation": "relu6"}),
+    ("mobilenetv1_125", "mobilenet_v1", {"activation": "relu6", "width": 1.25}),
+    *((f"mobilenetv2_{round(100 * w):03}", "mobilenet_v2", {"width": w}) for w in (0.35, 0.5, 0.75, 1.0, 1.4)),
+    ("mobilenetv3_large_075", "mobilenet_v3_large", {"width": 0.75}),
+    ("mobilenetv3_large_100", "mobilenet_v3_large", {}),
+    ("mobilenetv3_small_050", V3, {"width": 0.5, "stem_channels": 32}),
+    ("mobilenetv3_small_075", V3, {"width": 0.75}),
+    ("mobilenetv3_small_100", V3, {}),
+    ("tf_mobilenetv3_large_minimal_100", "mobilenet_v3_large", {"se": False, "activation": "relu", "kernel": 3}),
+    ("tf_mobilenetv3_small_minimal_100", V3, {"se": False, "activation": "relu", "kernel": 3}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "model", "toggles"), TIMM, ids=[name for name, *_ in TIMM])
+def test_timms_networks_are_recognised_and_compute_the_same_both_ways(
+    name: str, model: str, toggles: dict[str, object]
+) -> None:
+    padding = {"pad_type": ""} if name.startswith("tf_") else {}  # TensorFlow pads on one side
+    reference = lively(timm.create_model(name, **padding)).eval()
+    (eps,) = {module.eps for module in reference.modules() if isinstance(module, nn.BatchNorm2d)}
+    net = mnet.MobileNet(replace(mnet.describe(model, **toggles), bn_eps=eps)).eval()
+    report = mnet.load_weights(net, reference.state_dict())
+    assert report.share == 1
+    assert report.source.startswith(f"timm {model}")
+    images = torch.randn(2, 3, 64, 64)
+    expected = reference(images)
+    torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    exported = mnet.to_timm(net)
+    assert list(exported) == list(reference.state_dict())
+    reference.load_state_dict(exported)
+    assert reference(images).equal(expected)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_large", V3])
+@pytest.mark.parametrize("width", [1.0, 0.75])
+def test_torchvisions_networks_are_recognised_at_every_width(name: str, width: float) -> None:
+    reference = lively(getattr(models, name)(width_mult=width)).eval()
+    net = mnet.create_model(name, width=width, width_rule="torchvision").eval()
+    report = mnet.load_weights(net, reference.state_dict())
+    assert report.share == 1
+    assert report.source.startswith(f"torchvision {name}")
+    images = torch.randn(2, 3, 64, 64)
+    expected = reference(images)
+    torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def weights(classes: int = 1000) -> dict[str, Tensor]:
+    return dict(lively(models.mobilenet_v3_small(num_classes=classes)).state_dict())
+
+
+def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+WRAPPED: list[tuple[str, Callable[[dict[str, Tensor]], object], str]] = [
+    ("a state dict", lambda w: w, ""),
+    ("DataParallel", lambda w: {f"module.{k}": v for k, v in w.items()}, "without module."),
+    (
+        "compiled in DDP",
+        lambda w: {f"module._orig_mod.{k}": v for k, v in w.items()},
+        "without module., without _orig_mod.",
+    ),
+    (
+        "Lightning",
+        lambda w: {"epoch": 3, "state_dict": {"loss.weight": torch.ones(3), **{f"net.{k}": v for k, v in w.items()}}},
+        "its state_dict, without net. and loss.weight",
+    ),
+    (
+        "torchvision's reference script",
+        lambda w: {
+            "model": {k: torch.zeros_like(v) for k, v in w.items()},
+            "model_ema": {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in w.items()}},
+            "optimizer": {"state": {0: {"square_avg": torch.ones(2)}}},
+            "args": argparse.Namespace(lr=0.1, data=Path("x")),
+            "epoch": 7,
+        },
+        "EMA weights, not model, optimizer, without module. and n_averaged",
+    ),
+    ("half precision", half, "from float16"),
+    ("without counters", lambda w: {k: v for k, v in w.items() if "num_batches" not in k}, ""),
+]
+
+
+@pytest.mark.parametrize(("wrap", "notes"), [case[1:] for case in WRAPPED], ids=[case[0] for case in WRAPPED])
+def test_wrapped_weights_are_found_in_files(wrap: Callable, notes: str, tmp_path: Path) -> None:
+    tensors = weights()
+    torch.save(wrap(tensors), tmp_path / "weights.ckpt")
+    net = mnet.create_model(V3, num_classes=10)
+    report = mnet.load_weights(net, tmp_path / "weights.ckpt")
+    assert report.source == ", ".join(filter(None, [f"torchvision {V3}", notes, "1,000 classes → 10"]))
+    assert dict(report.new) == {"classifier": 2}
+    expected = tensors["features.0.0.weight"]
+    assert net.stem.conv.weight.equal(expected.half().float() if "float16" in notes else expected)
+
+
+def test_an_entry_can_be_chosen_and_safetensors_are_read(tmp_path: Path) -> None:
+    plain, averaged = weights(), weights()
+    path = tmp_path / "a #1.pth"
+    torch.save({"state_dict": plain, "state_dict_ema": averaged}, path)
+    net = mnet.create_model(V3)
+    mnet.load_weights(net, path)
+    assert net.stem.conv.weight.equal(averaged["features.0.0.weight"])
+    mnet.load_weights(net, f"{path}#state_dict")
+    assert net.stem.conv.weight.equal(plain["features.0.0.weight"])
+    assert weights_key(f"{path}#ema") != weights_key(str(path))
+    with pytest.raises(ConfigError, match="unknown entry 'ema'; one of state_dict, state_dict_ema"):
+        mnet.load_weights(net, f"{path}#ema")
+    save_file(averaged, tmp_path / "model.safetensors")
+    mnet.load_weights(net, tmp_path / "model.safetensors")
+    assert net.stem.conv.weight.equal(averaged["features.0.0.weight"])
+
+
+def test_a_finished_run_is_read_from_its_folder(tmp_path: Path) -> None:
+    trial = Trial(se=False, width=0.5, activation="relu")
+    source = lively(mnet.MobileNet(trial.network(7, 1)))
+    write_yaml(tmp_path / "config.yaml", trial.settings())
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    net = mnet.create_model(V3, se=False, width=0.5, activation="relu", num_classes=7, in_channels=1)
+    assert mnet.load_weights(net, tmp_path).share == 1
+    images = torch.randn(2, 1, 32, 32)
+    assert net.eval()(images).equal(source.eval()(images))
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="is no folder of a finished run"):
+        mnet.load_weights(net, tmp_path)
+
+
+ran: list[str] = []
+
+
+class Trap:
+    """Code that a pickle would run."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return ran.append, ("code",)
+
+
+def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
+    net = mnet.create_model(V3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    path = tmp_path / "trap.pth"
+    torch.save({"model": weights(), "args": Trap()}, path)
+    try:
+        mnet.load_weights(net, path)
+    except ConfigError as error:
+        assert "holds more than tensors" in str(error)
+        assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+    path.write_bytes(pickle.dumps({"model": Trap()}))
+    with pytest.raises(ConfigError, match="cannot be read as weights"):
+        mnet.load_weights(net, path)
+    torch.save(models.mobilenet_v3_small(), path)
+    with pytest.raises(ConfigError, match="has no state dict"):
+        mnet.load_weights(net, path)
+    torch.jit.trace(models.mobilenet_v3_small().eval(), torch.zeros(1, 3, 32, 32)).save(str(path))
+    with pytest.raises(ConfigError, match="TorchScript"):
+        mnet.load_weights(net, path)
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: models.mobilenet_v2().state_dict(), "torchvision mobilenet_v2; give model=mobilenet_v2 width=1"),
+        (
+            lambda: models.mobilenet_v3_small(width_mult=0.75).state_dict(),
+            "at width 1: they are of torchvision mobilenet_v3_small, width 0.75, torchvision's rounding",
+        ),
+        (lambda: timm.create_model("mobilenetv1_100h").state_dict(), "in timm's layout are of no published MobileNet"),
+        (lambda: timm.create_model("mobilenetv2_110d").state_dict(), "nearest is timm mobilenet_v2"),
+        (lambda: models.resnet18().state_dict(), "look like a ResNet or another family"),
+        (lambda: models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict(),
+         "look like an SSDLite detector in torchvision's layout"),
+        (lambda: {"a": 1}, "has no state dict: expected tensors by name, found a"),
+    ],
+)  # fmt: skip
+def test_other_weights_are_refused_by_what_they_look_like(source: Callable[[], dict], message: str) -> None:
+    net = mnet.create_model(V3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ConfigError) as error:
+        mnet.load_weights(net, source())
+    assert message in str(error.value)
+    assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+
+
+def test_minimalistic_weights_start_a_network_with_se() -> None:
+    reference = timm.create_model("tf_mobilenetv3_small_minimal_100", num_classes=5)
+    report = mnet.load_weights(mnet.create_model(V3), reference.state_dict())
+    assert report.source == f"timm {V3}, minimalistic, 5 classes → 1,000"
+    assert set(report.new) == {"blocks.se.fc1", "blocks.se.fc2", "classifier"}
