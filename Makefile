@@ -61,8 +61,8 @@ compare: $(RUN) ## show what differs between two runs: make compare A=activation
 predict: $(RUN) ## draw a network's boxes, masks or top-5: make predict A=detection:...:0 PICTURES=folder
 	@$(PY) experiments/predict.py '$(A)' $(PICTURES) $(if $(OUT),'--results=$(OUT)') $(ARGS)
 
-diagnose: $(RUN) ## find dead kernels, silent channels and lost rank, layer by layer: make diagnose STUDY=activation
-	@$(PY) experiments/diagnose.py $(STUDY) $(call flags,OUT)
+diagnose: $(RUN) ## find dead kernels, silent channels and lost rank, layer by layer: STUDY=activation, or WEIGHTS=file
+	@$(PY) experiments/diagnose.py $(STUDY) $(call flags,WEIGHTS MODEL OUT)
 
 search: $(LAB) ## find a faster network by NetAdapt and train it: MODEL=mobilenet_v2 RUNTIME=litert
 	@$(PY) experiments/search.py $(options)

@@ -78,8 +78,10 @@ def main(arguments: Sequence[str]) -> int:
     studies = [load_sweep(name, options.profile, options.most_seeds, given.settings) for name in names]
     root = results_root(str(options.folder), trainer)
     jobs = plan_jobs(studies, root, options, trainer)
-    starts = [line for study in studies for line in describe_pretrained(study)]
+    for study in studies:
+        list(describe_pretrained(study))  # wrong weights are told before images are read
     data = read_data([job for job in jobs if find_finished(root, job.run_id) is None])
+    starts = [line for study in studies for line in describe_pretrained(study, data)]
     engine = choose_engine(options, trainer, data)
     for study in studies:
         for reason in study.refused:

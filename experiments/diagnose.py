@@ -2,7 +2,8 @@
 
 Reports dead depthwise kernels, silent channels, the rank that a non-linearity leaves and the ranges of values, layer by
 layer, on test images. Also recomputes what V2 and V3 state about a single non-linearity: how much of a curve survives
-ReLU, and how far h-swish is from swish.
+ReLU, and how far h-swish is from swish. With --weights=FILE it looks at the depthwise kernels of weights that others
+trained.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from common.markdown import markdown_table, pipe_table
 from common.options import Arguments, Parser
 from common.program import program
@@ -20,7 +22,7 @@ from common.sweeps import SWEEPS
 
 from mnet.errors import ConfigError
 from mnet.files import write_csv
-from mnet.models.diagnostics import DEAD, hard_swish_gap, through_relu
+from mnet.models.diagnostics import DEAD, depthwise_kernels, hard_swish_gap, through_relu
 from mnet.studies.report.charts.diagnosis import deaths_chart, inside_chart
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.results import views
@@ -33,9 +35,12 @@ from mnet.studies.results.diagnosis import (
 )
 from mnet.studies.runs.store import DEATHS, DEATHS_CHART, INSIDE, INSIDE_CHART, WEIGHTS
 from mnet.studies.study import list_studies
+from mnet.weights.files import split_entry
+from mnet.weights.load import open_weights
 
 DIMENSIONS = (2, 3, 5, 15, 30)
 """Those of V2's figure 1."""
+FORMS = {"near_zero": ".1%", "least": ".3f", "median": ".3f"}
 DRAWS = 200
 """Random matrices for each dimension."""
 
@@ -48,6 +53,10 @@ class Options:
     """Folder for results."""
     pictures: int = 256
     """Number of test images."""
+    weights: str | None = None
+    """A file of weights of torchvision or timm, to look at its depthwise kernels."""
+    model: str = "mobilenet_v1"
+    """What the weights are of, where names and shapes leave a choice."""
 
     def __post_init__(self) -> None:
         if self.pictures < 2:
@@ -65,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     given = read_arguments(arguments)
     root, images = Path(given.options.out), given.options.pictures
+    if given.options.weights is not None:
+        return diagnose_weights(given.options.weights, given.options.model, root)
     trained = (name for name in list_studies(SWEEPS) if any((root / name).glob(f"runs/*/{WEIGHTS}")))
     studies = given.values.study or list(trained)
     if not studies:
@@ -72,6 +83,34 @@ def main(arguments: Sequence[str]) -> int:
     show_theory()
     for study in studies:
         diagnose(root, study, images)
+    return 0
+
+
+def diagnose_weights(source: str, model: str, root: Path) -> int:
+    """Print and write the depthwise kernels of a file of weights, layer by layer.
+
+    How others initialised them is not known: a kernel is near zero beside the largest of its layer.
+    """
+    net, what = open_weights(source, model)
+    layers = {one.layer: one.norms / one.norms.max() for one in depthwise_kernels(net)}
+    rows = [
+        {"layer": name, "kernels": len(norms), "near_zero": float((norms < DEAD).float().mean()),
+         "least": float(norms.min()), "median": float(norms.median())} for name, norms in layers.items()
+    ]  # fmt: skip
+    cells = [
+        [str(row["layer"]), f"{row['kernels']}", *(f"{row[name]:{form}}" for name, form in FORMS.items())]
+        for row in rows
+    ]
+    print(what)
+    print(pipe_table(("layer", "kernels", "near zero", "smallest norm", "median norm"), cells))
+    norms = torch.cat(list(layers.values()))
+    share = float((norms < DEAD).float().mean())
+    print(
+        f"{share:.1%} of {len(norms):,} depthwise kernels are near zero: below {DEAD:g} of the largest of their layer."
+    )
+    path = root / f"kernels-{split_entry(source)[0].stem}.csv"
+    write_csv(path, pd.DataFrame(rows))
+    print(f"  {path}")
     return 0
 
 

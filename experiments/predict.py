@@ -1,7 +1,8 @@
 """Run a trained network on images: `python experiments/predict.py RUN IMAGE_OR_FOLDER ... --out=predictions`.
 
 Draws boxes, masks or the likeliest classes over each image, and writes them to predictions.json. RUN is a run's folder,
-a run id or its beginning, or study:cell:seed; its weights must be on this machine.
+a run id or its beginning, or study:cell:seed, with its weights on this machine; or a file of weights of torchvision or
+timm.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from mnet.errors import ConfigError, DataError
 from mnet.figures import save_figure
 from mnet.files import write_json
 from mnet.studies.results.lookup import find_run
-from mnet.studies.runs.predictions import Predictor, load_predictor
+from mnet.studies.runs.predictions import Predictor, load_predictor, load_weights_predictor
 from mnet.studies.runs.store import CONFIG, run_folder
 from mnet.tasks.drawing import Limit
+from mnet.weights.files import split_entry
 
 INCHES = 6.0
 """Longer side of a drawing."""
@@ -52,7 +54,7 @@ class Options:
 
 def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
     parser = Parser(Options, __doc__)
-    parser.add_argument("run", help="a run's folder, a run id or its beginning, or study:cell:seed")
+    parser.add_argument("run", help="a run's folder, a run id or its beginning, study:cell:seed, or a file of weights")
     parser.add_argument("images", nargs="+", help="images, or folders of them")
     return parser.read(arguments)
 
@@ -63,9 +65,15 @@ def main(arguments: Sequence[str]) -> int:
     given = read_arguments(arguments)
     options = given.options
     paths = list_images([Path(path).expanduser() for path in given.values.images])
-    predictor = load_predictor(find_folder(given.values.run, Path(options.results)))
+    predictor = find_predictor(given.values.run, Path(options.results))
     unreadable = draw_all(predictor, paths, Path(options.out), Limit(options.score, options.top))
     return 1 if unreadable else 0
+
+
+def find_predictor(name: str, root: Path) -> Predictor:
+    """A network by any name of its run, or by the file of its weights."""
+    path, _ = split_entry(name)
+    return load_weights_predictor(Path(name)) if path.is_file() else load_predictor(find_folder(name, root))
 
 
 def find_folder(name: str, root: Path) -> Path:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -160,7 +161,7 @@ def choose_engine(options: RunOptions, trainer: Mapping[str, object], data: Shar
     return make_engine("slurm", partition=options.partition, **common)
 
 
-def describe_pretrained(study: Study) -> Iterator[str]:
+def describe_pretrained(study: Study, data: SharedData = MappingProxyType({})) -> Iterator[str]:
     """One line a cell that starts from pretrained weights: what it keeps of them.
 
     Raises:
@@ -169,8 +170,8 @@ def describe_pretrained(study: Study) -> Iterator[str]:
     for cell in study.cells:
         trial = cell.trials[0]
         if trial.pretrained is not None:
-            data = trial.input_spec()
-            net = mnet.create_model(trial.network(data.num_classes, data.in_channels))
+            images = data.get(trial.data_key, trial.input_spec())
+            net = mnet.create_model(trial.network(images.num_classes, images.in_channels))
             yield f"{cell.name}: {load_pretrained(trial.pretrained, net)}"
 
 

@@ -87,9 +87,9 @@ class Trial(Toggles):
     evaluation; weights stay fp32. int8 quantizes the fp32 run with the same settings and seed after training, with
     ranges from training images; int8-qat continues that run with simulated quantization. Both need mnet[executorch]."""
     pretrained: str | None = None
-    """Weights to start from, with any toggles: a .pt, .pth, .ckpt or .safetensors file of torchvision, timm or Lightning
-    (FILE#ENTRY chooses within it) of the network at this width; imagenet, which downloads torchvision's; or the folder
-    of a finished run. What was recognised and what fits is reported; see mnet.load_weights."""
+    """Weights to start from, with any toggles: a .pt, .pth, .ckpt or .safetensors file of torchvision, timm or
+    Lightning (FILE#ENTRY chooses within it) with the network at this width; imagenet, which downloads torchvision's; or
+    the folder of a finished run. What was recognised and what fits is reported; see mnet.load_weights."""
     tested: bool = True
     """False: evaluate on validation images only, as a search does. Studies do not compare such runs."""
     seed: int = 0

@@ -14,7 +14,7 @@ from mnet.errors import ConfigError, path_text
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.models.tables import table
-from mnet.models.toggles import Toggles, with_toggles
+from mnet.models.toggles import Toggles, describe, with_toggles
 from mnet.settings import hints, parse
 from mnet.weights.files import State, read_state
 from mnet.weights.formats import load_torchvision
@@ -60,7 +60,26 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> Tran
     if found.network.num_classes != net.network.num_classes:
         classes += f" → {net.network.num_classes:,}"
     what = ", ".join([found.name, *state.notes, classes])
+    if found.network.width_rule != net.network.width_rule and net.network.width != 1:
+        what += f"; width_rule={found.network.width_rule} fits them better"
     return replace(transfer_published(net, build(found, state.tensors)), source=what)
+
+
+def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet_v3_large") -> tuple[MobileNet, str]:
+    """The published classifier that weights are of, with these weights, and what was recognised.
+
+    Args:
+        source: As of `load_weights`, but for folders and `imagenet`.
+        model: Looked at first, where several have the same names and shapes.
+
+    Raises:
+        ConfigError: As `load_weights`.
+    """
+    state = read_state(source)
+    found = recognise(state.tensors, describe(model))
+    return build(found, state.tensors).eval(), ", ".join(
+        [found.name, *state.notes, f"{found.network.num_classes:,} classes"]
+    )
 
 
 def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> TransferReport:

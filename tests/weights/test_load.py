@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import diagnose
+import predict
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from support.networks import lively
 from torch import Tensor, nn
@@ -212,3 +216,21 @@ def test_minimalistic_weights_start_a_network_with_se() -> None:
     report = mnet.load_weights(mnet.create_model(V3), reference.state_dict())
     assert report.source == f"timm {V3}, minimalistic, 5 classes → 1,000"
     assert set(report.new) == {"blocks.se.fc1", "blocks.se.fc2", "classifier"}
+
+
+def test_weights_of_others_are_diagnosed_and_predict_without_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = timm.create_model("mobilenetv1_100").state_dict()
+    tensors["blocks.4.1.conv_dw.weight"][:768] *= 1e-4
+    torch.save({"state_dict": tensors}, tmp_path / "v1.pth")
+    assert diagnose.main([f"--weights={tmp_path / 'v1.pth'}", "--model=mobilenet_v1", f"--out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert "| blocks.12.depthwise | 1024 | 75.0% |" in printed
+    assert "15.5% of 4,960 depthwise kernels are near zero" in printed
+    assert (tmp_path / "kernels-v1.csv").is_file()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    assert predict.main([str(tmp_path / "v1.pth"), str(tmp_path / "red.png"), f"--out={tmp_path / 'out'}"]) == 0
+    assert "timm mobilenet_v1" in capsys.readouterr().out
+    (prediction,) = json.loads((tmp_path / "out/predictions.json").read_text()).values()
+    assert len(prediction["top"]) == 5

@@ -14,12 +14,14 @@ from torchvision.transforms.v2 import functional as TF
 
 from mnet.data import create_data
 from mnet.data.module import Description
+from mnet.data.published_files import MEAN, STD
 from mnet.errors import ConfigError
 from mnet.models.network import MobileNet
 from mnet.studies.runs.start import read_trained
 from mnet.studies.runs.store import IMAGES, read_json
 from mnet.studies.trial import Trial
 from mnet.tasks.module import TaskModule
+from mnet.weights.load import open_weights
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,37 @@ def load_predictor(folder: Path) -> Predictor:
     model.net.load_state_dict(state)
     mean, std = (torch.tensor(images[name]).view(-1, 1, 1) for name in ("mean", "std"))
     return Predictor(trial, model.eval(), names, mean, std, images["resolution"])
+
+
+def load_weights_predictor(path: Path) -> Predictor:
+    """The classifier whose weights a file has, which sees images as ImageNet's networks do, at 224 pixels.
+
+    Args:
+        path: As of `mnet.load_weights`.
+
+    Raises:
+        ConfigError: It has no weights of a published classifier.
+    """
+    net, source = open_weights(path)
+    trial = Trial(model=net.network.name, dataset="imagenet")
+    model = trial.task.load()(net.network, trial.full_recipe())
+    model.net = net
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, STD))
+    if net.network.in_channels == 1:
+        mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+    print(source)
+    return Predictor(
+        trial, model.eval(), class_names(net.network.num_classes), mean, std, trial.input_spec().resolution
+    )
+
+
+def class_names(count: int) -> Sequence[str]:
+    """ImageNet's for 1,000 classes, which the weights of others do not tell."""
+    if count == 1000:
+        from torchvision.models import MobileNet_V2_Weights
+
+        return [str(name) for name in MobileNet_V2_Weights.DEFAULT.meta["categories"]]
+    return [f"class {i}" for i in range(count)]
 
 
 def _description(trial: Trial, folder: Path) -> Description:
