@@ -9,7 +9,9 @@ SWEEPS := $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*
 
 # $(call flags,MODEL OUT) is --model=... --out=..., for the variables that are set. Anything else goes into ARGS, as
 # ARGS='--width=0.5 --se=false', or for Lightning's Trainer into TRAINER='--trainer.precision=bf16-mixed'.
-flags = $(foreach name,$1,$(if $($(name)),'--$(or $(flag-$(name)),$(shell echo $(name) | tr A-Z a-z))=$($(name))')) $(ARGS)
+flags = $(foreach name,$1,$(if $(value $(name)),--$(or $(flag-$(name)),$(shell echo $(name) | tr A-Z a-z))=$(call quoted,$(name)))) $(ARGS)
+# $(call quoted,OUT) is the value of a variable as one word of the shell, whatever is in it: also $ and apostrophes.
+quoted = '$(subst ','\'',$(value $1))'
 flag-DATA := dataset
 options = $(call flags,MODEL DATA DATA_DIR RESOLUTION EPOCHS BATCH_SIZE RECIPE SEEDS PROFILE OUT WORKERS PACK COMPILE \
   PRECISION ENGINE RAY_ADDRESS GPUS PARTITION MARGIN UNTIL RUNTIME THREADS BATCH HALF_WIDTH BUDGET BLOCKS) $(TRAINER)
@@ -38,10 +40,10 @@ latency-%: $(LAB) ## time the networks of one study: make latency-activation RUN
 	@$(PY) experiments/latency.py $* $(options)
 
 frontier-%: $(LAB) ## accuracy beside latency, after make ablate-<study>
-	@$(PY) experiments/latency.py $* --profile=$(or $(PROFILE),quick) $(filter-out '--profile=%',$(options))
+	@$(PY) experiments/latency.py $* --profile=quick $(options)
 
 latency-android: $(LAB) ## export models and a script for a phone: STUDY=activation; IMPORT=folder reads its results
-	@$(PY) experiments/latency_android.py $(if $(IMPORT),'--import=$(IMPORT)',$(or $(STUDY),activation)) $(options)
+	@$(PY) experiments/latency_android.py $(if $(IMPORT),--import=$(call quoted,IMPORT),$(or $(STUDY),activation)) $(options)
 
 decide: $(LAB) ## train the networks of the papers' claims until these are decided: BUDGET=8h
 	@$(PY) experiments/decide.py $(options)
@@ -56,10 +58,10 @@ report-%: $(RUN) ## write the page of one study: make report-activation
 	@$(PY) experiments/report.py $* $(call flags,OUT)
 
 compare: $(RUN) ## show what differs between two runs: make compare A=activation:relu:0 B=activation:paper:0
-	@$(PY) experiments/compare.py '$(A)' '$(B)' $(call flags,OUT)
+	@$(PY) experiments/compare.py $(call quoted,A) $(call quoted,B) $(call flags,OUT)
 
 predict: $(RUN) ## draw a network's boxes, masks or top-5: make predict A=detection:...:0 PICTURES=folder
-	@$(PY) experiments/predict.py '$(A)' $(PICTURES) $(if $(OUT),'--results=$(OUT)') $(ARGS)
+	@$(PY) experiments/predict.py $(call quoted,A) $(call quoted,PICTURES) $(if $(OUT),--results=$(call quoted,OUT)) $(ARGS)
 
 diagnose: $(RUN) ## find dead kernels, silent channels and lost rank, layer by layer: STUDY=activation, or WEIGHTS=file
 	@$(PY) experiments/diagnose.py $(STUDY) $(call flags,WEIGHTS MODEL OUT)
@@ -80,7 +82,7 @@ sweep: $(RUN) ## register a study with W&B: make sweep STUDY=se
 	@$(PY) experiments/sweep.py $(STUDY) $(options)
 
 agent: $(RUN) ## work on a registered sweep: make agent SWEEP=entity/project/id
-	@$(PY) experiments/sweep.py --agent='$(SWEEP)'
+	@$(PY) experiments/sweep.py --agent=$(call quoted,SWEEP)
 
 test: $(RUN) $(VENV)/.dev ## run the test suite (8 minutes on 2 cores of 2.5 GHz)
 	@$(PY) -m pytest $(ARGS)

@@ -7,7 +7,9 @@ timm.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from rich.progress import track
 
 from mnet.data.decoding import IMAGE_SUFFIXES, open_image
 from mnet.data.folders import find_images
-from mnet.errors import ConfigError, DataError
+from mnet.errors import ConfigError, DataError, path_text
 from mnet.figures import save_figure
 from mnet.files import write_json
 from mnet.studies.results.lookup import find_run
@@ -101,13 +103,14 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
             images.append(path)
         else:
             raise ConfigError(f"no image and no folder {path}")
-    return images
+    return list(dict.fromkeys(images))
 
 
 def draw_all(predictor: Predictor, paths: Sequence[Path], out: Path, limit: Limit) -> list[Path]:
     """Draw every image and write predictions.json; returns the images that could not be read."""
     predictions: dict[str, object] = {}
     unreadable: list[Path] = []
+    drawings = drawing_paths(out, paths)
     for path in track(paths, "predicting", disable=len(paths) < 2):
         try:
             image = open_image(path)
@@ -117,19 +120,23 @@ def draw_all(predictor: Predictor, paths: Sequence[Path], out: Path, limit: Limi
             continue
         prediction = predictor.predict(image)
         predictions[str(path)] = predictor.model.to_dict(prediction, predictor.names, limit)
-        drawing = drawing_path(out, path, paths)
-        draw(predictor, np.asarray(image), prediction, drawing, limit)
-        print(f"  {drawing}")
+        draw(predictor, np.asarray(image), prediction, drawings[path], limit)
+        print(f"  {path_text(drawings[path])}")
     if predictions:
         write_json(out / "predictions.json", predictions)
         print(f"  {out / 'predictions.json'}")
     return unreadable
 
 
-def drawing_path(out: Path, path: Path, paths: Sequence[Path]) -> Path:
-    """The file of a drawing: the image's name, after its folder's where two images have the same."""
-    shared = sum(other.stem == path.stem for other in paths) > 1
-    return out / f"{path.parent.name + '-' if shared else ''}{path.stem}.predicted.png"
+def drawing_paths(out: Path, paths: Sequence[Path]) -> dict[Path, Path]:
+    """A file for the drawing of each image: its name, or below its folders where several images have the same."""
+    counts = Counter(path.stem.lower() for path in paths)  # some systems ignore case
+    common = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else out
+    drawings = {}
+    for path in paths:
+        name = path.absolute().relative_to(common) if counts[path.stem.lower()] > 1 else Path(path.stem)
+        drawings[path] = out / name.parent / f"{name.name}.predicted.png"
+    return drawings
 
 
 def draw(predictor: Predictor, image: np.ndarray, prediction: object, path: Path, limit: Limit) -> None:

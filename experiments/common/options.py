@@ -19,7 +19,7 @@ import yaml
 
 from mnet.errors import ConfigError, unknown
 from mnet.settings import coerce, field_help, hints, parse
-from mnet.studies.options import OPTIONS, VARIANT, field_docs, read_option, read_variant
+from mnet.studies.options import OPTIONS, VARIANT, field_docs, listed, read_option, read_variant
 from mnet.studies.sources import Source, read_source
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class Parser(argparse.ArgumentParser, Generic[T]):
             trainer[name.removeprefix(f"--{TRAINER}.")] = _read_yaml(name, value)
         given = {name: value for name, value in vars(values).items() if value is not None}
         for name in self.names:
-            for value in str(given[name]).split(",") if name in given else ():
+            for value in listed(name, str(given[name])) if name in given else ():
                 read_option(name, value)
         if VARIANT in given:  # wins over the file like any other setting
             named = {name for variant in given[VARIANT].split(",") for name in read_variant(variant)}

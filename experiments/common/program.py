@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TextIO, cast
 
 from common.startup import allow_collection
 from mnet.errors import ConfigError, DataError
@@ -31,8 +34,12 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
     @functools.wraps(main)
     def run(arguments: Sequence[str] | None = None) -> int:
         allow_collection()
+        with patient_output():
+            return run_to_end(sys.argv[1:] if arguments is None else arguments)
+
+    def run_to_end(arguments: Sequence[str]) -> int:
         try:
-            return main(sys.argv[1:] if arguments is None else arguments)
+            return main(arguments)
         except (ConfigError, DataError, ExportError) as error:
             print(f"error: {error}", file=sys.stderr)
             return BAD_INPUT
@@ -44,6 +51,50 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
             return INTERRUPTED
 
     return run
+
+
+@contextmanager
+def patient_output() -> Iterator[None]:
+    """Printing never ends a program: what a terminal cannot show becomes `?`, and what nobody reads, as behind `head`,
+    is dropped."""
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = (cast(TextIO, Patient(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = before
+
+
+class Patient:
+    """A stream that goes on after its reader has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As of a stream."""
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As of a stream."""
+        with self._dropping():
+            self._stream.flush()
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
 
 
 def begin_training() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mnet.studies.options import listed
 from mnet.studies.study import Study, load_profile, load_study
 
 HERE = Path(__file__).parents[1]
@@ -32,15 +33,15 @@ def overrides(
         ConfigError: An unknown profile, or a mistake in it.
     """
     values: dict[str, Sequence[object]] = dict(load_profile(PROFILES_FILE, profile, study))
-    values |= {name: _listed(value) for name, value in settings.items()}
+    values |= {name: _values(name, value) for name, value in settings.items()}
     if seeds is not None:
         values["seed"] = range(seeds)
     return values
 
 
-def _listed(value: object) -> Sequence[object]:
+def _values(name: str, value: object) -> Sequence[object]:
     if isinstance(value, str):
-        return value.split(",")
+        return listed(name, value)
     return value if isinstance(value, list) else [value]
 
 

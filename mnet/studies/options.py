@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 from mnet.errors import ConfigError, text
 from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, parse
@@ -14,6 +15,9 @@ PARAMETERS = tuple(hints(Trial))
 
 VARIANT = "variant"
 """The option whose value is several settings in one string."""
+
+MAY_BE_PATHS = ("model", "pretrained")
+"""Options whose value is a name, or a path that exists."""
 
 OPTIONS = (*PARAMETERS, VARIANT)
 """Every name that a sweep file or a command line may set."""
@@ -47,6 +51,12 @@ def expand(options: Mapping[str, object]) -> dict[str, object]:
                 f"{name} is given twice: by variant {variant!r} and as {name}={text(settings[name])}; give one of them"
             )
     return settings | variant_settings
+
+
+def listed(name: str, text: str) -> list[str]:
+    """The values that a text lists for an option, separated by commas. A path is one value, whatever is in its name."""
+    is_path = hints(Trial).get(name) is Path or (name in MAY_BE_PATHS and Path(text).expanduser().exists())
+    return [text] if is_path else text.split(",")
 
 
 def read_option(name: str, value: object) -> object:
