@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
@@ -47,9 +48,37 @@ def write_json(path: Path, content: object) -> None:
     write_atomic(path, lambda stream: stream.write(json.dumps(content, indent=2).encode() + b"\n"))
 
 
+class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe, in C if that was built, and with `1e-4` as the number that it is in YAML 1.2 and JSON."""
+
+
+class YamlDumper(yaml.SafeDumper):
+    """Quotes texts that `YamlLoader` would read as numbers."""
+
+
+for _side in (YamlLoader, YamlDumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+
+
+def read_yaml(text: str) -> Any:
+    """The content of YAML.
+
+    Raises:
+        yaml.YAMLError: It is none.
+    """
+    return yaml.load(text, YamlLoader)  # noqa: S506, safe
+
+
 def write_yaml(path: Path, content: object) -> None:
     """YAML with keys in their order, written atomically."""
-    write_atomic(path, lambda stream: stream.write(yaml.safe_dump(content, sort_keys=False).encode()))
+    write_atomic(path, lambda stream: stream.write(dump_yaml(content).encode()))
+
+
+def dump_yaml(content: object) -> str:
+    """YAML with keys in their order."""
+    return yaml.dump(content, Dumper=YamlDumper, sort_keys=False)
 
 
 def write_torch(path: Path, content: object) -> None:

@@ -18,6 +18,7 @@ from typing import Generic, Literal, NoReturn, TypeVar, Union, get_args, get_ori
 import yaml
 
 from mnet.errors import ConfigError, unknown
+from mnet.files import read_yaml
 from mnet.settings import coerce, field_help, hints, parse
 from mnet.studies.options import OPTIONS, VARIANT, field_docs, listed, read_option, read_variant
 from mnet.studies.sources import Source, read_source
@@ -168,7 +169,7 @@ def _add_options(parser: argparse._ActionsContainer, cls: type) -> None:
 
 def _read_yaml(name: str, value: str) -> object:
     try:
-        return yaml.safe_load(value)
+        return read_yaml(value)
     except yaml.YAMLError:
         raise ConfigError(f"{name.lstrip('-')} must be a value in YAML, not {value!r}") from None
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from common.sweeps import CLAIMS_FILE, SWEEPS, sweep_file
+from mnet.files import read_yaml
 from mnet.studies.claims.papers import published_detectors, published_points
 from mnet.studies.claims.verdicts import RULE
 from mnet.studies.report.page import studies_with_results, write_report
@@ -45,6 +45,6 @@ def _descriptions(root: Path) -> dict[str, str]:
 def _description(root: Path, study: str) -> str:
     """The description in the sweep file that a search left, or in that of experiments/sweeps; "" without either."""
     if (path := find_table(root, study, f"{study}.yaml")) is not None:
-        return str(yaml.safe_load(path.read_text())["description"])
+        return str(read_yaml(path.read_text())["description"])
     path = sweep_file(study)
     return load_study(path).description if path.is_file() else ""

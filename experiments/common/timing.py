@@ -10,7 +10,6 @@ from typing import cast
 
 import pandas as pd
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,7 +17,7 @@ from common.exporting import Key, key_of
 from common.sweeps import PROFILES_FILE, SWEEPS
 from common.terminal import print_line
 from mnet.errors import ConfigError
-from mnet.files import write_csv
+from mnet.files import read_yaml, write_csv
 from mnet.latency.comparison import Measurement, measure
 from mnet.latency.machine import machine_facts, pinned
 from mnet.latency.prepare import PreparedVariant, prepare
@@ -103,7 +102,7 @@ def time_study(
 
 def latency_studies() -> list[str]:
     """The studies that `PROFILE` names."""
-    profile = yaml.safe_load(PROFILES_FILE.read_text())[PROFILE]
+    profile = read_yaml(PROFILES_FILE.read_text())[PROFILE]
     return [name for name in profile if name != "all" and (SWEEPS / f"{name}.yaml").exists()]
 
 

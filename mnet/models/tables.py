@@ -11,7 +11,7 @@ from types import MappingProxyType
 import yaml
 
 from mnet.errors import ConfigError, unknown
-from mnet.files import write_yaml
+from mnet.files import read_yaml, write_yaml
 from mnet.models.spec import Block, Conv, Head, Hidden, Network
 
 # fmt: off
@@ -168,7 +168,7 @@ def table(model: str) -> Network:
 @cache
 def _read_network(path: Path, modified: int) -> Network:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path.read_text())
         if not isinstance(content, dict):
             raise ConfigError("not a network: it must be a mapping")
         return Network.from_dict(content)

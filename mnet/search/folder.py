@@ -8,10 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mnet.errors import ConfigError
-from mnet.files import write_yaml
+from mnet.files import read_yaml, write_yaml
 from mnet.models.toggles import Toggles
 from mnet.studies.engines import Engine
 from mnet.studies.engines.events import OnEvent
@@ -43,7 +41,7 @@ def record_settings(
     current = {"run_id": start.run_id, "cost": cost, **asdict(settings)}
     path = folder / SETTINGS
     if path.exists():
-        recorded = yaml.safe_load(path.read_text())
+        recorded = read_yaml(path.read_text())
         changed = [name for name in current if name not in may_change and recorded.get(name) != current[name]]
         if changed:
             differences = ", ".join(f"{name} {recorded.get(name)}, not {current[name]}" for name in changed)

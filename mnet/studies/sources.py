@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from mnet.errors import ConfigError
+from mnet.files import YamlLoader, read_yaml
 
 Place = tuple[str | int, ...]
 """The path to a value: keys of mappings and positions in lists."""
@@ -30,10 +31,6 @@ class Source:
         return ConfigError(f"{self.path}, line {self.lines.get(at, 1)}: {message}")
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The loader in C, ten times as fast, if it was built."""
-
-
 def read_source(path: Path) -> Source:
     """Read a YAML file.
 
@@ -43,9 +40,9 @@ def read_source(path: Path) -> Source:
     """
     try:
         content = path.read_text(encoding="utf-8")
-        node = yaml.compose(content, _LOADER)
+        node = yaml.compose(content, YamlLoader)
         lines = dict(_lines(path, node, ()))
-        return Source(path, yaml.load(content, _LOADER), lines)  # noqa: S506, safe
+        return Source(path, read_yaml(content), lines)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:

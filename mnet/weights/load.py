@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from mnet.errors import ConfigError, path_text
+from mnet.files import read_yaml
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.models.tables import table
@@ -104,7 +104,7 @@ def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> Tr
 
 
 def _network_of(folder: Path, tensors: Mapping[str, Tensor]) -> Network:
-    config = yaml.safe_load((folder / RUN_CONFIG).read_text())
+    config = read_yaml((folder / RUN_CONFIG).read_text())
     toggles = parse(Toggles, {name: config[name] for name in hints(Toggles) if name in config}, "toggle")
     if toggles.head is not None or "classifier.bias" not in tensors:
         raise ConfigError(

@@ -1,6 +1,8 @@
 """The command line that all programs share: options, files of options, settings of trials, the Trainer's arguments."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -9,6 +11,7 @@ from common.program import program
 from common.sweeps import overrides
 
 from mnet.errors import ConfigError
+from mnet.studies.options import trial_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,49 @@ def test_values_are_read_in_the_spellings_of_a_shell_of_make_and_of_wandb():
     assert given.values.study == ["a"]
     assert given.settings == {"epochs": "1.0", "width": "None", "shallow": "True"}
     assert read("--write=false").options == Options()
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "expected"),
+    [
+        ("--se=True", "se", True),
+        ("--se=false", "se", False),
+        ("--width=None", "width", None),
+        ("--width=null", "width", None),
+        ("--width=1", "width", 1.0),
+        ("--epochs=2.0", "epochs", 2),
+        ("--seed=3.0", "seed", 3),
+        ("--lr=1e-4", "lr", 1e-4),
+        ("--lr=5E-05", "lr", 5e-5),
+        ("--batch_size=1e2", "batch_size", 100),
+        ("--activation=None", "activation", None),
+        ("--kernel=5.0", "kernel", 5),
+        ("--variant=se=false kernel=3", "se", False),
+        ("--data_dir=~/a b", "data_dir", Path("~/a b").expanduser()),
+        ("--pretrained=a#b", "pretrained", "a#b"),
+    ],
+)
+def test_whatever_an_agent_hands_over_becomes_a_setting(argument, name, expected):
+    value = getattr(trial_from(read(argument).settings), name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--epochs=2.5", "epochs must be a whole number, not '2.5'"),
+        ("--lr={'min': 1}", "lr must be a finite number"),
+        ("--se=1", "se must be true or false, not '1'"),
+        ("--lr=nan", "lr must be a finite number, not 'nan'"),
+        ("--model.width=1", "unknown option 'model.width'"),
+        ("--trainer.precision.x=1", "unknown argument of the Trainer 'precision.x'"),
+        ("--lr=[1, 2]", "lr must be a finite number"),
+    ],
+)
+def test_what_no_setting_can_be_is_answered_in_one_line(argument, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        trial_from(read(argument).settings)
 
 
 def test_a_file_of_options_is_read_and_the_command_line_wins(tmp_path):

@@ -3,10 +3,13 @@
 import importlib.metadata
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnet import ConfigError, cost, list_models
 from mnet.studies import Trial, load_study
@@ -284,6 +287,40 @@ def test_every_sweep_file_satisfies_wandbs_published_schema(path):
         content = lay_over(check_sweep(path), load_profile(PROFILES, profile, path.stem))
         assert [error.message for error in validator.iter_errors(content)] == []
     assert list(validator.iter_errors({**content, "baseline": "paper"}))
+
+
+NUMBERS = st.sampled_from([1e-4, 3e-05, 0.5, 1, 12, 2.5e3])
+DRAWN = st.fixed_dictionaries(
+    {"lr": st.lists(NUMBERS, min_size=1, max_size=3, unique=True)},
+    optional={
+        "weight_decay": st.lists(NUMBERS, min_size=1, max_size=2, unique=True),
+        "se": st.lists(st.booleans(), min_size=1, max_size=2, unique=True),
+        "width": st.lists(st.sampled_from([None, 0.5, 1.0]), min_size=1, max_size=3, unique=True),
+        "variant": st.just(["paper", "kernel=5 stem_activation=relu"]),
+    },
+)
+
+
+@given(DRAWN, st.sampled_from(["{value:.0e}", "{value!r}", "{value:e}"]))
+def test_what_is_accepted_passes_wandbs_schema_also_after_overrides(parameters, form):
+    """Numbers are numbers however they are written: YAML 1.1, which W&B reads, takes 1e-4 as a text."""
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed: make setup")
+
+    def written(value) -> str:
+        return "null" if value is None else str(value).lower() if value in (True, False) else form.format(value=value)
+
+    lines = [f"  {name}: {{values: [{', '.join(map(written, values))}]}}" for name, values in parameters.items()
+             if name not in ("se", "width", "variant")]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), "\n".join([GOOD.rstrip(), *lines]) + "\n")
+        content = check_sweep(path)
+        assert [float(value) for value in content["parameters"]["lr"]["values"]] == pytest.approx(
+            [float(form.format(value=value)) for value in parameters["lr"]]
+        )
+        assert all(isinstance(value, int | float) for value in content["parameters"]["lr"]["values"])
+    overrides = {name: values for name, values in parameters.items() if name in ("se", "width", "variant")}
+    validator = jsonschema.Draft7Validator(published_schema())
+    assert [error.message for error in validator.iter_errors(lay_over(content, overrides))] == []
 
 
 def test_every_option_is_documented_and_every_metric_is_logged():

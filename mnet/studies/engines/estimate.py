@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 from mnet.errors import ConfigError, DataError
+from mnet.files import read_yaml
 from mnet.models.cost import cost
 from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.runs.store import CONFIG, RESULT, read_json
@@ -207,7 +208,7 @@ def timed_runs(root: Path, published: Path | None = None) -> list[tuple[Workload
 def _timed_run(folder: Path) -> tuple[Workload, float] | None:
     result = read_json(folder / RESULT)
     try:
-        settings = yaml.safe_load((folder / CONFIG).read_text())
+        settings = read_yaml((folder / CONFIG).read_text())
         if result is None or settings.get("precision", "fp32") != "fp32":
             return None
         return _timed(settings, result["train_seconds"])

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 import numpy as np
-import yaml
 from filelock import FileLock, Timeout
 
 from mnet.errors import ConfigError
-from mnet.files import write_atomic, write_json, write_yaml
+from mnet.files import read_yaml, write_atomic, write_json, write_yaml
 from mnet.models.tables import FILES, table, write_network
 from mnet.studies.trial import Trial
 from mnet.tasks import TASKS
@@ -229,7 +228,7 @@ def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | Non
 
 def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
     """The settings of a run, and the arguments of Lightning's Trainer that differ from the defaults."""
-    settings = yaml.safe_load((folder / CONFIG).read_text())
+    settings = read_yaml((folder / CONFIG).read_text())
     network = folder / NETWORK
     if network.exists() and not Path(settings["model"]).exists():  # the results have been moved
         settings["model"] = str(network)
