@@ -1,4 +1,4 @@
-"""Speed on the CPU against common libraries, as ratios: `python experiments/bench.py` (10 minutes on 2 cores); on a
+"""Speed on the CPU against common libraries, as ratios: `python experiments/bench.py` (18 minutes on 2 cores); on a
 GPU, experiments/gpu.py.
 
 Each row compares two things round by round, in random order. Training: our classifier through Lightning against a bare

@@ -39,16 +39,14 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
         latencies={study: _latency_claims(root, study) for study in studies_with(root, LATENCY_CLAIMS)},
         searches={name: study_table(root, name, SUMMARY) for name in studies_with(root, TRACE)},
         chosen={str(row["run_id"]) for row in planned[DECIDING]},
-        plans={name: plan for name in list_studies(SWEEPS) if (plan := find_plan(root, name)) is not None},
+        plans={name: find_plans(root, name) for name in list_studies(SWEEPS)},
     )
 
 
-def find_plan(root: Path, study: str) -> Plan | None:
-    """The plan of a study in a results folder, else the published one."""
-    plans = (
-        read_plan(folder / study) for folder in (root, root / PUBLISHED, root / PUBLISHED / DECIDING, root / DECIDING)
-    )
-    return next((plan for plan in plans if plan is not None), None)
+def find_plans(root: Path, study: str) -> list[Plan]:
+    """The plans of a study in a results folder, then the published ones: of each profile one."""
+    folders = (root, root / DECIDING, root / PUBLISHED / DECIDING, root / PUBLISHED)
+    return [plan for folder in folders if (plan := read_plan(folder / study)) is not None]
 
 
 def planned_cells(profile: str) -> Iterator[dict[str, object]]:

@@ -13,6 +13,8 @@ from torchvision import datasets
 from mnet.data import COCO, VOC, Cityscapes, create_data
 from mnet.data.targets import IGNORED
 from mnet.errors import ConfigError, DataError
+from mnet.studies import Trial
+from mnet.studies.runs.images import list_changes
 
 SIZE = 120, 80  # width and height of every image
 LEFT = (12, 8, 48, 40)  # a red square: left, top, right, bottom
@@ -202,6 +204,21 @@ def test_data_sets_can_be_sent_to_workers(tmp_path, monkeypatch):
             ):
                 assert images.equal(expected)
                 assert all(ours.equal(theirs) for ours, theirs in zip(targets, same, strict=True))
+
+
+def test_changed_annotations_and_images_are_another_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("MNET_CACHE", str(tmp_path / "cache"))
+    root = write_coco(tmp_path / "data", [[], [], []])
+    before = ready("coco", root, resolution=32).description()
+    assert before["images"] == Trial(dataset="coco", head="ssdlite", data_dir=root).fingerprint
+    image(root / "coco/val2017/000000000000.png", [(1, 1, 9, 9)])
+    (root / "coco/train2017/note.txt").write_text("more")
+    now = ready("coco", root, resolution=32).description()
+    assert now["images"] != before["images"]
+    assert list(list_changes(before["classes"], now["classes"])) == [
+        "1 image more in train2017",
+        "other images in val2017",
+    ]
 
 
 def test_an_epoch_resumes_with_the_same_batches(tmp_path):

@@ -50,7 +50,7 @@ def claims_table(
     planned: pd.DataFrame,
     latencies: Mapping[str, pd.DataFrame],
     searches: Mapping[str, pd.DataFrame] | None = None,
-    plans: Mapping[str, Plan] | None = None,
+    plans: Mapping[str, Sequence[Plan]] | None = None,
     chosen: Collection[str] = (),
 ) -> pd.DataFrame:
     """Every claim with all its evidence.
@@ -63,7 +63,8 @@ def claims_table(
         latencies: Study -> its `latency-claims.csv`, with `device` and, in `fell_back`, operators outside fast kernels.
             Without a column `batch`, one image at a time.
         searches: Study of NetAdapt -> its `summary.csv`: the network scaled by width first, then the found one.
-        plans: Study -> its plan, whose looks count for the networks that it names; other evidence is one look.
+        plans: Study -> its plans, own before published; the looks of the first that names the networks count, other
+            evidence is one look.
         chosen: As for `find_evidence`.
 
     Returns:
@@ -94,8 +95,7 @@ def claims_table(
             untrained = _untested(f"not trained yet; run make ablate-{claim.study}")
             evidence = list(_dead_kernels(claim, finished, commands)) or [untrained]
         else:
-            plan_of_study = (plans or {}).get(claim.study)
-            trained = list(_trained(claim, finished, commands, plan_of_study, chosen))
+            trained = list(_trained(claim, finished, commands, (plans or {}).get(claim.study, ()), chosen))
             evidence = trained or [_untrained(claim, plan, commands, chosen)]
         shared: Row = {name: getattr(claim, name) for name in COPIED}
         shared |= {"margin": margin_of(claim), "paper_value": claim.printed}
@@ -153,11 +153,11 @@ def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
 
 
 def _trained(
-    claim: Claim, runs: RunIndex, commands: Commands, plan: Plan | None, chosen: Collection[str]
+    claim: Claim, runs: RunIndex, commands: Commands, plans: Sequence[Plan], chosen: Collection[str]
 ) -> Iterator[Row]:
     """A claim about accuracy, mAP or mIoU in every context where both networks were trained."""
     for evidence in find_evidence(claim, runs, chosen):
-        looks = plan.looks if plan is not None and evidence.is_within(plan.cells.values()) else None
+        looks = next((plan.looks for plan in plans if evidence.is_within(plan.cells.values())), None)
         judged = evidence.judge(margin_of(claim), looks)
         ours, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
         verdict = judge_difference(claim, ours, low, high)

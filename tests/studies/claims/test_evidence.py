@@ -121,15 +121,17 @@ def test_a_plan_counts_for_its_own_networks_alone():
     rows = [*runs("se", [90.0, 90.1, 90.2], **V3L), *runs("se", [89.0, 89.1, 89.3], **V3L, se=False)]
     cells = {name: Trial(**V3L, **more).run_id for name, more in (("paper", {}), ("se=false", {"se": False}))}
 
-    def width(plan: Plan | None) -> float:
-        plans = {} if plan is None else {"se": plan}
+    def width(*plans_of_study: Plan) -> float:
+        plans = {"se": plans_of_study}
         table = claims_table(
             [CLAIMS["v3-se-accuracy"]], runs=pd.DataFrame(rows), planned=planned(), latencies={}, plans=plans
         )
         return float(table["high"].iloc[0] - table["low"].iloc[0])
 
-    assert width(Plan((3, 6, 12), 0.5, cells)) > width(None)
-    assert width(Plan((3, 6, 12), 0.5, {"paper": "another"})) == width(None)
+    own, other = Plan((3, 6, 12), 0.5, cells), Plan((3, 6, 12, 24), 0.5, {"paper": "another"})
+    assert width(own) > width()
+    assert width(other) == width()
+    assert width(other, own) == width(own)  # as a quick study of one's own beside the published campaign
 
 
 def test_no_model_stands_in_for_one_of_another_paper():
