@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -99,7 +99,7 @@ def recognise(tensors: Mapping[str, Tensor], like: Network) -> Recognised:
 
 
 def candidates(like: Network, in_channels: int, num_classes: int) -> Iterator[tuple[Network, str]]:
-    """Published networks, the likeliest first, each with how it differs from the paper's."""
+    """Published networks, the likeliest first, each with how it differs from the paper's; and `like` itself."""
     models = [like.name, *(name for name in list_models() if name != like.name)]
     widths = [like.width, *(width for width in WIDTHS if width != like.width)]
     for model in models:
@@ -109,6 +109,8 @@ def candidates(like: Network, in_channels: int, num_classes: int) -> Iterator[tu
                     network = _described(model, width, rule, in_channels, num_classes, tuple(toggles.items()))
                     if network is not None:
                         yield network, variant
+            if (model, width) == (like.name, like.width):
+                yield replace(like, in_channels=in_channels, num_classes=num_classes), "with the same toggles"
 
 
 @cache

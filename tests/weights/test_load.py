@@ -154,6 +154,16 @@ def test_a_finished_run_is_read_from_its_folder(tmp_path: Path) -> None:
         mnet.load_weights(net, tmp_path)
 
 
+def test_what_a_network_with_toggles_exports_it_takes_back() -> None:
+    net = lively(mnet.create_model(V3, se=False, width=0.6, num_classes=7))
+    layouts = {"torchvision": mnet.to_torchvision(net), "timm": mnet.to_timm(net), "mnet": net.state_dict()}
+    for library, exported in layouts.items():
+        twin = mnet.create_model(V3, se=False, width=0.6, num_classes=7)
+        report = mnet.load_weights(twin, exported)
+        assert report.source == f"{library} {V3}, width 0.6, with the same toggles, 7 classes"
+        assert all(twin.state_dict()[name].equal(value) for name, value in net.state_dict().items())
+
+
 ran: list[str] = []
 
 

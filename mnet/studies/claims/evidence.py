@@ -158,6 +158,8 @@ def _trained(
     """A claim about accuracy, mAP or mIoU in every context where both networks were trained."""
     for evidence in find_evidence(claim, runs, chosen):
         looks = next((plan.looks for plan in plans if evidence.is_within(plan.cells.values())), None)
+        if looks is not None and evidence.n < looks[0]:  # the plan does not look yet
+            continue
         judged = evidence.judge(margin_of(claim), looks)
         ours, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
         verdict = judge_difference(claim, ours, low, high)

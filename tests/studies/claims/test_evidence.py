@@ -131,6 +131,7 @@ def test_a_plan_counts_for_its_own_networks_alone():
     own, other = Plan((3, 6, 12), 0.5, cells), Plan((3, 6, 12, 24), 0.5, {"paper": "another"})
     assert width(own) > width()
     assert width(other) == width()
+    assert math.isnan(width(Plan((4, 8), 0.5, cells)))  # which does not look at three seeds
     assert width(other, own) == width(own)  # as a quick study of one's own beside the published campaign
 
 
