@@ -33,7 +33,7 @@ def test_make_hands_every_variable_to_the_program_as_it_is(
     target: str, variables: dict[str, str], expected: list[str]
 ) -> None:
     values = [f"{name}={value}" for name, value in variables.items()]
-    command = ["make", "-n", "-o", ".venv/.run", "-o", ".venv/.run-lab", target, *values]
+    command = ["make", "-n", "--no-print-directory", "-o", ".venv/.run", "-o", ".venv/.run-lab", target, *values]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
     assert (
         shlex.split(printed)[2 : 2 + len(expected)] == expected or shlex.split(printed)[3:][: len(expected)] == expected
