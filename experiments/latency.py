@@ -140,7 +140,7 @@ def load_plan(name: str, options: Options, settings: Mapping[str, object]) -> Pl
     """A study's cells, and the networks of its claims beside them."""
     study = load_sweep(name, options.profile, settings=settings)
     claims = load_claims(CLAIMS_FILE) if options.profile == PROFILE else ()
-    return Plan(study, *list_subjects(study, claims))
+    return Plan(study, *list_subjects(study, claims, Path(options.out)))
 
 
 def read_summary(plan: Plan, root: Path) -> pd.DataFrame:

@@ -13,9 +13,11 @@ import pandas as pd
 import predict
 import pytest
 import train
+from common.sweeps import load_sweep
 from PIL import Image
 
 from mnet.errors import DataError
+from mnet.studies.latency.subjects import list_subjects
 from mnet.studies.options import trial_from
 from mnet.studies.runs import run
 from mnet.studies.runs.store import IMAGES, RESULT, read_json
@@ -63,6 +65,10 @@ def test_a_run_knows_its_images(images: Path, tmp_path: Path, capsys: pytest.Cap
         r"always answering \w+ is right in [\d.]+% of the 9 test images; one of them is 11 points", printed
     )
     (first,) = finished(out)
+    settings = dict(option.removeprefix("--").split("=") for option in TINY)
+    trained = load_sweep("activation", "quick", 1, {**settings, "activation": "relu", "data_dir": str(images)})
+    subjects, _ = list_subjects(trained, (), out)
+    assert {subject.input_spec for subject in subjects.values()} == {(32, 3, 2)}  # not the ten classes of others
     moved = images.rename(tmp_path / "moved")
     assert study(moved, out) == 0
     assert "1 finished before" in capsys.readouterr().out

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,12 @@ from mnet.models.network import MobileNet
 from mnet.settings import check_names
 from mnet.studies.claims.claims import Claim, setup_name
 from mnet.studies.options import PARAMETERS, trial_from
+from mnet.studies.runs.store import IMAGES, read_json, run_folder
 from mnet.studies.study import Study
-from mnet.studies.trial import Trial
+from mnet.studies.trial import InputSpec, Trial
+
+if TYPE_CHECKING:
+    from mnet.data.module import Description
 
 COMPOSED = "hswish"
 """A key of a claim's network that is not a setting of a trial: `hswish: composed`."""
@@ -35,10 +41,17 @@ class Subject:
     trial: Trial
     composed: bool = False
     """Whether h-swish is several operators, x * relu6(x + 3) / 6, instead of one."""
+    kept: tuple[int, int] | None = None
+    """Channels and classes of a user's own images, on which it was trained; None = the data set's."""
+
+    @property
+    def input_spec(self) -> InputSpec:
+        spec = self.trial.input_spec()
+        return spec if self.kept is None else InputSpec(spec.resolution, *self.kept)
 
     @property
     def resolution(self) -> int:
-        return self.trial.input_spec().resolution
+        return self.input_spec.resolution
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,15 @@ class ClaimPair:
     variant: str
 
 
-def list_subjects(study: Study, claims: Sequence[Claim]) -> tuple[dict[str, Subject], list[ClaimPair]]:
+def list_subjects(
+    study: Study, claims: Sequence[Claim], root: Path | None = None
+) -> tuple[dict[str, Subject], list[ClaimPair]]:
     """What is timed for a study.
+
+    Args:
+        study: The study.
+        claims: Those of the papers.
+        root: The results folder, whose runs know the channels and classes of a user's own images.
 
     Returns:
         The subjects by name: the cells, the baseline first, then the networks that only latency claims name; and the
@@ -60,7 +80,8 @@ def list_subjects(study: Study, claims: Sequence[Claim]) -> tuple[dict[str, Subj
     Raises:
         ConfigError: A claim names a network that cannot be built.
     """
-    subjects = {cell.name: Subject(cell.trials[0]) for cell in study.cells}
+    kept = None if root is None else kept_input(root, study)
+    subjects = {cell.name: Subject(cell.trials[0], kept=kept) for cell in study.cells}
     data = study.cells[0].trials[0]
     pairs = []
     for claim in claims:
@@ -68,7 +89,7 @@ def list_subjects(study: Study, claims: Sequence[Claim]) -> tuple[dict[str, Subj
             continue
         names = []
         for setup in (claim.baseline, claim.variant):
-            subject = _subject_of(setup, data)
+            subject = replace(_subject_of(setup, data), kept=kept)
             same = (name for name, known in subjects.items() if known == subject)
             equal = (name for name, known in subjects.items() if identity(known) == identity(subject))
             name = next(same, None) or next(equal, None) or setup_name(setup)
@@ -76,6 +97,16 @@ def list_subjects(study: Study, claims: Sequence[Claim]) -> tuple[dict[str, Subj
             names.append(name)
         pairs.append(ClaimPair(claim, *names))
     return subjects, pairs
+
+
+def kept_input(root: Path, study: Study) -> tuple[int, int] | None:
+    """Channels and classes of a study, as its first run on a user's own images kept them; None without one."""
+    for _, trial in study.trials:
+        kept = read_json(run_folder(root, study.name, trial.run_id) / IMAGES) if trial.images is not None else None
+        if kept is not None:
+            description = cast("Description", kept)
+            return description["in_channels"], len(description["label_names"])
+    return None
 
 
 def _subject_of(setup: Mapping[str, object], data: Trial) -> Subject:
@@ -89,7 +120,7 @@ def _subject_of(setup: Mapping[str, object], data: Trial) -> Subject:
 def identity(subject: Subject) -> tuple[object, ...]:
     """A key that is equal for two spellings of one network at one resolution: network, resolution, precision,
     `composed`."""
-    trial, data = subject.trial, subject.trial.input_spec()
+    trial, data = subject.trial, subject.input_spec
     precision = "int8" if trial.quantized else "fp32"
     return trial.network(data.num_classes, data.in_channels), data.resolution, precision, subject.composed
 
@@ -101,7 +132,7 @@ def build_module(subject: Subject, seed: int = 0) -> nn.Module:
         subject: The network.
         seed: Weights and images are drawn from it.
     """
-    trial, data = subject.trial, subject.trial.input_spec()
+    trial, data = subject.trial, subject.input_spec
     random = torch.Generator().manual_seed(seed)
 
     def images(count: int) -> Tensor:
