@@ -80,7 +80,7 @@ def reading(folder: Path, side: int) -> dict[str, Sample]:
     """Seconds per image of `folder/train`, read into training batches of random resized crops in one process: `ours`,
     from the store on disk, and `theirs` as in torchvision's reference script."""
     data = ImageFolder(
-        data_dir=folder, batch_size=32, resolution=side, val_size=1, storage="disk", augment=RESIZED_CROP
+        data_dir=folder, batch_size=64, resolution=side, val_size=1, storage="disk", augment=RESIZED_CROP
     )
     data.prepare_data()
     data.setup("fit")
@@ -98,7 +98,7 @@ def reading(folder: Path, side: int) -> dict[str, Sample]:
     )
     loaders: dict[str, Iterable[Batch]] = {
         "ours": data.train_dataloader(),
-        "theirs": DataLoader(theirs, 32, shuffle=True, num_workers=0),
+        "theirs": DataLoader(theirs, 64, shuffle=True, num_workers=0),
     }
 
     def read(loader: Iterable[Batch]) -> Sample:

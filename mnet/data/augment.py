@@ -84,7 +84,7 @@ def normalise(
     """`images * scale + shift` as float32 channels_last, after augmentation.
 
     Args:
-        images: (N, C, H, W), uint8 or float.
+        images: (N, C, H, W), uint8; or float, which are overwritten.
         scale: (C,) float32, factor per channel.
         shift: (C,) float32, added per channel.
         augment: random changes; None for evaluation.
