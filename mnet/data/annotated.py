@@ -19,7 +19,7 @@ class AnnotatedSettings(DataSettings):
 
 
 class AnnotatedData(ImageData):
-    """A data set for detection or segmentation. A base next to `DecodedImages` or `StreamedData`."""
+    """A data set for detection or segmentation. A base next to a kind of `DecodedImages`."""
 
     settings_type = AnnotatedSettings
     settings: AnnotatedSettings

@@ -177,7 +177,7 @@ class ImageData(L.LightningDataModule):
         Args:
             batch_size: images per batch.
             seed: seed of order and augmentation.
-            augment: None is the data set's default; ignored by data sets that are not in memory.
+            augment: None is the data set's `flip_crop`.
         """
         data = copy.copy(self)
         data.settings = replace(self.settings, batch_size=batch_size, seed=seed)
