@@ -289,8 +289,9 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
         return SegmentationTransform(augment, finish), SegmentationTransform(Letterbox(canvas), finish)
 
     def description(self) -> Description:
-        return {**super().description(), "images": self.files.fingerprint, "classes": self._parts()}
+        return {**super().description(), "images": self.files.fingerprint, "classes": self._parts}
 
+    @cached_property
     def _parts(self) -> dict[str, ClassImages]:
         """What identifies the files, by the folder that they are in."""
         members: dict[str, list[int]] = {}
@@ -300,11 +301,6 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
             part: {"train": len(indices), "val": 0, "test": 0, "digest": self.files.fingerprint_of(indices)}
             for part, indices in members.items()
         }
-
-    @cached_property
-    def files(self) -> Files:
-        """The files and their hashes."""
-        return self.hash_files(self.data_dir)
 
     @classmethod
     def hash_files(cls, data_dir: Path) -> Files:

@@ -29,8 +29,9 @@ class ImageFolder(ImageFiles):
         return list_folder(self.data_dir)
 
     def description(self) -> Description:
-        return {**super().description(), "images": self.files.fingerprint, "classes": self._classes()}
+        return {**super().description(), "images": self.files.fingerprint, "classes": self._classes}
 
+    @cached_property
     def _classes(self) -> dict[str, ClassImages]:
         """Name -> what identifies the images of a class, in the order of the labels."""
         label_of = {self.files.name_of(path): label for path, label in self.listing.all}
@@ -50,11 +51,6 @@ class ImageFolder(ImageFiles):
             }
             for label, name in enumerate(self.class_names)
         }
-
-    @cached_property
-    def files(self) -> Files:
-        """The files and their hashes."""
-        return self.hash_files(self.data_dir)
 
     @classmethod
     def hash_files(cls, data_dir: Path) -> Files:

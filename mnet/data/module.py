@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self, TypedDict
 
@@ -150,6 +151,11 @@ class ImageData(L.LightningDataModule):
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+    @cached_property
+    def files(self) -> Files:
+        """The files of a user's own images and their hashes, as of `hash_files`; looked at once."""
+        return self.hash_files(self.data_dir)
 
     @classmethod
     def hash_files(cls, data_dir: Path) -> Files:

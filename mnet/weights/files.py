@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,8 @@ def plain(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         left_out = [name for name in tensors if not name.startswith(prefix)]
         notes.append(f"without {prefix}" + (f" and {_list(left_out)}" if left_out else ""))
         tensors = inside
-    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in _floating(tensors.values())} - {"float32"})
+    floating = [value for value in tensors.values() if value.is_floating_point()]
+    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in floating} - {"float32"})
     if kinds:
         notes.append(f"from {_list(kinds)}")
     return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}, notes
@@ -165,10 +166,6 @@ def plain(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 def _prefix(names: Mapping[str, Tensor]) -> str | None:
     counts = {prefix: sum(name.startswith(prefix) for name in names) for prefix in PREFIXES}
     return next((prefix for prefix, count in counts.items() if count >= MOST * len(names)), None)
-
-
-def _floating(tensors: Iterator[Tensor] | Any) -> Iterator[Tensor]:
-    return (value for value in tensors if value.is_floating_point())
 
 
 def _list(names: Sequence[str], most: int = 4) -> str:

@@ -78,7 +78,7 @@ def recognise(tensors: Mapping[str, Tensor], like: Network) -> Recognised:
         other = next((what for mark, what in OTHERS.items() if mark in tensors), None)
         found = f"they look like {other}" if other else f"the first is called {next(iter(tensors))}"
         raise ConfigError(
-            f"these are no weights of a MobileNet classifier in a layout of {_or(MARKS.values())}: {found}"
+            f"these are no weights of a MobileNet classifier in a layout of mnet, torchvision or timm: {found}"
         )
     closest: tuple[int, str] | None = None
     for network, variant in candidates(like, _channels(tensors, library), _classes(tensors, library)):
@@ -178,11 +178,6 @@ def _channels(tensors: Mapping[str, Tensor], library: Library) -> int:
 def _classes(tensors: Mapping[str, Tensor], library: Library) -> int:
     biases = [value for name, value in tensors.items() if name.startswith("classifier") and value.ndim == 1]
     return len(biases[-1]) if biases else 1000
-
-
-def _or(names: Iterator[str] | Sequence[str] | object) -> str:
-    *most, last = names  # type: ignore[misc]
-    return f"{', '.join(most)} or {last}"
 
 
 def build(found: Recognised, tensors: Mapping[str, Tensor]) -> MobileNet:

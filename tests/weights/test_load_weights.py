@@ -41,6 +41,17 @@ TIMM = [
 ]  # fmt: skip
 
 
+def same_outputs(net: mnet.MobileNet, reference: nn.Module, source: str) -> tuple[Tensor, Tensor]:
+    """`net` takes all weights of `reference`, recognised as `source`. Images, and the reference's outputs."""
+    report = mnet.load_weights(net, reference.state_dict())
+    assert report.share == 1
+    assert report.source.startswith(source)
+    images = torch.randn(2, 3, 64, 64)
+    expected = reference(images)
+    torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    return images, expected
+
+
 @pytest.mark.parametrize(("name", "model", "toggles"), TIMM, ids=[name for name, *_ in TIMM])
 def test_timms_networks_are_recognised_and_compute_the_same_both_ways(
     name: str, model: str, toggles: dict[str, object]
@@ -49,12 +60,7 @@ def test_timms_networks_are_recognised_and_compute_the_same_both_ways(
     reference = lively(timm.create_model(name, **padding)).eval()
     (eps,) = {module.eps for module in reference.modules() if isinstance(module, nn.BatchNorm2d)}
     net = mnet.MobileNet(replace(mnet.describe(model, **toggles), bn_eps=eps)).eval()
-    report = mnet.load_weights(net, reference.state_dict())
-    assert report.share == 1
-    assert report.source.startswith(f"timm {model}")
-    images = torch.randn(2, 3, 64, 64)
-    expected = reference(images)
-    torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    images, expected = same_outputs(net, reference, f"timm {model}")
     exported = mnet.to_timm(net)
     assert list(exported) == list(reference.state_dict())
     reference.load_state_dict(exported)
@@ -66,12 +72,7 @@ def test_timms_networks_are_recognised_and_compute_the_same_both_ways(
 def test_torchvisions_networks_are_recognised_at_every_width(name: str, width: float) -> None:
     reference = lively(getattr(models, name)(width_mult=width)).eval()
     net = mnet.create_model(name, width=width, width_rule="torchvision").eval()
-    report = mnet.load_weights(net, reference.state_dict())
-    assert report.share == 1
-    assert report.source.startswith(f"torchvision {name}")
-    images = torch.randn(2, 3, 64, 64)
-    expected = reference(images)
-    torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    same_outputs(net, reference, f"torchvision {name}")
 
 
 def weights(classes: int = 1000) -> dict[str, Tensor]:

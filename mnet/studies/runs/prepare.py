@@ -52,19 +52,19 @@ def load_data(trial: Trial, recipe: Recipe) -> ImageData:
     settings: dict[str, object] = {"batch_size": recipe.batch_size, "seed": trial.seed, "augment": augment}
     data = create_data(trial.dataset, **trial.data_settings(), **settings)
     data.prepare_data()
-    check_images(trial)
+    check_images(trial, data)
     data.setup("fit")
     return data
 
 
-def check_images(trial: Trial) -> None:
+def check_images(trial: Trial, data: ImageData) -> None:
     """
     Raises:
         DataError: The images in `data_dir` are not those of the trial.
     """
-    if trial.images is None or not trial.dataset_class().is_users:
+    if trial.images is None or not data.is_users:
         return
-    found = trial.dataset_class().hash_files(trial.data_dir).fingerprint
+    found = data.files.fingerprint
     if found != trial.images:
         raise DataError(
             f"the images in {path_text(trial.data_dir)} are not those of images={trial.images}, but {found}: they have "
