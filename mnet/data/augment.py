@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -37,6 +39,9 @@ class Augment:
 
 UNCHANGED = Augment(flip=False)
 RESIZED_CROP = Augment(flip=True, resized=True)
+
+CACHED = 2**17
+"""Numbers that a core works on at a time: they stay in its cache."""
 
 
 def scale_and_shift(
@@ -84,7 +89,7 @@ def normalise(
     """`images * scale + shift` as float32 channels_last, after augmentation.
 
     Args:
-        images: (N, C, H, W), uint8; or float, which are overwritten.
+        images: (N, C, H, W), uint8 or float.
         scale: (C,) float32, factor per channel.
         shift: (C,) float32, added per channel.
         augment: random changes; None for evaluation.
@@ -101,10 +106,26 @@ def normalise(
         pixels = torch.where(draws.mirrored.view(-1, 1, 1, 1), pixels.flip(2), pixels)
     n, height, width, channels = pixels.shape
     rows = pixels.reshape(n, height, width * channels)  # long rows vectorise, 3 channels do not
-    result = rows.float().mul_(scale.repeat(width)).add_(shift.repeat(width)).view(n, height, width, channels)
+    factors, summands = scale.repeat(width), shift.repeat(width)
+    result = _empty(rows.shape, rows.device)
+    step = max(1, CACHED // (height * width * channels)) if rows.device.type == "cpu" else max(1, n)
+    for few, into in zip(rows.split(step), result.split(step), strict=True):
+        into.copy_(few).mul_(factors).add_(summands)
+    result = result.view(n, height, width, channels)
     if draws.erasing is not None:
         result *= _cutout(pixels, augment.erase, draws.erasing)
     return result.permute(0, 3, 1, 2)
+
+
+def _empty(shape: Sequence[int], device: torch.device) -> Tensor:
+    """A float tensor to be filled. On a CPU in huge pages, which numpy asks for: batches of photographs are too large
+    for the allocator to keep, and fresh small pages take longer than their contents."""
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    count, align = math.prod(shape), 16  # numbers in a cache line, where torch's tensors start
+    memory = np.empty(count + align, np.float32)
+    start = -memory.ctypes.data // memory.itemsize % align
+    return torch.from_numpy(memory[start : start + count]).view(*shape)
 
 
 def _crop(pixels: Tensor, pad: int, positions: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def centre_crops(sizes: Tensor, side: int) -> Tensor:
 def scale_crops(
     images: Sequence[Tensor], crops: Tensor, side: int, device: torch.device, mirrored: Tensor | None = None
 ) -> Tensor:
-    """Crops scaled to squares, bilinearly and antialiased: (N, side, side, C) float.
+    """Crops scaled to squares, bilinearly and antialiased: (N, side, side, C) uint8 on a CPU, float on a GPU.
 
     Args:
         images: (H, W, C) uint8 each, on one device.
@@ -76,7 +76,7 @@ def scale_crops(
 
 def _scale_each(parts: Sequence[Tensor], side: int) -> Tensor:
     """One after another on each thread: small images are fastest so on a CPU."""
-    result = torch.empty(len(parts), side, side, parts[0].shape[2])  # written once, while an image is in the cache
+    result = torch.empty(len(parts), side, side, parts[0].shape[2], dtype=torch.uint8)
 
     def scale(i: int) -> None:
         part = parts[i]
