@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import pandas as pd
 
 from common.terminal import print_table
-from mnet.data.module import Description
-from mnet.data.summary import majority
 from mnet.studies.plan import looks_of
 from mnet.studies.results.sentences import sentence
 from mnet.studies.results.table_view import rows_of
 from mnet.studies.results.tables import MACRO, Tables
 from mnet.studies.results.views import effects_table, summary_table
-from mnet.studies.runs.store import EFFECTS, IMAGES, PREDICTIONS, RUNS, SUMMARY, read_json, run_folder
+from mnet.studies.runs.images import accuracy_to_beat
+from mnet.studies.runs.store import EFFECTS, PREDICTIONS, RUNS, SUMMARY
 from mnet.studies.study import Study
 
 
@@ -34,10 +32,11 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float, sec
     if summary.empty:
         print(f"{study.name}: no finished run")
         return
+    run_ids = [trial.run_id for _, trial in study.trials]
     _print_cells(study, tables)
     if not tables.effects.empty:
         _print_effects(tables.effects)
-    for line in _to_beat(study, folder.parent):
+    if study.task.name == "classification" and (line := accuracy_to_beat(folder.parent, study.name, run_ids)):
         print(line)
     looks = looks_of(study, folder.parent)
     over = f"all rows and after {', '.join(map(str, looks))} seeds" if looks and len(looks) > 1 else "all rows"
@@ -53,16 +52,6 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float, sec
     for path in (folder / name for name in (RUNS, SUMMARY, EFFECTS, *figures)):
         if path.exists():
             print(f"  {path}")
-
-
-def _to_beat(study: Study, root: Path) -> Iterator[str]:
-    """What any network must beat on a user's own images, from the first run that has finished."""
-    for _, trial in study.trials:
-        kept = read_json(run_folder(root, study.name, trial.run_id) / IMAGES) or {}
-        if study.task.name == "classification" and "classes" in kept:
-            line = majority(cast(Description, kept)["classes"])
-            yield line[0].upper() + line[1:]
-            return
 
 
 def _print_cells(study: Study, tables: Tables) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import predict
 import pytest
+import report
 import train
 from common.sweeps import load_sweep
 from PIL import Image
@@ -83,6 +84,8 @@ def test_a_run_knows_its_images(images: Path, tmp_path: Path, capsys: pytest.Cap
     runs = pd.read_csv(out / "activation/runs.csv")
     assert runs["run_id"].tolist() == [second]  # not averaged with the first
     assert {"macro", "images"} <= {*runs}
+    assert report.main([f"--out={out}"]) == 0
+    assert "<p>Always answering dog is right in " in (out / "report.html").read_text()
     shutil.rmtree(images)
     draw(tmp_path / "new", "cat", range(1))
     assert predict.main([str(out / "activation/runs" / first), str(tmp_path / "new/cat/0.png"), f"--out={out}/a"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.studies.results.archive import find_table, read_table
+from mnet.studies.runs.images import accuracy_to_beat
 from mnet.studies.runs.store import (
     CANDIDATES,
     EFFECTS,
@@ -44,6 +45,8 @@ class StudyData:
     """Runtime -> the latency of each block of the baseline."""
     examples: Path | None
     """The image of predictions on test images."""
+    to_beat: str
+    """What any network must beat on a user's own images; empty for published ones."""
 
     def sources(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """The tables that say on which hardware, by which versions and when they were measured, by name."""
@@ -74,4 +77,12 @@ def read_study(root: Path, name: str) -> StudyData | None:
         inside=tables[INSIDE],
         blocks={path.stem.removeprefix("blocks-"): read_table(path) for path in files},
         examples=find_table(root, name, PREDICTIONS),
+        to_beat=_accuracy_to_beat(root, name, tables[RUNS]),
     )
+
+
+def _accuracy_to_beat(root: Path, name: str, runs: pd.DataFrame | None) -> str:
+    """Of the classification runs."""
+    if runs is None or "top1" not in runs:
+        return ""
+    return accuracy_to_beat(root, name, runs["run_id"][runs["top1"].notna()])

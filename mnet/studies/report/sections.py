@@ -56,7 +56,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A study: question, answer in a sentence, figures, tables by id."""
+    """A study: question, answer in a sentence, accuracy to beat, figures, tables by id."""
 
     name: str
     question: str
@@ -64,6 +64,7 @@ class Section:
     command: str
     source: str
     answer: str
+    to_beat: str
     figures: Sequence[Figure]
     tables: Mapping[str, Table]
     examples: str
@@ -117,6 +118,7 @@ def section(data: StudyData, description: str, points: Sequence[Row], folder: Re
         command,
         sources(data),
         answer(summary, data.effects),
+        data.to_beat,
         figures,
         {**shown, **further},
         _image_address(data.examples),

@@ -1,17 +1,18 @@
-"""What has changed in a folder of a user's own images since earlier runs on it."""
+"""A user's own images as runs kept them: what has changed since, and the accuracy to beat."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import cast
 
 from mnet.data.module import ClassImages, Description
+from mnet.data.summary import majority
 from mnet.errors import path_text
-from mnet.studies.runs.store import IMAGES, read_json, read_settings
+from mnet.studies.runs.store import IMAGES, read_json, read_settings, run_folder
 
 
 def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -> Iterator[str]:
@@ -51,6 +52,16 @@ def list_changes(before: Mapping[str, ClassImages], now: Mapping[str, ClassImage
             yield f"{abs(more):,} image{'s' if abs(more) > 1 else ''} {'more' if more > 0 else 'fewer'} in {name}"
         elif now[name]["digest"] != before[name]["digest"]:
             yield f"other images in {name}"
+
+
+def accuracy_to_beat(root: Path, study: str, run_ids: Iterable[str]) -> str:
+    """The sentence of `majority`, of the first of a study's runs that kept its classes; empty for published images."""
+    for run_id in run_ids:
+        kept = read_json(run_folder(root, study, run_id) / IMAGES) or {}
+        if "classes" in kept:
+            line = majority(cast(Description, kept)["classes"])
+            return line[0].upper() + line[1:]
+    return ""
 
 
 def _count(images: ClassImages) -> int:
