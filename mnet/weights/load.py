@@ -18,7 +18,7 @@ from mnet.models.toggles import Toggles, describe, with_toggles
 from mnet.settings import hints, parse
 from mnet.weights.files import State, read_state
 from mnet.weights.formats import load_torchvision
-from mnet.weights.recognise import build, recognise
+from mnet.weights.recognise import CLASSIFIER, Recognised, recognise, renamed
 from mnet.weights.transfer import IMAGENET, TransferReport, download, transfer_published, transfer_trained
 
 RUN_CONFIG, RUN_WEIGHTS = "config.yaml", "weights.pt"
@@ -56,13 +56,13 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> Tran
             f"these weights do not start {net.network.name} at width {net.network.width:g}: they are of {found.name}; "
             f"give {given}"
         )
-    classes = f"{found.network.num_classes:,} classes"
-    if found.network.num_classes != net.network.num_classes:
+    classes = _classes(found)
+    if _has_classifier(found) and found.network.num_classes != net.network.num_classes:
         classes += f" → {net.network.num_classes:,}"
     what = ", ".join([found.name, *state.notes, classes])
     if found.network.width_rule != net.network.width_rule and net.network.width != 1:
         what += f"; width_rule={found.network.width_rule} fits them better"
-    return replace(transfer_published(net, build(found, state.tensors)), source=what)
+    return replace(transfer_published(net, found.network, renamed(found, state.tensors)), source=what)
 
 
 def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet_v3_large") -> tuple[MobileNet, str]:
@@ -73,13 +73,24 @@ def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet
         model: Looked at first, where several have the same names and shapes.
 
     Raises:
-        ConfigError: As `load_weights`.
+        ConfigError: As `load_weights`; or the classifier was cut off.
     """
     state = read_state(source)
     found = recognise(state.tensors, describe(model))
-    return build(found, state.tensors).eval(), ", ".join(
-        [found.name, *state.notes, f"{found.network.num_classes:,} classes"]
-    )
+    what = ", ".join([found.name, *state.notes, _classes(found)])
+    if not _has_classifier(found):
+        raise ConfigError(f"these weights are of {what}: they can start a training (pretrained=), and answer nothing")
+    net = MobileNet(found.network)
+    net.load_state_dict({**net.state_dict(), **renamed(found, state.tensors)})
+    return net.eval(), what
+
+
+def _has_classifier(found: Recognised) -> bool:
+    return any(name.startswith(CLASSIFIER) for name in found.names)
+
+
+def _classes(found: Recognised) -> str:
+    return f"{found.network.num_classes:,} classes" if _has_classifier(found) else "no classifier"
 
 
 def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> TransferReport:

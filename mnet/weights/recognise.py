@@ -15,14 +15,12 @@ from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.models.tables import list_models
 from mnet.models.toggles import describe
+from mnet.weights.files import STEMS
 from mnet.weights.formats import timm_names, torchvision_names
 
 Library = Literal["mnet", "torchvision", "timm"]
-MARKS: Mapping[str, Library] = {
-    "stem.conv.weight": "mnet",
-    "features.0.0.weight": "torchvision",
-    "conv_stem.weight": "timm",
-}
+LIBRARIES: tuple[Library, ...] = ("mnet", "torchvision", "timm")
+MARKS = dict(zip(STEMS, LIBRARIES, strict=True))
 """A tensor that only classifiers in the layout of a library have."""
 OTHERS = {
     "backbone.features.0.0.0.weight": "an SSDLite detector in torchvision's layout",
@@ -31,6 +29,8 @@ OTHERS = {
     "head.extra.0.0.conv.weight": "an SSDLite detector in mnet's layout",
     "conv1.weight": "a ResNet or another family",
 }
+BACKBONE, CLASSIFIER = ("stem.", "blocks."), "classifier"
+"""What the names of mnet's tensors begin with, before the last 1x1 convolution; and a classifier's in every layout."""
 WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.25, 1.3, 1.4)
 """Widths that are published."""
 MINIMALISTIC: Mapping[str, object] = {"se": False, "activation": "relu", "kernel": 3}
@@ -52,7 +52,7 @@ class Recognised:
     variant: str
     """How it differs from the paper's; empty if it does not."""
     names: Mapping[str, str]
-    """Tensor name in mnet -> in the library."""
+    """Tensor name in mnet -> in the library; without those of a classifier that was cut off."""
 
     @property
     def name(self) -> str:
@@ -81,10 +81,13 @@ def recognise(tensors: Mapping[str, Tensor], like: Network) -> Recognised:
             f"these are no weights of a MobileNet classifier in a layout of mnet, torchvision or timm: {found}"
         )
     closest: tuple[int, str] | None = None
+    headless = not any(name.startswith(CLASSIFIER) for name in tensors)
     for network, variant in candidates(like, _channels(tensors, library), _classes(tensors, library)):
         names = names_in(library, network)
         if names is None:
             continue
+        if headless:
+            names = {name: key for name, key in names.items() if name.startswith(BACKBONE) or key in tensors}
         problems = differences(tensors, network, names)
         if not problems:
             return Recognised(library, network, variant, names)
@@ -180,10 +183,7 @@ def _classes(tensors: Mapping[str, Tensor], library: Library) -> int:
     return len(biases[-1]) if biases else 1000
 
 
-def build(found: Recognised, tensors: Mapping[str, Tensor]) -> MobileNet:
-    """The network with its weights."""
-    net = MobileNet(found.network)
-    state = net.state_dict()
-    given = {name: tensors[key].reshape(state[name].shape) for name, key in found.names.items() if key in tensors}
-    net.load_state_dict({**state, **given})
-    return net
+def renamed(found: Recognised, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under their names in mnet, in its shapes; counters that are missing are 0."""
+    shapes, start = _shapes(found.network), torch.tensor(0)
+    return {name: tensors.get(key, start).reshape(shapes[name]) for name, key in found.names.items()}

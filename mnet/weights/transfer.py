@@ -61,14 +61,15 @@ class TransferReport:
         return "; ".join(parts)
 
 
-def transfer_published(net: MobileNet, paper: MobileNet) -> TransferReport:
+def transfer_published(net: MobileNet, paper: Network, weights: Mapping[str, Tensor]) -> TransferReport:
     """Copy into `net` what fits from its paper's network, at the same width.
 
     Args:
         net: With any toggles, number of classes and input channels; without a head.
         paper: The paper's network, or a published variant of it.
+        weights: Its tensors by name; what is missing is initialised as in a new network.
     """
-    return _copy_matching(net, paper.state_dict(), _matched_blocks(net.network, paper.network))
+    return _copy_matching(net, weights, _matched_blocks(net.network, paper))
 
 
 def transfer_trained(net: MobileNet, source: MobileNet) -> TransferReport:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import diagnose
+import numpy as np
 import predict
 import pytest
 import timm
@@ -24,6 +26,7 @@ import mnet
 from mnet import ConfigError
 from mnet.files import write_yaml
 from mnet.studies import Trial
+from mnet.weights.load import open_weights
 from mnet.weights.transfer import weights_key
 
 V3 = "mobilenet_v3_small"
@@ -79,6 +82,12 @@ def weights(classes: int = 1000) -> dict[str, Tensor]:
     return dict(lively(models.mobilenet_v3_small(num_classes=classes)).state_dict())
 
 
+def whole(tensors: dict[str, Tensor]) -> nn.Module:
+    net = models.mobilenet_v3_small()
+    net.load_state_dict(tensors)
+    return net
+
+
 def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
 
@@ -89,7 +98,7 @@ WRAPPED: list[tuple[str, Callable[[dict[str, Tensor]], object], str]] = [
     (
         "compiled in DDP",
         lambda w: {f"module._orig_mod.{k}": v for k, v in w.items()},
-        "without module., without _orig_mod.",
+        "without module._orig_mod.",
     ),
     (
         "Lightning",
@@ -109,6 +118,20 @@ WRAPPED: list[tuple[str, Callable[[dict[str, Tensor]], object], str]] = [
     ),
     ("half precision", half, "from float16"),
     ("without counters", lambda w: {k: v for k, v in w.items() if "num_batches" not in k}, ""),
+    (
+        "a network of a student's own, with a loss and numbers of numpy",
+        lambda w: {
+            "state_dict": {f"backbone.{k}": v for k, v in w.items()},
+            "hyper_parameters": {"loss": nn.MSELoss(), "best": np.float64(71.3)},
+        },
+        "its state_dict, without backbone.",
+    ),
+    ("a whole network", whole, "a whole network"),
+    (
+        "a whole network in DataParallel, beside its optimiser's state",
+        lambda w: {"model": nn.DataParallel(whole(w)), "optimizer": {"state": {0: {"step": torch.ones(2)}}}},
+        "its model, not optimizer, a whole network, without module.",
+    ),
 ]
 
 
@@ -139,6 +162,50 @@ def test_an_entry_can_be_chosen_and_safetensors_are_read(tmp_path: Path) -> None
     save_file(averaged, tmp_path / "model.safetensors")
     mnet.load_weights(net, tmp_path / "model.safetensors")
     assert net.stem.conv.weight.equal(averaged["features.0.0.weight"])
+
+
+def test_one_of_several_networks_is_chosen_by_its_prefix(tmp_path: Path) -> None:
+    student, teacher = weights(), weights()
+    both = {**{f"student.{k}": v for k, v in student.items()}, **{f"teacher.{k}": v for k, v in teacher.items()}}
+    torch.save({"state_dict": both}, path := tmp_path / "distilled.ckpt")
+    net = mnet.create_model(V3)
+    with pytest.raises(ConfigError, match="has 2 networks, student, teacher: choose by FILE#student"):
+        mnet.load_weights(net, path)
+    with pytest.raises(ConfigError, match=re.escape("unknown entry 'tutor'")):
+        mnet.load_weights(net, f"{path}#tutor")
+    mnet.load_weights(net, f"{path}#teacher")
+    assert net.stem.conv.weight.equal(teacher["features.0.0.weight"])
+
+
+@pytest.mark.parametrize("cut", [{"num_classes": 0}, {"features_only": True}], ids=["no classes", "features only"])
+def test_a_network_whose_classifier_was_cut_off_starts_the_rest(cut: dict[str, object], tmp_path: Path) -> None:
+    tensors = timm.create_model("mobilenetv3_small_100", **cut).state_dict()
+    net = mnet.create_model(V3, num_classes=10)
+    report = mnet.load_weights(net, tensors)
+    assert report.source == f"timm {V3}, no classifier"
+    assert set(report.new) == ({"classifier"} if "num_classes" in cut else {"hidden", "classifier"})
+    assert net.blocks[0].depthwise.conv.weight.equal(tensors["blocks.0.0.conv_dw.weight"])
+    save_file(tensors, tmp_path / "cut.safetensors")
+    with pytest.raises(ConfigError, match="no classifier: they can start a training"):
+        open_weights(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
+        (b"<!DOCTYPE html><html>", "no file of weights begins with '<!DOCTYPE html>'"),
+        (None, "it is incomplete or damaged"),
+    ],
+)
+def test_a_file_that_a_download_left_is_named_with_the_reason(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    torch.save(weights(), path := tmp_path / "weights.pth")
+    path.write_bytes(path.read_bytes()[:100_000] if content is None else content)
+    with pytest.raises(ConfigError, match=re.escape(f"{path} cannot be read as weights: ") + ".*" + re.escape(message)):
+        mnet.load_weights(mnet.create_model(V3), path)
 
 
 def test_a_finished_run_is_read_from_its_folder(tmp_path: Path) -> None:
@@ -188,9 +255,6 @@ def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({"model": Trap()}))
     with pytest.raises(ConfigError, match="cannot be read as weights"):
         mnet.load_weights(net, path)
-    torch.save(models.mobilenet_v3_small(), path)
-    with pytest.raises(ConfigError, match="has no state dict"):
-        mnet.load_weights(net, path)
     torch.jit.trace(models.mobilenet_v3_small().eval(), torch.zeros(1, 3, 32, 32)).save(str(path))
     with pytest.raises(ConfigError, match="TorchScript"):
         mnet.load_weights(net, path)
@@ -210,6 +274,8 @@ def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
         (lambda: models.resnet18().state_dict(), "look like a ResNet or another family"),
         (lambda: models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict(),
          "look like an SSDLite detector in torchvision's layout"),
+        (lambda: {**weights(), "features.0.1.bias": torch.full((16,), torch.nan)},
+         "has numbers that are not finite, in features.0.1.bias"),
         (lambda: {"a": 1}, "has no state dict: expected tensors by name, found a"),
     ],
 )  # fmt: skip
