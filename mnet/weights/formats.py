@@ -57,8 +57,21 @@ def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> Mobile
         ConfigError: Names or shapes differ; `net` is unchanged. If the shapes fit the other width rule, the message
             says so.
     """
+    return load_named(net, state_dict, torchvision_names(net.network, net.state_dict()))
+
+
+def load_named(net: MobileNet, state_dict: Mapping[str, Tensor], names: Mapping[str, str]) -> MobileNet:
+    """Copy weights into `net`, whose tensors are called otherwise in them, and return it.
+
+    Args:
+        net: Unchanged if names or shapes differ.
+        state_dict: The weights.
+        names: Tensor name in mnet -> in the weights.
+
+    Raises:
+        ConfigError: As of `load_torchvision`.
+    """
     state = net.state_dict()
-    names = torchvision_names(net.network, state)
     differences = {
         "missing": sorted(set(names.values()) - set(state_dict)),
         "unexpected": sorted(set(state_dict) - set(names.values())),

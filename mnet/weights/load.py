@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,8 @@ from mnet.models.spec import Network
 from mnet.models.tables import table
 from mnet.models.toggles import Toggles, describe, with_toggles
 from mnet.settings import hints, parse
-from mnet.weights.files import State, read_state
-from mnet.weights.formats import load_torchvision
+from mnet.weights.files import STEMS, State, read_state
+from mnet.weights.formats import load_named, torchvision_names
 from mnet.weights.recognise import CLASSIFIER, Recognised, recognise, renamed
 from mnet.weights.transfer import IMAGENET, TransferReport, download, transfer_published, transfer_trained
 
@@ -30,7 +31,8 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> Tran
 
     Nothing that a file contains is run. Prefixes of DataParallel, DDP, torch.compile and Lightning are removed,
     averaged weights preferred (choose others by `FILE#ENTRY`), half precision widened. Of another number of classes all
-    but the classifier is kept; toggles keep what they do not change.
+    but the classifier is kept, or of a head the layers that have a channel a class; toggles keep what they do not
+    change.
 
     Args:
         net: With any toggles, at the width of the weights.
@@ -47,8 +49,7 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> Tran
         return load_run(net, Path(source).expanduser())
     state = read_state(source)
     if net.network.head is not None:
-        load_torchvision(net, state.tensors)
-        return _whole(net, state, f"torchvision {net.network.head.kind} on {net.network.name}")
+        return _load_with_head(net, state)
     found = recognise(state.tensors, net.network)
     if (found.network.name, found.network.width) != (net.network.name, net.network.width):
         given = f"model={found.network.name} width={found.network.width:g}"
@@ -126,6 +127,21 @@ def _network_of(folder: Path, tensors: Mapping[str, Tensor]) -> Network:
     return with_toggles(paper, toggles, len(tensors["classifier.bias"]), tensors["stem.conv.weight"].shape[1])
 
 
-def _whole(net: MobileNet, state: State, what: str) -> TransferReport:
-    params = sum(param.numel() for param in net.parameters())
-    return TransferReport(params, params, {}, {}, ", ".join([what, *state.notes]))
+CLASS_LAYERS = ("head.scores", "head.low", "head.high")
+"""Of detectors and segmenters: what has channels for each class."""
+
+
+def _load_with_head(net: MobileNet, state: State) -> TransferReport:
+    """Weights of the same detector or segmenter, in mnet's layout or torchvision's."""
+    own, given = net.state_dict(), state.tensors
+    ours = STEMS[0] in given
+    names = {name: name for name in own} if ours else torchvision_names(net.network, own)
+    new = [name for name, key in names.items() if name.startswith(CLASS_LAYERS) and key in given
+           and own[name].shape != given[key].shape and own[name].shape[1:] == given[key].shape[1:]]  # fmt: skip
+    load_named(net, {**given, **{names[name]: own[name] for name in new}}, names)
+    sizes = {name: param.numel() for name, param in net.named_parameters()}
+    kept = sum(size for name, size in sizes.items() if name not in new)
+    what = f"{'mnet' if ours else 'torchvision'} {net.network.head and net.network.head.kind} on {net.network.name}"
+    classes = ["other classes"] if new else []
+    layers = Counter(".".join(name.split(".")[:2]) for name in new)
+    return TransferReport(sum(sizes.values()), kept, {}, dict(layers), ", ".join([what, *state.notes, *classes]))

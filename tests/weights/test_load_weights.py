@@ -208,6 +208,38 @@ def test_a_file_that_a_download_left_is_named_with_the_reason(
         mnet.load_weights(mnet.create_model(V3), path)
 
 
+def detector(classes: int) -> nn.Module:
+    return models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
+
+
+def segmenter(classes: int) -> nn.Module:
+    return models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("reference", "head", "new"),
+    [(detector(21), {"head": "ssdlite", "lowest_boxes": 6, "reduced_tail": True}, {"head.scores": 12}),
+     (segmenter(20), {"head": "lr_aspp", "output_stride": 16}, {"head.low": 2, "head.high": 2})],
+    ids=["SSDLite", "LR-ASPP"],
+)  # fmt: skip
+def test_weights_with_a_head_start_one_of_other_classes(
+    reference: nn.Module, head: dict[str, object], new: dict[str, int]
+) -> None:
+    tensors = reference.state_dict()
+    twin = mnet.create_model("mobilenet_v3_large", num_classes=20, **head)
+    source = f"torchvision {head['head']} on mobilenet_v3_large"
+    report = mnet.load_weights(twin, {f"module.{name}": value for name, value in tensors.items()})
+    assert (report.source, report.share) == (f"{source}, without module.", 1)
+    net = mnet.create_model("mobilenet_v3_large", num_classes=4, **head)
+    report = mnet.load_weights(net, tensors)
+    assert (report.source, report.new) == (f"{source}, other classes", new)
+    own = mnet.create_model("mobilenet_v3_large", num_classes=4, **head)
+    assert mnet.load_weights(own, {f"net.{name}": value for name, value in twin.state_dict().items()}).new == new
+    stem = twin.state_dict()["stem.conv.weight"]
+    assert net.stem.conv.weight.equal(stem)
+    assert own.stem.conv.weight.equal(stem)
+
+
 def test_a_finished_run_is_read_from_its_folder(tmp_path: Path) -> None:
     trial = Trial(se=False, width=0.5, activation="relu")
     source = lively(mnet.MobileNet(trial.network(7, 1)))
