@@ -54,6 +54,8 @@ RUNTIMES: Mapping[str, tuple[str, str, str]] = {
 GPU_RUNTIMES = tuple(name for name, (module, *_) in RUNTIMES.items() if module == "torch_cuda")
 """Runtimes that need an NVIDIA GPU."""
 
+FACTS = ".json"
+"""Suffix of the file beside an exported program that has what its export determines."""
 SIMULATED = "int8 simulated in float: its accuracy, not its speed"
 
 
@@ -164,8 +166,8 @@ class ExportingRuntime(Runtime):
     def prepare(self, module: nn.Module, example: Tensor) -> Program:
         key = _fingerprint(module, example, self.name, self.version)
         path = self.folder / f"{self.name}-{key}.{self.suffix}"
-        facts_path = path.with_suffix(".json")
-        if not (path.exists() and facts_path.exists()):
+        facts = _kept_facts(path)
+        if facts is None:
             start = time.perf_counter()
             try:
                 with silenced(), torch.no_grad():
@@ -174,11 +176,11 @@ class ExportingRuntime(Runtime):
                 raise
             except Exception as error:
                 raise ExportError(f"{self.name} cannot export it: {one_line(error)}") from error
-            facts |= {"file": str(path), "sha256": hashlib.sha256(content).hexdigest(), "file_bytes": len(content)}
+            facts |= {"sha256": hashlib.sha256(content).hexdigest(), "file_bytes": len(content)}
             facts["export_seconds"] = round(time.perf_counter() - start, 2)
             write_atomic(path, lambda stream: stream.write(content))
-            write_json(facts_path, facts)
-        facts = json.loads(facts_path.read_text()) | {"file": str(path)}
+            write_json(path.with_suffix(FACTS), facts)
+        facts["file"] = str(path)
         info = ProgramInfo(**{**asdict(self.describe(module)), **facts})
         try:
             with silenced():
@@ -216,6 +218,16 @@ def precision_of(module: nn.Module) -> Precision:
     if isinstance(module, GraphModule) and any("quantize_per" in str(node.target) for node in module.graph.nodes):
         return "int8"
     return "fp32"
+
+
+def _kept_facts(path: Path) -> dict[str, object] | None:
+    """The facts of a program that was exported before; None if it is missing, or not the file that they tell of."""
+    try:
+        facts = json.loads(path.with_suffix(FACTS).read_bytes())
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and facts.get("sha256") == found else None
 
 
 def _fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) -> str:
