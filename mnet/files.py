@@ -6,12 +6,16 @@ import io
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import yaml
+
+from mnet.errors import ConfigError, path_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +45,24 @@ def remove_temporary(folder: Path) -> None:
     """Remove the incomplete files of killed writers from `folder`. No other process may be writing there."""
     for path in folder.glob(f"{TEMPORARY}*"):
         path.unlink(missing_ok=True)
+
+
+def private_folder(path: Path) -> Path:
+    """A folder that only this user can enter; made if it is missing.
+
+    Raises:
+        ConfigError: It is a link, another user's, or open to others: they may have put files into it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ConfigError(
+            f"{path_text(path)} must be a folder of this user alone (owner {os.geteuid()}, drwx------), but has owner "
+            f"{found.st_uid} and {stat.filemode(found.st_mode)}; remove it"
+        )
+    return path
 
 
 def write_json(path: Path, content: object) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Unpack
 
 from mnet.errors import ConfigError
-from mnet.files import write_atomic
+from mnet.files import private_folder, write_atomic
 from mnet.studies.engines.attempt import or_default
 from mnet.studies.runs.job import Job, RunJob, RunOptions
 from mnet.studies.runs.progress import Progress, Report
@@ -167,6 +167,10 @@ class _Uploader:
 
 
 def scratch_folder(url: str) -> Path:
-    """This machine's folder for the runs of a URL while they train."""
+    """This machine's folder for the runs of a URL while they train, in a folder of this user alone.
+
+    Raises:
+        ConfigError: Another user has made that folder.
+    """
     name = hashlib.sha256(url.encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"mnet-{os.getuid()}" / name
+    return private_folder(Path(tempfile.gettempdir()) / f"mnet-{os.geteuid()}") / name

@@ -1,7 +1,10 @@
 """The Slurm engine: the trials of a study as array jobs, through submitit.
 
-All nodes see the results folder and this Python. A trial that Slurm stops, for another job or at its time limit, is
-queued again and resumes from its last checkpoint. Logs are in `<root>/.slurm`.
+All nodes see the results folder, this user's home and this Python. A trial that Slurm stops, for another job or at its
+time limit, is queued again and resumes from its last checkpoint.
+
+Jobs report their progress as JSON in `<root>/.slurm`. What submitit writes are pickles, and reading those runs code:
+they lie with the logs in a folder of this user alone, outside the results folder, which others may share.
 """
 
 from __future__ import annotations
@@ -15,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from mnet.errors import ConfigError
-from mnet.files import write_json
+from mnet.files import private_folder, write_json
+from mnet.settings import parse
 from mnet.studies.engines.attempt import RunSettings, try_job
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.engines.session import Attempt, Session, Update
 from mnet.studies.runs.job import Job, Outcome
 from mnet.studies.runs.progress import Progress
+from mnet.studies.runs.store import SLURM
 
-LOGS = ".slurm"
 ARRAY_SIZE = 1000
 """Jobs of one array; Slurm's own limit is 1001 unless its site says otherwise."""
 LOCKED_SECONDS = 60.0
@@ -53,6 +57,8 @@ class SlurmEngine(RunSettings):
     """How many time limits a trial may reach."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     """More of submitit's parameters: slurm_account, slurm_qos, slurm_constraint, …"""
+    folder: Path = Path("~/.mnet/slurm")
+    """For submitit's files and logs: of this user alone, and seen by all nodes."""
     poll_s: float = 2.0
     cluster: str = "slurm"
     """Or submitit's `local`: processes of this machine."""
@@ -65,7 +71,8 @@ class SlurmEngine(RunSettings):
         """As `Engine.run`. Ctrl-C cancels all jobs; if this process is killed instead, they continue without it.
 
         Raises:
-            ConfigError: submitit is not installed, there is no Slurm, or it refuses the parameters.
+            ConfigError: submitit is not installed, there is no Slurm, it refuses the parameters, or others can enter
+            `folder`.
         """
         Session(SlurmBackend(self), on_event, self.poll_s, LOCKED_SECONDS).run(jobs)
 
@@ -103,8 +110,9 @@ class SlurmBackend:
             _progress_file(job).unlink(missing_ok=True)
             self.stamps.pop(job, None)
         engine = self.engine
+        folder = private_folder(engine.folder.expanduser())
         try:
-            executor = submitit.AutoExecutor(root / LOGS / "%j", engine.cluster, slurm_max_num_timeout=engine.retries)
+            executor = submitit.AutoExecutor(folder / "%j", engine.cluster, slurm_max_num_timeout=engine.retries)
             executor.update_parameters(
                 name="mnet",
                 timeout_min=engine.minutes,
@@ -135,12 +143,12 @@ class SlurmBackend:
     def _report(self, job: Job) -> list[Update]:
         """What the job has written since the last call."""
         path = _progress_file(job)
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError):  # missing, half a file, or not a report
             stamp = path.stat().st_mtime_ns
-            if stamp != self.stamps.get(job):
+            if stamp != self.stamps.get(job) and path.is_file():
                 progress = json.loads(path.read_text())
                 self.stamps[job] = stamp
-                return [Update(job, None if progress is None else Progress(**progress))]
+                return [Update(job, None if progress is None else parse(Progress, dict(progress)))]
         return []
 
     def stop(self) -> None:
@@ -189,7 +197,7 @@ class _Reporter:
 
 
 def _progress_file(job: Job) -> Path:
-    return job.root / LOGS / f"{job.run_id}.progress"
+    return job.root / SLURM / f"{job.run_id}.progress"
 
 
 def _outcome(task: Any) -> Outcome:

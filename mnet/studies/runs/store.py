@@ -22,7 +22,7 @@ from typing import TypedDict, cast
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mnet.errors import ConfigError
+from mnet.errors import ConfigError, path_text
 from mnet.files import read_yaml, write_atomic, write_json, write_yaml
 from mnet.models.tables import FILES, table, write_network
 from mnet.studies.trial import Trial
@@ -70,7 +70,7 @@ GPU_TABLES = GPU_CORRECT, GPU_STEPS, GPU_SEEDS, GPU_ANSWERS = "correct.csv", "st
 GPU_RUNS = "answers"
 PUBLISHED = "published"
 """The folder of the tables that came with the project."""
-LOCKS, SLURM_LOGS = ".locks", ".slurm"
+LOCKS, SLURM = ".locks", ".slurm"
 
 FORMAT = 2
 """Of result.json; 1 had no `format`, and no correct.npz beside it."""
@@ -205,9 +205,12 @@ def lock(root: Path, run_id: str) -> Iterator[None]:
 
     Raises:
         Busy: Another process holds it.
+        ConfigError: Something else has its name, such as a link.
     """
     path = root / LOCKS / run_id
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{path_text(path)} is not a file that mnet has made; remove it")
     held = FileLock(path, timeout=0)
     try:
         held.acquire()

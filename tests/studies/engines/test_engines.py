@@ -106,6 +106,8 @@ class TestEveryEngine:
             if engine == "slurm":
                 patch.setattr(pytest.importorskip("submitit").Job, "_results_timeout_s", 1)
             settings = {"trainer": TRAINER, "checkpoint_s": 7.0, "run_job": behave}
+            if engine == "slurm":
+                settings["folder"] = study.root / "slurm"
             make(engine, request, **settings).run(study.jobs, study.append)
         return study
 
@@ -137,7 +139,7 @@ class TestEveryEngine:
         *_, failed = study.of(1)
         assert isinstance(failed, Failed)
         assert failed.reason.startswith(reasons[engine])
-        assert engine != "slurm" or f"{study.root}/.slurm" in failed.reason  # where its log is
+        assert engine != "slurm" or f"{study.root}/slurm" in failed.reason  # where its log is
         assert read_failure(study.jobs[1].folder) == failed.reason
 
     def test_waits_for_a_run_that_another_process_trains(self, study):

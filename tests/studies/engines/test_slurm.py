@@ -58,7 +58,9 @@ def test_a_trial_that_slurm_stops_is_queued_again_and_resumes_to_the_same_result
         events.append(event)
         (tmp_path / "reported").touch()
 
-    engine = SlurmEngine(minutes=5, cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once)
+    engine = SlurmEngine(
+        minutes=5, folder=tmp_path / "slurm", cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once
+    )
     engine.run([job], collect)
     kinds = [type(event) for event in events if not isinstance(event, Progressed)]
     assert kinds == [Started, Retrying, Started, Finished]
@@ -89,7 +91,9 @@ def test_a_study_is_one_array_job_with_what_was_asked_for(tiny, tmp_path, monkey
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     jobs = [Job(replace(tiny, seed=seed), tmp_path / "results", "tiny") for seed in range(3)]
-    engine = SlurmEngine("gpu", 60, cpus=2, gpus=1.0, parallel=2, parameters={"slurm_account": "vision"})
+    engine = SlurmEngine(
+        "gpu", 60, 2, 1.0, parallel=2, parameters={"slurm_account": "vision"}, folder=tmp_path / "slurm"
+    )
     backend, attempts = SlurmBackend(engine), [Attempt((job,)) for job in jobs]
     assert backend.submit(attempts) == attempts
     assert [backend.running[job].job_id for job in jobs] == ["7_0", "7_1", "7_2"]
@@ -106,9 +110,9 @@ def test_without_slurm_or_with_a_parameter_it_does_not_know_the_error_says_so(ti
     monkeypatch.setenv("PATH", str(tmp_path))
     jobs = [Job(tiny, tmp_path, "tiny")]
     with pytest.raises(ConfigError, match=r"Slurm cannot take the jobs: .*srun"):
-        SlurmEngine().run(jobs, print)
+        SlurmEngine(folder=tmp_path / "slurm").run(jobs, print)
     with pytest.raises(ConfigError, match=r"slurm_acount"):
-        SlurmEngine(cluster="local", parameters={"slurm_acount": "x"}).run(jobs, print)
+        SlurmEngine(folder=tmp_path / "slurm", cluster="local", parameters={"slurm_acount": "x"}).run(jobs, print)
     with pytest.raises(ConfigError, match=r"whole GPUs, not 0\.5"):
         SlurmEngine(gpus=0.5)
     monkeypatch.setitem(sys.modules, "submitit", None)
