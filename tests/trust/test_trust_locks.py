@@ -19,9 +19,9 @@ def test_a_lock_that_is_a_link_or_a_pipe_is_refused_and_what_it_names_stays_whol
     os.mkfifo(locks / "pipe")
     (locks / "folder").mkdir()
     for name in ("symlink", "dangling", "pipe", "folder"):
-        with pytest.raises(ConfigError, match=rf"\.locks/{name} is not a file that mnet has made; remove it"):
-            with lock(tmp_path / "results", name):
-                pass
+        refused = pytest.raises(ConfigError, match=rf"\.locks/{name} is not a file that mnet has made; remove it")
+        with refused, lock(tmp_path / "results", name):
+            pass
     os.link(precious, locks / "hard")
     with lock(tmp_path / "results", "hard"):
         pass
