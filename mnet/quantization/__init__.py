@@ -9,9 +9,10 @@ A runtime turns it into an int8 program by exporting it again.
 from __future__ import annotations
 
 import copy
-import io
 import logging
+import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import MethodType
 
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mnet.errors import ConfigError
-from mnet.files import write_atomic
+from mnet.errors import ConfigError, path_text
+from mnet.files import write_torch
 from mnet.models.layers import ConvNormAct
 from mnet.models.network import MobileNet
+from mnet.quantization.stored import build_graph, describe_graph
 
 Images = Tensor | Iterable[Tensor]
 """(N, C, H, W), or batches of them."""
@@ -149,35 +151,40 @@ def _accept_modes(graph: GraphModule) -> GraphModule:
     return graph
 
 
-def save(converted: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
+def save(converted: nn.Module, path: Path) -> None:
     """Write an int8 graph, with 8-bit weights, for `load`.
 
     Args:
         converted: From `quantize` or `convert`.
-        shape: Of an image, (C, H, W).
         path: The file to write.
     """
-    example = torch.zeros(2, *shape)
-    program = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    write_atomic(path, lambda stream: stream.write(buffer.getbuffer()))
+    assert isinstance(converted, GraphModule)
+    write_torch(path, describe_graph(converted))
 
 
 def load(path: Path) -> nn.Module:
-    """The int8 network in a file of `save`, e.g. the `weights.pt` of a run with precision=int8.
+    """The int8 network in a file of `save`, e.g. the `weights.pt` of a run with precision=int8. No code in it is run.
 
     Raises:
-        ConfigError: torchao is not installed, or the file holds something else, e.g. float weights.
+        ConfigError: torchao is not installed, or the file holds something else, e.g. float weights, or a graph that an
+            earlier version of mnet wrote.
     """
     check_installed()
     try:
-        module = torch.export.load(path).module()
-    except Exception as error:  # torch raises many types for other files
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} is not the int8 network of a run with precision=int8: {reason}") from None
-    assert isinstance(module, GraphModule)
-    return _accept_modes(module)
+        network = build_graph(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many types for other files, and recommends to run their code
+        reason = path_text(str(error))[:200] if isinstance(error, ValueError) else "it holds something else"
+        if _is_exported_program(path):
+            reason = "an earlier mnet wrote it, in a format that can run code. Delete the run's folder and run it again"
+        raise ConfigError(f"{path_text(path)} is not the int8 network of a run with precision=int8: {reason}") from None
+    return _accept_modes(network)
+
+
+def _is_exported_program(path: Path) -> bool:
+    """Whether `torch.export.save` wrote it."""
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/archive_format") for name in archive.namelist())
+    return False
 
 
 def check_installed() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 import mnet
 from mnet import ConfigError
+from mnet.latency.runtimes import precision_of
 from mnet.models.layers import Activate, SqueezeExcite
 from mnet.quantization import convert, fuse, load, prepare, quantize, save, set_observing
 
@@ -151,13 +152,19 @@ def test_simulated_rounding_equals_the_int8_network_and_has_gradients():
         assert (simulated - convert(prepared)(drawn(8))).norm() < 0.2 * noise
 
 
-def test_a_saved_network_is_loaded_and_another_file_is_refused(v3, tmp_path):
-    net, int8 = v3
-    save(int8, (1, 28, 28), tmp_path / "weights.pt")
-    with torch.no_grad():
-        assert torch.equal(load(tmp_path / "weights.pt").eval()(drawn(3)), int8(drawn(3)))
+def test_a_saved_network_is_built_again_to_the_same_bits_and_another_file_is_refused(v2, v3, tmp_path):
+    net, _ = v3
+    trained = convert(
+        prepare(small("mobilenet_v3_small", activation="swish", se_gate="sigmoid"), drawn(), training=True)
+    )
+    for int8 in (v2[1], v3[1], trained):
+        save(int8, tmp_path / "weights.pt")
+        loaded = load(tmp_path / "weights.pt")
+        assert precision_of(loaded) == "int8"
+        with torch.no_grad():
+            assert torch.equal(loaded.train().eval()(drawn(3)), int8(drawn(3)))
     torch.save(net.state_dict(), tmp_path / "float.pt")
-    with pytest.raises(ConfigError, match=r"float.pt is not the int8 network"):
+    with pytest.raises(ConfigError, match=r"float.pt is not the int8 network .*: its format is not"):
         load(tmp_path / "float.pt")
 
 

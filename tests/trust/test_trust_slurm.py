@@ -1,10 +1,10 @@
 """Whoever may write into a shared results folder runs no code in the driver of a Slurm study."""
 
-import os
 import pickle
 from pathlib import Path
 
 import pytest
+from support.attack import Attack
 
 from mnet.errors import ConfigError
 from mnet.studies import Trial
@@ -13,14 +13,6 @@ from mnet.studies.engines.slurm import SlurmBackend, SlurmEngine
 from mnet.studies.runs.job import Job
 
 pytest.importorskip("submitit", reason="submitit is not installed: make EXTRAS=slurm setup")
-
-
-class Attack:
-    def __init__(self, marker: Path) -> None:
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
 
 
 @pytest.fixture

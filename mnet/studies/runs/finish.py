@@ -98,7 +98,7 @@ def finish(
         if (correct := module.test_correct) is not None:
             write_correct(folder, correct.numpy())
     if trial.quantized:
-        save(module.net.cpu(), (data.in_channels, data.resolution, data.resolution), folder / WEIGHTS)
+        save(module.net.cpu(), folder / WEIGHTS)
     else:
         write_torch(folder / WEIGHTS, module.net.state_dict())
     write_json(folder / RESULT, result)
