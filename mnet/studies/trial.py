@@ -266,7 +266,7 @@ class Trial(Toggles):
         if self.dataset_class().is_users:
             data["images"] = self.fingerprint
         if self.pretrained is not None:
-            data["pretrained"] = weights_key(self.pretrained)
+            data["pretrained"] = weights_key(self.pretrained, network.name)
         content: list[object] = [_changed_recipe(self.in_float().full_recipe()), data]
         if self.precision != "fp32":
             content += [self.precision, *([_changed_recipe(self.full_recipe())] if self.quantized else [])]

@@ -20,10 +20,17 @@ from mnet.settings import hints, parse
 from mnet.weights.files import STEMS, State, read_state
 from mnet.weights.formats import load_named, torchvision_names
 from mnet.weights.recognise import CLASSIFIER, Recognised, recognise, renamed
-from mnet.weights.transfer import IMAGENET, TransferReport, download, transfer_published, transfer_trained
+from mnet.weights.transfer import (
+    IMAGENET,
+    RUN_WEIGHTS,
+    TransferReport,
+    download,
+    transfer_published,
+    transfer_trained,
+)
 
-RUN_CONFIG, RUN_WEIGHTS = "config.yaml", "weights.pt"
-"""Files of a run's folder."""
+RUN_CONFIG = "config.yaml"
+"""In a run's folder."""
 
 
 def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> TransferReport:

@@ -13,21 +13,27 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch.hub
 from torch import Tensor
 from torch.nn import functional
 
-from mnet.errors import ConfigError
+from mnet.errors import ConfigError, path_text
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network, resolve_blocks
 from mnet.weights.files import split_entry
 from mnet.weights.truncation import truncated
 
+RUN_WEIGHTS = "weights.pt"
+"""In a run's folder."""
+RUN_FOLDER = re.compile(r"/runs/[0-9a-f]{12}$")
+"""The folder of a run, where mnet wrote it: its name is the run id. Any other is known by its content."""
 IMAGENET = "imagenet"
 """Instead of a file: torchvision's ImageNet weights, downloaded once."""
 
@@ -146,35 +152,74 @@ def _fit(target: Tensor, source: Tensor | None) -> tuple[Tensor, str] | None:
     return (source, " and ".join(adaptations)) if target.shape == source.shape else None
 
 
-def download(model: str) -> Mapping[str, Tensor]:
-    """torchvision's ImageNet weights of a model.
+def download(model: str) -> Path:
+    """The file of torchvision's ImageNet weights of a model, in torch's cache; its hash is checked every time.
 
     Raises:
-        ConfigError: It has none, or the download failed.
+        ConfigError: It has none, the download failed, or the file in the cache is not torchvision's.
     """
+    url = published_url(model)
+    if url is None:
+        raise ConfigError(f"torchvision has no weights of {model}; give a file in timm's layout")
+    path, expected = Path(torch.hub.get_dir()) / "checkpoints" / _file_name(url), _published_hash(url)
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), expected, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"cannot download {url} ({error}); download it yourself and give pretrained=FILE"
+            ) from None
+    found = _file_hash(path)
+    if not found.startswith(expected):
+        raise ConfigError(
+            f"{path_text(path)} is not torchvision's file: its SHA-256 begins with {found[: len(expected)]}; remove it"
+        )
+    return path
+
+
+def published_url(model: str) -> str | None:
+    """Where torchvision's ImageNet weights of a model are; None if it has none."""
     from torchvision import models  # slow to import, and rarely needed
 
-    if model not in models.list_models():
-        raise ConfigError(f"torchvision has no weights of {model}; give a file in timm's layout")
-    weights = models.get_model_weights(model).DEFAULT
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot download {weights.url} ({error}); download it yourself and give pretrained=FILE"
-        ) from None
+    return str(models.get_model_weights(model).DEFAULT.url) if model in models.list_models() else None
 
 
-def weights_key(source: str) -> str:
-    """Identifies weights wherever they are stored: a hash of the file's content, or the name of a run's folder."""
+def _file_name(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _published_hash(url: str) -> str:
+    """The beginning of a file's SHA-256, which torchvision writes into its name: `mobilenet_v2-7ebf99e0.pth`."""
+    return Path(_file_name(url)).stem.rpartition("-")[2]
+
+
+def weights_key(source: str, model: str) -> str:
+    """Identifies weights wherever they are stored: by the content of the file, or by the run id of a run's folder.
+
+    Args:
+        source: As `Trial.pretrained`.
+        model: Whose weights torchvision is asked for.
+    """
+    if source == IMAGENET:
+        url = published_url(model)
+        return source if url is None else f"{source}-{_published_hash(url)}"
     path, entry = split_entry(source)
     if path.is_dir():
-        return path.resolve().name
-    if source == IMAGENET or not path.is_file():
+        folder = path.resolve()
+        if RUN_FOLDER.search(str(folder)):
+            return folder.name
+        path = folder / RUN_WEIGHTS
+    if not path.is_file():
         return source
     return "#".join(filter(None, [_content_hash(path, path.stat().st_mtime_ns), entry]))
 
 
 @cache
 def _content_hash(path: Path, modified: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return _file_hash(path)[:16]
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
