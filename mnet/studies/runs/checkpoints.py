@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 30.0
 """Training time that a kill may cost; writing a checkpoint takes about 30 ms."""
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 """Of the resume file. One of an older format is not used, since the run might not continue to the same numbers."""
 
 
@@ -36,10 +36,23 @@ class ResumeCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, seconds: float, monitor: ProgressMonitor, metrics: MetricsFile | MetricsFiles
+        self,
+        folder: Path,
+        run_ids: Sequence[str],
+        seconds: float,
+        monitor: ProgressMonitor,
+        metrics: MetricsFile | MetricsFiles,
     ) -> None:
+        """
+        Args:
+            folder: Of the run; of a pack, its first run's.
+            run_ids: Whose state it is; of a pack, in its order.
+            seconds: Between checkpoints.
+            monitor: Says when to stop.
+            metrics: Whose rows are kept.
+        """
         self.path = folder / RESUME
-        self.seconds = seconds
+        self.run_ids, self.seconds = list(run_ids), seconds
         self.monitor, self.metrics = monitor, metrics
         self._saved_at = time.perf_counter()
         self._loader_state: dict[str, int] | None = None
@@ -74,7 +87,8 @@ class ResumeCheckpoint(Checkpoint):
         self._saved_at = time.perf_counter()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["mnet"] = {"format": CHECKPOINT_FORMAT, "loader": trainer.train_dataloader.state_dict()}  # type: ignore[union-attr]
+        loader = trainer.train_dataloader.state_dict()  # type: ignore[union-attr]
+        checkpoint["mnet"] = {"format": CHECKPOINT_FORMAT, "run_ids": self.run_ids, "loader": loader}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loader_state = checkpoint["mnet"]["loader"]
@@ -96,15 +110,18 @@ class WholeCheckpoints(TorchCheckpointIO):
             log.warning("cannot write %s now: %s", path, error)
 
 
-def usable_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to resume from. One that is damaged or of an older format is deleted: the run starts again."""
+def usable_checkpoint(folder: Path, run_id: str) -> Path | None:
+    """The checkpoint to resume a run from. One that is damaged, of an older format or of another run is deleted: the
+    run starts again."""
     path = folder / RESUME
     if not path.exists():
         return None
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if checkpoint["mnet"]["format"] == CHECKPOINT_FORMAT:
-            return path
+            if checkpoint["mnet"]["run_ids"] == [run_id]:
+                return path
+            log.warning("%s is not of run %s: the run starts again", path, run_id)
     except Exception as error:  # whatever torch raises for half a file
         log.warning("cannot read %s (%s): the run starts again", path, " ".join(str(error).split())[:200])
     path.unlink()

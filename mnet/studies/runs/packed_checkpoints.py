@@ -32,7 +32,7 @@ def group_by_step(jobs: Sequence[Job]) -> list[list[Job]]:
     groups: dict[int, list[Job]] = {}
     for job in jobs:
         remove_temporary(job.folder)
-        usable_checkpoint(job.folder)  # deletes one that is not
+        usable_checkpoint(job.folder, job.run_id)  # deletes one that is not
         groups.setdefault(step_of(job.folder / RESUME), []).append(job)
     return list(groups.values())
 
@@ -59,7 +59,8 @@ class PackedCheckpoints(TorchCheckpointIO):
         for i, folder in enumerate(self.folders):
             member = {name: part[i] for name, part in parts.items()}
             callbacks = {name: _member_state(state, i, count) for name, state in checkpoint["callbacks"].items()}
-            self.file.save_checkpoint({**checkpoint, **member, "callbacks": callbacks}, folder / NEXT)
+            mnet = {**checkpoint["mnet"], "run_ids": [checkpoint["mnet"]["run_ids"][i]]}
+            self.file.save_checkpoint({**checkpoint, **member, "callbacks": callbacks, "mnet": mnet}, folder / NEXT)
         for folder in self.folders:
             if (folder / NEXT).exists():
                 os.replace(folder / NEXT, folder / RESUME)

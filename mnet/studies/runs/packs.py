@@ -97,11 +97,12 @@ def _train(
     pack.compile_training(jobs[0].compile)
     monitor, metrics = ProgressMonitor(report), MetricsFiles(folders)
     seeds = SeedSteps(*(job_data.seed for job_data in datas))
-    callbacks = [monitor, seeds, ResumeCheckpoint(folders[0], checkpoint_s, monitor, metrics)]
+    run_ids = [job.run_id for job in jobs]
+    callbacks = [monitor, seeds, ResumeCheckpoint(folders[0], run_ids, checkpoint_s, monitor, metrics)]
     checkpoints = PackedCheckpoints(folders)
     trainer = make_trainer(jobs[0].trial, modules[0].recipe, callbacks, [metrics], checkpoints, arguments)
     packed_data = cast(L.LightningDataModule, PackedDataModule(datas))
-    trainer.fit(pack, datamodule=packed_data, ckpt_path=usable_checkpoint(folders[0]), weights_only=True)
+    trainer.fit(pack, datamodule=packed_data, ckpt_path=usable_checkpoint(folders[0], run_ids[0]), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     logged = test(jobs[0].trial, pack, packed_data, trainer)

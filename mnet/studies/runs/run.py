@@ -119,14 +119,20 @@ def run_trial(
     recipe = module.recipe
     module.compile_training("off" if trial.quantized else compile)
     monitor, metrics = ProgressMonitor(report), MetricsFile(folder)
-    callbacks = [monitor, SeedSteps(trial.seed), ResumeCheckpoint(folder, checkpoint_s, monitor, metrics)]
+    callbacks = [
+        monitor,
+        SeedSteps(trial.seed),
+        ResumeCheckpoint(folder, [trial.run_id], checkpoint_s, monitor, metrics),
+    ]
     lightning_trainer = make_trainer(trial, recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
     shard = Shard(lightning_trainer.global_rank, lightning_trainer.world_size)
     shard.check(recipe.batch_size)  # before other processes are started
     if lightning_trainer.strategy.launcher is not None:  # they would wait for this process, however it ends
         atexit.register(lightning_trainer.strategy.launcher.kill, signal.SIGKILL)
     if trial.precision != "int8":
-        lightning_trainer.fit(module, datamodule=data, ckpt_path=usable_checkpoint(folder), weights_only=True)
+        lightning_trainer.fit(
+            module, datamodule=data, ckpt_path=usable_checkpoint(folder, trial.run_id), weights_only=True
+        )
     if lightning_trainer.interrupted:
         raise KeyboardInterrupt
     if trial.precision == "int8-qat":
