@@ -21,6 +21,7 @@ from mnet.errors import ConfigError, unknown
 from mnet.files import read_yaml
 from mnet.settings import coerce, field_help, hints, parse
 from mnet.studies.options import OPTIONS, VARIANT, field_docs, listed, read_option, read_variant
+from mnet.studies.runs.store import own_network
 from mnet.studies.sources import Source, read_source
 
 T = TypeVar("T")
@@ -145,6 +146,8 @@ class Parser(argparse.ArgumentParser, Generic[T]):
             raise source.error((TRAINER,), f"{TRAINER} must be a mapping of arguments of the Trainer, not {trainer!r}")
         for name, value in content.items():
             self._check(source, name, value)
+        if "model" in self.names and "model" in content:
+            content["model"] = own_network(source.path.parent, str(content["model"]))
         return content, dict(trainer or {})
 
     def _check(self, source: Source, name: str, value: object) -> None:

@@ -232,10 +232,21 @@ def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | Non
 def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
     """The settings of a run, and the arguments of Lightning's Trainer that differ from the defaults."""
     settings = read_yaml((folder / CONFIG).read_text())
-    network = folder / NETWORK
-    if network.exists() and not Path(settings["model"]).exists():  # the results have been moved
-        settings["model"] = str(network)
+    if "model" in settings:
+        settings["model"] = own_network(folder, str(settings["model"]))
     return settings, settings.pop("trainer", {})
+
+
+def own_network(folder: Path, model: str) -> str:
+    """The `model` of a run's config, as what the run trained: the file in its folder, unless the one that the config
+    names has the same network. On another machine, or later, that may be anybody's."""
+    kept = folder / NETWORK
+    if not kept.exists():
+        return model
+    try:
+        return model if table(model) == table(str(kept)) else str(kept)
+    except ConfigError:
+        return str(kept)
 
 
 def write_correct(folder: Path, correct: np.ndarray) -> None:
