@@ -8,7 +8,7 @@ import itertools
 import math
 import textwrap
 import types
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -109,9 +109,11 @@ def parse(cls: type[T], settings: Mapping[str, object], kind: str = "setting") -
     return cls(**{name: coerce(name, value, hints(cls)[name]) for name, value in settings.items()})
 
 
-def changed(instance: object) -> dict[str, object]:
-    """The fields of a dataclass that differ from their default."""
-    values = asdict(instance)  # type: ignore[call-overload]
+def changed(
+    instance: object, dict_factory: Callable[[list[tuple[str, Any]]], dict[str, Any]] = dict
+) -> dict[str, object]:
+    """The fields of a dataclass that differ from their default; `dict_factory` as of `dataclasses.asdict`."""
+    values = asdict(instance, dict_factory=dict_factory)  # type: ignore[call-overload]
     return {f.name: values[f.name] for f in fields(instance) if getattr(instance, f.name) != f.default}  # type: ignore[arg-type]
 
 

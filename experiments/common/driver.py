@@ -172,7 +172,7 @@ def describe_pretrained(study: Study, data: SharedData = MappingProxyType({})) -
         if trial.pretrained is not None:
             images = data.get(trial.data_key, trial.input_spec())
             net = mnet.create_model(trial.network(images.num_classes, images.in_channels))
-            yield f"{cell.name}: {load_pretrained(trial.pretrained, net)}"
+            yield f"{cell.name}: {load_pretrained(trial.pretrained, net, trial.model)}"
 
 
 def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job], options: RunOptions) -> int:

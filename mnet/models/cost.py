@@ -77,7 +77,8 @@ def _layers(net: Network, resolution: int) -> Iterator[LayerCost]:
     stem, size = net.stem, resolution
     yield convolution("stem.conv", "stem", (net.in_channels, stem.out_channels), size, stem.kernel, stem.stride)
     size = (size - 1) // stem.stride + 1
-    kept = 0  # elements of the maps so far that the head takes
+    # elements of the maps so far that the head takes
+    kept = stem.out_channels * size**2 if _takes(head_maps, -1, inside=False) else 0
     for i, block in enumerate(resolve_blocks(net)):
         rows = list(_block_layers(net, i, block, size, kept, inside_kept=_takes(head_maps, i, inside=True)))
         yield from rows
@@ -93,9 +94,10 @@ def _layers(net: Network, resolution: int) -> Iterator[LayerCost]:
     if head is not None:
         yield from head.layer_costs(net, [head_map.size(resolution) for head_map in head_maps])
         return
-    if net.hidden is not None:
-        yield linear("hidden.0", "hidden", channels, net.hidden.out_features)
-        channels = net.hidden.out_features
+    if (hidden := net.hidden) is not None:
+        sizes = channels, hidden.out_features
+        yield convolution("hidden.conv", "hidden", sizes, 1) if hidden.norm else linear("hidden.0", "hidden", *sizes)
+        channels = hidden.out_features
     yield linear("classifier", "classifier", channels, net.num_classes)
 
 
@@ -108,23 +110,19 @@ def _block_layers(
 ) -> Iterator[LayerCost]:
     """The layers of a block on a map of `size` pixels a side, while `kept` elements of earlier maps wait for the head;
     `inside_kept`: so does the block's expansion."""
-    row, name, wide = block.row, f"blocks.{i}", block.expanded
-    shortcut = block.in_channels * size**2 if block.shortcut and net.shortcut == "bottleneck" else 0
-    first = kept if row.expansion is None else kept + shortcut  # without expansion, the shortcut is the layer's input
-    later = kept + shortcut + (wide * size**2 if inside_kept else 0)
-    if row.expansion is not None:
-        yield convolution(f"{name}.expand.conv", "expand", (block.in_channels, wide), size, kept=kept)
-    if net.separable:
-        yield convolution(
-            f"{name}.depthwise.conv", "depthwise", (wide, wide), size, row.kernel, block.stride, groups=wide, kept=first
-        )
-        size = (size - 1) // block.stride + 1
-    if block.squeeze:
-        alive = wide * size**2 + later
-        yield linear(f"{name}.se.fc1", "se", wide, block.squeeze, kept=alive)
-        yield linear(f"{name}.se.fc2", "se", block.squeeze, wide, kept=alive)
-    if net.separable:
-        yield convolution(f"{name}.project.conv", "project", (wide, row.out_channels), size, kept=later)
-    else:
-        full = (wide, row.out_channels)
-        yield convolution(f"{name}.project.conv", "full", full, size, row.kernel, block.stride, kept=first)
+    name, thin, wide, out = f"blocks.{i}", block.in_channels, block.expanded, block.row.out_channels
+    shortcut = thin * size**2 if block.shortcut and net.shortcut == "bottleneck" else 0
+    channels = {"start": (thin, thin), "expand": (thin, wide), "depthwise": (wide, wide), "project": (wide, out)}
+    for part, kernel in block.kernels.items():
+        if part == "project" and block.squeeze:
+            alive = wide * size**2 + kept
+            yield linear(f"{name}.se.fc1", "se", wide, block.squeeze, kept=alive)
+            yield linear(f"{name}.se.fc2", "se", block.squeeze, wide, kept=alive)
+        by_channel = part in ("start", "depthwise")
+        kind = part if by_channel or kernel == 1 else "full"
+        stride, groups = block.stride_of(part), channels[part][0] if by_channel else 1
+        yield convolution(f"{name}.{part}.conv", kind, channels[part], size, kernel, stride, groups=groups, kept=kept)
+        if part == "depthwise" and inside_kept:
+            kept += wide * size**2
+        kept, shortcut = kept + shortcut, 0  # the first layer's input is the shortcut
+        size = (size - 1) // stride + 1

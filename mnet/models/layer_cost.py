@@ -12,8 +12,8 @@ class LayerCost:
     layer: str
     """Its name in the built module."""
     kind: str
-    """stem, expand, depthwise, se, project, full (not separable), tail, hidden or classifier; in a head: extra,
-    branch, scores or places."""
+    """stem, start, expand, depthwise, se, project, full (in a block, neither depthwise nor 1x1), tail, hidden or
+    classifier; in a head: extra, branch, scores or places."""
     in_channels: int
     out_channels: int
     kernel: int

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mnet.models.kernels import Conv2d, LeanReLU6
-from mnet.models.spec import Activation, Gate, Network, ResolvedBlock
+from mnet.models.spec import Activation, Gate, Network, Part, ResolvedBlock
 
 ACTIVATIONS: dict[Activation, Callable[..., Tensor]] = {
     "relu": functional.relu,
@@ -65,6 +65,16 @@ class ConvNormAct(nn.Sequential):
             self.act = Activate(activation)
 
 
+class Dense(nn.Sequential):
+    """A fully connected layer with bias, and its activation: (N, C, 1, 1) -> (N, out_features)."""
+
+    def __init__(self, in_features: int, out_features: int, activation: Activation) -> None:
+        super().__init__(nn.Linear(in_features, out_features), Activate(activation))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
 class SqueezeExcite(nn.Module):
     """x * gate(fc2(relu(fc1(mean of x)))), one factor per channel. Source: V3 §5.3 and figure 4."""
 
@@ -81,7 +91,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """The block of all three papers, built from a resolved row. Source: V2 §3.3, V3 figure 4.
+    """The block of all four papers, built from a resolved row. Source: V2 §3.3, V3 figure 4, V4 figure 4.
 
     Shape:
         (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
@@ -89,28 +99,40 @@ class InvertedResidual(nn.Module):
 
     def __init__(self, block: ResolvedBlock, network: Network) -> None:
         super().__init__()
-        row, wide = block.row, block.expanded
+        row, thin, wide = block.row, block.in_channels, block.expanded
         self.shortcut = network.shortcut if block.shortcut else "none"
-        self.expand = self.depthwise = self.se = None
-        spatial = {"stride": block.stride, "dilation": block.dilation}
-        if row.expansion is not None:
-            self.expand = ConvNormAct(block.in_channels, wide, 1, row.activation, network=network)
-        if network.separable:
-            self.depthwise = ConvNormAct(
-                wide, wide, row.kernel, row.activation, groups=wide, network=network, **spatial
+        self.start = self.expand = self.depthwise = self.se = None
+
+        def layer(part: Part, in_channels: int, out_channels: int, act: Activation | None, groups: int) -> ConvNormAct:
+            return ConvNormAct(
+                in_channels,
+                out_channels,
+                block.kernels[part],
+                act,
+                stride=block.stride_of(part),
+                dilation=block.dilation if block.kernels[part] > 1 else 1,
+                groups=groups,
+                network=network,
             )
+
+        if "start" in block.kernels:
+            self.start = layer("start", thin, thin, None, groups=thin)
+        if "expand" in block.kernels:
+            self.expand = layer("expand", thin, wide, row.activation, groups=1)
+        if "depthwise" in block.kernels:
+            self.depthwise = layer("depthwise", wide, wide, row.activation, groups=wide)
         if block.squeeze:
             self.se = SqueezeExcite(wide, block.squeeze, network.se_gate)
-        if network.separable:
-            self.project = ConvNormAct(wide, row.out_channels, 1, row.projection, network=network)
-        else:
-            self.project = ConvNormAct(wide, row.out_channels, row.kernel, row.projection, network=network, **spatial)
+        self.project = layer("project", wide, row.out_channels, row.projection, groups=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.narrow(x, self.widen(x))
 
     def widen(self, x: Tensor) -> Tensor:
-        """The 1x1 expansion, if there is one: C4 where the block is the first of the last stage."""
+        """The start depthwise and the expansion, if there are any: C4 where the block is the first of the last stage
+        and has its stride later."""
+        if self.start is not None:
+            x = self.start(x)
         return x if self.expand is None else self.expand(x)
 
     def narrow(self, x: Tensor, expanded: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from mnet.models.heads import Head, make_head, uses_tail
-from mnet.models.layers import Activate, ConvNormAct, InvertedResidual
+from mnet.models.layers import ConvNormAct, Dense, InvertedResidual
 from mnet.models.spec import FeatureMap, Network, feature_map, resolve_blocks
 from mnet.models.toggles import describe
 
@@ -42,7 +42,10 @@ class MobileNet(nn.Module):
             return
         self.hidden: nn.Module = nn.Identity()
         if hidden is not None:
-            self.hidden = nn.Sequential(nn.Linear(channels, hidden.out_features), Activate(hidden.activation))
+            if hidden.norm:
+                self.hidden = ConvNormAct(channels, hidden.out_features, 1, hidden.activation, network=network)
+            else:
+                self.hidden = Dense(channels, hidden.out_features, hidden.activation)
             channels = hidden.out_features
         self.dropout = nn.Dropout(network.dropout)
         self.classifier = nn.Linear(channels, network.num_classes)
@@ -69,6 +72,8 @@ class MobileNet(nn.Module):
         keys = {(item.block, item.inside) for item in requested}  # all other maps are freed
         tensors: dict[tuple[int, bool], Tensor] = {}
         x = self.stem(x)
+        if (-1, False) in keys:
+            tensors[-1, False] = x
         for i, block in enumerate(cast(Iterable[InvertedResidual], self.blocks)):
             expanded = block.widen(x)
             if (i, True) in keys:
@@ -84,8 +89,8 @@ class MobileNet(nn.Module):
         """Class scores before softmax, or the output of the head."""
         if self.head is not None:
             return self.head(self.feature_maps(x, self.head.maps), x.shape[2:])
-        pooled = self.forward_features(x).mean((2, 3), keepdim=True).flatten(1)  # runtimes have one operator for it
-        return self.classifier(self.dropout(self.hidden(pooled)))
+        pooled = self.forward_features(x).mean((2, 3), keepdim=True)  # runtimes have one operator for it
+        return self.classifier(self.dropout(self.hidden(pooled).flatten(1)))
 
 
 def initialise(module: nn.Module) -> None:
@@ -93,6 +98,8 @@ def initialise(module: nn.Module) -> None:
 
     Source: torchvision's MobileNets; the papers give no initialisation.
     """
+    if next(module.parameters()).is_meta:  # without values, which take longer to draw there than the layers to build
+        return
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")

@@ -45,7 +45,8 @@ def rows_table(network: Network, resolution: int = 224) -> pd.DataFrame:
         The columns of V3's tables 1 and 2: `Input` (height², channels), `Operator`, `exp size` (channels of the
         depthwise convolution), `#out`, `SE`, `NL` (RE ReLU, R6 ReLU6, HS h-swish, SW swish) and `s`, the stride.
         `bneck` is a bottleneck with a linear projection, `dw` a depthwise and a pointwise convolution with a
-        non-linearity after both, `NBN` a layer without batch norm.
+        non-linearity after both; `extra_dw` (start and middle kernel), `convnext`, `ffn` and `fused` are V4's other
+        forms of a row; `NBN` is a layer without batch norm.
 
     Raises:
         ConfigError: `resolution` is below 1.
@@ -74,15 +75,16 @@ def rows_table(network: Network, resolution: int = 224) -> pd.DataFrame:
     add(f"conv2d, {stem.kernel}x{stem.kernel}", stem.out_channels, stride=stem.stride, act=stem.activation)
     for block in resolve_blocks(network):
         row = block.row
-        kind = "conv2d" if not network.separable else "bneck" if row.projection is None else "dw"
-        operator = f"{kind}, {row.kernel}x{row.kernel}" + (f", dilated {block.dilation}" if block.dilation > 1 else "")
+        kind = "bneck" if row.projection is None else "dw"
+        kind = row.form if row.form != "ib" else kind if network.separable else "conv2d"
+        operator = ", ".join(filter(None, [kind, row.sizes, f"dilated {block.dilation}" * (block.dilation > 1)]))
         add(operator, row.out_channels, stride=block.stride, wide=block.expanded, se=row.se, act=row.activation)
     if network.tail is not None:
         add("conv2d, 1x1", network.tail.out_channels, act=network.tail.activation)
     add(f"pool, {size}x{size}", channels)
     size = 1
-    if network.hidden is not None:
-        add("conv2d, 1x1, NBN", network.hidden.out_features, act=network.hidden.activation)
+    if (hidden := network.hidden) is not None:
+        add("conv2d, 1x1" if hidden.norm else "conv2d, 1x1, NBN", hidden.out_features, act=hidden.activation)
     add("conv2d, 1x1, NBN", network.num_classes)
     return pd.DataFrame(rows)
 

@@ -35,7 +35,8 @@ def part_kinds(network: Network) -> dict[str, str]:
     """Part -> what it is made of, e.g. `5x5 hswish se`."""
     kinds = {"stem": f"{network.stem.kernel}x{network.stem.kernel} {network.stem.activation}"}
     for i, block in enumerate(resolve_blocks(network)):
-        words = [f"{block.row.kernel}x{block.row.kernel}", block.row.activation, "se" if block.squeeze else ""]
+        row = block.row
+        words = ["" if row.form == "ib" else row.form, row.sizes, row.activation, "se" if block.squeeze else ""]
         kinds[f"blocks.{i}"] = " ".join(filter(None, words))
     if network.tail is not None:
         kinds["tail"] = f"1x1 {network.tail.activation}"
@@ -93,7 +94,7 @@ class ClassifierHead(nn.Module):
         self.hidden, self.classifier = net.hidden, net.classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.hidden(x.mean((2, 3), keepdim=True).flatten(1)))
+        return self.classifier(self.hidden(x.mean((2, 3), keepdim=True)).flatten(1))
 
 
 def example_images(net: MobileNet, resolution: int, batch: int = 1, seed: int = 0) -> Tensor:

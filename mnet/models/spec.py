@@ -1,9 +1,10 @@
 """What a MobileNet is, as plain data: rows (`Block`), and the frame around them (`Network`).
 
-The three papers describe one block with different settings. V1's depthwise-separable block is an inverted residual
+The four papers describe one block with different settings. V1's depthwise-separable block is an inverted residual
 with no expansion, no shortcut and a non-linear projection; V2 adds the expansion, the shortcut and the linear
-projection; V3 adds squeeze-and-excite (SE), h-swish and a rearranged head. `tables` holds the rows, `toggles` changes
-them, `network` builds them and `cost` counts them.
+projection; V3 adds squeeze-and-excite (SE), h-swish and a rearranged head; V4 adds a second depthwise convolution,
+before the expansion, and lets each row have both, either or none. `tables` holds the rows, `toggles` changes them,
+`network` builds them and `cost` counts them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import json
 import math
 import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Literal, cast
@@ -24,6 +26,12 @@ Gate = Literal["hsigmoid", "sigmoid"]
 Shortcut = Literal["bottleneck", "expansion", "none"]
 WidthRule = Literal["paper", "torchvision"]
 HeadKind = Literal["ssdlite", "lr_aspp", "r_aspp"]
+Form = Literal["ib", "extra_dw", "convnext", "ffn", "fused"]
+Part = Literal["start", "expand", "depthwise", "project"]
+
+ADDED = ("start_kernel", "fused", "norm")
+"""Fields of rows that are younger than the first run ids and stored networks, which leave them out where they are
+off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +46,13 @@ class Conv:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One row of a paper's table: 1x1 expansion, depthwise, SE, 1x1 projection.
+    """One row of a paper's table: start depthwise, 1x1 expansion, depthwise, SE, 1x1 projection.
 
-    Source: V1 §3.1; V2 §3.3 and figure 3; V3 figure 4.
+    Source: V1 §3.1; V2 §3.3 and figure 3; V3 figure 4; V4 §4 and figure 4, the universal inverted bottleneck (UIB).
     """
 
-    kernel: int
-    """Size of the depthwise kernel; odd."""
+    kernel: int | None
+    """Size of the depthwise kernel; odd. None = no depthwise convolution after the expansion (`start_kernel`)."""
     expansion: int | None
     """Channels after the 1x1 expansion (V3's "exp size"); None = no expansion layer."""
     out_channels: int
@@ -55,14 +63,66 @@ class Block:
     se: bool = False
     projection: Activation | None = None
     """Non-linearity after the projection; None = linear bottleneck."""
+    start_kernel: int | None = None
+    """Size of a depthwise kernel on the block's input, before the expansion and without non-linearity; odd. It has the
+    stride where there is no other depthwise convolution."""
+    fused: bool = False
+    """Whether the expansion is a full convolution of size `kernel`, with the stride, in place of the depthwise one."""
+
+    @property
+    def form(self) -> Form:
+        """Which spatial convolutions it has, in V4's names (figure 4); V1's to V3's rows are all `ib`."""
+        if self.fused:
+            return "fused"
+        if self.start_kernel is None:
+            return "ffn" if self.kernel is None else "ib"
+        return "convnext" if self.kernel is None else "extra_dw"
+
+    @property
+    def sizes(self) -> str:
+        """Its spatial kernels in the order of execution, for readers: `5x5`, `5x5+3x3`; empty if there are none."""
+        return "+".join(f"{size}x{size}" for size in (self.start_kernel, self.kernel) if size is not None)
+
+    def with_kernel(self, size: int) -> Block:
+        """With this size in every depthwise convolution that it has; a fused row has none."""
+        if self.fused:
+            return self
+        return replace(self, kernel=self.kernel and size, start_kernel=self.start_kernel and size)
+
+    def kernels(self, separable: bool) -> dict[Part, int]:
+        """Convolution -> size of its kernel, in the order of execution.
+
+        Args:
+            separable: False: a depthwise convolution and the 1x1 after it are one full convolution.
+        """
+        expand = 0 if self.expansion is None else 1
+        start, middle = self.start_kernel or 0, self.kernel or 0
+        sizes: dict[Part, int]
+        if self.fused:
+            sizes = {"expand": middle, "project": 1}
+        elif separable:
+            sizes = {"start": start, "expand": expand, "depthwise": middle, "project": 1}
+        else:
+            sizes = {"expand": start or expand, "project": middle or 1}
+        return {part: size for part, size in sizes.items() if size}
+
+    def strided(self, separable: bool) -> Part:
+        """The convolution that has the stride: the depthwise one, or what stands for it."""
+        if self.fused or (self.kernel is None and not separable):
+            return "expand"
+        if self.kernel is None:
+            return "start"
+        return "depthwise" if separable else "project"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """A fully connected layer with bias and activation between pooling and classifier. Source: V3 §5.1."""
+    """A fully connected layer with activation between pooling and classifier. Source: V3 §5.1."""
 
     out_features: int
     activation: Activation
+    norm: bool = False
+    """Batch norm instead of a bias. Source: V4's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +158,7 @@ class Network:
     """What a stride-1 block with as many output as input channels adds: its input to its output (bottleneck), its
     expansion to the output of its depthwise convolution (expansion), or nothing."""
     separable: bool = True
-    """False: one full convolution, expansion -> out_channels, replaces depthwise convolution and projection."""
+    """False: one full convolution replaces a depthwise convolution and the 1x1 that follows it."""
     se_ratio: float = 0.25
     """Channels inside SE, as a fraction of the expansion."""
     se_gate: Gate = "hsigmoid"
@@ -120,10 +180,18 @@ class Network:
     def __post_init__(self) -> None:
         rows: list[Conv | Block] = [self.stem, *self.blocks]
         for row in rows:
-            if row.kernel < 1 or row.kernel % 2 == 0:
-                raise ConfigError(f"{self.name}: kernel {row.kernel} must be odd and positive")
+            for size in (row.kernel, getattr(row, "start_kernel", None)):
+                if size is not None and (size < 1 or size % 2 == 0):
+                    raise ConfigError(f"{self.name}: kernel {size} must be odd and positive")
             if row.stride < 1 or row.out_channels < 1:
                 raise ConfigError(f"{self.name}: stride and channels must be positive in {row}")
+        for block in self.blocks:
+            if block.expansion is None and block.form != "ib":
+                raise ConfigError(f"{self.name}: a row without expansion has one depthwise convolution, unlike {block}")
+            if block.fused and (block.kernel is None or block.start_kernel is not None):
+                raise ConfigError(f"{self.name}: a fused row has a kernel and no start_kernel, unlike {block}")
+            if block.form == "ffn" and block.stride > 1:
+                raise ConfigError(f"{self.name}: a stride needs a depthwise convolution, which {block} lacks")
         for name in ("in_channels", "num_classes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -132,11 +200,12 @@ class Network:
     def canonical(self) -> str:
         """What differs from the defaults, as JSON. It is kept: the claims ask for that of few networks, thousands of
         times."""
-        return json.dumps(changed(self), sort_keys=True)
+        return json.dumps(changed(self, _stored), sort_keys=True)
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for YAML or JSON; `from_dict` turns it back into an equal Network."""
-        return {**asdict(self), "blocks": [asdict(row) for row in self.blocks]}
+        blocks = [asdict(row, dict_factory=_stored) for row in self.blocks]
+        return {**asdict(self, dict_factory=_stored), "blocks": blocks}
 
     @classmethod
     def from_dict(cls, data: dict[str, object]) -> Network:
@@ -162,19 +231,31 @@ class Network:
             raise ConfigError(f"not a network: {error}") from None
 
 
+def _stored(values: Iterable[tuple[str, object]]) -> dict[str, object]:
+    """Fields of a dataclass as they are stored and hashed."""
+    return {name: value for name, value in values if value or name not in ADDED}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResolvedBlock:
     """A row in the context of the rows before it."""
 
     row: Block
+    kernels: Mapping[Part, int]
+    strided: Part
+    """As of `Block`, for the network's `separable`."""
     in_channels: int
     expanded: int
-    """Channels of the depthwise convolution."""
+    """Channels of the depthwise convolution after the expansion."""
     squeeze: int
     """Channels inside SE; 0 = no SE."""
     stride: int
     dilation: int
     shortcut: bool
+
+    def stride_of(self, part: Part) -> int:
+        """The stride of one of its convolutions."""
+        return self.stride if part == self.strided else 1
 
 
 def resolve_blocks(network: Network) -> list[ResolvedBlock]:
@@ -194,6 +275,8 @@ def resolve_blocks(network: Network) -> list[ResolvedBlock]:
         resolved.append(
             ResolvedBlock(
                 row=row,
+                kernels=row.kernels(network.separable),
+                strided=row.strided(network.separable),
                 in_channels=channels,
                 expanded=expanded,
                 squeeze=round_channels(expanded * network.se_ratio) if row.se else 0,
@@ -212,9 +295,9 @@ class FeatureMap:
 
     name: str
     block: int
-    """Index of the block that computes it; one past the last block = the 1x1 tail."""
+    """Index of the block that computes it; -1 = the stem, one past the last block = the 1x1 tail."""
     inside: bool
-    """True: the block's expansion, before the depthwise convolution. False: the block's output."""
+    """True: the block's expansion. False: the block's output."""
     channels: int
     stride: int
 
@@ -231,8 +314,9 @@ def feature_maps(network: Network) -> dict[str, FeatureMap]:
 
     Returns:
         C2, C3: the output of the stage's first block (torchvision's LR-ASPP takes this C3). C4: the expansion of the
-        last stage's first block, or its input if it has none (V3 §6.3). last: the output of the last block. C5: the
-        map that is pooled for the classifier: the output of the 1x1 tail, or of the last block if there is no tail.
+        last stage's first block, or its input if it has none (V3 §6.3) or the stride is before it. last: the output of
+        the last block. C5: the map that is pooled for the classifier: the output of the 1x1 tail, or of the last block
+        if there is no tail.
     """
     blocks, tail = resolve_blocks(network), network.tail
     strides = list(itertools.accumulate((block.stride for block in blocks), operator.mul, initial=network.stem.stride))
@@ -248,7 +332,10 @@ def feature_maps(network: Network) -> dict[str, FeatureMap]:
             add(name, first, blocks[first].row.out_channels, strides[first + 1])
     if stages:
         first = stages[-1]
-        add("C4", first, blocks[first].expanded, strides[first], inside=True)
+        if blocks[first].strided in ("start", "expand"):
+            add("C4", first - 1, blocks[first].in_channels, strides[first])
+        else:
+            add("C4", first, blocks[first].expanded, strides[first], inside=True)
     end = len(blocks) - 1
     add("last", end, blocks[end].row.out_channels, strides[-1])
     add("C5", *((end + 1, tail.out_channels) if tail else (end, blocks[end].row.out_channels)), strides[-1])

@@ -1,4 +1,5 @@
-"""The papers' tables, to be read beside the papers. A row's comment is the size of its input for 224 px images."""
+"""The papers' tables, to be read beside the papers. A row's comment is the size of its input for 224 px images, V4's for
+the paper's."""
 
 # ruff: noqa: E501
 from __future__ import annotations
@@ -127,6 +128,108 @@ V3_SMALL = Network(
     torchvision_rounds=True,
 )
 
+# V4, tables 11, 12 and 14, at 224, 256 and 384 px: `start_kernel` is their DW K1, `kernel` their DW K2. The first two rows
+# of Conv-S end in a non-linearity in the authors' code and timm, though table 11 calls them FusedIB. Batch norms: timm
+# (the authors' settings differ by network). Dropout: table 10.
+V4_SMALL = Network(
+    name="mobilenet_v4_conv_small",
+    stem=Conv(kernel=3, out_channels=32, activation="relu", stride=2),
+    blocks=(
+        Block(fused=True,        kernel=3,    expansion=32,  out_channels=32,  activation="relu", stride=2, projection="relu"),  # 112
+        Block(fused=True,        kernel=3,    expansion=96,  out_channels=64,  activation="relu", stride=2, projection="relu"),  # 56
+        Block(start_kernel=5,    kernel=5,    expansion=192, out_channels=96,  activation="relu", stride=2),  # 28
+        Block(start_kernel=None, kernel=3,    expansion=192, out_channels=96,  activation="relu", stride=1),  # 14
+        Block(start_kernel=None, kernel=3,    expansion=192, out_channels=96,  activation="relu", stride=1),  # 14
+        Block(start_kernel=None, kernel=3,    expansion=192, out_channels=96,  activation="relu", stride=1),  # 14
+        Block(start_kernel=None, kernel=3,    expansion=192, out_channels=96,  activation="relu", stride=1),  # 14
+        Block(start_kernel=3,    kernel=None, expansion=384, out_channels=96,  activation="relu", stride=1),  # 14
+        Block(start_kernel=3,    kernel=3,    expansion=576, out_channels=128, activation="relu", stride=2),  # 14
+        Block(start_kernel=5,    kernel=5,    expansion=512, out_channels=128, activation="relu", stride=1),  # 7
+        Block(start_kernel=None, kernel=5,    expansion=512, out_channels=128, activation="relu", stride=1),  # 7
+        Block(start_kernel=None, kernel=5,    expansion=384, out_channels=128, activation="relu", stride=1),  # 7
+        Block(start_kernel=None, kernel=3,    expansion=512, out_channels=128, activation="relu", stride=1),  # 7
+        Block(start_kernel=None, kernel=3,    expansion=512, out_channels=128, activation="relu", stride=1),  # 7
+    ),
+    tail=Conv(kernel=1, out_channels=960, activation="relu"),
+    hidden=Hidden(out_features=1280, activation="relu", norm=True),
+    dropout=0.3,
+    bn_eps=1e-5,
+    bn_momentum=0.1,
+)
+
+V4_MEDIUM = Network(
+    name="mobilenet_v4_conv_medium",
+    stem=Conv(kernel=3, out_channels=32, activation="relu", stride=2),
+    blocks=(
+        Block(fused=True,        kernel=3,    expansion=128,  out_channels=48,  activation="relu", stride=2),  # 128
+        Block(start_kernel=3,    kernel=5,    expansion=192,  out_channels=80,  activation="relu", stride=2),  # 64
+        Block(start_kernel=3,    kernel=3,    expansion=160,  out_channels=80,  activation="relu", stride=1),  # 32
+        Block(start_kernel=3,    kernel=5,    expansion=480,  out_channels=160, activation="relu", stride=2),  # 32
+        Block(start_kernel=3,    kernel=3,    expansion=640,  out_channels=160, activation="relu", stride=1),  # 16
+        Block(start_kernel=3,    kernel=3,    expansion=640,  out_channels=160, activation="relu", stride=1),  # 16
+        Block(start_kernel=3,    kernel=5,    expansion=640,  out_channels=160, activation="relu", stride=1),  # 16
+        Block(start_kernel=3,    kernel=3,    expansion=640,  out_channels=160, activation="relu", stride=1),  # 16
+        Block(start_kernel=3,    kernel=None, expansion=640,  out_channels=160, activation="relu", stride=1),  # 16
+        Block(start_kernel=None, kernel=None, expansion=320,  out_channels=160, activation="relu", stride=1),  # 16
+        Block(start_kernel=3,    kernel=None, expansion=640,  out_channels=160, activation="relu", stride=1),  # 16
+        Block(start_kernel=5,    kernel=5,    expansion=960,  out_channels=256, activation="relu", stride=2),  # 16
+        Block(start_kernel=5,    kernel=5,    expansion=1024, out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=3,    kernel=5,    expansion=1024, out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=3,    kernel=5,    expansion=1024, out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=None, kernel=None, expansion=1024, out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=3,    kernel=None, expansion=1024, out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=3,    kernel=5,    expansion=512,  out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=5,    kernel=5,    expansion=1024, out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=None, kernel=None, expansion=1024, out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=None, kernel=None, expansion=1024, out_channels=256, activation="relu", stride=1),  # 8
+        Block(start_kernel=5,    kernel=None, expansion=512,  out_channels=256, activation="relu", stride=1),  # 8
+    ),
+    tail=Conv(kernel=1, out_channels=960, activation="relu"),
+    hidden=Hidden(out_features=1280, activation="relu", norm=True),
+    dropout=0.2,
+    bn_eps=1e-5,
+    bn_momentum=0.1,
+)
+
+V4_LARGE = Network(
+    name="mobilenet_v4_conv_large",
+    stem=Conv(kernel=3, out_channels=24, activation="relu", stride=2),
+    blocks=(
+        Block(fused=True,        kernel=3,    expansion=96,   out_channels=48,  activation="relu", stride=2),  # 192
+        Block(start_kernel=3,    kernel=5,    expansion=192,  out_channels=96,  activation="relu", stride=2),  # 96
+        Block(start_kernel=3,    kernel=3,    expansion=384,  out_channels=96,  activation="relu", stride=1),  # 48
+        Block(start_kernel=3,    kernel=5,    expansion=384,  out_channels=192, activation="relu", stride=2),  # 48
+        Block(start_kernel=3,    kernel=3,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=3,    kernel=3,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=3,    kernel=3,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=3,    kernel=5,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=5,    kernel=3,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=5,    kernel=3,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=5,    kernel=3,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=5,    kernel=3,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=5,    kernel=3,    expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=3,    kernel=None, expansion=768,  out_channels=192, activation="relu", stride=1),  # 24
+        Block(start_kernel=5,    kernel=5,    expansion=768,  out_channels=512, activation="relu", stride=2),  # 24
+        Block(start_kernel=5,    kernel=5,    expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=5,    expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=5,    expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=None, expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=3,    expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=None, expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=None, expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=3,    expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=5,    expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=None, expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=None, expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+        Block(start_kernel=5,    kernel=None, expansion=2048, out_channels=512, activation="relu", stride=1),  # 12
+    ),
+    tail=Conv(kernel=1, out_channels=960, activation="relu"),
+    hidden=Hidden(out_features=1280, activation="relu", norm=True),
+    dropout=0.2,
+    bn_eps=1e-5,
+    bn_momentum=0.1,
+)
+
 # Heads. SSDLite: V2 §6.2, with the extra maps of the authors' code. LR-ASPP: V3 §6.4, figure 10. R-ASPP: V2 §6.3, two
 # branches of ASPP. The papers do not print the batch norms' eps; these are torchvision's.
 HEADS = {
@@ -137,7 +240,9 @@ HEADS = {
 
 # fmt: on
 
-MODELS: Mapping[str, Network] = MappingProxyType({net.name: net for net in (V1, V2, V3_LARGE, V3_SMALL)})
+MODELS: Mapping[str, Network] = MappingProxyType(
+    {net.name: net for net in (V1, V2, V3_LARGE, V3_SMALL, V4_SMALL, V4_MEDIUM, V4_LARGE)}
+)
 
 
 def list_models() -> list[str]:

@@ -21,6 +21,7 @@ from mnet.models.spec import (
     Activation,
     Block,
     Conv,
+    Form,
     Gate,
     HeadKind,
     Hidden,
@@ -61,10 +62,13 @@ class Toggles:
     total_stride: Literal[4, 8, 16, 32] | None = None
     """Input size divided by the last feature map's size, reached by dropping the earliest strides; for small images."""
     # What each row does.
+    uib: Literal["ib", "extra_dw", "convnext", "ffn"] | None = None
+    """Where each row with an expansion has depthwise convolutions: after it (ib), before it too (extra_dw), before it
+    only (convnext), or nowhere, strided rows apart (ffn). Source: V4 §4, figure 4, table 1."""
     separable: bool | None = None
-    """False: a full convolution instead of depthwise and projection. Source: V1, table 4."""
+    """False: a full convolution instead of each depthwise and the 1x1 after it. Source: V1, table 4."""
     kernel: Literal[3, 5] | None = None
-    """Size of every depthwise kernel; 3 in the minimalistic V3."""
+    """Size of every depthwise kernel that there is; 3 in the minimalistic V3."""
     activation: Activation | None = None
     """Every non-linearity outside SE. Source: V3 §5.2, table 5."""
     hswish_from: int | None = None
@@ -74,16 +78,17 @@ class Toggles:
     bottleneck: Literal["linear", "relu", "relu6"] | None = None
     """Non-linearity after the projection. Source: V2, figure 6a."""
     shortcut: Shortcut | None = None
-    """Between bottlenecks, between expansions (around the depthwise convolution of the same blocks), or none.
-    Source: V2, figure 6b."""
+    """Between bottlenecks, between expansions (around the depthwise convolution after the expansion, of the same
+    blocks), or none. Source: V2, figure 6b."""
     se: bool | None = None
-    """Squeeze-and-excite in every block or in none. Source: V3 §5.3."""
+    """Squeeze-and-excite before the projection of every block, or of none. Source: V3 §5.3."""
     se_ratio: float | None = None
     """Channels inside SE as a fraction of the expansion, in (0, 1]. Source: V3 §5.3."""
     se_gate: Gate | None = None
     """The gate function of SE. Source: V3 §5.2."""
     output_stride: Literal[8, 16, 32] | None = None
-    """The largest total stride; later strides become dilations. Source: V3 §6.4."""
+    """The largest total stride; later strides become dilations of every kernel of their row and of later rows.
+    Source: V3 §6.4."""
     # Width, once and last.
     width_rule: WidthRule | None = None
     """How scaled channels are rounded: the authors' rule, or torchvision's for V3."""
@@ -170,6 +175,10 @@ def last_stage(net: Network, value: str) -> Network:
     last = net.blocks[-1]
     if net.tail is None:
         raise ConfigError(f"last_stage={value}: {net.name} has no 1x1 convolution after its last block")
+    if value == "full" and net.hidden is not None and net.hidden.norm:
+        raise ConfigError(
+            f"last_stage=full undoes V3's redesign of V2's last stage (V3 §5.1); {net.name} was designed without one"
+        )
     if value == "full" and net.hidden is not None:
         act = net.tail.activation
         block = Block(kernel=3, expansion=net.tail.out_channels, out_channels=2 * last.out_channels, activation=act)
@@ -230,12 +239,35 @@ def total_stride(net: Network, value: int) -> Network:
     return replace(net, stem=stem, blocks=tuple(blocks))  # type: ignore[arg-type]
 
 
+def uib(net: Network, value: Form) -> Network:
+    """A kernel that is missing gets the size of the row's other one, 3 if it has none.
+
+    Rows without expansion and fused rows stay: they are no universal inverted bottlenecks.
+    """
+    if all(row.expansion is None or row.fused for row in net.blocks):
+        raise ConfigError(
+            f"uib={value} has no effect: no row of {net.name} has an expansion and depthwise convolutions"
+        )
+
+    def change(row: Block) -> Block:
+        if row.expansion is None or row.fused or (value == "ffn" and row.stride > 1):
+            return row
+        start, middle = row.start_kernel or row.kernel or 3, row.kernel or row.start_kernel or 3
+        return replace(
+            row,
+            start_kernel=start if value in ("convnext", "extra_dw") else None,
+            kernel=middle if value in ("ib", "extra_dw") else None,
+        )
+
+    return _each_block(net, change)
+
+
 def separable(net: Network, value: bool) -> Network:
     return replace(net, separable=value)
 
 
 def kernel(net: Network, value: int) -> Network:
-    return _each_block(net, lambda row: replace(row, kernel=value))
+    return _each_block(net, lambda row: row.with_kernel(value))
 
 
 def activation(net: Network, value: Activation) -> Network:
@@ -268,6 +300,12 @@ def bottleneck(net: Network, value: Literal["linear", "relu", "relu6"]) -> Netwo
 def shortcut(net: Network, value: Shortcut) -> Network:
     if value == "expansion" and not net.separable:
         raise ConfigError("shortcut=expansion goes around the depthwise convolution, which separable=False removes")
+    without = next((row.form for row in net.blocks if row.form not in ("ib", "extra_dw") and row.stride == 1), None)
+    if value == "expansion" and without is not None:
+        raise ConfigError(
+            "shortcut=expansion goes around the depthwise convolution after the expansion, which rows of the form "
+            f"{without} in {net.name} lack; add uib=ib or uib=extra_dw"
+        )
     return replace(net, shortcut=value)
 
 

@@ -49,8 +49,10 @@ def apply_choices(network: Network, choices: Choices) -> Network:
 
 
 def _changed_row(row: Block, values: Mapping[str, object]) -> Block:
-    changed: dict[str, Any] = {name: values[name] for name in ("kernel", "se", "activation")}
+    changed: dict[str, Any] = {name: values[name] for name in ("se", "activation")}
     changed = {name: value for name, value in changed.items() if value is not None}
+    if values["kernel"] is not None:
+        row = row.with_kernel(cast(int, values["kernel"]))
     if row.expansion is not None:
         changed["expansion"] = round_channels(row.expansion * cast(float, values["expansion"]))
     return replace(row, **changed, out_channels=round_channels(row.out_channels * cast(float, values["channels"])))

@@ -1,4 +1,5 @@
-"""Weights in other libraries' layouts: torchvision's for V2 and V3 (timm's for V1, which it does not have), and timm's.
+"""Weights in other libraries' layouts: torchvision's for V2 and V3 (timm's for V1 and V4, which it does not have), and
+timm's. A network of one's own has the names of the published one that ends as it does.
 
 Networks with a head use the layouts of torchvision's SSDLite and LR-ASPP, which exist on V3.
 """
@@ -13,8 +14,8 @@ from torch import Tensor
 from mnet.errors import ConfigError
 from mnet.models.heads import head_spec
 from mnet.models.network import MobileNet
-from mnet.models.spec import HeadKind, Network, feature_map, resolve_blocks
-from mnet.models.tables import table
+from mnet.models.spec import Block, HeadKind, Network, Part, ResolvedBlock, feature_map, resolve_blocks
+from mnet.models.tables import MODELS
 from mnet.models.toggles import describe
 
 NamePairs = Iterator[tuple[str, str]]
@@ -22,7 +23,7 @@ NamePairs = Iterator[tuple[str, str]]
 
 
 def to_torchvision(net: MobileNet) -> dict[str, Tensor]:
-    """The state dict of `net` under torchvision's names (timm's for V1), in their order; tensors are shared.
+    """The state dict of `net` under torchvision's names (timm's for V1 and V4), in their order; tensors are shared.
 
     Raises:
         ConfigError: The layout cannot hold a part of this network (e.g. SE in V2).
@@ -34,24 +35,25 @@ def to_torchvision(net: MobileNet) -> dict[str, Tensor]:
 def to_timm(net: MobileNet) -> dict[str, Tensor]:
     """The state dict of `net` under timm's names, in their order; tensors are shared.
 
-    timm's `mobilenetv1_100`, `mobilenetv2_*` and `mobilenetv3_*` take it at the same width. Their batch norms have an
-    epsilon of 1e-5, also those of V3, where the paper's code, torchvision and `tf_mobilenetv3_*` have 1e-3.
+    timm's `mobilenetv1_100`, `mobilenetv2_*`, `mobilenetv3_*` and `mobilenetv4_conv_*` take it at the same width. Their
+    batch norms have an epsilon of 1e-5, also those of V3, where the paper's code, torchvision and `tf_mobilenetv3_*`
+    have 1e-3.
 
     Raises:
         ConfigError: The layout cannot hold a part of this network.
     """
     state = net.state_dict()
     names = timm_names(net.network, state)
-    return {key: state[name][..., None, None] if key == CONV_HEAD and net.network.hidden else state[name]
+    return {key: state[name][..., None, None] if key == CONV_HEAD and state[name].ndim == 2 else state[name]
             for name, key in names.items()}  # fmt: skip
 
 
 CONV_HEAD = "conv_head.weight"
-"""timm's V3 has its fully connected layer as a 1x1 convolution."""
+"""timm's V3 has its fully connected layer as a 1x1 convolution; in V4 it is one here too."""
 
 
 def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> MobileNet:
-    """Copy weights in torchvision's layout (timm's for V1) into `net`, and return it.
+    """Copy weights in torchvision's layout (timm's for V1 and V4) into `net`, and return it.
 
     Raises:
         ConfigError: Names or shapes differ; `net` is unchanged. If the shapes fit the other width rule, the message
@@ -90,12 +92,12 @@ def load_named(net: MobileNet, state_dict: Mapping[str, Tensor], names: Mapping[
 
 
 def torchvision_names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensor name in mnet -> in torchvision's layout (timm's for V1), for all tensors of `state`.
+    """Tensor name in mnet -> in torchvision's layout (timm's for V1 and V4), for all tensors of `state`.
 
     Raises:
         ConfigError: The layout cannot hold a part of this network.
     """
-    pairs = _pairs(network, LAYOUTS)
+    pairs = _pairs(network, _torchvision)
     if network.head is not None:
         if network.head.kind not in HEAD_LAYOUTS or network.name not in ON_V3:
             raise ConfigError(f"torchvision's layouts have no {network.head.kind} on {network.name}")
@@ -112,19 +114,33 @@ def timm_names(network: Network, state: Mapping[str, Tensor]) -> dict[str, str]:
     """
     if network.head is not None:
         raise ConfigError(f"timm's layouts have no {network.head.kind}")
-    return _of_tensors(_pairs(network, TIMM_LAYOUTS), state)
+    return _of_tensors(_pairs(network, _timm), state)
 
 
-def _pairs(network: Network, layouts: Mapping[str, Callable[[Network], NamePairs]]) -> NamePairs:
+def _pairs(network: Network, layout: Callable[[Network], NamePairs]) -> NamePairs:
     """
     Raises:
         ConfigError: No layout has this network.
     """
     if not network.separable:
         raise ConfigError("no published layout has full convolutions instead of separable ones")
-    if network.name not in layouts:
-        raise ConfigError(f"there is no published layout of {network.name}")
-    return layouts[network.name](network)
+    return layout(network)
+
+
+def in_torchvision(network: Network) -> bool:
+    """Whether torchvision has such a network; a network of one's own is like V2 or V3 by its last stage."""
+    paper = MODELS.get(network.name, network)
+    return paper.tail is not None and not _has_norm(paper)
+
+
+def _torchvision(network: Network) -> NamePairs:
+    if not in_torchvision(network):
+        return _timm(network)
+    form = next((row.form for row in network.blocks if row.form != "ib"), None)
+    if form is not None:
+        raise ConfigError(f"torchvision's layouts have no rows of the form {form}")
+    paper = MODELS.get(network.name, network)
+    return _torchvision_v2(network) if paper.hidden is None else _torchvision_v3(network)
 
 
 def _of_tensors(pairs: NamePairs, state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -138,6 +154,8 @@ def _of_tensors(pairs: NamePairs, state: Mapping[str, Tensor]) -> dict[str, str]
 
 def _shape_hint(network: Network, shapes: Mapping[str, torch.Size]) -> str:
     """Which setting would make these shapes fit; empty if none is known."""
+    if network.name not in MODELS:
+        return ""
     rule = "torchvision" if network.width_rule == "paper" else "paper"
     with torch.device("meta"):
         twin = MobileNet(
@@ -200,55 +218,72 @@ def _torchvision_v3(network: Network) -> NamePairs:
     yield "classifier", "classifier.3"
 
 
-def _timm_v1(network: Network) -> NamePairs:
-    if any(row.se for row in network.blocks):
-        raise ConfigError("timm's V1 layout has no SE")
-    yield "stem.conv", "conv_stem"
-    yield "stem.norm", "bn1"
-    stage, index = 0, 0
-    for i, row in enumerate(network.blocks):
-        if i and row.out_channels != network.blocks[i - 1].out_channels:
-            stage, index = stage + 1, 0
-        block, layout_block = f"blocks.{i}", f"blocks.{stage}.{index}"
-        yield f"{block}.depthwise.conv", f"{layout_block}.conv_dw"
-        yield f"{block}.depthwise.norm", f"{layout_block}.bn1"
-        yield f"{block}.project.conv", f"{layout_block}.conv_pw"
-        yield f"{block}.project.norm", f"{layout_block}.bn2"
-        index += 1
-    yield "classifier", "classifier"
-
-
-def _timm_inverted(network: Network) -> NamePairs:
-    """V2 and V3: blocks are numbered within stages, which end where the paper's table changes its channels."""
-    rows = table(network.name).blocks
-    if len(rows) != len(network.blocks) or network.tail is None:
+def _timm(network: Network) -> NamePairs:
+    """Blocks are numbered within stages, which end where the paper's table changes its channels."""
+    paper = MODELS.get(network.name, network)
+    rows = network.blocks if paper.tail is None else paper.blocks  # V1 may have fewer
+    if len(rows) != len(network.blocks) or (network.tail is None) != (paper.tail is None):
         raise ConfigError(f"timm's layout has the {len(rows)} blocks and the last stage of the paper's {network.name}")
-    if any(row.se for row in network.blocks) > any(row.se for row in rows):
-        raise ConfigError("timm's V2 layout has no SE")
+    if any(row.se for row in network.blocks) > any(row.se for row in paper.blocks):
+        raise ConfigError(f"timm's layout of {network.name} has no SE")
     yield "stem.conv", "conv_stem"
     yield "stem.norm", "bn1"
-    stage, index = 0, 0
-    for i, block in enumerate(resolve_blocks(network)):
-        if i and rows[i].out_channels != rows[i - 1].out_channels:
+    stage, index, uib = 0, 0, _has_norm(network)
+    for i, (block, row) in enumerate(zip(resolve_blocks(network), rows, strict=True)):
+        if i and row.out_channels != rows[i - 1].out_channels:
             stage, index = stage + 1, 0
-        ours, theirs = f"blocks.{i}", f"blocks.{stage}.{index}"
-        convs = ["depthwise", "project"] if block.row.expansion is None else ["expand", "depthwise", "project"]
-        names = ["conv_dw", "conv_pw"] if block.row.expansion is None else ["conv_pw", "conv_dw", "conv_pwl"]
-        for step, (part, name) in enumerate(zip(convs, names, strict=True), 1):
+        ours, names = f"blocks.{i}", [f"blocks.{stage}.{name}" for name in _timm_block(block, row, index, uib=uib)]
+        for part, conv, norm in zip(block.kernels, names[::2], names[1::2], strict=True):
             if part == "project" and block.squeeze:
-                yield f"{ours}.se.fc1", f"{theirs}.se.conv_reduce"
-                yield f"{ours}.se.fc2", f"{theirs}.se.conv_expand"
-            yield f"{ours}.{part}.conv", f"{theirs}.{name}"
-            yield f"{ours}.{part}.norm", f"{theirs}.bn{step}"
-        index += 1
-    if network.hidden is None:
-        yield "tail.conv", "conv_head"
-        yield "tail.norm", "bn2"
-    else:
-        yield "tail.conv", f"blocks.{stage + 1}.0.conv"
-        yield "tail.norm", f"blocks.{stage + 1}.0.bn1"
+                yield f"{ours}.se.fc1", f"blocks.{stage}.{index}.se.conv_reduce"
+                yield f"{ours}.se.fc2", f"blocks.{stage}.{index}.se.conv_expand"
+            yield f"{ours}.{part}.conv", conv
+            yield f"{ours}.{part}.norm", norm
+        index += 2 if _is_pair(row) else 1
+    if network.tail is not None:
+        end = f"blocks.{stage + 1}.0"
+        yield "tail.conv", "conv_head" if network.hidden is None else f"{end}.conv"
+        yield "tail.norm", "bn2" if network.hidden is None else f"{end}.bn1"
+    if uib:
+        yield "hidden.conv", "conv_head"
+        yield "hidden.norm", "norm_head"
+    elif network.hidden is not None:
         yield "hidden.0", "conv_head"
     yield "classifier", "classifier"
+
+
+def _timm_block(block: ResolvedBlock, row: Block, index: int, *, uib: bool) -> Iterator[str]:
+    """timm's names, within the stage, of each convolution of a block and of its batch norm.
+
+    Args:
+        block: Of the network.
+        row: The paper's in its place.
+        index: Of the block in timm's stage.
+        uib: Whether timm builds it as a universal inverted bottleneck (V4).
+    """
+    if _is_pair(row):
+        yield from (f"{index + step}.{name}" for step in range(2) for name in ("conv", "bn1"))
+    elif uib and not row.fused:
+        yield from (f"{index}.{UIB[part]}.{name}" for part in block.kernels for name in ("conv", "bn"))
+    elif block.row.form in ("ib", "fused"):
+        convs = ("conv_pw", "conv_dw", "conv_pwl") if row.expansion is not None else ("conv_dw", "conv_pw")
+        convs = ("conv_exp", "conv_pwl") if row.fused else convs
+        yield from (f"{index}.{name}" for step, conv in enumerate(convs, 1) for name in (conv, f"bn{step}"))
+    else:
+        raise ConfigError(f"timm's layout of rows of the form {block.row.form} is V4's")
+
+
+def _is_pair(row: Block) -> bool:
+    """Whether timm builds a row as two convolutions (V4 Conv-S)."""
+    return row.fused and row.projection is not None
+
+
+UIB: Mapping[Part, str] = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
+"""Convolution -> timm's name in a universal inverted bottleneck."""
+
+
+def _has_norm(network: Network) -> bool:
+    return network.hidden is not None and network.hidden.norm
 
 
 def _torchvision_ssdlite(network: Network, backbone: NamePairs) -> NamePairs:
@@ -283,16 +318,4 @@ ON_V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
 HEAD_LAYOUTS: dict[HeadKind, Callable[[Network, NamePairs], NamePairs]] = {
     "ssdlite": _torchvision_ssdlite,
     "lr_aspp": _torchvision_lraspp,
-}
-LAYOUTS: dict[str, Callable[[Network], NamePairs]] = {
-    "mobilenet_v1": _timm_v1,
-    "mobilenet_v2": _torchvision_v2,
-    "mobilenet_v3_large": _torchvision_v3,
-    "mobilenet_v3_small": _torchvision_v3,
-}
-TIMM_LAYOUTS: dict[str, Callable[[Network], NamePairs]] = {
-    "mobilenet_v1": _timm_v1,
-    "mobilenet_v2": _timm_inverted,
-    "mobilenet_v3_large": _timm_inverted,
-    "mobilenet_v3_small": _timm_inverted,
 }

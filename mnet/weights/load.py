@@ -33,7 +33,7 @@ RUN_CONFIG = "config.yaml"
 """In a run's folder."""
 
 
-def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> TransferReport:
+def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: str | None = None) -> TransferReport:
     """Copy into `net` what fits of given weights, and report what they are and what fits.
 
     Nothing that a file contains is run. Prefixes of DataParallel, DDP, torch.compile and Lightning are removed,
@@ -45,6 +45,7 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> Tran
         net: With any toggles, at the width of the weights.
         source: A state dict; a .pt, .pth, .ckpt or .safetensors file of torchvision, timm, Lightning or mnet, or of a
             training script with such a network; the folder of a finished run; or `imagenet`, torchvision's download.
+        model: The file of the network before its toggles, where it is one of your own.
 
     Raises:
         ConfigError: There are no such weights, or they are of another network; the message says which tensors differ
@@ -57,7 +58,7 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path) -> Tran
     state = read_state(source)
     if net.network.head is not None:
         return _load_with_head(net, state)
-    found = recognise(state.tensors, net.network)
+    found = recognise(state.tensors, net.network, None if model is None else table(model))
     if (found.network.name, found.network.width) != (net.network.name, net.network.width):
         given = f"model={found.network.name} width={found.network.width:g}"
         raise ConfigError(

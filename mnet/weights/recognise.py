@@ -13,10 +13,11 @@ from torch import Tensor
 from mnet.errors import ConfigError
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
-from mnet.models.tables import list_models
-from mnet.models.toggles import describe
+from mnet.models.tables import MODELS
+from mnet.models.toggles import Toggles, with_toggles
+from mnet.settings import parse
 from mnet.weights.files import STEMS
-from mnet.weights.formats import timm_names, torchvision_names
+from mnet.weights.formats import in_torchvision, timm_names, torchvision_names
 
 Library = Literal["mnet", "torchvision", "timm"]
 LIBRARIES: tuple[Library, ...] = ("mnet", "torchvision", "timm")
@@ -39,7 +40,8 @@ VARIANTS: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("", {}),
     ("minimalistic", MINIMALISTIC),
     ("with a reduced tail", {"reduced_tail": True}),
-    ("with the stem of width 1", {"stem_channels": 32}),  # timm's small_050
+    ("with the stem of width 1", {"stem_channels": 32}),  # timm's mobilenetv3_small_050
+    ("with the stem of width 1", {"stem_channels": 64}),  # timm's mobilenetv4_conv_small_050
 )
 
 
@@ -63,12 +65,13 @@ class Recognised:
         return f"{self.library} {network.name}{width}{rule}{', ' * bool(self.variant)}{self.variant}"
 
 
-def recognise(tensors: Mapping[str, Tensor], like: Network) -> Recognised:
-    """The published classifier whose names and shapes these weights have.
+def recognise(tensors: Mapping[str, Tensor], like: Network, paper: Network | None = None) -> Recognised:
+    """The published classifier, or the one of a user's file, whose names and shapes these weights have.
 
     Args:
         tensors: by name, without prefixes.
         like: the network they are for, whose model and width are looked at first.
+        paper: what `like` was before its toggles; None = the published network of its name.
 
     Raises:
         ConfigError: No such network; the message says what is nearest, and what differs.
@@ -82,8 +85,9 @@ def recognise(tensors: Mapping[str, Tensor], like: Network) -> Recognised:
         )
     closest: tuple[int, str] | None = None
     headless = not any(name.startswith(CLASSIFIER) for name in tensors)
-    for network, variant in candidates(like, _channels(tensors, library), _classes(tensors, library)):
-        names = names_in(library, network)
+    stem_channels, in_channels = _stem(tensors, library)
+    for network, variant in candidates(like, paper, in_channels, _classes(tensors, library)):
+        names = names_in(library, network) if network.stem.out_channels == stem_channels else None
         if names is None:
             continue
         if headless:
@@ -93,39 +97,31 @@ def recognise(tensors: Mapping[str, Tensor], like: Network) -> Recognised:
             return Recognised(library, network, variant, names)
         if closest is None or len(problems) < closest[0]:
             closest = len(problems), f"{Recognised(library, network, variant, names).name}: {problems[0]}"
-    assert closest is not None
+    what = f"these weights in {library}'s layout are of no published MobileNet"
+    if closest is None:
+        raise ConfigError(f"{what}: none has a first convolution with {stem_channels} filters")
     count, nearest = closest
     more = f" and {count - 1} more tensors" if count > 1 else ""
-    raise ConfigError(
-        f"these weights in {library}'s layout are of no published MobileNet; the nearest is {nearest}{more}"
-    )
+    raise ConfigError(f"{what}; the nearest is {nearest}{more}")
 
 
-def candidates(like: Network, in_channels: int, num_classes: int) -> Iterator[tuple[Network, str]]:
+def candidates(
+    like: Network, paper: Network | None, in_channels: int, num_classes: int
+) -> Iterator[tuple[Network, str]]:
     """Published networks, the likeliest first, each with how it differs from the paper's; and `like` itself."""
-    models = [like.name, *(name for name in list_models() if name != like.name)]
+    own = MODELS.get(like.name, like)
     widths = [like.width, *(width for width in WIDTHS if width != like.width)]
-    for model in models:
+    for table in dict.fromkeys([own if paper is None else paper, own, *MODELS.values()]):
         for width in widths:
             for variant, toggles in VARIANTS:
                 for rule in ("paper", "torchvision"):
-                    network = _described(model, width, rule, in_channels, num_classes, tuple(toggles.items()))
-                    if network is not None:
-                        yield network, variant
-            if (model, width) == (like.name, like.width):
+                    given = parse(Toggles, {**toggles, "width": width, "width_rule": rule}, "toggle")
+                    try:
+                        yield with_toggles(table, given, num_classes, in_channels), variant
+                    except ConfigError:
+                        continue
+            if (table.name, width) == (like.name, like.width):
                 yield replace(like, in_channels=in_channels, num_classes=num_classes), "with the same toggles"
-
-
-@cache
-def _described(
-    model: str, width: float, rule: str, in_channels: int, num_classes: int, toggles: tuple[tuple[str, object], ...]
-) -> Network | None:
-    try:
-        return describe(
-            model, in_channels=in_channels, num_classes=num_classes, width=width, width_rule=rule, **dict(toggles)
-        )
-    except ConfigError:
-        return None
 
 
 @cache
@@ -140,7 +136,7 @@ def names_in(library: Library, network: Network) -> Mapping[str, str] | None:
     state = {name: torch.empty(shape, device="meta") for name, shape in _shapes(network).items()}
     if library == "mnet":
         return {name: name for name in state}
-    if library == "torchvision" and network.name == "mobilenet_v1":
+    if library == "torchvision" and not in_torchvision(network):
         return None
     try:
         return (timm_names if library == "timm" else torchvision_names)(network, state)
@@ -173,9 +169,11 @@ def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _channels(tensors: Mapping[str, Tensor], library: Library) -> int:
+def _stem(tensors: Mapping[str, Tensor], library: Library) -> tuple[int, int]:
+    """Output and input channels of the first convolution."""
     mark = next(mark for mark, name in MARKS.items() if name == library)
-    return int(tensors[mark].shape[1])
+    out_channels, in_channels, *_ = tensors[mark].shape
+    return out_channels, in_channels
 
 
 def _classes(tensors: Mapping[str, Tensor], library: Library) -> int:

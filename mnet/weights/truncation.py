@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, ResolvedBlock, resolve_blocks
+from mnet.models.spec import Network, Part, ResolvedBlock, resolve_blocks
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -34,6 +34,8 @@ class Wiring:
     """None = the images, or, for a depthwise convolution, the space that it writes."""
     norm: str | None = None
     """The batch norm that follows."""
+    rescales: bool = False
+    """Whether it only scales channels that another layer writes."""
 
 
 def bottleneck_spaces(network: Network) -> list[Space]:
@@ -50,27 +52,28 @@ def wiring(network: Network) -> Iterator[Wiring]:
     yield Wiring("stem.conv", "stem", None, "stem.norm")
     last = "stem"
     for i, (block, out) in enumerate(zip(resolve_blocks(network), bottleneck_spaces(network), strict=True)):
-        yield from _block_wiring(network, i, block, last, out)
+        yield from _block_wiring(i, block, last, out)
         last = out
     if network.tail is not None:
         yield Wiring("tail.conv", "tail", last, "tail.norm")
         last = "tail"
     if network.hidden is not None:
-        yield Wiring("hidden.0", "hidden", last)
+        norm = network.hidden.norm
+        yield Wiring("hidden.conv" if norm else "hidden.0", "hidden", last, "hidden.norm" if norm else None)
         last = "hidden"
     yield Wiring("classifier", None, last)
 
 
-def _block_wiring(network: Network, i: int, block: ResolvedBlock, block_input: Space, out: Space) -> Iterator[Wiring]:
+def _block_wiring(i: int, block: ResolvedBlock, block_input: Space, out: Space) -> Iterator[Wiring]:
     name, wide = f"blocks.{i}", block_input if block.row.expansion is None else f"expansion.{i}"
-    if block.row.expansion is not None:
-        yield Wiring(f"{name}.expand.conv", wide, block_input, f"{name}.expand.norm")
-    if network.separable:
-        yield Wiring(f"{name}.depthwise.conv", wide, None, f"{name}.depthwise.norm")
-    if block.squeeze:
-        yield Wiring(f"{name}.se.fc1", f"squeeze.{i}", wide)
-        yield Wiring(f"{name}.se.fc2", wide, f"squeeze.{i}")
-    yield Wiring(f"{name}.project.conv", out, wide, f"{name}.project.norm")
+    spaces: Mapping[Part, tuple[Space, Space | None]]
+    spaces = {"start": (block_input, None), "expand": (wide, block_input), "depthwise": (wide, None)}
+    for part in block.kernels:
+        if part == "project" and block.squeeze:
+            yield Wiring(f"{name}.se.fc1", f"squeeze.{i}", wide)
+            yield Wiring(f"{name}.se.fc2", wide, f"squeeze.{i}", rescales=True)
+        writes, reads = spaces.get(part, (out, wide))
+        yield Wiring(f"{name}.{part}.conv", writes, reads, f"{name}.{part}.norm", rescales=part == "start")
 
 
 def sizes(network: Network) -> dict[Space, int]:
@@ -100,7 +103,7 @@ def strength(net: MobileNet) -> dict[Space, Tensor]:
     read: dict[Space, Tensor] = {}
     for wire in wiring(net.network):
         weight = state[f"{wire.layer}.weight"]
-        if wire.writes is not None and wire.layer.rpartition(".")[2] != "fc2":  # fc2 only scales existing channels
+        if wire.writes is not None and not wire.rescales:
             scale = weight.flatten(1).norm(dim=1) if wire.norm is None else state[f"{wire.norm}.weight"]
             block = wire.layer.rpartition(".")[0].removesuffix(".expand").removesuffix(".depthwise")
             written[wire.writes, block] = scale

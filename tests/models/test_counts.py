@@ -35,6 +35,41 @@ def test_a_network_counts_as_published(model, toggles, params, madds):
     assert round(cost.madds / MILLION, 2) == madds
 
 
+@pytest.mark.parametrize(
+    ("model", "params", "madds"),
+    [
+        ("mobilenet_v4_conv_small", 3_774_024, {224: 186_005_568, 256: 242_178_048, 384: 541_764_608}),
+        ("mobilenet_v4_conv_medium", 9_715_512, {224: 827_649_984, 256: 1_080_244_224, 384: 2_427_413_504}),
+        ("mobilenet_v4_conv_large", 32_590_864, {224: 2_171_341_312, 256: 2_835_269_632, 384: 6_376_220_672}),
+    ],
+)
+def test_v4_counts_what_hooks_on_timms_networks_count(model, params, madds):
+    """timm 1.0.31. The paper's table 6 prints 3.8M, 9.2M and 31M parameters."""
+    assert count(model).params == params
+    assert {resolution: count(model, resolution).madds for resolution in madds} == madds
+
+
+def test_v4_at_half_width_scales_its_stem_as_the_authors_code_does():
+    """timm's mobilenetv4_conv_small_050 keeps the stem."""
+    assert count("mobilenet_v4_conv_small", width=0.5).params == 2_236_184
+    assert count("mobilenet_v4_conv_small", width=0.5, stem_channels=64).params == 2_238_952
+
+
+@pytest.mark.parametrize(
+    ("form", "params", "madds"),
+    [
+        ("ib", 3_770_952, 184_933_056),
+        ("convnext", 3_718_728, 165_961_824),
+        ("extra_dw", 3_792_200, 187_786_816),
+        ("ffn", 3_711_784, 182_148_288),
+    ],
+)
+def test_the_forms_of_v4s_rows_cost_what_counting_its_table_by_hand_gives(form, params, madds):
+    """A stride stays in its row, which ffn leaves as it is; in convnext it moves before the expansion."""
+    cost = count("mobilenet_v4_conv_small", uib=form)
+    assert (cost.params, cost.madds) == (params, madds)
+
+
 def saved(model: str, before: dict, after: dict) -> float:
     return (count(model, **before).madds - count(model, **after).madds) / MILLION
 

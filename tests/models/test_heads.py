@@ -157,7 +157,12 @@ def test_c4_is_the_expansion_before_the_last_stride():
         "mobilenet_v2": (576, 16),
         "mobilenet_v3_large": (672, 16),
         "mobilenet_v3_small": (288, 16),
+        "mobilenet_v4_conv_small": (576, 16),
+        "mobilenet_v4_conv_medium": (960, 16),
+        "mobilenet_v4_conv_large": (768, 16),
     }
+    early = mnet.feature_maps(mnet.describe("mobilenet_v4_conv_small", uib="convnext"))["C4"]
+    assert (early.channels, early.stride) == (96, 16)  # the stride is before the expansion, so it is the block's input
     dilated = mnet.feature_maps(mnet.describe("mobilenet_v3_large", output_stride=8))
     assert [(name, feature_map.stride) for name, feature_map in dilated.items()] == [
         ("C2", 4), ("C3", 8), ("C4", 8), ("last", 8), ("C5", 8)

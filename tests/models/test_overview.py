@@ -47,7 +47,7 @@ def test_v1_pools_without_a_1x1_before_and_ends_at_1024_channels():
 def test_sizes_and_channels_equal_those_of_the_cost(model, resolution, toggles):
     network = mnet.describe(model, **toggles)
     rows, layers = rows_table(network, resolution), cost(network, resolution).layers
-    projections = layers[layers["kind"].isin(["project", "full"])]
+    projections = layers[layers["layer"].str.endswith(".project.conv")]
     after = rows["Input"].iloc[2 : 2 + len(projections)]
     expected = [f"{row.resolution}² × {row.out_channels}" for row in projections.itertuples()]
     assert list(after) == expected

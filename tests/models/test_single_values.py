@@ -45,6 +45,12 @@ def test_the_check_agrees_with_torch(head: str | None, resolution: int, layer: s
         net(images)
 
 
+def test_v4_normalises_what_was_pooled_and_trains_on_no_single_image() -> None:
+    assert find_single_value(describe("mobilenet_v4_conv_small", num_classes=3), 224) == "hidden"
+    with pytest.raises(ConfigError, match="batch norm of hidden"):
+        Trial(model="mobilenet_v4_conv_small", dataset="imagefolder", batch_size=1)
+
+
 def test_a_trial_of_single_images_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ConfigError, match="batch_size is 1"):
         Trial(dataset="voc", head="r_aspp", resolution=64, batch_size=1)

@@ -66,10 +66,16 @@ def test_few_combinations_are_refused():
     assert accepted[True] > 0.85 * len(SINGLE)
 
 
-LARGE = pytest.param("mobilenet_v3_large", marks=pytest.mark.full("V3-Small has the same kinds of blocks"))
+LARGE = ("mobilenet_v3_large", "mobilenet_v4_conv_large")
+MARKED = [
+    pytest.param(name, marks=pytest.mark.full("a smaller network has the same kinds of blocks"))
+    if name in LARGE
+    else name
+    for name in mnet.list_models()
+]
 
 
-@pytest.mark.parametrize("model", [LARGE if name == "mobilenet_v3_large" else name for name in mnet.list_models()])
+@pytest.mark.parametrize("model", MARKED)
 def test_every_toggle_alone_builds_and_has_gradients(model):
     for name in NAMES:
         for value in values(name):
@@ -157,6 +163,51 @@ def test_hswish_from_80_is_the_published_v3_large_but_for_its_stem():
     )
 
 
+def forms(model: str, **chosen) -> dict[str, int]:
+    """Form of a row, with its kernels -> number of such rows."""
+    return dict(Counter(f"{row.form} {row.sizes}".strip() for row in mnet.describe(model, **chosen).blocks))
+
+
+def test_uib_gives_every_row_with_an_expansion_one_form():
+    assert forms("mobilenet_v3_small", uib="extra_dw") == {"ib 3x3": 1, "extra_dw 3x3+3x3": 2, "extra_dw 5x5+5x5": 8}
+    assert forms("mobilenet_v3_small", uib="convnext") == {"ib 3x3": 1, "convnext 3x3": 2, "convnext 5x5": 8}
+    assert forms("mobilenet_v3_small", uib="ffn") == {"ib 3x3": 2, "ib 5x5": 2, "ffn": 7}  # strided rows stay
+    assert mnet.describe("mobilenet_v3_small", uib="ib") == mnet.describe("mobilenet_v3_small")
+    assert forms("mobilenet_v4_conv_small", uib="ib") == {"fused 3x3": 2, "ib 3x3": 8, "ib 5x5": 4}
+    assert forms("mobilenet_v4_conv_medium", uib="ib") == {"fused 3x3": 1, "ib 3x3": 11, "ib 5x5": 10}
+
+
+def test_a_kernel_is_set_where_there_is_a_depthwise_convolution():
+    network = mnet.describe("mobilenet_v4_conv_medium", kernel=5)
+    assert [row.form for row in network.blocks] == [row.form for row in mnet.describe(network.name).blocks]
+    assert {row.sizes for row in network.blocks} == {"3x3", "5x5", "5x5+5x5", ""}  # 3x3 is the fused row's, in full
+
+
+def test_full_convolutions_replace_each_depthwise_and_the_1x1_after_it():
+    layers = mnet.cost(mnet.describe("mobilenet_v4_conv_medium", separable=False)).layers
+    kinds = layers[layers["layer"].str.startswith(("blocks.1.", "blocks.8.", "blocks.9."))]
+    assert kinds[["layer", "kind", "kernel", "stride"]].to_numpy().tolist() == [
+        ["blocks.1.expand.conv", "full", 3, 1],
+        ["blocks.1.project.conv", "full", 5, 2],
+        ["blocks.8.expand.conv", "full", 3, 1],  # convnext
+        ["blocks.8.project.conv", "project", 1, 1],
+        ["blocks.9.expand.conv", "expand", 1, 1],  # ffn
+        ["blocks.9.project.conv", "project", 1, 1],
+    ]
+
+
+def test_a_linear_bottleneck_makes_conv_s_begin_as_its_paper_prints_it():
+    """V4, table 11 has two FusedIB; the authors' code and timm have a ReLU after their 1x1 too."""
+    published, printed = (mnet.describe("mobilenet_v4_conv_small", bottleneck=value) for value in (None, "linear"))
+    assert [row.projection for row in published.blocks[:3]] == ["relu", "relu", None]
+    assert {row.projection for row in printed.blocks} == {None}
+
+
+def test_a_dilated_row_dilates_both_of_its_depthwise_convolutions():
+    block = mnet.create_model("mobilenet_v4_conv_small", output_stride=16).blocks[8]
+    assert [layer.conv.dilation for layer in (block.start, block.expand, block.depthwise)] == [(2, 2), (1, 1), (2, 2)]
+
+
 def test_streamlined_and_full_undo_each_other():
     v2 = mnet.describe("mobilenet_v2")
     streamlined = mnet.describe("mobilenet_v2", last_stage="streamlined")
@@ -233,6 +284,10 @@ def test_width_rounds_to_multiples_of_eight_and_keeps_the_last_features_below_on
         ("mobilenet_v2", {"se": True, "se_ratio": 1.5}, r"in \(0, 1\], not 1.5"),
         ("mobilenet_v2", {"shallow": True}, "mobilenet_v2 has none"),
         ("mobilenet_v1", {"last_stage": "full"}, "no 1x1 convolution after its last block"),
+        ("mobilenet_v4_conv_small", {"last_stage": "full"}, "was designed without one"),
+        ("mobilenet_v4_conv_small", {"shortcut": "expansion"}, "rows of the form convnext .* add uib=ib"),
+        ("mobilenet_v1", {"uib": "extra_dw"}, "no row of mobilenet_v1 has an expansion"),
+        ("mobilenet_v2", {"uib": "convnex"}, "unknown uib 'convnex'; one of .* Did you mean convnext"),
         ("mobilenet_v2", {"shortcut": "expansion", "separable": False}, "which separable=False removes"),
         ("mobilenet_v2", {"activation": "relu", "hswish_from": 16}, "give one of them"),
         ("mobilenet_v2", {"stem_stride": 1, "total_stride": 32}, "has only 16 here"),
@@ -250,3 +305,20 @@ def test_a_network_given_as_data_is_built_as_it_is():
     assert mnet.create_model(network).network is network
     with pytest.raises(ConfigError, match="must be odd"):
         replace(network, stem=replace(network.stem, kernel=4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kernel": 4}, "must be odd"),
+        ({"start_kernel": 0}, "must be odd"),
+        ({"expansion": None, "start_kernel": 3}, "a row without expansion has one depthwise convolution"),
+        ({"fused": True, "start_kernel": 3}, "a fused row has a kernel and no start_kernel"),
+        ({"kernel": None, "stride": 2}, "a stride needs a depthwise convolution"),
+    ],
+    ids=str,
+)
+def test_a_row_that_cannot_be_built_is_refused(changes, message):
+    network = mnet.describe("mobilenet_v2")
+    with pytest.raises(ConfigError, match=message):
+        replace(network, blocks=(network.blocks[0], replace(network.blocks[2], **changes), *network.blocks[3:]))

@@ -39,6 +39,8 @@ TIMM = [
     ("mobilenetv3_small_050", V3, {"width": 0.5, "stem_channels": 32}),
     ("mobilenetv3_small_075", V3, {"width": 0.75}),
     ("mobilenetv3_small_100", V3, {}),
+    ("mobilenetv4_conv_small_050", "mobilenet_v4_conv_small", {"width": 0.5, "stem_channels": 64}),
+    ("mobilenetv4_conv_medium", "mobilenet_v4_conv_medium", {}),
     ("tf_mobilenetv3_large_minimal_100", "mobilenet_v3_large", {"se": False, "activation": "relu", "kernel": 3}),
     ("tf_mobilenetv3_small_minimal_100", V3, {"se": False, "activation": "relu", "kernel": 3}),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Against torchvision (V2, V3) and timm (V1, minimalistic V3), with copied weights."""
+"""Against torchvision (V2, V3) and timm (V1, V4, minimalistic V3), with copied weights."""
 
 import itertools
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torchvision import models
 import mnet
 from mnet import ConfigError
 from mnet.models.kernels import Conv2d
+from mnet.models.layers import InvertedResidual
 
 TORCHVISION: list[tuple[str, dict, dict]] = [
     *((model, {}, {}) for model in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")),
@@ -44,7 +45,7 @@ def same_outputs_and_gradients(net: nn.Module, reference: nn.Module, resolution:
     with torch.no_grad():
         scores, expected = net.eval()(images), reference.eval()(images)
     largest = expected.abs().max()
-    assert 0.05 < largest < 1e3
+    assert 0.05 < largest < 1e6
     torch.testing.assert_close(scores / largest, expected / largest, rtol=0, atol=1e-5)
 
     net.double().train()
@@ -78,6 +79,45 @@ def test_v1_equals_timms():
     net = mnet.load_torchvision(mnet.create_model("mobilenet_v1", activation="relu6"), reference.state_dict())
     assert list(mnet.to_torchvision(net)) == list(reference.state_dict())
     same_outputs_and_gradients(net, reference, resolution=64)
+
+
+V4_LARGE = pytest.param("mobilenet_v4_conv_large", marks=pytest.mark.full("other kernels and channels only"))
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v4_conv_small", "mobilenet_v4_conv_medium", V4_LARGE])
+def test_v4_equals_timms(model):
+    """Also Conv-S's two pairs of convolutions, whose 1x1 has a ReLU and no shortcut."""
+    reference = lively(timm.create_model(model.replace("mobilenet_v", "mobilenetv")))
+    net = mnet.load_torchvision(mnet.create_model(model), reference.state_dict())
+    assert list(mnet.to_timm(net)) == list(reference.state_dict())
+    same_outputs_and_gradients(net, reference, resolution=64)
+
+
+@pytest.mark.parametrize(
+    ("error", "least"),
+    [
+        ("activation after the start depthwise", 0.3),
+        ("stride at the start depthwise", 0.05),
+        ("linear 1x1 in the first rows", 0.3),
+        ("another batch norm eps", 1e-6),
+    ],
+)
+def test_parity_with_timms_v4_sees_what_counts_do_not(error, least):
+    reference = lively(timm.create_model("mobilenetv4_conv_small")).eval()
+    net = mnet.create_model("mobilenet_v4_conv_small", bottleneck="linear" if error.startswith("linear") else None)
+    mnet.load_torchvision(net.eval(), reference.state_dict())
+    for module in net.modules():
+        if isinstance(module, InvertedResidual) and module.start is not None:
+            if error.startswith("activation"):
+                module.start.append(nn.ReLU())
+            if error.startswith("stride") and module.depthwise is not None:
+                module.start.conv.stride, module.depthwise.conv.stride = module.depthwise.conv.stride, (1, 1)
+        if isinstance(module, nn.BatchNorm2d) and error.endswith("eps"):
+            module.eps = 1e-3
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        scores, expected = net(images), reference(images)
+    assert (scores - expected).norm() / expected.norm() > least
 
 
 @pytest.mark.parametrize("size", ["large", "small"])
@@ -126,6 +166,8 @@ def test_weights_that_do_not_fit_are_refused_and_the_network_is_unchanged():
         ("mobilenet_v2", {"se": True}),
         ("mobilenet_v2", {"last_stage": "streamlined"}),
         ("mobilenet_v3_large", {"last_stage": "full"}),
+        ("mobilenet_v3_large", {"uib": "extra_dw"}),
+        ("mobilenet_v4_conv_small", {"se": True}),
     ],
 )
 def test_a_network_that_a_layout_cannot_hold_is_refused(model, toggles):

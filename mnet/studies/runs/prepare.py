@@ -84,7 +84,7 @@ def _build_module(trial: Trial, network: Network, recipe: Recipe, data: ImageDat
     module = trial.task.load()(network, recipe)
     if not trial.quantized:
         if trial.pretrained is not None:
-            module.start = load_pretrained(trial.pretrained, cast(MobileNet, module.net))
+            module.start = load_pretrained(trial.pretrained, cast(MobileNet, module.net), trial.model)
         return module
     from mnet.tasks.classification import QuantizedClassifier
 

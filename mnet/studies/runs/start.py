@@ -17,19 +17,20 @@ from mnet.weights.load import load_run, load_weights
 from mnet.weights.transfer import TransferReport
 
 
-def load_pretrained(pretrained: str, net: MobileNet) -> TransferReport:
+def load_pretrained(pretrained: str, net: MobileNet, model: str) -> TransferReport:
     """Copy the weights that fit into a network.
 
     Args:
         pretrained: As `Trial.pretrained`.
         net: A classifier.
+        model: As `Trial.model`.
 
     Raises:
         ConfigError: There are no such weights, or they belong to another network.
     """
     folder = Path(pretrained).expanduser()
     if not folder.is_dir():
-        return load_weights(net, pretrained)
+        return load_weights(net, pretrained, model)
     trial, state = read_trained(folder)
     if trial.head is not None:
         raise ConfigError(f"{folder} has a network with head={trial.head}; a run can start from a classifier only")

@@ -33,6 +33,9 @@ MODELS = {
     "mobilenet_v2": "V2",
     "mobilenet_v3_large": "V3-Large",
     "mobilenet_v3_small": "V3-Small",
+    "mobilenet_v4_conv_small": "V4-S",
+    "mobilenet_v4_conv_medium": "V4-M",
+    "mobilenet_v4_conv_large": "V4-L",
 }
 OTHER_NETWORKS = "others"
 NETWORKS: dict[str, Style] = {
@@ -40,6 +43,9 @@ NETWORKS: dict[str, Style] = {
     "V2": (BLUE, "square"),
     "V3-Large": (ORANGE, "triangle-up"),
     "V3-Small": (YELLOW, "diamond"),
+    "V4-S": (PINK, "triangle-down"),
+    "V4-M": (SKY, "triangle-left"),
+    "V4-L": (GREY, "triangle-right"),
     OTHER_NETWORKS: (GREEN, "cross"),
 }
 VERDICTS: dict[str, Style] = {
@@ -58,6 +64,7 @@ COSTS: dict[str, Style] = {
 }
 LAYER_KINDS: dict[str, Style] = {
     "stem": (INK, "square"),
+    "start": ("#8C510A", "square"),
     "expand": (BLUE, "square"),
     "depthwise": (ORANGE, "square"),
     "se": (PINK, "square"),

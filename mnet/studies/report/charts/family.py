@@ -147,7 +147,7 @@ def choices_chart(networks: Mapping[str, Network], title: str) -> alt.LayerChart
     ]
     drawn = {row["series"] for row in rows}
     styles = {name: style for name, style in ACTIVATIONS.items() if name in drawn}
-    x_title = "block, with its kernel, and SE where it has one; framed: a non-linearity follows the projection"
+    x_title = "block, with its kernel (5+3: before and after the expansion) and SE; framed: a non-linear projection"
     x = alt.X("part:N", title=x_title, sort=order, axis=alt.Axis(labelAngle=0), scale=alt.Scale(padding=0.06))
     y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=0), scale=alt.Scale(padding=0.06))
     base = alt.Chart(data(rows)).encode(x=x, y=y)
@@ -174,7 +174,8 @@ def _choices(network: Network) -> list[_Choice]:
     """The choices of every row, from stem to classifier."""
     rows = [_Choice("stem", network.stem.activation, str(network.stem.kernel))]
     for i, row in enumerate(network.blocks):
-        rows.append(_Choice(str(i), row.activation, str(row.kernel), bool(row.se), bool(row.projection)))
+        start = "" if row.start_kernel is None else f"{row.start_kernel}+"
+        rows.append(_Choice(str(i), row.activation, f"{start}{row.kernel or ''}", bool(row.se), bool(row.projection)))
     if network.tail is not None:
         rows.append(_Choice("tail", network.tail.activation, str(network.tail.kernel)))
     if network.hidden is not None:
