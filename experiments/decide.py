@@ -25,6 +25,7 @@ from common.options import Arguments, Parser
 from common.program import INTERRUPTED, begin_training, program
 from common.sweeps import CLAIMS_FILE, PROFILES_FILE, load_sweep
 
+from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.studies.claims.claims import Claim, load_claims
 from mnet.studies.claims.evidence import count_verdicts
@@ -33,7 +34,7 @@ from mnet.studies.claims.verdicts import margin_of
 from mnet.studies.plan import LOOKS, make_plan
 from mnet.studies.results.loading import load
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import CLAIMS, RESULT, find_finished, results_root
+from mnet.studies.runs.store import CLAIMS, RESULT, find_finished, other_training, results_root
 from mnet.studies.study import Study, studies_of_profile
 
 
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     begin_training()
     given = read_arguments(arguments)
     options, trainer = given.options, given.trainer
+    if other := other_training(trainer):
+        raise ConfigError(f"claims are judged by runs with the Trainer's defaults, not with {other}; leave that out")
     root = results_root(str(options.folder), trainer)
     names = options.only.split(",") if options.only else studies_of_profile(PROFILES_FILE, options.profile)
     studies = [load_sweep(name, options.profile, options.seeds or LOOKS[-1], given.settings) for name in names]
@@ -154,7 +157,7 @@ def read_runs(root: Path, results: int) -> pd.DataFrame:
         root: The results folder.
         results: How many results it has: the runs are read again when there are more.
     """
-    return load(root, every_machine=True)
+    return load(root, every_machine=True, plain=True)
 
 
 if __name__ == "__main__":

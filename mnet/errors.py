@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
@@ -35,6 +39,36 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
+def shown(value: object) -> str:
+    """A value in an error: its `repr`, of at most about 100 characters.
+
+    >>> print(shown("x" * 1000))
+    'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx... (1,002 characters)
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
+
+
+def one_line(error: object) -> str:
+    """An error, or what another library says, on one line of at most 300 characters that any terminal can show."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return path_text(" ".join(str(reason).split()))[:300] or type(error).__name__
+
+
+def leave_out(path: Path, reason: object) -> None:
+    """Say, once for each file and reason, that a file is left out. Whatever does not need it goes on."""
+    name = path_text(path)
+    _log_once(f"{name} is left out: {one_line(reason).removeprefix(name).lstrip(': ')}")
+
+
+@lru_cache(maxsize=4096)
+def _log_once(message: str) -> None:
+    log.warning("%s", message)
+
+
 def unknown(kind: str, value: object, allowed: Iterable[object]) -> ConfigError:
     """The error for a value outside a closed set.
 
@@ -42,7 +76,7 @@ def unknown(kind: str, value: object, allowed: Iterable[object]) -> ConfigError:
     unknown activation 'h-swsh'; one of relu, hswish. Did you mean hswish?
     """
     names = [text(option) for option in allowed]
-    message = f"unknown {kind} {value!r}; one of {', '.join(names)}."
+    message = f"unknown {kind} {shown(value)}; one of {', '.join(names)}."
     by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(str(value).lower(), by_lower, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value)[:100].lower(), by_lower, n=1, cutoff=0.5)
     return ConfigError(f"{message} Did you mean {by_lower[near[0]]}?" if near else message)

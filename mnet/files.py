@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from mnet.errors import ConfigError, path_text
+from mnet.errors import ConfigError, one_line, path_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,29 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+MEGABYTE = 2**20
+
+
+def read_limited(path: Path, limit: int = 64 * MEGABYTE) -> bytes:
+    """The content of a file that others may have written.
+
+    Args:
+        path: The file.
+        limit: Most bytes that are read.
+
+    Raises:
+        OSError: It cannot be read, is larger, or is a device, a pipe or a folder, which might never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for one
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return content
 
 
 def remove_temporary(folder: Path) -> None:
@@ -84,13 +108,56 @@ for _side in (YamlLoader, YamlDumper):
     )
 
 
-def read_yaml(text: str) -> Any:
+LARGEST_YAML = 4 * MEGABYTE
+MOST_VALUES = 200_000
+"""Values of a YAML file, each counted wherever an alias repeats it."""
+
+
+def read_yaml(text: str | bytes) -> Any:
     """The content of YAML.
 
     Raises:
-        yaml.YAMLError: It is none.
+        yaml.YAMLError: It is none, or it has more than `MOST_VALUES`: nine lines of aliases can stand for billions.
     """
+    compose_yaml(text)
     return yaml.load(text, YamlLoader)  # noqa: S506, safe
+
+
+def compose_yaml(text: str | bytes) -> yaml.Node | None:
+    """The nodes of YAML, with their lines.
+
+    Raises:
+        yaml.YAMLError: As `read_yaml`.
+    """
+    node = yaml.compose(text, YamlLoader)
+    try:
+        values = 0 if node is None else _count_values(node, {})
+    except RecursionError:
+        raise yaml.YAMLError("a value contains itself, or the nesting is too deep") from None
+    if values > MOST_VALUES:
+        raise yaml.YAMLError(f"its aliases stand for {values:,} values; at most {MOST_VALUES:,} are read")
+    return node
+
+
+def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
+    """The values below a node. `counted` has those of nodes that were seen: what contains itself is never in it."""
+    if id(node) not in counted:
+        items = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
+        below = items if isinstance(node, yaml.CollectionNode) else ()
+        counted[id(node)] = 1 + sum(_count_values(one, counted) for one in below)
+    return counted[id(node)]
+
+
+def load_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ConfigError: It cannot be read, or is not YAML.
+    """
+    try:
+        return read_yaml(read_limited(path, LARGEST_YAML))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not text, or an impossible date
+        raise ConfigError(f"{path_text(path)} cannot be read: {one_line(error)}") from None
 
 
 def write_yaml(path: Path, content: object) -> None:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import ConfigError, shown, unknown
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def coerce(name: str, value: object, hint: object) -> Any:
     if hint is Path and isinstance(value, str | Path):
         return Path(value).expanduser()  # neither make nor YAML expands ~
     expected = {bool: "true or false", int: "a whole number", float: "a finite number"}.get(hint, str(hint))  # type: ignore[call-overload]
-    raise ConfigError(f"{name} must be {expected}, not {value!r}")
+    raise ConfigError(f"{name} must be {expected}, not {shown(value)}")
 
 
 def parse(cls: type[T], settings: Mapping[str, object], kind: str = "setting") -> T:
@@ -126,4 +126,4 @@ def check_types(instance: object) -> None:
     for name, hint in hints(type(instance)).items():
         value = getattr(instance, name)
         if coerce(name, value, hint) != value:
-            raise ConfigError(f"{name} must not be {value!r}; write {coerce(name, value, hint)!r}")
+            raise ConfigError(f"{name} must not be {shown(value)}; write {coerce(name, value, hint)!r}")

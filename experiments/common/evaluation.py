@@ -9,13 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from common.sweeps import CLAIMS_FILE, SWEEPS, load_sweep
+from mnet.errors import ConfigError, leave_out
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.evidence import claims_table
 from mnet.studies.plan import Plan, read_plan
 from mnet.studies.results.archive import studies_with, study_table
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row
-from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS, PUBLISHED, SUMMARY, TRACE
+from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS, PLAN, PUBLISHED, SUMMARY, TRACE
 from mnet.studies.study import Study, list_studies
 
 DECIDING = "decide"
@@ -31,13 +32,15 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
     Args:
         root: The results folder; tables that it lacks are taken from the published ones.
     """
+    searched = studies_with(root, TRACE)
+    timed = sorted({*studies_with(root, LATENCY_CLAIMS)} & {*studies_with(root, LATENCY)})
     planned = {profile: list(planned_cells(profile)) for profile in PROFILES}
     return claims_table(
         load_claims(CLAIMS_FILE),
-        runs=load(root, every_machine=True),
+        runs=load(root, every_machine=True, plain=True),
         planned=pd.DataFrame(list(chain.from_iterable(planned.values()))),
-        latencies={study: _latency_claims(root, study) for study in studies_with(root, LATENCY_CLAIMS)},
-        searches={name: study_table(root, name, SUMMARY) for name in studies_with(root, TRACE)},
+        latencies={study: _latency_claims(root, study) for study in timed},
+        searches={name: study_table(root, name, SUMMARY) for name in studies_with(root, SUMMARY) if name in searched},
         chosen={str(row["run_id"]) for row in planned[DECIDING]},
         plans={name: find_plans(root, name) for name in list_studies(SWEEPS)},
     )
@@ -45,8 +48,13 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
 
 def find_plans(root: Path, study: str) -> list[Plan]:
     """The plans of a study in a results folder, then the published ones: of each profile one."""
-    folders = (root, root / DECIDING, root / PUBLISHED / DECIDING, root / PUBLISHED)
-    return [plan for folder in folders if (plan := read_plan(folder / study)) is not None]
+    plans = []
+    for folder in (root, root / DECIDING, root / PUBLISHED / DECIDING, root / PUBLISHED):
+        try:
+            plans.append(read_plan(folder / study))
+        except ConfigError as error:
+            leave_out(folder / study / PLAN, error)
+    return [plan for plan in plans if plan is not None]
 
 
 def planned_cells(profile: str) -> Iterator[dict[str, object]]:

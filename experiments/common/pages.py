@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from common.sweeps import CLAIMS_FILE, SWEEPS, sweep_file
-from mnet.files import read_yaml
+from mnet.errors import ConfigError, leave_out
+from mnet.files import load_yaml
 from mnet.studies.claims.papers import published_detectors, published_points
 from mnet.studies.claims.verdicts import RULE
 from mnet.studies.report.page import studies_with_results, write_report
@@ -45,6 +46,11 @@ def _descriptions(root: Path) -> dict[str, str]:
 def _description(root: Path, study: str) -> str:
     """The description in the sweep file that a search left, or in that of experiments/sweeps; "" without either."""
     if (path := find_table(root, study, f"{study}.yaml")) is not None:
-        return str(read_yaml(path.read_text())["description"])
+        try:
+            content = load_yaml(path)
+        except ConfigError as error:
+            leave_out(path, error)
+            return ""
+        return str(content.get("description", "")) if isinstance(content, dict) else ""
     path = sweep_file(study)
     return load_study(path).description if path.is_file() else ""

@@ -130,10 +130,10 @@ def test_the_proxy_is_checked_by_its_ranking(tmp_path):
     for path, count in zip(paths, wide, strict=True):
         mnet.write_network(resized(NETWORK, "expansion.9", 8 * (int(count) + 1)), path)
     candidates = pd.DataFrame({"network": map(str, paths), "run_id": range(20), "accuracy": np.arange(20.0)})
-    engine = SimulatedEngine(lambda network: float(network.blocks[9].expansion))
+    engine = SimulatedEngine(lambda network: network.blocks[9].expansion / 8)
     table = check_proxy(START, candidates, 5, tmp_path, engine)
     assert table["proxy"].tolist() == [0, 5, 10, 14, 19]  # from the worst to the best
-    assert table["full"].tolist() == [8 * (wide[i] + 1) for i in (0, 5, 10, 14, 19)]
+    assert table["full"].tolist() == [wide[i] + 1 for i in (0, 5, 10, 14, 19)]
     assert {(job.trial.epochs, job.trial.epoch_steps, job.trial.tested) for job in engine.jobs} == {(None, None, False)}
     assert (tmp_path / PROXY).is_file()
     same = rank_correlation([1, 2, 3, 4, 5, 6], [10, 20, 30, 40, 50, 600])

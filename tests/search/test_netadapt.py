@@ -27,7 +27,7 @@ DEAR = {"expansion.1": 0.9, "bottleneck.3": 0.5, "expansion.10": 0.001}
 
 
 def worth(network: mnet.Network) -> float:
-    return 50 + sum(DEAR.get(space, 0.01) * count for space, count in sizes(network).items())
+    return 50 + sum(DEAR.get(space, 0.01) * count for space, count in sizes(network).items()) / 100
 
 
 def run_search(folder, engine=None, reports=None, **settings) -> list:

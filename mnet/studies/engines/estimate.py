@@ -15,10 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from mnet.errors import ConfigError, DataError
-from mnet.files import read_yaml
+from mnet.files import load_yaml
 from mnet.models.cost import cost
 from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.runs.store import CONFIG, RESULT, read_json
@@ -208,19 +207,19 @@ def timed_runs(root: Path, published: Path | None = None) -> list[tuple[Workload
 def _timed_run(folder: Path) -> tuple[Workload, float] | None:
     result = read_json(folder / RESULT)
     try:
-        settings = read_yaml((folder / CONFIG).read_text())
+        settings = load_yaml(folder / CONFIG)
         if result is None or settings.get("precision", "fp32") != "fp32":
             return None
         return _timed(settings, result["train_seconds"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _published_runs(path: Path) -> list[tuple[Workload, float]]:
     import pandas as pd
 
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
     try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
         return [
             _timed({str(name): value for name, value in row.items()}, row["train_seconds"])
             for row in rows

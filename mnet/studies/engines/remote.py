@@ -24,6 +24,7 @@ from mnet.files import private_folder, write_atomic
 from mnet.studies.engines.attempt import or_default
 from mnet.studies.runs.job import Job, RunJob, RunOptions
 from mnet.studies.runs.progress import Progress, Report
+from mnet.studies.runs.result import check_result
 from mnet.studies.runs.store import (
     CONFIG,
     KEPT,
@@ -32,7 +33,6 @@ from mnet.studies.runs.store import (
     RESULT,
     RESUME,
     Result,
-    is_result,
     lock,
     read_result,
     remove_leftovers,
@@ -75,9 +75,8 @@ class Storage:
             studies = {Path(path).name for path in self.files.ls(self.root, detail=False)}
             for study in sorted(studies, key=lambda name: (name != job.study, name)):
                 with suppress(FileNotFoundError, NotADirectoryError, ValueError):
-                    content = self.files.cat_file(f"{self._folder(study, job.run_id)}/{RESULT}")
-                    if is_result(json.loads(content)):
-                        return study
+                    check_result(json.loads(self.files.cat_file(f"{self._folder(study, job.run_id)}/{RESULT}")))
+                    return study
         return None
 
     def pull(self, job: Job, study: str | None = None) -> None:
@@ -124,6 +123,8 @@ class Synced:
             shutil.rmtree(local.folder, ignore_errors=True)  # another machine may have continued the run since
             study = storage.find_finished(job)
             storage.pull(local, study)
+            if study is not None and read_result(local.folder) is None:
+                study = None
             if study is None:
                 uploader = _Uploader(storage, local, report)
                 try:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,12 @@ from mnet.models.network import MobileNet
 from mnet.settings import check_names
 from mnet.studies.claims.claims import Claim, setup_name
 from mnet.studies.options import PARAMETERS, trial_from
-from mnet.studies.runs.store import IMAGES, read_json, run_folder
+from mnet.studies.runs.store import read_images, run_folder
 from mnet.studies.study import Study
 from mnet.studies.trial import InputSpec, Trial
 
 if TYPE_CHECKING:
-    from mnet.data.module import Description
+    pass
 
 COMPOSED = "hswish"
 """A key of a claim's network that is not a setting of a trial: `hswish: composed`."""
@@ -102,10 +102,9 @@ def list_subjects(
 def kept_input(root: Path, study: Study) -> tuple[int, int] | None:
     """Channels and classes of a study, as its first run on a user's own images kept them; None without one."""
     for _, trial in study.trials:
-        kept = read_json(run_folder(root, study.name, trial.run_id) / IMAGES) if trial.images is not None else None
+        kept = read_images(run_folder(root, study.name, trial.run_id)) if trial.images is not None else None
         if kept is not None:
-            description = cast("Description", kept)
-            return description["in_channels"], len(description["label_names"])
+            return kept["in_channels"], len(kept["label_names"])
     return None
 
 

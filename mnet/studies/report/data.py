@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnet.studies.results.archive import find_table, read_table
+from mnet.studies.results.archive import find_table, places, usable_table
 from mnet.studies.runs.images import accuracy_to_beat
 from mnet.studies.runs.store import (
     CANDIDATES,
@@ -58,15 +58,15 @@ class StudyData:
 def read_study(root: Path, name: str) -> StudyData | None:
     """The tables of a study, measured in the results folder `root` or published below it; None if it has none."""
     measured, further = (RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER), (TRACE, CANDIDATES, INSIDE)
-    paths = {file: find_table(root, name, file) for file in (*measured, *further)}
-    if not any(paths[file] for file in measured):
+    found = {file: usable_table(*places(root, name, file)) for file in (*measured, *further)}
+    if not any(found[file] for file in measured):
         return None
-    tables = {file: read_table(path) if path else None for file, path in paths.items()}
+    tables = {file: None if one is None else one[1] for file, one in found.items()}
     folders = (root / PUBLISHED / name, root / name)  # of a file in both, the measured one is read last and stays
     files = [path for folder in folders for path in sorted(folder.glob("blocks-*.csv"))]
     return StudyData(
         name,
-        published=tuple(file for file, path in paths.items() if path is not None and path.parent != root / name),
+        published=tuple(file for file, one in found.items() if one is not None and one[0].parent != root / name),
         runs=tables[RUNS],
         summary=tables[SUMMARY],
         effects=tables[EFFECTS],
@@ -75,7 +75,7 @@ def read_study(root: Path, name: str) -> StudyData | None:
         trace=tables[TRACE],
         candidates=tables[CANDIDATES],
         inside=tables[INSIDE],
-        blocks={path.stem.removeprefix("blocks-"): read_table(path) for path in files},
+        blocks={path.stem.removeprefix("blocks-"): one[1] for path in files if (one := usable_table(path))},
         examples=find_table(root, name, PREDICTIONS),
         to_beat=_accuracy_to_beat(root, name, tables[RUNS]),
     )

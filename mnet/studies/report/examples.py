@@ -6,19 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from mnet.errors import ConfigError, leave_out
 from mnet.figures import save_figure
-from mnet.studies.runs.store import EXAMPLES, read_result, run_folder
+from mnet.studies.runs.store import EXAMPLES, known_result, run_folder
 from mnet.studies.study import Cell, Study
 from mnet.tasks.drawing import Limit, legend_handles, show_image
 from mnet.tasks.module import TaskModule
+from mnet.weights.files import read_file
 
 SIDE = 1.7
 """Of an image in the figure, in inches."""
 SHOWN = Limit(score=0.3)
 """Networks that were trained for minutes are seldom more confident."""
+
+MOST_IMAGES, MOST_PIXELS = 64, 2**26
+"""Of the examples of a run, which has `COUNT` of them."""
 
 Examples = Mapping[str, Any]
 """`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: a tensor an image, or several by name."""
@@ -28,9 +33,27 @@ def read_examples(study: Study, cell: Cell, root: Path) -> Examples | None:
     """The examples of the first finished run of a cell that kept some."""
     for trial in cell.trials:
         folder = run_folder(root, study.name, trial.run_id)
-        if read_result(folder) is not None and (folder / EXAMPLES).is_file():
-            return torch.load(folder / EXAMPLES, map_location="cpu", weights_only=True)
+        if known_result(folder) is not None and (folder / EXAMPLES).is_file():
+            try:
+                return check_examples(read_file(folder / EXAMPLES))
+            except ConfigError as error:
+                leave_out(folder / EXAMPLES, error)
     return None
+
+
+def check_examples(content: object) -> Examples:
+    """
+    Raises:
+        ConfigError: It is not what `keep_examples` writes.
+    """
+    kinds = {"images": Tensor, "names": list, "truth": list, "seen": list}
+    if not isinstance(content, dict) or any(not isinstance(content.get(name), kind) for name, kind in kinds.items()):
+        raise ConfigError("it holds no examples of a run")
+    images, truth, seen = content["images"], content["truth"], content["seen"]
+    counts = {len(images), len(truth), len(seen)}
+    if images.ndim != 4 or images.numel() > MOST_PIXELS or len(counts) > 1 or not 0 < len(images) <= MOST_IMAGES:
+        raise ConfigError("it holds no examples of a run")
+    return content
 
 
 def save_examples(study: Study, root: Path, path: Path, title: str) -> bool:

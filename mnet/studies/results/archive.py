@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import pandas as pd
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import ConfigError, leave_out, one_line, path_text, unknown
+from mnet.files import MEGABYTE, read_limited
 from mnet.studies.options import PARAMETERS
+from mnet.studies.results.schema import check_table
 from mnet.studies.runs.store import CANDIDATES, CLAIMS, PUBLISHED, RUNS, TRACE
 
 NUMBERS = ("resolution", "epochs", "batch_size", "lr", "seed")
@@ -16,17 +19,35 @@ NAMES = ("cell", "variant", "run_id", "revision", "value", "against", "baseline"
 TEXT_COLUMNS = dict.fromkeys({*PARAMETERS, *NAMES} - {*NUMBERS}, "str")
 """Columns that are never read as numbers or booleans: `true` or `1.0` may be the name of a cell."""
 
+LARGEST = 256 * MEGABYTE
+"""Of a table: a million runs."""
+
 
 def read_table(path: Path) -> pd.DataFrame:
     """A table written by mnet, each column in the type it was written in.
 
     Raises:
-        ConfigError: There is no such file, or it is not a table.
+        ConfigError: There is no such file, it is not a table, or not one that mnet writes under this name.
     """
     try:
-        return pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False, na_values=[""])
+        content = io.BytesIO(read_limited(path, LARGEST))
+        table = pd.read_csv(content, dtype=TEXT_COLUMNS, keep_default_na=False, na_values=[""])
+        check_table(path.name, table)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as a table: {error}") from None
+        raise ConfigError(f"{path_text(path)} cannot be read as a table: {one_line(error)}") from None
+    return table
+
+
+def usable_table(*paths: Path) -> tuple[Path, pd.DataFrame] | None:
+    """The first of some files that is there and can be read, and its table. Others are named in the log."""
+    for path in paths:
+        if not path.exists():
+            continue
+        try:
+            return path, read_table(path)
+        except ConfigError as error:
+            leave_out(path, error)
+    return None
 
 
 def is_known(value: object) -> bool:
@@ -36,10 +57,12 @@ def is_known(value: object) -> bool:
 
 def find_table(root: Path, study: str, name: str) -> Path | None:
     """The file of a study in a results folder, else the published one, else None."""
-    for folder in (root / study, root / PUBLISHED / study):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+    return next((path for path in places(root, study, name) if path.is_file()), None)
+
+
+def places(root: Path, study: str, name: str) -> tuple[Path, Path]:
+    """Where a file of a study may be: in the results folder, or published."""
+    return root / study / name, root / PUBLISHED / study / name
 
 
 def study_table(root: Path, study: str, name: str = RUNS) -> pd.DataFrame:
@@ -53,16 +76,17 @@ def study_table(root: Path, study: str, name: str = RUNS) -> pd.DataFrame:
     Raises:
         ConfigError: The study has no such table; names the studies that have one.
     """
-    path = find_table(root, study, name)
-    if path is None:
+    found = usable_table(*places(root, study, name))
+    if found is None:
         raise unknown(f"study with {name} in {root}", study, studies_with(root, name))
-    return read_table(path)
+    return found[1]
 
 
 def studies_with(root: Path, name: str = RUNS) -> list[str]:
-    """The studies that have a table of this name, in the folder or published."""
+    """The studies that have a table of this name that can be read, in the folder or published."""
     paths = [*root.glob(f"*/{name}"), *(root / PUBLISHED).glob(f"*/{name}")]
-    return sorted({path.parent.name for path in paths})
+    names = sorted({path.parent.name for path in paths})
+    return [study for study in names if usable_table(*places(root, study, name)) is not None]
 
 
 def list_searches(root: Path) -> list[str]:
@@ -72,5 +96,5 @@ def list_searches(root: Path) -> list[str]:
 
 def read_claims(root: Path) -> pd.DataFrame | None:
     """The table of claims of a results folder, else the published one, else None."""
-    paths = (root / CLAIMS, root / PUBLISHED / CLAIMS)
-    return next((read_table(path) for path in paths if path.is_file()), None)
+    found = usable_table(root / CLAIMS, root / PUBLISHED / CLAIMS)
+    return None if found is None else found[1]

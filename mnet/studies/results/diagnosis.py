@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnet.errors import ConfigError
+from mnet.errors import ConfigError, leave_out
 from mnet.models.diagnostics import DEAD_LOG, activation_stats, depthwise_kernels
 from mnet.models.network import MobileNet
-from mnet.studies.results.archive import study_table
+from mnet.studies.results.archive import study_table, usable_table
 from mnet.studies.results.decide import differences, judge
 from mnet.studies.results.statistics import half_width, table_by_seed
 from mnet.studies.runs.store import METRICS, WEIGHTS, run_folder
@@ -60,7 +60,11 @@ def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
         folder = run_folder(root, study, str(run["run_id"]))
         if not (folder / WEIGHTS).is_file() or run.get("precision", "fp32") in QUANTIZED:
             continue
-        predictor = load_predictor(folder)
+        try:
+            predictor = load_predictor(folder)
+        except ConfigError as error:
+            leave_out(folder / WEIGHTS, error)
+            continue
         trial, net = predictor.trial, predictor.model.net
         assert isinstance(net, MobileNet)
         key = trial.dataset, trial.data_dir, trial.resolution
@@ -129,11 +133,9 @@ def deaths_table(root: Path, study: str) -> pd.DataFrame:
     rows = []
     for _, run in study_table(root, study).iterrows():
         path = run_folder(root, study, str(run["run_id"])) / METRICS
-        if not path.is_file():
+        if (found := usable_table(path)) is None or DEAD_LOG not in found[1]:
             continue
-        metrics = pd.read_csv(path)
-        if DEAD_LOG not in metrics:
-            continue
+        metrics = found[1]
         logged = metrics.dropna(subset=[DEAD_LOG])
         names = [DEAD_LOG, *(name for name in logged if str(name).startswith(f"{DEAD_LOG}/"))]
         long = logged.melt("step", names, "layer", "dead").assign(cell=run["cell"], seed=run["seed"])

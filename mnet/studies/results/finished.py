@@ -20,6 +20,10 @@ class FinishedRun(NamedTuple):
     trial: Trial
     result: Mapping[str, object]
     """As in result.json. Its values override those that `run_row` derives from the trial."""
+    file: str = ""
+    """The result.json of a run in a folder."""
+    trainer: str = ""
+    """The arguments of the Trainer by which it computed something else than its settings say."""
 
 
 def finished_row(run: FinishedRun, cells: Mapping[tuple[str, str], str]) -> dict[str, object]:

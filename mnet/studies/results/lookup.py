@@ -74,7 +74,7 @@ def find_run(name: str, root: Path) -> Run:
     if name.count(":") >= 2 and not on_wandb:
         return _by_cell(name, root)
     if on_wandb or "/" in name or Path(name).is_dir():
-        return _single(load(name), name, Path(name) if (Path(name) / RESULT).is_file() else None)
+        return _single(load(name, conflicting=True), name, Path(name) if (Path(name) / RESULT).is_file() else None)
     return _by_id(name, root)
 
 
@@ -86,12 +86,12 @@ def _by_cell(name: str, root: Path) -> Run:
     study, _, rest = name.partition(":")
     cell, _, seed = rest.rpartition(":")
     folders = [Path(study)] if "/" in study else [root / study, root / PUBLISHED / study]
-    tables = {folder: load(folder) for folder in folders if "/" in study or _has_runs(folder)}
+    tables = {folder: load(folder, conflicting=True) for folder in folders if "/" in study or _has_runs(folder)}
     for folder, runs in tables.items():
         matches = runs[(runs["cell"].astype(str) == cell) & (runs["seed"].astype(str) == seed)]
         if not matches.empty:
             return _single(matches, name, folder / "runs" / str(matches["run_id"].iloc[0]))
-    candidates = pd.concat(tables.values()) if tables else _matching(load(root), "study", study)
+    candidates = pd.concat(tables.values()) if tables else _matching(load(root, conflicting=True), "study", study)
     return _single(_matching(_matching(candidates, "cell", cell), "seed", seed), name, None)
 
 
@@ -111,7 +111,7 @@ def _by_id(name: str, root: Path) -> Run:
     Raises:
         ConfigError: There is no such run (with the nearest spelling), or there are several.
     """
-    runs = load(root)
+    runs = load(root, conflicting=True)
     matches = runs[runs["run_id"].str.startswith(name)]
     if matches.empty:
         cells = [Run(row).name for row in _rows(runs)]

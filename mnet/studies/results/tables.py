@@ -4,7 +4,7 @@ bytes, except for `TIMING`."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +22,14 @@ from mnet.studies.runs.store import (
     EFFECTS,
     RUNS,
     SUMMARY,
+    TRAINER_FOLDER,
+    Result,
+    is_in_place,
+    known_result,
+    other_training,
     read_correct,
     read_failure,
-    read_result,
+    read_settings,
     run_folder,
 )
 from mnet.studies.study import Cell, Study
@@ -42,6 +47,9 @@ EXCLUDED_COLUMNS = ("finished", "format", "data_dir", "storage", "skip_unreadabl
 
 MACRO = "macro_mean"
 """A column of summaries: accuracy as a mean over classes, where a user's own classes differ in size."""
+
+TRAINER = "trainer"
+"""A column of the runs that had other arguments of Lightning's Trainer: what `other_training` says of them."""
 
 RUN_COLUMNS = ("study", "run_id", "cell", "model")
 
@@ -73,12 +81,21 @@ class Tables:
 def runs_table(study: Study, root: Path) -> pd.DataFrame:
     """One row a finished run: study, run_id, cell, the trial's settings, and the result. A toggle at None reads
     `paper`."""
+    is_plain = TRAINER_FOLDER.fullmatch(root.absolute().name) is None
     rows = [
         run_row(study.name, cell.name, trial, result)
-        for cell, trial in study.trials
-        if (result := read_result(run_folder(root, study.name, trial.run_id))) is not None
+        | ({} if is_plain else {TRAINER: other_training(read_settings(folder)[1])})
+        for cell, trial, folder, result in _finished(study, root)
     ]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=RUN_COLUMNS)
+
+
+def _finished(study: Study, root: Path) -> Iterator[tuple[Cell, Trial, Path, Result]]:
+    """The finished runs of a study that were trained as their settings say, with their folders."""
+    for cell, trial in study.trials:
+        folder = run_folder(root, study.name, trial.run_id)
+        if (result := known_result(folder)) is not None and is_in_place(folder):
+            yield cell, trial, folder, result
 
 
 def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -> dict[str, object]:
@@ -107,7 +124,7 @@ def summary_table(
     """
     metric = study.task.headline
     rows: list[dict[str, object]] = []
-    correct = {cell.name: _correct_by_seed(study, cell, root) for cell in study.cells}
+    correct = _correct_by_seed(study, root)
     for cell in study.cells:
         finished = runs[runs["cell"] == cell.name]
         failures = [read_failure(run_folder(root, study.name, trial.run_id)) for trial in cell.trials]
@@ -155,14 +172,13 @@ def _compare(
     return table.assign(boot_low=[low for low, _ in boot], boot_high=[high for _, high in boot])
 
 
-def _correct_by_seed(study: Study, cell: Cell, root: Path) -> dict[int, np.ndarray]:
-    """Seed -> which test images were classified correctly, of the finished runs that recorded it."""
-    by_seed = {}
-    for trial in cell.trials:
-        folder = run_folder(root, study.name, trial.run_id)
-        if read_result(folder) is not None and (correct := read_correct(folder)) is not None:
-            by_seed[trial.seed] = correct
-    return by_seed
+def _correct_by_seed(study: Study, root: Path) -> dict[str, dict[int, np.ndarray]]:
+    """Cell -> seed -> which test images were classified correctly, of the finished runs that recorded it."""
+    by_cell: dict[str, dict[int, np.ndarray]] = {cell.name: {} for cell in study.cells}
+    for cell, trial, folder, _ in _finished(study, root):
+        if (correct := read_correct(folder)) is not None:
+            by_cell[cell.name][trial.seed] = correct
+    return by_cell
 
 
 def margin_of(study: Study, root: Path, margin: float) -> float:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from mnet.errors import ConfigError
+import pandas as pd
+
+from mnet.errors import ConfigError, leave_out
 from mnet.settings import coerce, hints
 from mnet.studies.results.finished import RESOLVED, FinishedRun, described_trial
+from mnet.studies.results.schema import check_names
+from mnet.studies.runs.result import check_value
 from mnet.studies.runs.tracking import LOGIN, PROVENANCE, TRAINED, first_line, has_account, summary_names
 from mnet.studies.runs.wandb_server import check_reachable
 from mnet.studies.trial import Trial
@@ -60,7 +65,13 @@ def online_runs(address: Address) -> list[FinishedRun]:
         logged = [(run.path, dict(run.config), dict(run.summary)) for run in runs]
     except Exception as error:  # wandb's errors have no common base class
         raise ConfigError(f"no folder {path}, and W&B cannot be asked for it: {first_line(error)}") from None
-    return [run for path, config, summary in logged if (run := read_run("/".join(path), config, summary))]
+    found = []
+    for run_path, config, summary in logged:
+        try:
+            found.append(read_run("/".join(run_path), config, summary))
+        except ConfigError as error:
+            leave_out(Path(*run_path), error)
+    return [run for run in found if run is not None]
 
 
 def read_run(path: str, config: Mapping[str, object], summary: Mapping[str, object]) -> FinishedRun | None:
@@ -80,6 +91,9 @@ def read_run(path: str, config: Mapping[str, object], summary: Mapping[str, obje
     try:
         trial = described_trial(config)
         metrics = {name: read_number(name, summary[logged]) for logged, name in names.items()}
+        for name, value in metrics.items():
+            check_value(name, value)
+        check_names("run_id", pd.Series([config["study"], config["run_id"]]))
         trained = resolved_settings(trial, config)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"W&B run {path}: {error}") from None

@@ -11,8 +11,8 @@ from typing import cast
 
 from mnet.data.module import ClassImages, Description
 from mnet.data.summary import majority
-from mnet.errors import path_text
-from mnet.studies.runs.store import IMAGES, read_json, read_settings, run_folder
+from mnet.errors import ConfigError, path_text
+from mnet.studies.runs.store import IMAGES, read_images, read_settings, run_folder
 
 
 def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -> Iterator[str]:
@@ -26,7 +26,8 @@ def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -
     """
     earlier: dict[str, list[Path]] = defaultdict(list)
     for path in (root / study).glob(f"runs/*/{IMAGES}"):
-        kept = cast(Description, read_json(path) or {})
+        if (kept := read_images(path.parent)) is None:
+            continue
         if kept.get("images") == now["images"]:
             return
         if "images" in kept and _folder_of(path.parent) == os.path.realpath(data_dir):
@@ -34,7 +35,7 @@ def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -
     if not earlier:
         return
     last = max(earlier.values(), key=lambda paths: max(path.stat().st_mtime for path in paths))
-    before = cast(Description, read_json(last[0]))
+    before = cast(Description, read_images(last[0].parent))
     date = datetime.fromtimestamp(max(path.stat().st_mtime for path in last))
     runs = f"{len(last)} run{'s' if len(last) > 1 else ''} of {date.day} {date:%B}"
     changes = ", ".join(list_changes(before["classes"], now["classes"])) or "other settings of the split"
@@ -57,9 +58,9 @@ def list_changes(before: Mapping[str, ClassImages], now: Mapping[str, ClassImage
 def accuracy_to_beat(root: Path, study: str, run_ids: Iterable[str]) -> str:
     """The sentence of `majority`, of the first of a study's runs that kept its classes; empty for published images."""
     for run_id in run_ids:
-        kept = read_json(run_folder(root, study, run_id) / IMAGES) or {}
-        if "classes" in kept:
-            line = majority(cast(Description, kept)["classes"])
+        kept = read_images(run_folder(root, study, run_id))
+        if kept is not None and kept.get("classes"):
+            line = majority(kept["classes"])
             return line[0].upper() + line[1:]
     return ""
 
@@ -72,5 +73,5 @@ def _folder_of(run: Path) -> str | None:
     try:
         settings, _ = read_settings(run)
         return os.path.realpath(str(settings["data_dir"]))
-    except (OSError, KeyError):
+    except (ConfigError, KeyError):
         return None

@@ -54,7 +54,7 @@ def run_jobs(
                 for left in (*unfinished, *jobs[i:]):
                     yield left, Outcome("locked", reason=str(error))
                 return
-            if (finished := find_finished(job.root, job.run_id)) is not None:
+            if (finished := find_finished(job.root, job.run_id, trainer)) is not None:
                 yield job, Outcome("finished", result=adopt(finished, job.folder))
             else:
                 unfinished.append(job)

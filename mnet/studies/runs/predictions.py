@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,8 +17,8 @@ from mnet.data.module import Description
 from mnet.data.published_files import MEAN, STD
 from mnet.errors import ConfigError
 from mnet.models.network import MobileNet
-from mnet.studies.runs.start import read_trained
-from mnet.studies.runs.store import IMAGES, read_json
+from mnet.studies.runs.start import load_state, read_trained
+from mnet.studies.runs.store import IMAGES, WEIGHTS, read_images
 from mnet.studies.trial import Trial
 from mnet.tasks.module import TaskModule
 from mnet.weights.load import open_weights
@@ -59,7 +59,7 @@ def load_predictor(folder: Path) -> Predictor:
     names = images["label_names"]
     model = trial.task.load()(trial.network(len(names), images["in_channels"]), trial.full_recipe())
     assert isinstance(model.net, MobileNet)
-    model.net.load_state_dict(state)
+    load_state(model.net, state, folder / WEIGHTS)
     mean, std = (torch.tensor(images[name]).view(-1, 1, 1) for name in ("mean", "std"))
     return Predictor(trial, model.eval(), names, mean, std, images["resolution"])
 
@@ -101,8 +101,8 @@ def _description(trial: Trial, folder: Path) -> Description:
     Raises:
         ConfigError: Nothing says what the classes are called.
     """
-    if (kept := read_json(folder / IMAGES)) is not None:
-        return cast(Description, kept)
+    if (kept := read_images(folder)) is not None:
+        return kept
     data = create_data(trial.dataset, **trial.data_settings())
     if data.is_users:
         raise ConfigError(f"{folder} has no {IMAGES}, which says what its classes are called; train the run again")

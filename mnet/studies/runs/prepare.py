@@ -16,7 +16,7 @@ from mnet.errors import DataError, path_text
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.quantization import CALIBRATION_BATCH, prepare, quantize
-from mnet.studies.runs.start import load_pretrained
+from mnet.studies.runs.start import load_pretrained, load_state, read_weights
 from mnet.studies.runs.store import WEIGHTS
 from mnet.studies.trial import Trial
 from mnet.tasks.module import TaskModule
@@ -90,7 +90,7 @@ def _build_module(trial: Trial, network: Network, recipe: Recipe, data: ImageDat
 
     assert start is not None
     assert isinstance(module.net, MobileNet)
-    module.net.load_state_dict(torch.load(start / WEIGHTS, map_location="cpu", weights_only=True))
+    load_state(module.net, read_weights(start / WEIGHTS), start / WEIGHTS)
     images = calibration_images(data, trial.seed)
     if trial.precision == "int8-qat":
         return QuantizedClassifier(network, recipe, prepare(module.net, images, training=True))

@@ -49,14 +49,14 @@ def run_job(
     Args, Returns and Raises as `run_trial`, and:
         Busy: Another process trains this run, or the fp32 run that it starts from.
     """
-    if job.trial.quantized and find_finished(job.root, job.run_id) is None:
+    if job.trial.quantized and find_finished(job.root, job.run_id, trainer) is None:
         _check_one_device(job.trial, trainer or {})
         check_installed()
         fp32 = replace(job, trial=job.trial.in_float())
         run_job(fp32, report, trainer=trainer, checkpoint_s=checkpoint_s, data=data)
     with lock(job.root, job.run_id) if is_rank_zero() else nullcontext():
         if is_rank_zero():
-            if (finished := find_finished(job.root, job.run_id)) is not None:
+            if (finished := find_finished(job.root, job.run_id, trainer)) is not None:
                 return adopt(finished, job.folder)
             remove_temporary(job.folder)
         return run_trial(
@@ -67,7 +67,7 @@ def run_job(
             loggers=loggers,
             checkpoint_s=checkpoint_s,
             data=data,
-            start=find_finished(job.root, job.trial.in_float().run_id),
+            start=find_finished(job.root, job.trial.in_float().run_id, trainer),
             compile=job.compile,
         )
 

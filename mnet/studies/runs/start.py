@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mnet.errors import ConfigError
+from mnet.errors import ConfigError, one_line, path_text
 from mnet.models.network import MobileNet
-from mnet.studies.options import trial_from
-from mnet.studies.runs.store import WEIGHTS, read_result, read_settings
+from mnet.studies.runs.store import WEIGHTS, read_result, read_trial
 from mnet.studies.trial import Trial
+from mnet.weights.files import read_file
 from mnet.weights.load import load_run, load_weights
 from mnet.weights.transfer import TransferReport
 
@@ -45,7 +44,31 @@ def read_trained(folder: Path) -> tuple[Trial, Mapping[str, Tensor]]:
     """
     if read_result(folder) is None or not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder} is not a finished run with its {WEIGHTS}; train it here first")
-    trial = trial_from(read_settings(folder)[0])
+    trial = read_trial(folder)
     if trial.quantized:
         raise ConfigError(f"{folder} is an {trial.precision} run; use the fp32 run that it started from")
-    return trial, torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    return trial, read_weights(folder / WEIGHTS)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a run.
+
+    Raises:
+        ConfigError: They are missing or damaged, or are no tensors by name.
+    """
+    state = read_file(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(f"{path_text(path)} holds no weights of a run: they are tensors by name")
+    return state
+
+
+def load_state(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load the weights of a run into its network.
+
+    Raises:
+        ConfigError: They are another network's.
+    """
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(f"{path_text(path)} holds the weights of another network: {one_line(error)}") from None

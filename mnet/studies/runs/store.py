@@ -13,20 +13,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TYPE_CHECKING, cast
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mnet.errors import ConfigError, path_text
-from mnet.files import read_yaml, write_atomic, write_json, write_yaml
+from mnet.errors import ConfigError, leave_out, path_text
+from mnet.files import MEGABYTE, load_yaml, read_limited, write_atomic, write_json, write_yaml
 from mnet.models.tables import FILES, table, write_network
+from mnet.studies.options import trial_from
+from mnet.studies.runs.result import FORMAT, Result, check_result
 from mnet.studies.trial import Trial
-from mnet.tasks import TASKS
+
+if TYPE_CHECKING:
+    from mnet.data.module import Description
 
 # Files of a run.
 CONFIG = "config.yaml"
@@ -72,50 +79,6 @@ PUBLISHED = "published"
 """The folder of the tables that came with the project."""
 LOCKS, SLURM = ".locks", ".slurm"
 
-FORMAT = 2
-"""Of result.json; 1 had no `format`, and no correct.npz beside it."""
-
-
-class Result(TypedDict, total=False):
-    """The content of result.json. Metrics are those of the run's task, in percent; times in seconds."""
-
-    top1: float
-    top5: float
-    macro: float
-    """Mean accuracy over classes, where a user's own classes differ in size."""
-    map: float
-    map_50: float
-    map_75: float
-    miou: float
-    pixel_accuracy: float
-    test_loss: float
-    val_top1: float
-    val_map: float
-    val_miou: float
-    val_loss: float
-    resolution: int
-    epochs: int
-    params: int
-    madds: int
-    train_seconds: float
-    images_per_second: float
-    dead_kernels: float
-    """Share of the depthwise kernels, in percent."""
-    device: str
-    threads: int
-    torch: str
-    mnet: str
-    revision: str
-    replicas: int
-    """Runs that were trained as one network."""
-    compile: str
-    finished: str
-    """Date and time, UTC."""
-    format: int
-    pretrained_share: float
-    start: str
-    """What the run started from, where that was not a random network."""
-
 
 class Busy(RuntimeError):
     """Another process works on this run."""
@@ -129,47 +92,162 @@ def results_root(out: str, trainer: Mapping[str, object]) -> Path:
     return Path(out) / f"trainer-{hashlib.sha256(arguments.encode()).hexdigest()[:6]}"
 
 
+TRAINER_FOLDER = re.compile("trainer-[0-9a-f]{6}")
+HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "enable_model_summary")
+"""Arguments of the Trainer that say where a run is trained, or how that is shown."""
+
+
+def other_training(trainer: Mapping[str, object]) -> str:
+    """The arguments of the Trainer by which a run computes something else than its settings say; empty without any."""
+    return " ".join(f"{name}={trainer[name]}" for name in sorted(trainer) if name not in HARDWARE)
+
+
 def run_folder(root: Path, study: str, run_id: str) -> Path:
     """The folder of a run of a study."""
     return root / study / "runs" / run_id
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of a finished run; None if it is missing or damaged.
+    """The result of a finished run; None if there is none, or if it cannot be that of this run, which is said once.
+
+    A result is checked by `check_result`, against the images that `correct.npz` says were right, and against
+    `config.yaml`, whose run the folder must be named after.
 
     Raises:
         ConfigError: A later version of mnet wrote it; the same names may have other meanings there.
     """
-    content = read_json(folder / RESULT)
-    if content is None or not is_result(content):
+    path = folder / RESULT
+    content = read_json(path)
+    if content is None:
         return None
     version = content.get("format", 1)
-    if not isinstance(version, int) or version > FORMAT:
+    if isinstance(version, int) and version > FORMAT:
         writer = content.get("mnet", "(a later version)")
+        raise ConfigError(f"{path} has format {version}, written by mnet {writer}; this version reads up to {FORMAT}")
+    try:
+        result = check_result(content)
+        _check_images(folder, result)
+        _check_identity(folder, result)
+    except ConfigError as error:
+        leave_out(path, error)
+        return None
+    return result
+
+
+def known_result(folder: Path) -> Result | None:
+    """As `read_result`; what a later version wrote is left out as well."""
+    try:
+        return read_result(folder)
+    except ConfigError as error:
+        leave_out(folder / RESULT, error)
+        return None
+
+
+def _check_images(folder: Path, result: Result) -> None:
+    """
+    Raises:
+        ConfigError: The top-1 is not the share of the test images that were right, by half an image or more.
+    """
+    correct = read_correct(folder) if "top1" in result else None
+    if correct is not None and abs(result["top1"] - 100 * correct.mean()) >= 50 / len(correct):
         raise ConfigError(
-            f"{folder / RESULT} has format {version}, written by mnet {writer}; this version reads up to {FORMAT}"
+            f"top1 is {result['top1']}, but {100 * correct.mean():.4f}% of the images in {CORRECT} are right"
         )
-    return cast(Result, content)
 
 
-def is_result(content: Mapping[str, object]) -> bool:
-    """Whether the content of a file has the headline metric of some task, at least on validation images."""
-    return any(name in content for task in TASKS.values() for name in (task.headline.name, f"val_{task.headline.name}"))
+def _check_identity(folder: Path, result: Result) -> None:
+    """
+    Raises:
+        ConfigError: The folder is named after another run than that of its settings, or was not trained by them.
+    """
+    if folder.absolute().parent.name != "runs" or not (folder / CONFIG).is_file():
+        return
+    trial = read_trial(folder)
+    if is_identified(trial) and trial.run_id != folder.name:
+        raise ConfigError(f"the settings in {CONFIG} beside it are those of run {trial.run_id}, not {folder.name}")
+    for name, own in (("epochs", trial.full_recipe().epochs), ("resolution", trial.input_spec().resolution)):
+        if (value := dict(result).get(name, own)) != own:
+            raise ConfigError(f"{name} is {value}, but {own} by the settings in {CONFIG} beside it")
+
+
+def is_identified(trial: Trial) -> bool:
+    """Whether the settings alone say which run it is: not where it starts from a file, which may be elsewhere."""
+    return trial.pretrained in (None, "imagenet") and (trial.images is not None or not trial.dataset_class().is_users)
+
+
+def is_in_place(folder: Path, expected: Mapping[str, object] | None = None) -> bool:
+    """Whether a run has the expected arguments of the Trainer; if it has not, that is said once.
+
+    Args:
+        folder: The run's.
+        expected: None = those of the results folder that it lies in.
+    """
+    try:
+        trainer = read_settings(folder)[1] if (folder / CONFIG).is_file() else {}
+    except ConfigError as error:
+        leave_out(folder, error)
+        return False
+    other, place = other_training(trainer), results_root("", trainer).name
+    if other and other != other_training(expected or {}) and folder.absolute().parents[2].name != place:
+        leave_out(folder, f"it was trained with {other} for Lightning's Trainer; such results belong in {place}")
+        return False
+    return True
+
+
+LARGEST_JSON = 64 * MEGABYTE
+"""A user's own images in thousands of classes take some of it."""
 
 
 def read_json(path: Path) -> dict[str, object] | None:
-    """The mapping in a JSON file; None if it is missing or damaged."""
+    """The mapping in a JSON file; None if it is missing, or damaged, which is said once."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = json.loads(read_limited(path, LARGEST_JSON))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return content if isinstance(content, dict) else None
+    except (OSError, ValueError, RecursionError) as error:
+        leave_out(path, error)
+        return None
+    if not isinstance(content, dict):
+        leave_out(path, "it is no mapping of names to values")
+        return None
+    return content
 
 
-def find_finished(root: Path, run_id: str) -> Path | None:
-    """The folder of a finished run with that id, of any study."""
+def read_images(folder: Path) -> Description | None:
+    """The content of `images.json`; None if it is missing, or damaged, which is said once."""
+    kept = read_json(folder / IMAGES)
+    if kept is None:
+        return None
+    names, means, stds = (kept.get(name) for name in ("label_names", "mean", "std"))
+    valid = isinstance(names, list) and len(names) > 0 and all(isinstance(name, str) for name in names)
+    valid = valid and all(isinstance(values, list) and all(map(_is_share, values)) for values in (means, stds))
+    valid = valid and all(isinstance(kept.get(name), int) for name in ("resolution", "in_channels"))
+    valid = valid and isinstance(kept.get("images", ""), str) and _counts_classes(kept.get("classes", {}))
+    if not valid or not len(cast(list[float], means)) == len(cast(list[float], stds)) == kept["in_channels"]:
+        leave_out(folder / IMAGES, "it does not describe the images of a run")
+        return None
+    return cast("Description", kept)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float | int) and 0 <= value <= 1
+
+
+def _counts_classes(classes: object) -> bool:
+    """Whether the images of each class are counted and have a digest."""
+    return isinstance(classes, dict) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("digest"), str)
+        and all(isinstance(one.get(split), int) for split in ("train", "val", "test"))
+        for one in classes.values()
+    )
+
+
+def find_finished(root: Path, run_id: str, trainer: Mapping[str, object] | None = None) -> Path | None:
+    """The folder of a finished run with that id, of any study, trained with these arguments of the Trainer; None = with
+    those of the results folder."""
     for path in sorted(root.glob(f"*/runs/{run_id}/{RESULT}")):
-        if read_result(path.parent) is not None:
+        if known_result(path.parent) is not None and is_in_place(path.parent, trainer):
             return path.parent
     return None
 
@@ -230,11 +308,42 @@ def write_config(trial: Trial, folder: Path, trainer: Mapping[str, object] | Non
 
 
 def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
-    """The settings of a run, and the arguments of Lightning's Trainer that differ from the defaults."""
-    settings = read_yaml((folder / CONFIG).read_text())
+    """The settings of a run, and the arguments of Lightning's Trainer that differ from the defaults.
+
+    Raises:
+        ConfigError: They are missing, damaged or not those of a run.
+    """
+    path = folder / CONFIG
+    settings = load_yaml(path)
+    trainer = settings.pop("trainer", {}) if isinstance(settings, dict) else None
+    if not isinstance(trainer, dict) or not isinstance(settings.get("model", ""), str):
+        raise ConfigError(f"{path_text(path)} does not hold the settings of a run")
     if "model" in settings:
-        settings["model"] = own_network(folder, str(settings["model"]))
-    return settings, settings.pop("trainer", {})
+        settings["model"] = own_network(folder, settings["model"])
+    return settings, {str(name): trainer[name] for name in trainer}
+
+
+def read_trial(folder: Path) -> Trial:
+    """The trial of a run, from its settings.
+
+    Raises:
+        ConfigError: As `read_settings`, or this version has no such trial.
+    """
+    settings, _ = read_settings(folder)
+    network = Path(str(settings.get("model", "")))
+    version = network.stat().st_mtime_ns if network.suffix in FILES and network.is_file() else 0
+    return _trial_from(json.dumps(settings, default=str), version)
+
+
+@lru_cache(maxsize=4096)
+def _trial_from(settings: str, network: int) -> Trial:
+    """Kept: a folder is read many times.
+
+    Args:
+        settings: In JSON.
+        network: The version of the file of its network.
+    """
+    return trial_from(json.loads(settings))
 
 
 def own_network(folder: Path, model: str) -> str:
@@ -256,11 +365,28 @@ def write_correct(folder: Path, correct: np.ndarray) -> None:
     write_atomic(folder / CORRECT, lambda stream: stream.write(buffer.getvalue()))
 
 
+LARGEST_CORRECT = 16 * MEGABYTE
+"""A bit an image: 134 million of them."""
+
+
 def read_correct(folder: Path) -> np.ndarray | None:
-    """What `write_correct` wrote, (N,) bool; None if it is missing or damaged."""
-    with suppress(OSError, ValueError, KeyError), np.load(folder / CORRECT, allow_pickle=False) as arrays:
-        return np.unpackbits(arrays["bits"], count=int(arrays["count"])).astype(bool)
-    return None
+    """What `write_correct` wrote, (N,) bool; None if it is missing, or damaged, which is said once."""
+    path = folder / CORRECT
+    try:
+        content = io.BytesIO(read_limited(path, LARGEST_CORRECT))
+        with ZipFile(content) as archive:
+            if sum(file.file_size for file in archive.infolist()) > LARGEST_CORRECT:
+                raise ValueError(f"its arrays have more than {LARGEST_CORRECT:,} bytes")
+        with np.load(content, allow_pickle=False) as arrays:
+            bits, count = arrays["bits"], int(arrays["count"])
+        if bits.dtype != np.uint8 or bits.ndim != 1 or not 0 < count <= 8 * len(bits) < count + 8:
+            raise ValueError(f"it says {count:,} images, with the bits of {8 * bits.size:,}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, BadZipFile, NotImplementedError) as error:
+        leave_out(path, error)
+        return None
+    return np.unpackbits(bits, count=count).astype(bool)
 
 
 def write_failure(folder: Path, reason: str, details: Mapping[str, object]) -> None:

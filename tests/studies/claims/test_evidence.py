@@ -245,11 +245,15 @@ def test_a_latency_claim_is_first_answered_one_image_at_a_time_and_a_gpu_has_no_
 def test_the_claims_of_a_study_name_the_device_of_each_runtime(tmp_path):
     (tmp_path / "se").mkdir()
     claims = pd.DataFrame({"id": "v3-se-latency", "variant": "paper", "runtime": ["eager", "cuda-graphs"]})
-    claims.assign(threads=1, ours=1.0).to_csv(tmp_path / "se/latency-claims.csv", index=False)  # of before batches
+    claims.assign(threads=1, ours=1.0, low=0.9, high=1.1, n=5, verdict="", why="").to_csv(
+        tmp_path / "se/latency-claims.csv", index=False
+    )  # of before batches
     times = {"variant": "paper", "runtime": ["eager", "cuda-graphs", "cuda-graphs"], "batch": [1, 1, 32]}
     devices = ["a server", "a GPU", "another GPU"]
     times = pd.DataFrame({**times, "threads": 1, "undelegated_ops": ["slow:1", "", ""], "device": devices})
-    times.to_csv(tmp_path / "se/latency.csv", index=False)
+    times.assign(stopped="", median_ms=1.0, ratio=1.0, low=1.0, high=1.0).to_csv(
+        tmp_path / "se/latency.csv", index=False
+    )
     rows = _latency_claims(tmp_path, "se").set_index("runtime")
     assert rows["device"].to_dict() == {"eager": "a server", "cuda-graphs": "a GPU"}
     assert (rows["batch"].tolist(), rows["fell_back"].tolist()) == ([1, 1], ["slow:1", ""])
