@@ -17,7 +17,7 @@ from typing import Generic, Literal, NoReturn, TypeVar, Union, get_args, get_ori
 
 import yaml
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import ConfigError, shown, unknown
 from mnet.files import read_yaml
 from mnet.settings import coerce, field_help, hints, parse
 from mnet.studies.options import OPTIONS, VARIANT, field_docs, listed, read_option, read_variant
@@ -143,7 +143,9 @@ class Parser(argparse.ArgumentParser, Generic[T]):
         content = dict(source.content)
         trainer = content.pop(TRAINER, None) if self.trainer else None
         if not isinstance(trainer, dict | NoneType):
-            raise source.error((TRAINER,), f"{TRAINER} must be a mapping of arguments of the Trainer, not {trainer!r}")
+            raise source.error(
+                (TRAINER,), f"{TRAINER} must be a mapping of arguments of the Trainer, not {shown(trainer)}"
+            )
         for name, value in content.items():
             self._check(source, name, value)
         if "model" in self.names and "model" in content:
@@ -174,7 +176,7 @@ def _read_yaml(name: str, value: str) -> object:
     try:
         return read_yaml(value)
     except yaml.YAMLError:
-        raise ConfigError(f"{name.lstrip('-')} must be a value in YAML, not {value!r}") from None
+        raise ConfigError(f"{name.lstrip('-')} must be a value in YAML, not {shown(value)}") from None
 
 
 def check_positive(options: object, *names: str) -> None:
@@ -205,7 +207,7 @@ def check_trainer(trainer: Mapping[str, object]) -> dict[str, object]:
         if name not in defaults:
             raise unknown("argument of the Trainer", name, [key for key in defaults if key not in SET_BY_THE_TRIAL])
         if not _fits(value, hints[name]):
-            raise ConfigError(f"{TRAINER}.{name} must be {_written(hints[name])}, not {value!r}")
+            raise ConfigError(f"{TRAINER}.{name} must be {_written(hints[name])}, not {shown(value)}")
     return {name: value for name, value in trainer.items() if value != defaults[name]}
 
 

@@ -9,10 +9,8 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-import yaml
-
 from mnet.errors import ConfigError, unknown
-from mnet.files import read_yaml, write_yaml
+from mnet.files import load_yaml, write_yaml
 from mnet.models.spec import Block, Conv, Head, Hidden, Network
 
 # fmt: off
@@ -272,12 +270,12 @@ def table(model: str) -> Network:
 
 @cache
 def _read_network(path: Path, modified: int) -> Network:
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a network: it must be a mapping")
     try:
-        content = read_yaml(path.read_text())
-        if not isinstance(content, dict):
-            raise ConfigError("not a network: it must be a mapping")
         return Network.from_dict(content)
-    except (yaml.YAMLError, UnicodeDecodeError, ConfigError) as error:
+    except ConfigError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
 
 

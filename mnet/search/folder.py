@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnet.errors import ConfigError
-from mnet.files import read_yaml, write_yaml
+from mnet.files import load_yaml, write_yaml
 from mnet.models.toggles import Toggles
 from mnet.studies.engines import Engine
 from mnet.studies.engines.events import OnEvent
@@ -41,7 +41,9 @@ def record_settings(
     current = {"run_id": start.run_id, "cost": cost, **asdict(settings)}
     path = folder / SETTINGS
     if path.exists():
-        recorded = read_yaml(path.read_text())
+        recorded = load_yaml(path)
+        if not isinstance(recorded, dict):
+            raise ConfigError(f"{path} does not hold the settings of a search; remove it, or give another name")
         changed = [name for name in current if name not in may_change and recorded.get(name) != current[name]]
         if changed:
             differences = ", ".join(f"{name} {recorded.get(name)}, not {current[name]}" for name in changed)

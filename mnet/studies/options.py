@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from mnet.errors import ConfigError, text
+from mnet.errors import ConfigError, shown, text
 from mnet.settings import NONE_TEXTS, check_names, coerce, field_help, hints, parse
 from mnet.studies.trial import Trial
 
@@ -48,15 +48,23 @@ def expand(options: Mapping[str, object]) -> dict[str, object]:
     for name in variant_settings:
         if name in settings:
             raise ConfigError(
-                f"{name} is given twice: by variant {variant!r} and as {name}={text(settings[name])}; give one of them"
+                f"{name} is given twice: by variant {shown(variant)} and as {name}={text(settings[name])}; "
+                "give one of them"
             )
     return settings | variant_settings
 
 
 def listed(name: str, text: str) -> list[str]:
     """The values that a text lists for an option, separated by commas. A path is one value, whatever is in its name."""
-    is_path = hints(Trial).get(name) is Path or (name in MAY_BE_PATHS and Path(text).expanduser().exists())
+    is_path = hints(Trial).get(name) is Path or (name in MAY_BE_PATHS and _exists(text))
     return [text] if is_path else text.split(",")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError):  # longer than a name can be; no such home
+        return False
 
 
 def read_option(name: str, value: object) -> object:
@@ -71,7 +79,7 @@ def read_option(name: str, value: object) -> object:
     if value is None or value in NONE_TEXTS:
         return text(None)
     if not isinstance(value, str):
-        raise ConfigError(f"variant must be settings in one string, such as 'se=true kernel=5', not {value!r}")
+        raise ConfigError(f"variant must be settings in one string, such as 'se=true kernel=5', not {shown(value)}")
     read_variant(value)
     return " ".join(value.split())
 
@@ -83,7 +91,9 @@ def read_variant(variant: str) -> dict[str, object]:
         name, equals, value = word.partition("=")
         try:
             if not equals and name not in PARAMETERS:
-                raise ConfigError(f"unknown setting {word!r}; expected NAME=VALUE, separated by spaces, or just paper")
+                raise ConfigError(
+                    f"unknown setting {shown(word)}; expected NAME=VALUE, separated by spaces, or just paper"
+                )
             check_names("parameter", [name], PARAMETERS)
             if not value:
                 raise ConfigError(f"{name} has no value; write {name}=VALUE")
@@ -91,7 +101,7 @@ def read_variant(variant: str) -> dict[str, object]:
                 raise ConfigError(f"{name} is given twice")
             settings[name] = coerce(name, value, hints(Trial)[name])
         except ConfigError as error:
-            raise ConfigError(f"in variant {variant!r}: {error}") from None
+            raise ConfigError(f"in variant {shown(variant)}: {error}") from None
     return settings
 
 

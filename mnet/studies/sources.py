@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from mnet.errors import ConfigError
-from mnet.files import YamlLoader, read_yaml
+from mnet.files import LARGEST_YAML, compose_yaml, read_limited, read_yaml
 
 Place = tuple[str | int, ...]
 """The path to a value: keys of mappings and positions in lists."""
@@ -39,9 +39,8 @@ def read_source(path: Path) -> Source:
             that is not a string.
     """
     try:
-        content = path.read_text(encoding="utf-8")
-        node = yaml.compose(content, YamlLoader)
-        lines = dict(_lines(path, node, ()))
+        content = read_limited(path, LARGEST_YAML).decode()
+        lines = dict(_lines(path, compose_yaml(content), ()))
         return Source(path, read_yaml(content), lines)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
@@ -49,8 +48,6 @@ def read_source(path: Path) -> Source:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise ConfigError(f"{path}, line {line}: not valid YAML: {error.problem or error.context}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: a value contains itself, or the nesting is too deep") from None
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # not text, a control character, an impossible date

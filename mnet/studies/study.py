@@ -7,12 +7,13 @@ every cell. A profile sets the scale: it overrides the file, and the command lin
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-from mnet.errors import ConfigError, text, unknown
+from mnet.errors import ConfigError, shown, text, unknown
 from mnet.settings import check_names
 from mnet.studies.options import OPTIONS, VARIANT, cell_name, read_option, read_variant, trial_from
 from mnet.studies.sources import Place, Source, read_source
@@ -21,6 +22,9 @@ from mnet.studies.trial import Trial
 from mnet.tasks import Task
 
 __all__ = ["METRICS", "Cell", "Study", "check_sweep", "lay_over", "list_studies", "load_profile", "load_study"]
+
+MOST_RUNS = 100_000
+"""Of a study: a hundred times what the largest has."""
 
 Overrides = Mapping[str, Sequence[object]]
 """Option -> values that replace those of a file."""
@@ -86,7 +90,9 @@ def load_study(path: Path, overrides: Overrides | None = None) -> Study:
     source = read_source(path)
     grid = read_grid(source)
     for name, values in (overrides or {}).items():
+        _check_runs(path.stem, {**grid, name: values})
         grid[name] = _read_values(name, values)
+    _check_runs(path.stem, grid)
     _check_variants(path.stem, grid)
     description = str(cast(dict[str, object], source.content).get("description", ""))
     try:
@@ -100,6 +106,27 @@ def load_study(path: Path, overrides: Overrides | None = None) -> Study:
     return study
 
 
+def _check_runs(study: str, grid: Mapping[str, Sequence[object]]) -> None:
+    """
+    Raises:
+        ConfigError: The values would make more than `MOST_RUNS` runs. They are counted before they are read.
+    """
+    counts = {name: _count(values) for name, values in grid.items()}
+    if (runs := math.prod(counts.values())) > MOST_RUNS:
+        longest = max(counts, key=counts.__getitem__)
+        raise ConfigError(
+            f"study {study} would be {runs:.3g} runs, at most {MOST_RUNS:,} are planned; list fewer values, "
+            f"first of all of {longest}, which has {counts[longest]:.3g}"
+        )
+
+
+def _count(values: Sequence[object]) -> float:
+    try:
+        return float(len(values))
+    except OverflowError:  # a range of more than 2**63
+        return math.inf
+
+
 def _read_values(name: str, values: Iterable[object]) -> list[object]:
     """The values of an option, each checked.
 
@@ -107,14 +134,14 @@ def _read_values(name: str, values: Iterable[object]) -> list[object]:
         ConfigError: An unknown option, a value of the wrong type or listed twice, or no value.
     """
     check_names("parameter", [name], OPTIONS)
-    parsed: list[object] = []
+    parsed: dict[object, None] = {}
     for value in values:
-        parsed.append(read_option(name, value))
-        if parsed[-1] in parsed[:-1]:
-            raise ConfigError(f"{name} lists {text(parsed[-1])} twice")
+        if (one := read_option(name, value)) in parsed:
+            raise ConfigError(f"{name} lists {text(one)} twice")
+        parsed[one] = None
     if not parsed:
         raise ConfigError(f"{name} needs at least one value")
-    return parsed
+    return list(parsed)
 
 
 def _check_variants(study: str, grid: Mapping[str, Sequence[object]]) -> None:
@@ -127,7 +154,7 @@ def _check_variants(study: str, grid: Mapping[str, Sequence[object]]) -> None:
             if name in grid:
                 values = ",".join(map(text, grid[name]))
                 raise ConfigError(
-                    f"study {study}: its variant {variant!r} sets {name}, so {name}={values} cannot be set too; "
+                    f"study {study}: its variant {shown(variant)} sets {name}, so {name}={values} cannot be set too; "
                     f"give other variants instead (--{VARIANT}=...,...)"
                 )
 
@@ -228,7 +255,7 @@ def studies_of_profile(path: Path, profile: str) -> list[str]:
 def _mapping(source: Source, at: Place, content: object) -> dict[str, object]:
     """`content`, which must be a mapping or None, as a mapping."""
     if content is not None and not isinstance(content, dict):
-        raise source.error(at, f"{at[-1]} must be a mapping of options, not {content!r}")
+        raise source.error(at, f"{at[-1]} must be a mapping of options, not {shown(content)}")
     return content or {}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
-from mnet.errors import ConfigError, text, unknown
+from mnet.errors import ConfigError, shown, text, unknown
 from mnet.studies.options import OPTIONS, VARIANT, read_option, read_variant
 from mnet.studies.sources import Place, Source, read_source
 from mnet.tasks import TASKS
@@ -105,10 +105,10 @@ def _check_keys(source: Source, at: Place, mapping: Mapping[str, object], kind: 
 def _check_text(source: Source, content: Mapping[str, object]) -> None:
     for key in ("program", "name", "description"):
         if not isinstance(content.get(key, ""), str):
-            raise source.error((key,), f"{key} must be text, not {content[key]!r}")
+            raise source.error((key,), f"{key} must be text, not {shown(content[key])}")
     command = content.get("command", [])
     if not isinstance(command, list):
-        raise source.error(("command",), f"command must be a list, not {command!r}")
+        raise source.error(("command",), f"command must be a list, not {shown(command)}")
     for i, part in enumerate(command):
         for macro in re.findall(r"\$\{(\w*)\}", str(part)):
             if macro not in MACROS:
@@ -147,15 +147,16 @@ def _check_values(source: Source, at: Place, entry: Mapping[str, object]) -> Non
     name = str(at[-1])
     if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
         raise source.error((*at, "values"), f"the values of {name} must be a list with at least one value")
-    values: list[object] = []
+    values: set[object] = set()
     for i, value in enumerate(values_of(entry)):
         value_at: Place = (*at, "values", i) if "values" in entry else (*at, "value")
         try:
-            values.append(read_option(name, value))
+            one = read_option(name, value)
         except ConfigError as error:
             raise source.error(value_at, error) from None
-        if values[-1] in values[:-1]:
-            raise source.error(value_at, f"{name} lists {text(values[-1])} twice")
+        if one in values:
+            raise source.error(value_at, f"{name} lists {text(one)} twice")
+        values.add(one)
 
 
 def _check_variants(source: Source, parameters: Mapping[str, dict[str, object]]) -> None:
@@ -164,4 +165,4 @@ def _check_variants(source: Source, parameters: Mapping[str, dict[str, object]])
         for name in read_variant(str(read_option(VARIANT, variant))):
             if name in parameters:
                 at: Place = ("parameters", VARIANT, "values", i)
-                raise source.error(at, f"variant {variant!r} sets {name}, which is also a parameter of its own")
+                raise source.error(at, f"variant {shown(variant)} sets {name}, which is also a parameter of its own")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from mnet.errors import ConfigError, text, unknown
+from mnet.errors import ConfigError, shown, text, unknown
 from mnet.settings import coerce, hints
 from mnet.studies.sources import Place, Source, read_source
 from mnet.tasks import Task, task_of
@@ -96,7 +96,7 @@ def load_claims(path: Path) -> tuple[Claim, ...]:
 
 def _read_claim(source: Source, at: Place, entry: object) -> Claim:
     if not isinstance(entry, dict):
-        raise source.error(at, f"expected a claim as a mapping, not {entry!r}")
+        raise source.error(at, f"expected a claim as a mapping, not {shown(entry)}")
     types = hints(Claim)
     for name in (one.name for one in fields(Claim)[: list(types).index("seen_in") + 1]):
         if name not in entry:
@@ -108,11 +108,11 @@ def _read_claim(source: Source, at: Place, entry: object) -> Claim:
     for name, value in entry.items():
         if name in ("baseline", "variant"):
             if not isinstance(value, dict) or "model" not in value:
-                raise source.error((*at, name), f"expected {name} as a mapping with a model, not {value!r}")
+                raise source.error((*at, name), f"expected {name} as a mapping with a model, not {shown(value)}")
             values[name] = value
         elif name == "beyond":
             if not isinstance(value, dict):
-                raise source.error((*at, name), f"expected {name} as a mapping of settings, not {value!r}")
+                raise source.error((*at, name), f"expected {name} as a mapping of settings, not {shown(value)}")
             values[name] = value
         elif name in types and name != "more":
             try:

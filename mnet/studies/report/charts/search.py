@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from mnet.errors import unknown
-from mnet.files import read_yaml
+from mnet.files import load_yaml
 from mnet.models.spec import Network
 from mnet.models.tables import table as network_in
 from mnet.search.folder import FOUND_NETWORK, SETTINGS, START_NETWORK
@@ -45,7 +45,7 @@ def search_chart(root: Path, name: str) -> alt.ConcatChart:
     if path is None:
         raise unknown(f"search in {root}", name, [*studies_with(root, TRACE), *studies_with(root, CANDIDATES)])
     folder, table = path.parent, read_table(path)
-    settings = read_yaml((folder / SETTINGS).read_text())
+    settings = load_yaml(folder / SETTINGS)
     cost = str(settings["cost"])
     if path.name == CANDIDATES:
         panels = [candidates_chart(table), proxy_chart(read_table(folder / PROXY))]
