@@ -17,6 +17,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 """Before NumPy is imported, and for all processes that tests start: several threads wait for each other on matrices as
 small as those of an analysis, which then takes twice the time of the processor."""
 
+for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+    os.environ.pop(_name, None)
+"""A make that tests start is not part of the one that runs them: it would get the variables of its command line."""
+
 WORKERS = 4
 """At most: each imports torch, and some tests start several processes of their own. One more than cores, up to here:
 a third of the time on two cores was spent waiting for processes."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Generic, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -105,6 +105,8 @@ class Parser(argparse.ArgumentParser, Generic[T]):
             ConfigError: An unknown option, or a value that does not fit.
         """
         values, rest = self.parse_known_args(arguments)
+        for name, value in vars(values).items():
+            setattr(values, name, _at_home(value))
         config, trainer = self._read_config(getattr(values, CONFIG))
         for argument in rest:
             name, equals, value = argument.partition("=")
@@ -148,6 +150,7 @@ class Parser(argparse.ArgumentParser, Generic[T]):
             )
         for name, value in content.items():
             self._check(source, name, value)
+            content[name] = _at_home(value)
         if "model" in self.names and "model" in content:
             content["model"] = own_network(source.path.parent, str(content["model"]))
         return content, dict(trainer or {})
@@ -170,6 +173,14 @@ def _add_options(parser: argparse._ActionsContainer, cls: type) -> None:
     for name, text in field_help(cls).items():
         flag: dict[str, str] = {"nargs": "?", "const": "true"} if hints(cls)[name] is bool else {}
         parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE", **flag)  # type: ignore[arg-type]
+
+
+def _at_home(value: Any) -> Any:
+    """`~` and `~/...` as paths of the home folder, which neither make nor YAML makes of them."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    is_home = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    return str(Path(value).expanduser()) if is_home else value
 
 
 def _read_yaml(name: str, value: str) -> object:

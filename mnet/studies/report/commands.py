@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from mnet.studies.trial import Trial
 TRAIN = ".venv/bin/python experiments/train.py"
 DECIDED = (*RESOLVED, "resolution")
 """Settings that a table has as the recipe or the data set resolved them."""
+_WORD = r"""(?:[\w@%+=:,./-]|'[^'\n]*'|"'")+"""
+_CALL = rf"(?:make [\w.-]+|\.venv/bin/python experiments/\w+\.py)(?: {_WORD})*"
+OFFERED = re.compile(rf"{_CALL}(?:(?: && |\n){_CALL})*", re.ASCII)
+"""Targets of the Makefile and programs of this repository, each argument one word of the shell."""
 PLAIN = "paper"
 """How a table writes a setting that is as in the paper."""
 
@@ -44,6 +49,14 @@ class ResultsFolder:
         if self.shown is None or not (folder / CONFIG).is_file():
             return None
         return f"{self.shown}/{study}/runs/{run_id}/{CONFIG}"
+
+
+def offered(command: str) -> str:
+    """A command that the page may offer to copy; empty where a table or a file, which may be anybody's, has put more
+    into it than programs and their arguments."""
+    visible = all(line.isprintable() for line in command.split("\n"))
+    expanded = "$" in command and command.startswith("make")  # by make
+    return command if visible and not expanded and OFFERED.fullmatch(command) else ""
 
 
 def settings_in(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:

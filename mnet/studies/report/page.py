@@ -23,7 +23,7 @@ from mnet.studies.claims.views import grouped_claims
 from mnet.studies.report import tables
 from mnet.studies.report.charts.export import Spec
 from mnet.studies.report.charts.papers import paper_points
-from mnet.studies.report.commands import ResultsFolder
+from mnet.studies.report.commands import ResultsFolder, offered
 from mnet.studies.report.data import read_study
 from mnet.studies.report.sections import Figure, overview, section
 from mnet.studies.report.words import facts, limits
@@ -152,6 +152,7 @@ def _environment() -> jinja2.Environment:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["ident"] = id
+    environment.filters["offered"] = offered
     environment.filters["minus"] = lambda text: text.replace("-", MINUS)
     environment.globals["verdicts"] = GLYPHS
     environment.globals["verdict_words"] = tables.VERDICT_WORDS
