@@ -55,7 +55,7 @@ def offered(command: str) -> str:
     """A command that the page may offer to copy; empty where a table or a file, which may be anybody's, has put more
     into it than programs and their arguments."""
     visible = all(line.isprintable() for line in command.split("\n"))
-    expanded = "$" in command and command.startswith("make")  # by make
+    expanded = command.startswith("make") and re.search("[$`]", command)  # by make, or by the shell of a recipe
     return command if visible and not expanded and OFFERED.fullmatch(command) else ""
 
 
