@@ -17,7 +17,7 @@ from mnet import ConfigError
 from mnet.studies import decide, study_table
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.plan import read_plan
-from mnet.studies.results.archive import read_table
+from mnet.studies.results.archive import read_table, studies_with
 from mnet.studies.results.decide import classify
 from mnet.studies.results.effects import ALL
 from mnet.studies.results.tables import MARGIN
@@ -32,7 +32,8 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 PUBLISHED = ROOT / "results/published"
 EFFECTS = sorted(path.parent.name for path in PUBLISHED.glob("*/effects.csv"))
 CLAIMS = {claim.id: claim for claim in load_claims(ROOT / "experiments/claims.yaml")}
-STUDIES = [study for study in list_studies(ROOT / "experiments/sweeps") if study not in EFFECTS]
+STUDIES = [study for study in list_studies(ROOT / "experiments/sweeps") if study in studies_with(PUBLISHED, SUMMARY)]
+STUDIES = [study for study in STUDIES if study not in EFFECTS]
 
 
 def blocks(path: Path, language: str) -> list[str]:

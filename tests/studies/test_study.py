@@ -79,9 +79,9 @@ def test_the_cells_of_a_study_are_different_networks_at_the_scale_of_its_profile
 
 
 def test_equal_cost_is_equal_within_one_percent():
-    for profile, target in (("quick", 1.57), ("full", 21.8)):
+    for profile, target in (("quick", 1.57), ("full", 23.6)):
         cells = [cell for cell in profiled("versions", profile).cells if f"target_madds={target}" in cell.name]
-        assert [cell.trials[0].model for cell in cells] == list_models()[:4]
+        assert [cell.trials[0].model for cell in cells] == list_models()[:5]  # V4-M would have a quarter of its width
         for cell in cells:
             assert cost(cell.trials[0].network(10, 1), 28).madds / 1e6 == pytest.approx(target, rel=0.012)
 

@@ -13,6 +13,8 @@ from mnet.tasks import Task, task_of
 
 KINDS = ("arithmetic", "accuracy", "latency", "quantization", "detection", "segmentation")
 DIRECTIONS = ("up", "down", "flat")
+COPY, SECOND_HAND = "v4-copy", "†"
+"""`seen_in` of a number that was read in a third party's copy of the paper alone, and the mark printed with it."""
 
 NetworkSetup = Mapping[str, object]
 """A network of a claim: `model` and the settings that differ from it."""
@@ -60,6 +62,11 @@ class Claim:
             return None
         first, *_, last = ({"model": self.model, series["toggle"]: value} for value in series["values"])
         return first, last
+
+    @property
+    def cited(self) -> str:
+        """Table, figure or section, marked where a third party's copy is all that was read of the number."""
+        return f"{self.source} {SECOND_HAND}" if self.seen_in.partition(";")[0] == COPY else self.source
 
     @property
     def printed(self) -> float | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mnet.errors import ConfigError
 from mnet.models.cost import Cost, cost
+from mnet.models.spec import Network
 from mnet.models.toggles import describe
 from mnet.studies.claims.claims import Claim, NetworkSetup, task_of_setup
 from mnet.studies.claims.verdicts import ClaimVerdict, claim_verdict, margin_of
@@ -17,8 +18,8 @@ UNITS = {"millions": 1e6, "billions": 1e9}
 def count_claim(claim: Claim) -> dict[str, object]:
     """The evidence for an arithmetic claim, counted at the paper's resolution."""
     printed, counted = _numbers(claim)
-    task = task_of_setup(claim.pair[0] if claim.pair is not None else {})
-    row: dict[str, object] = {"on": f"{task.resolution} px, {task.num_classes} classes", "command": "make claims"}
+    network, resolution = _network(claim.pair[0] if claim.pair is not None else _single(claim))
+    row: dict[str, object] = {"on": f"{resolution} px, {network.num_classes} classes", "command": "make claims"}
     row["ours"] = counted[0] if claim.pair is None else counted[-1] if len(counted) == 1 else counted[-1] - counted[0]
     if not printed:
         difference = counted[1] - counted[0]
@@ -29,7 +30,8 @@ def count_claim(claim: Claim) -> dict[str, object]:
     error = max(abs(count - number) / abs(number) for number, count in pairs)
     size = "exact to the printed digits" if exact else f"{'at most ' if len(pairs) > 1 else ''}{100 * error:.2g}% off"
     judged: ClaimVerdict = "reproduced" if exact or error <= margin_of(claim) else "contradicted"
-    return {**row, "verdict": judged, "why": f"printed {_join(printed)}, counted {_join(counted)}: {size}"}
+    note = f"; {claim.note}" if judged == "contradicted" and claim.note else ""
+    return {**row, "verdict": judged, "why": f"printed {_join(printed)}, counted {_join(counted)}: {size}{note}"}
 
 
 def _numbers(claim: Claim) -> tuple[list[float], list[float]]:
@@ -38,20 +40,34 @@ def _numbers(claim: Claim) -> tuple[list[float], list[float]]:
     if isinstance(series, dict):
         setups: list[NetworkSetup] = [{"model": claim.model, series["toggle"]: value} for value in series["values"]]
         return list(series[claim.metric]), [_count(setup, claim.metric) for setup in setups]
+    if claim.metric == "share_percent" and "share" in claim.more:
+        shares = [SHARES[str(claim.more["share"])](*_network(setup)) for setup in claim.pair or [_single(claim)]]
+        return [] if claim.paper_value is None else [claim.paper_value], shares
     if claim.metric == "share_percent":
-        shares = _pointwise_shares(_cost({"model": claim.model}))
-        return list(absolute) if isinstance(absolute, list) else [], shares
+        return list(absolute) if isinstance(absolute, list) else [], _pointwise_shares(_cost(_single(claim)))
     if claim.pair is None:
-        return [claim.paper_value or math.nan], [_count({"model": claim.model}, claim.metric)]
+        return [claim.paper_value or math.nan], [_count(_single(claim), claim.metric)]
     counted = [_count(setup, claim.metric) for setup in claim.pair]
     if isinstance(absolute, list):
         return list(absolute), counted
     return ([claim.paper_value], [counted[1] - counted[0]]) if claim.paper_value is not None else ([], counted)
 
 
+def _single(claim: Claim) -> NetworkSetup:
+    """The network of a claim about one."""
+    return {"model": claim.model, **{name: claim.more[name] for name in ("width", "resolution") if name in claim.more}}
+
+
+def _network(setup: NetworkSetup) -> tuple[Network, int]:
+    """A network of a claim, and the size of its images in pixels: the task's if the claim does not say."""
+    task = task_of_setup(setup)
+    toggles = {name: value for name, value in setup.items() if name not in ("model", "resolution")}
+    network = describe(str(setup["model"]), num_classes=task.num_classes, **toggles)  # type: ignore[arg-type]
+    return network, int(str(setup.get("resolution", task.resolution)))
+
+
 def _cost(setup: NetworkSetup) -> Cost:
-    toggles, task = {name: value for name, value in setup.items() if name != "model"}, task_of_setup(setup)
-    return cost(describe(str(setup["model"]), num_classes=task.num_classes, **toggles), task.resolution)  # type: ignore[arg-type]
+    return cost(*_network(setup))
 
 
 def _count(setup: NetworkSetup, metric: str) -> float:
@@ -70,6 +86,34 @@ def _pointwise_shares(counted: Cost) -> list[float]:
     layers = counted.layers
     pointwise = (layers["kernel"] == 1) & (layers["kind"] != "classifier")
     return [100 * float(layers.loc[pointwise, name].sum() / layers[name].sum()) for name in ("madds", "params")]
+
+
+def _classifier_share(network: Network, resolution: int) -> float:
+    """Percent of the parameters after the pooling."""
+    layers = cost(network, resolution).layers
+    return 100 * float(
+        layers.loc[layers["kind"].isin(["hidden", "classifier"]), "params"].sum() / layers["params"].sum()
+    )
+
+
+def _early_share(network: Network, resolution: int) -> float:
+    """Percent of the multiply-adds in layers whose output is at most eight times smaller than the image."""
+    layers = cost(network, resolution).layers
+    return 100 * float(layers.loc[layers["resolution"] >= resolution / 8, "madds"].sum() / layers["madds"].sum())
+
+
+def _extra_dw_share(network: Network, resolution: int) -> float:
+    """Percent of the strided rows that have two depthwise convolutions, of those that are not fused."""
+    forms = [row.form for row in network.blocks if row.stride > 1 and not row.fused]
+    return 100 * forms.count("extra_dw") / len(forms)
+
+
+SHARES: Mapping[str, Callable[[Network, int], float]] = {
+    "classifier": _classifier_share,
+    "early": _early_share,
+    "extra_dw": _extra_dw_share,
+}
+"""Value of a claim's `share` -> what is counted, in percent; a claim without one is about 1x1 convolutions."""
 
 
 def _decimals(printed: float) -> int:

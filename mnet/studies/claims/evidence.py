@@ -28,7 +28,7 @@ COLUMNS = (
     *("id", "paper", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "why"),
     *("kind", "metric", "direction", "margin", "on", "study", "baseline", "variant", "source", "command"),
 )
-COPIED = ("id", "paper", "statement", "kind", "metric", "direction", "study", "source")
+COPIED = ("id", "paper", "statement", "kind", "metric", "direction", "study")
 MEASURED = ("paper_value", "ours", "low", "high", "n", "margin")
 PAPERS_DATA = ("imagenet", "coco", "voc", "cityscapes")
 RUNTIMES = ("litert", "executorch", "onnxruntime", "eager", "cuda-graphs", "cuda-eager", "cuda-compile")
@@ -81,12 +81,12 @@ def claims_table(
     plan = RunIndex.of_plan(planned)
     rows: list[Row] = []
     for claim in claims:
-        if claim.study == SEARCH:
+        if claim.untestable:
+            evidence = [_untested(claim.untestable)]
+        elif claim.study == SEARCH:
             evidence = list(_searched(claim, searches or {})) or [_untested(f"not searched yet; run {SEARCH_COMMAND}")]
         elif claim.study not in studies:
             evidence = [_untested(f"there is no study {claim.study} yet")]
-        elif claim.untestable:
-            evidence = [_untested(claim.untestable)]
         elif claim.kind == "arithmetic":
             evidence = [count_claim(claim)]
         elif claim.kind == "latency":
@@ -98,7 +98,7 @@ def claims_table(
             trained = list(_trained(claim, finished, commands, (plans or {}).get(claim.study, ()), chosen))
             evidence = trained or [_untrained(claim, plan, commands, chosen)]
         shared: Row = {name: getattr(claim, name) for name in COPIED}
-        shared |= {"margin": margin_of(claim), "paper_value": claim.printed}
+        shared |= {"margin": margin_of(claim), "paper_value": claim.printed, "source": claim.cited}
         if claim.pair is not None:
             shared |= dict(zip(("baseline", "variant"), map(setup_name, claim.pair), strict=True))
         rows += [{**shared, **row} for row in evidence]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
+from mnet.studies.claims.claims import SECOND_HAND
 from mnet.studies.claims.evidence import RUNTIMES, headlines
 from mnet.studies.results.archive import is_known, read_claims
 from mnet.studies.results.table_view import (
@@ -55,6 +57,18 @@ def amount_column(name: str, title: str) -> Column:
     return Column(title, cell)
 
 
+def printed_column(title: str, digits: int | None = None) -> Column:
+    """The paper's number, with the mark of one that was read in a copy alone."""
+    plain = amount_column("paper_value", title) if digits is None else number_column("paper_value", title, digits)
+
+    def cell(row: Row) -> Cell:
+        number = plain.cell(row)
+        marked = number.text and str(row["source"]).endswith(SECOND_HAND)
+        return replace(number, text=f"{number.text} {SECOND_HAND}") if marked else number
+
+    return Column(title, cell)
+
+
 def measured_interval(row: Row) -> Cell:
     digits, sign = digits_of(row)
     return interval_cell(row["low"], row["high"], digits, sign=sign)
@@ -62,7 +76,7 @@ def measured_interval(row: Row) -> Cell:
 
 COLUMNS = (
     *(text_column("statement"), text_column("id", "claim"), text_column("verdict")),
-    *(amount_column("paper_value", "paper"), amount_column("ours", "ours"), Column("95% interval", measured_interval)),
+    *(printed_column("paper"), amount_column("ours", "ours"), Column("95% interval", measured_interval)),
     *(Column("unit", lambda row: Cell(unit_of(row)), numeric=False), number_column("n", digits=0)),
     *(text_column("on"), text_column("why"), text_column("kind")),
     Column("source", lambda row: Cell(f"{row['paper']}, {row['source']}"), numeric=False),
@@ -119,12 +133,12 @@ def latency_claims_table(evidence: pd.DataFrame) -> Table:
     timed = timed[~timed["on"].str.contains(", batch ", regex=False)]
     names = timed["on"].str.split().str[0].str.rstrip(",")
     runtimes = [name for name in RUNTIMES if name in set(names)]
-    columns = [text_column("claim"), number_column("paper", digits=3), *map(text_column, runtimes)]
+    columns = [text_column("claim"), printed_column("paper", 3), *map(text_column, runtimes)]
     rows = []
     for name, group in timed.groupby("id", sort=False):
         by_runtime = dict(zip(names[group.index], rows_of(group), strict=True))
         ratios = {runtime: format_ratio(by_runtime.get(runtime)) for runtime in runtimes}
-        rows.append({"claim": name, "paper": group["paper_value"].iloc[0], **ratios})
+        rows.append({"claim": name, **group.iloc[0][["paper_value", "source"]], **ratios})
     return build_table("Latency claims", columns, pd.DataFrame(rows))
 
 
