@@ -5,7 +5,10 @@ What cannot be read is named, with the reason, on one line.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +58,17 @@ def open_lazily(path: str | Path) -> Image.Image:
         UnreadableImage: The file is not an image.
     """
     with naming(path):
-        return Image.open(path, formats=_READABLE)
+        return _open(path)
+
+
+def _open(path: str | Path) -> Image.Image:
+    """
+    Raises:
+        OSError: It is a device or a pipe, which might never end, or no image.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return Image.open(path, formats=_READABLE)
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -74,7 +87,7 @@ def open_stored(path: str | Path) -> tuple[Image.Image, int]:
     Raises:
         UnreadableImage: Not a readable image.
     """
-    with naming(path), Image.open(path, formats=_READABLE) as file:
+    with naming(path), _open(path) as file:
         return to_rgb(file), orientation_of(file)
 
 
@@ -106,7 +119,7 @@ def read_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     Raises:
         UnreadableImage: Not an image.
     """
-    with naming(path), Image.open(path, formats=_READABLE) as file:
+    with naming(path), _open(path) as file:
         turned = orientation_of(file) in (5, 6, 7, 8)
         return (file.height, file.width) if turned else file.size, file.size
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import logging
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from mnet.data.augment import Augment
 from mnet.data.decoded import Images, InMemoryImages
 from mnet.data.download import NETWORK_TIMEOUT_S, quiet_network, run_program, store
 from mnet.errors import DataError
+from mnet.files import MEGABYTE, read_limited
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,10 @@ class FashionMNIST(InMemoryImages):
         return Images(images, torch.from_numpy(labels.astype(np.int64)))
 
 
+LARGEST = 64 * MEGABYTE
+"""More than any of the files unpacked."""
+
+
 def _find(folder: Path, name: str) -> Path | None:
     """The file in `folder`, unpacked or packed."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
@@ -92,7 +98,10 @@ def verified(folder: Path, name: str) -> bytes:
     if path is None:
         raise DataError(f"{folder / name} is missing.")
     try:
-        data = path.read_bytes() if path.name == name else gzip.decompress(path.read_bytes())
+        data = read_limited(path, LARGEST)
+        if path.name != name:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                data = packed.read(LARGEST)  # whatever it would grow to
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}). Delete it and run again.") from error
     if hashlib.sha256(data).hexdigest() != SHA256[name]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +15,8 @@ COLOURS = (
     *("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999"),
     *("#882255", "#44AA99", "#DDCC77", "#332288"),
 )
+MOST_DRAWN = 2048
+"""Pixels of a side. Matplotlib takes 16 bytes and more for each."""
 OPACITY = 0.55
 """Of a mask drawn over its image."""
 
@@ -39,10 +41,22 @@ def colour(name: str, names: Sequence[str]) -> str:
 
 def show_image(axes: Axes, image: np.ndarray) -> None:
     """Draw an image, (H, W) or (H, W, 3) uint8, without axes."""
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    _draw_pixels(axes, thin_out(image), image.shape, cmap="gray", vmin=0, vmax=255)
     axes.set_xlim(-0.5, image.shape[1] - 0.5)
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
     axes.set_axis_off()
+
+
+def thin_out(pixels: np.ndarray) -> np.ndarray:
+    """Every nth row and column, so that neither side has more than `MOST_DRAWN`: a figure has no room for more."""
+    step = -(-max(pixels.shape[:2]) // MOST_DRAWN)
+    return pixels[::step, ::step]
+
+
+def _draw_pixels(axes: Axes, pixels: np.ndarray, shape: Sequence[int], **look: Any) -> None:
+    """Draw pixels over the height and width of `shape`."""
+    extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
+    axes.imshow(pixels, interpolation="nearest", extent=extent, **look)
 
 
 def draw_boxes(axes: Axes, boxes: np.ndarray, colours: Sequence[str], texts: Sequence[str], size: float = 7) -> None:
@@ -56,11 +70,12 @@ def draw_boxes(axes: Axes, boxes: np.ndarray, colours: Sequence[str], texts: Seq
 
 def draw_mask(axes: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
     """Draw classes (H, W) over an image; background and unlabelled pixels stay clear."""
-    overlay = np.zeros((*mask.shape, 4))
-    for label in np.unique(mask):
+    drawn = thin_out(mask)
+    overlay = np.zeros((*drawn.shape, 4))
+    for label in np.unique(drawn):
         if label < len(names) and names[label] != BACKGROUND:
-            overlay[mask == label] = (*to_rgb(colour(names[label], names)), OPACITY)
-    axes.imshow(overlay, interpolation="nearest")
+            overlay[drawn == label] = (*to_rgb(colour(names[label], names)), OPACITY)
+    _draw_pixels(axes, overlay, mask.shape)
 
 
 def legend_handles(labels: Sequence[int], names: Sequence[str]) -> list[Patch]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from mnet.errors import ConfigError, unknown
-from mnet.files import write_atomic, write_json
+from mnet.files import read_limited, write_atomic, write_json
 from mnet.latency.paired import MIN_ROUNDS
 from mnet.latency.phone.runners import RUNNERS, Runner
 
@@ -91,13 +91,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        valid = all(Path(file).suffix in RUNNERS and model["variant"] for file, model in manifest["models"].items())
-        if not valid or "baseline" not in manifest:
+        manifest = json.loads(read_limited(path))
+        models = manifest["models"].items()
+        valid = all(
+            Path(file).suffix in RUNNERS and Path(file).name == file and isinstance(model["variant"], str)
+            for file, model in models
+        )
+        if not models or not valid or not isinstance(manifest["baseline"], str):
             raise KeyError("models")
     except FileNotFoundError:
         raise ConfigError(f"{folder} is not a kit for a phone: it has no {MANIFEST}") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}); write the kit again") from None
     return cast(dict[str, Any], manifest)
 

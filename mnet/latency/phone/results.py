@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import ConfigError, leave_out, unknown
+from mnet.files import MEGABYTE, read_limited
 from mnet.latency.comparison import COLUMNS
 from mnet.latency.paired import MIN_ROUNDS, ratio
 from mnet.latency.phone.kit import read_manifest
-from mnet.latency.phone.runners import RUNNERS, Runner
+from mnet.latency.phone.runners import LONGEST_LINE, RUNNERS, Runner
 
 _TROUBLE = re.compile(r"error|fail|abort|denied|not found|no such|cannot|killed|segmentation| F ", re.IGNORECASE)
 """Matches the line that explains why a program failed."""
+LARGEST_OUTPUT = 16 * MEGABYTE
+"""Of one run of a program."""
 
 
 def import_results(folder: Path, baseline: str | None = None) -> pd.DataFrame:
@@ -64,9 +67,13 @@ def _read_output(printed: Path, file: str, runner: Runner) -> tuple[dict[int, fl
     times, failed = {}, {}
     for path in printed.glob(f"*-{file}.txt"):
         number = path.name.removesuffix(f"-{file}.txt")
-        if not number.isdecimal():
+        if not re.fullmatch("[0-9]{1,9}", number):
             continue
-        text = path.read_text(errors="replace")
+        try:
+            text = read_limited(path, LARGEST_OUTPUT).decode(errors="replace")
+        except OSError as error:
+            leave_out(path, error)
+            continue
         status = re.search(r"^exit status: (\d+)$", text, re.MULTILINE)
         seconds = runner.seconds(text)
         if status is None or status[1] != "0" or not 0 < seconds < math.inf:
@@ -78,7 +85,11 @@ def _read_output(printed: Path, file: str, runner: Runner) -> tuple[dict[int, fl
 
 def _failure(text: str) -> str:
     """The first line that explains a failure, else the first line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("exit status: ")]
+    lines = [
+        line.strip()[:LONGEST_LINE]
+        for line in text.splitlines()
+        if line.strip() and not line.startswith("exit status: ")
+    ]
     if messages := [line for line in lines if _TROUBLE.search(line)]:
         return messages[0][:200]
     return f"no time after {lines[0][:200]!r}" if lines else "nothing was printed; is it a build without logging?"
@@ -118,4 +129,12 @@ def _read_device(printed: Path) -> dict[str, str]:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines() if path.exists() else []
+    """Of a file; none if it is missing or cannot be read."""
+    try:
+        lines = read_limited(path, LARGEST_OUTPUT).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        leave_out(path, error)
+        return []
+    return [line[:LONGEST_LINE] for line in lines]

@@ -31,13 +31,16 @@ class Runner:
         """Seconds per inference; nan if the output has no time."""
         if self.final_text not in output:
             return math.nan
+        lines = [line[:LONGEST_LINE] for line in output.splitlines()]
         for pattern, unit in self.patterns:
-            if matches := list(re.finditer(pattern, output)):
+            if matches := [match for line in lines for match in re.finditer(pattern, line)]:
                 last = matches[-1].groupdict()
                 return float(last["time"]) * unit / max(1, int(last.get("calls", 1)))
         return math.nan
 
 
+LONGEST_LINE = 1000
+"""Characters that are looked at: a search for a pattern may take the square of it."""
 NUMBER = r"(?P<time>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 
 RUNNERS: Mapping[str, Runner] = {

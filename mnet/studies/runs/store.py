@@ -171,8 +171,8 @@ def _check_identity(folder: Path, result: Result) -> None:
 
 
 def is_identified(trial: Trial) -> bool:
-    """Whether the settings alone say which run it is: not where it starts from a file, which may be elsewhere."""
-    return trial.pretrained in (None, "imagenet") and (trial.images is not None or not trial.dataset_class().is_users)
+    """Whether the settings alone say which run it is: not where it starts from weights, which may be elsewhere."""
+    return trial.pretrained is None and (trial.images is not None or not trial.dataset_class().is_users)
 
 
 def is_in_place(folder: Path, expected: Mapping[str, object] | None = None) -> bool:
