@@ -6,7 +6,6 @@ What cannot be read is named, with the reason, on one line.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import stat
 import struct
@@ -66,7 +65,7 @@ def _open(path: str | Path) -> Image.Image:
     Raises:
         OSError: It is a device or a pipe, which might never end, or no image.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
     return Image.open(path, formats=_READABLE)
 
