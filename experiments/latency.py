@@ -22,7 +22,7 @@ from common.sweeps import CLAIMS_FILE, STUDIES_HELP, load_sweep
 from common.terminal import print_rows, print_table
 from common.timing import PROFILE, Plan, Precision, keep, latency_studies, time_blocks, time_study
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import ConfigError, counted, unknown
 from mnet.files import write_csv
 from mnet.latency.comparison import Measurement
 from mnet.latency.machine import check_threads
@@ -168,12 +168,12 @@ def finish(plan: Plan, folder: Path, table: pd.DataFrame, summary: pd.DataFrame 
     if summary is not None:
         joined = frontier_table(summary, table)
         merge_rows(folder / FRONTIER, joined, ("cell", "runtime", "threads", "batch", "device"))
-        title = f"{name}: accuracy and latency, {count_threads(threads)}"
+        title = f"{name}: accuracy and latency, {counted(threads, 'thread')}"
         save_png(frontier_chart(joined, title), folder / FRONTIER_CHART)
         print(f"  {folder / FRONTIER}\n  {folder / FRONTIER_CHART}")
         return
     smallest = table[table["batch"] == table["batch"].min()] if "batch" in table else table
-    title = f"{name}: latency at batch 1, {count_threads(threads)}, {smallest['device'].iloc[0]}"
+    title = f"{name}: latency at batch 1, {counted(threads, 'thread')}, {smallest['device'].iloc[0]}"
     if "ratio" in smallest and (chart := latency_chart(smallest, title)) is not None:
         save_png(chart, folder / LATENCY_CHART)
     print(f"  {folder / LATENCY}\n  {folder / LATENCY_CHART}")
@@ -185,16 +185,12 @@ def show(plan: Plan, runtime: Runtime, batch: int, measurement: Measurement) -> 
     for ready in measurement.ready.values():
         ran = ready.program.info
         title = f"{plan.study.name}: {ran.runtime} {ran.version} ({ran.kernels})"
-        title += f", {count_threads(ran.threads)}, batch {batch}"
+        title += f", {counted(ran.threads, 'thread')}, batch {batch}"
     rows = measurement.table.replace({"file_bytes": {0: math.nan}})  # nothing was exported
     columns = ("variant", "ms", "ratio", "95% interval", "rounds", "stopped", "not delegated", "MB")
     print_table(views.latency_table(rows).select(*columns), title)
     for note in measurement.notes:
         print(f"  {note}")
-
-
-def count_threads(threads: int) -> str:
-    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def show_blocks(deltas: pd.DataFrame, baseline: str, runtime: str) -> None:

@@ -52,6 +52,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """
+    >>> print(counted(1, "run"), counted(1200, "run"), counted(2, "study", "studies"))
+    1 run 1,200 runs 2 studies
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def one_line(error: object) -> str:
     """An error, or what another library says, on one line of at most 300 characters that any terminal can show."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error

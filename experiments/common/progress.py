@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.terminal import print_line
+from mnet.errors import counted
 from mnet.studies.engines.estimate import trial_seconds
 from mnet.studies.engines.events import Event, Failed, Finished, Locked, Progressed, Retrying, Stalled, Started
 from mnet.studies.runs.job import Job
@@ -49,9 +50,9 @@ class Display:
         self.live = Live(console=self.console, get_renderable=self._draw, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        title = self.studies[0].name if len(self.studies) == 1 else f"{len(self.studies)} studies"
+        title = self.studies[0].name if len(self.studies) == 1 else counted(len(self.studies), "study", "studies")
         cells = sum(len(study.cells) for study in self.studies)
-        line = f"{title}: {cells} cells, {self.jobs} runs"
+        line = f"{title}: {counted(cells, 'cell')}, {counted(self.jobs, 'run')}"
         print_line(self.console, f"{line}, {self.done} finished before" if self.done else line)
         if self.console.is_terminal:
             self.live.start()

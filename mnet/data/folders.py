@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mnet.data.decoding import IMAGE_SUFFIXES
-from mnet.errors import DataError, path_text
+from mnet.errors import DataError, counted, path_text
 
 TEST_SHARE = 0.2
 """Share of images for the test, in a folder without folders of splits."""
@@ -65,7 +65,7 @@ class Listing:
             parts[-1] += f" (those of {path_text(self.test_folder)})"
         if total := sum(self.left_out.values()):
             kinds = ", ".join(f"{count:,} {path_text(kind)}" for kind, count in self.left_out.items())
-            parts.append(f"{total:,} file{'s' if total > 1 else ''} left out: {kinds}")
+            parts.append(f"{counted(total, 'file')} left out: {kinds}")
         return ", ".join(parts)
 
     @property

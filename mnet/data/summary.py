@@ -12,7 +12,7 @@ from mnet.data.fitting import read_size
 from mnet.data.folders import Listing
 from mnet.data.imagefolder import ImageFolder
 from mnet.data.module import ClassImages, ImageData
-from mnet.errors import path_text
+from mnet.errors import counted, path_text
 
 SHOWN = 8
 """Classes and files that are named, at most."""
@@ -79,7 +79,7 @@ def _sizes(data: ImageFolder) -> str:
 
 def _validation(classes: Mapping[str, ClassImages]) -> str:
     count = sum(images["val"] for images in classes.values())
-    return f"{count:,} images for validation"
+    return f"{counted(count, 'image')} for validation"
 
 
 def _counts(classes: Mapping[str, ClassImages]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pandas as pd
 
+from mnet.errors import counted
 from mnet.latency.runtimes import GPU_RUNTIMES
 from mnet.studies.claims.claims import Claim, setup_name
 from mnet.studies.claims.counting import count_claim
@@ -137,7 +138,7 @@ def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
         command = f"make latency-{claim.study} RUNTIME={row['runtime']}"
         command += ("" if on_gpu else f" THREADS={threads}") + ("" if batch == 1 else f" BATCH={batch}")
         conditions = [f"{row['runtime']}{precision}"]
-        conditions += [] if on_gpu else [f"{threads} thread{'s' if threads > 1 else ''}"]
+        conditions += [] if on_gpu else [counted(threads, "thread")]
         conditions += [] if batch == 1 else [f"batch {batch}"]
         shared: Row = {"command": command, "on": ", ".join([*conditions, str(row["device"])])}
         if pd.isna(row["ours"]):
@@ -166,7 +167,7 @@ def _trained(
         scale = "" if evidence.context["dataset"] in PAPERS_DATA else "at small scale: "
         reasons = [_reason(verdict, claim, "points", (low, high))]
         if verdict == "undecided" and (needed := judged["seeds_needed"]) > evidence.n:
-            reasons.append(f"about {needed - evidence.n:.0f} more seeds would tell")
+            reasons.append(f"about {counted(round(needed - evidence.n), 'more seed')} would tell")
         yield {
             **{"ours": ours, "low": low, "high": high, "n": evidence.n, "verdict": verdict, "on": evidence.on},
             **dict(zip(("baseline", "variant"), map(_trial_name, evidence.trials), strict=True)),

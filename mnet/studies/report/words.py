@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from mnet.errors import counted
 from mnet.studies.report.data import StudyData
 from mnet.studies.report.tables import VERDICT_WORDS, distinct
 from mnet.studies.results.archive import is_known
@@ -102,7 +103,7 @@ def facts(studies: Sequence[StudyData]) -> list[str]:
         {str(day)[:10] for table in tables if "finished" in table for day in table["finished"] if is_known(day)}
     )
     published = sum(RUNS in data.published for data in studies)
-    parts = [f"{len(studies)} {'study' if len(studies) == 1 else 'studies'}"]
+    parts = [counted(len(studies), "study", "studies")]
     parts += [f"{published} published with the project"] if published else []
-    parts += [f"{runs} different runs"] if runs else []
+    parts += [counted(runs, "different run")] if runs else []
     return parts + ([f"trained {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else "")] if days else [])

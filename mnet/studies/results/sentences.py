@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from mnet.errors import counted
 from mnet.studies.results.table_view import Row, format_interval, format_number, is_number
 
 WORSE_OR_BETTER = {"up": "better", "down": "worse"}
@@ -49,11 +50,11 @@ def more(row: Row, minutes_per_seed: float | None) -> str:
     if not (is_number(needed) and is_number(pairs)):
         return ""
     seeds = max(1, math.ceil(needed - pairs))
-    text = f": about {seeds} more seed{'s' if seeds > 1 else ''}"
+    text = f": about {counted(seeds, 'more seed')}"
     return text if minutes_per_seed is None else f"{text}, {format_minutes(seeds * minutes_per_seed)}"
 
 
 def format_minutes(minutes: float) -> str:
     if minutes < 1:
         return "less than a minute"
-    return f"{minutes:.0f} minute{'s' if minutes >= 1.5 else ''}" if minutes < 120 else f"{minutes / 60:.0f} hours"
+    return counted(round(minutes), "minute") if minutes < 120 else f"{minutes / 60:.0f} hours"

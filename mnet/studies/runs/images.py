@@ -11,7 +11,7 @@ from typing import cast
 
 from mnet.data.module import ClassImages, Description
 from mnet.data.summary import majority
-from mnet.errors import ConfigError, path_text
+from mnet.errors import ConfigError, counted, path_text
 from mnet.studies.runs.store import IMAGES, read_images, read_settings, run_folder
 
 
@@ -37,7 +37,7 @@ def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -
     last = max(earlier.values(), key=lambda paths: max(path.stat().st_mtime for path in paths))
     before = cast(Description, read_images(last[0].parent))
     date = datetime.fromtimestamp(max(path.stat().st_mtime for path in last))
-    runs = f"{len(last)} run{'s' if len(last) > 1 else ''} of {date.day} {date:%B}"
+    runs = f"{counted(len(last), 'run')} of {date.day} {date:%B}"
     changes = ", ".join(list_changes(before["classes"], now["classes"])) or "other settings of the split"
     yield f"{path_text(data_dir)} has changed: {changes} since {runs}. Those stay, and are not mixed with new ones."
 
@@ -50,7 +50,7 @@ def list_changes(before: Mapping[str, ClassImages], now: Mapping[str, ClassImage
         elif name not in now:
             yield f"class {name} gone"
         elif more := _count(now[name]) - _count(before[name]):
-            yield f"{abs(more):,} image{'s' if abs(more) > 1 else ''} {'more' if more > 0 else 'fewer'} in {name}"
+            yield f"{counted(abs(more), 'image')} {'more' if more > 0 else 'fewer'} in {name}"
         elif now[name]["digest"] != before[name]["digest"]:
             yield f"other images in {name}"
 
