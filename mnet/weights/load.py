@@ -69,7 +69,7 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: 
     if _has_classifier(found) and found.network.num_classes != net.network.num_classes:
         classes += f" → {net.network.num_classes:,}"
     what = ", ".join([found.name, *state.notes, classes])
-    if found.network.width_rule != net.network.width_rule and net.network.width != 1:
+    if net.network.torchvision_rounds and found.network.width_rule != net.network.width_rule and net.network.width != 1:
         what += f"; width_rule={found.network.width_rule} fits them better"
     return replace(transfer_published(net, found.network, renamed(found, state.tensors)), source=what)
 
