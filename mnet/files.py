@@ -72,20 +72,22 @@ def remove_temporary(folder: Path) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """A folder that only this user can enter; made if it is missing.
+    """A folder that only this user can enter; made if it is missing, and closed if others could look into it.
 
     Raises:
-        ConfigError: It is a link, another user's, or open to others: they may have put files into it.
+        ConfigError: It is a link, another user's, or others can write there: they may have put files into it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ConfigError(
             f"{path_text(path)} must be a folder of this user alone (owner {os.geteuid()}, drwx------), but has owner "
             f"{found.st_uid} and {stat.filemode(found.st_mode)}; remove it"
         )
+    if found.st_mode & 0o077:
+        path.chmod(0o700)
     return path
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Literal
+
+from mnet.files import private_folder
 
 Storage = Literal["auto", "memory", "disk"]
 """Where decoded images are held; auto = in memory, where they fit."""
@@ -41,3 +44,12 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("MNET_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnet"
+
+
+def scratch_folder() -> Path:
+    """This user's folder on this machine for what one command needs, or can be made again.
+
+    Raises:
+        ConfigError: Another user has made it, or can enter it.
+    """
+    return private_folder(Path(tempfile.gettempdir()) / f"mnet-{os.geteuid()}")

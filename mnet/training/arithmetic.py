@@ -14,6 +14,7 @@ from typing import Literal, TypeVar, cast, get_args
 import torch
 
 from mnet.errors import ConfigError, unknown
+from mnet.resources import scratch_folder
 
 Compile = Literal["auto", "off", "graphs", "default", "reduce-overhead", "max-autotune"]
 """off; graphs = recorded as CUDA graphs; a mode of torch.compile; or auto = graphs on a GPU, elsewhere off."""
@@ -38,12 +39,26 @@ def compiled(call: _Call, mode: Compile) -> _Call:
     import torch._dynamo.config
     import torch._inductor.config
 
+    keep_compiled_code()
     torch.compiler.reset()  # drop the graphs of earlier runs in this process
     torch._dynamo.config.recompile_limit = COMPILED_NETWORKS
     if not torch.cuda.is_available():
         torch._inductor.config.compile_threads = 1  # parallel trials leave no core for it
     torch._inductor.config.fallback_random = True  # the same random numbers for dropout as uncompiled
     return cast(_Call, torch.compile(call, mode=mode, dynamic=False))
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep compiled code, which later processes run, in a folder of this user alone: its own in /tmp may be
+    anybody's.
+
+    Raises:
+        ConfigError: As `scratch_folder`.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # torch writes it into the environment
+
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, default_cache_dir()):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch_folder() / "compiled")
 
 
 def check_compile(mode: str) -> None:

@@ -3,10 +3,14 @@
 import os
 
 import pytest
+import torch
 
 from mnet.errors import ConfigError
-from mnet.studies.engines.remote import scratch_folder
+from mnet.latency.runtimes.torch_compile import compile_module
+from mnet.resources import scratch_folder
+from mnet.studies.engines.remote import local_folder
 from mnet.studies.runs.store import lock
+from mnet.training.arithmetic import compiled, keep_compiled_code
 
 
 def test_a_lock_that_is_a_link_or_a_pipe_is_refused_and_what_it_names_stays_whole(tmp_path):
@@ -31,19 +35,36 @@ def test_a_lock_that_is_a_link_or_a_pipe_is_refused_and_what_it_names_stays_whol
 
 def test_a_scratch_folder_that_another_user_has_made_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = scratch_folder("s3://bucket").parent
+    folder = scratch_folder()
+    assert local_folder("s3://bucket").parent == folder
     assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)  # nobody else could write there: it is closed
+    assert scratch_folder().stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
     with pytest.raises(
         ConfigError, match=f"{folder.name} must be a folder of this user alone .* drwxrwxrwx; remove it"
     ):
-        scratch_folder("s3://bucket")
+        scratch_folder()
     folder.rmdir()
     (tmp_path / "target").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "target")
     with pytest.raises(ConfigError, match="must be a folder of this user alone"):
-        scratch_folder("s3://bucket")
+        scratch_folder()
     monkeypatch.setattr("os.geteuid", lambda: 12345)
     (tmp_path / "mnet-12345").mkdir(mode=0o700)  # by whoever runs the tests
     with pytest.raises(ConfigError, match=r"owner 12345, drwx------\), but has owner \d+ "):
-        scratch_folder("s3://bucket")
+        scratch_folder()
+
+
+def test_compiled_code_is_run_from_a_folder_of_this_user_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/chosen")
+    keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/chosen"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compiled(torch.relu, "default")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(scratch_folder() / "compiled")
+    (tmp_path / f"mnet-{os.geteuid()}").chmod(0o777)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    with pytest.raises(ConfigError, match="must be a folder of this user alone"):
+        compile_module(torch.nn.Identity())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, one_line, silenced
 from mnet.latency.runtimes.torch_eager import TorchProgram, bind_input, fused_for_export, kernels
-from mnet.training.arithmetic import COMPILED_NETWORKS
+from mnet.training.arithmetic import COMPILED_NETWORKS, keep_compiled_code
 
 
 class CompiledProgram(TorchProgram):
@@ -51,5 +51,6 @@ def compile_module(source: nn.Module) -> nn.Module:
     """The module, compiled when it is first called; it reads the parameters of `source`."""
     import torch._dynamo.config as settings
 
+    keep_compiled_code()
     settings.recompile_limit = max(settings.recompile_limit, COMPILED_NETWORKS)
     return cast(nn.Module, torch.compile(source, dynamic=False))

@@ -11,16 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
 from mnet.errors import ConfigError
-from mnet.files import private_folder, write_atomic
+from mnet.files import write_atomic
+from mnet.resources import scratch_folder
 from mnet.studies.engines.attempt import or_default
 from mnet.studies.runs.job import Job, RunJob, RunOptions
 from mnet.studies.runs.progress import Progress, Report
@@ -118,7 +117,7 @@ class Synced:
         Raises:
             Busy: Another process of this machine trains this run. Processes of other machines are not noticed.
         """
-        storage, local = Storage(self.url), replace(job, root=scratch_folder(self.url))
+        storage, local = Storage(self.url), replace(job, root=local_folder(self.url))
         with lock(local.root, f"{job.run_id}.synced"):
             shutil.rmtree(local.folder, ignore_errors=True)  # another machine may have continued the run since
             study = storage.find_finished(job)
@@ -167,11 +166,10 @@ class _Uploader:
         return None
 
 
-def scratch_folder(url: str) -> Path:
-    """This machine's folder for the runs of a URL while they train, in a folder of this user alone.
+def local_folder(url: str) -> Path:
+    """This machine's folder for the runs of a URL while they train.
 
     Raises:
-        ConfigError: Another user has made that folder.
+        ConfigError: As `scratch_folder`.
     """
-    name = hashlib.sha256(url.encode()).hexdigest()[:12]
-    return private_folder(Path(tempfile.gettempdir()) / f"mnet-{os.geteuid()}") / name
+    return scratch_folder() / hashlib.sha256(url.encode()).hexdigest()[:12]
