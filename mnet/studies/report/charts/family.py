@@ -73,7 +73,8 @@ def kinds_chart(networks: Mapping[str, Network], title: str, resolution: int = 2
                 text = f"{name}, {kind}: {sums[kind]:,} {label}, {share:.1f}%"
                 bars.append({"name": name, "x": start, "end": start + share, "series": kind, "text": text})
                 start += share
-            totals.append({"name": name, "x": 100, "label": f"{sums.sum() / 1e6:.3g} M"})
+            total = sums.sum() / 1e6
+            totals.append({"name": name, "x": 100, "label": f"{total:,.0f} M" if total >= 1000 else f"{total:.3g} M"})
         y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=0))
         scale, axis = alt.Scale(domain=[0, 118], nice=False), alt.Axis(values=[0, 25, 50, 75, 100])
         x = alt.X("x:Q", title=f"share of all {label} (%); total at the end", scale=scale, axis=axis)
