@@ -1,7 +1,6 @@
 """What the report offers to copy is a call of mnet's programs, whatever a shared table or sweep file holds."""
 
 import shlex
-import shutil
 from html import unescape
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from mnet.studies.report.commands import ResultsFolder, latency_command, offered, run_command
 from mnet.studies.report.page import write_report
-from mnet.studies.runs.store import CLAIMS, RUNS, SUMMARY
+from mnet.studies.runs.store import CLAIMS, LATENCY, RUNS, SUMMARY
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
 
@@ -50,17 +49,13 @@ def test_every_published_command_is_offered_as_it_is():
 
 
 def test_a_report_of_hostile_tables_offers_none_of_their_commands(tmp_path):
-    study = "activation"
-    for name in (RUNS, SUMMARY):
-        table = pd.read_csv(PUBLISHED / "activation" / name)
-        (tmp_path / study).mkdir(exist_ok=True)
-        table.assign(study=study).to_csv(tmp_path / study / name, index=False)
-    shutil.copy(PUBLISHED / "activation/latency.csv", tmp_path / study)
-    latency = pd.read_csv(tmp_path / study / "latency.csv").assign(runtime="`evil`")
-    latency.to_csv(tmp_path / study / "latency.csv", index=False)
-    write_report(tmp_path / "report.html", tmp_path, {study: "Is it so?\nCommand: make ablate-se; evil"})
+    (tmp_path / "activation").mkdir()
+    latency = pd.read_csv(PUBLISHED / "activation" / LATENCY).assign(runtime="`evil`")
+    latency.to_csv(tmp_path / "activation" / LATENCY, index=False)
+    summary = pd.read_csv(PUBLISHED / "activation" / SUMMARY)
+    summary.to_csv(tmp_path / "activation" / SUMMARY, index=False)
+    write_report(tmp_path / "report.html", tmp_path, {"activation": "Is it so?\nCommand: make ablate-se; evil"})
     page = (tmp_path / "report.html").read_text()
+    assert "Is it so?" in page
     commands = [unescape(part.partition("</code>")[0]) for part in page.split('aria-label="command"><code>')[1:]]
-    assert commands
-    assert all(offered(command) == command for command in commands)
-    assert not any("evil" in command for command in commands if command.startswith("make"))
+    assert not any("evil" in command for command in commands)

@@ -1,26 +1,48 @@
 """An exported program is reused only if it is the one whose hash the table has."""
 
-import hashlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
-from support.tiny_network import tiny
 
-from mnet.latency.runtimes import make_runtime
+import mnet
+from mnet.latency.runtimes import ExportingRuntime
 
 
-def test_a_program_that_another_file_has_replaced_is_exported_again(tmp_path, monkeypatch):
-    runtime, example = make_runtime("onnxruntime", folder=tmp_path), torch.zeros(1, 3, 32, 32)
-    first = runtime.prepare(tiny(), example).info
-    path = Path(first.file)
-    ours = path.read_bytes()
-    other = runtime.prepare(tiny(seed=1), example).info
-    path.write_bytes(Path(other.file).read_bytes())  # runs, and is another network
+class Written(ExportingRuntime):
+    """Exports the first weights of a network."""
 
-    exports = []
-    monkeypatch.setattr(type(runtime), "export", lambda *_: exports.append(1) or (ours, {}))
-    again = runtime.prepare(tiny(), example).info
-    assert exports == [1]
-    assert again.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == first.sha256
-    runtime.prepare(tiny(), example)
-    assert exports == [1]  # what is as it was written is not exported anew
+    suffix, version = "bin", "1"
+    exports = 0
+
+    def export(self, module, example):
+        self.exports += 1
+        return repr(module.stem.conv.weight).encode(), {"delegated": {"conv": 1}}
+
+    def load(self, path, info):
+        return SimpleNamespace(info=info, content=path.read_bytes())
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    return Written("onnxruntime", 1, tmp_path)
+
+
+def test_a_program_that_another_file_has_replaced_is_exported_again(runtime):
+    ours, theirs = (mnet.create_model("mobilenet_v1", num_classes=2, width=0.1) for _ in range(2))
+    example = torch.zeros(1, 3, 32, 32)
+    first, other = (runtime.prepare(net, example) for net in (ours, theirs))
+    path = Path(first.info.file)
+    assert runtime.prepare(ours, example).info == first.info
+    assert runtime.exports == 2  # what is as it was written is not exported anew
+    path.write_bytes(other.content)  # runs, and is another network
+    again = runtime.prepare(ours, example)
+    assert (again.content, again.info.sha256) == (first.content, first.info.sha256)
+    assert runtime.exports == 3
+    kept = json.loads(path.with_suffix(".json").read_text())
+    for facts in ({**kept, "more": 1}, {**kept, "delegated": "all"}, [kept]):
+        path.with_suffix(".json").write_text(json.dumps(facts))
+        assert runtime.prepare(ours, example).info.sha256 == first.info.sha256
+    assert runtime.exports == 6

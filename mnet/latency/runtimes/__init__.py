@@ -34,6 +34,7 @@ from torch.fx import GraphModule
 from mnet.errors import ConfigError, unknown
 from mnet.files import write_atomic, write_json
 from mnet.models.network import MobileNet
+from mnet.settings import hints
 
 Precision = Literal["fp32", "int8"]
 Run = Callable[[], object]
@@ -227,7 +228,9 @@ def _kept_facts(path: Path) -> dict[str, object] | None:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError):
         return None
-    return facts if isinstance(facts, dict) and facts.get("sha256") == found else None
+    if not isinstance(facts, dict) or facts.get("sha256") != found or not facts.keys() <= hints(ProgramInfo).keys():
+        return None
+    return facts if all(isinstance(facts.get(name, {}), dict) for name in ("delegated", "undelegated")) else None
 
 
 def _fingerprint(module: nn.Module, example: Tensor, runtime: str, version: str) -> str:
