@@ -131,10 +131,10 @@ def draw_all(predictor: Predictor, paths: Sequence[Path], out: Path, limit: Limi
 def drawing_paths(out: Path, paths: Sequence[Path]) -> dict[Path, Path]:
     """A file for the drawing of each image: its name, or below its folders where several images have the same."""
     counts = Counter(path.stem.lower() for path in paths)  # some systems ignore case
-    common = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else out
+    common = Path(os.path.commonpath([path.resolve().parent for path in paths])) if paths else out
     drawings = {}
     for path in paths:
-        name = path.absolute().relative_to(common) if counts[path.stem.lower()] > 1 else Path(path.stem)
+        name = path.resolve().relative_to(common) if counts[path.stem.lower()] > 1 else Path(path.stem)
         drawings[path] = out / name.parent / f"{name.name}.predicted.png"
     return drawings
 

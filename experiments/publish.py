@@ -24,7 +24,7 @@ from common.readme_tables import GPU, fill
 from common.sweeps import HERE, SWEEPS
 from common.timing import keep
 
-from mnet.errors import ConfigError
+from mnet.errors import ConfigError, leave_out
 from mnet.files import write_atomic, write_csv
 from mnet.search.folder import FOUND_NETWORK, SETTINGS, START_NETWORK
 from mnet.studies.report.charts.claims import claims_forest
@@ -111,7 +111,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
     for study in [*list_studies(SWEEPS), *list_searches(root)]:
         more = [path for pattern in ("blocks-*.csv", "*.png") for path in sorted((root / study).glob(pattern))]
         for path in [*(root / study / name for name in (*tables, f"{study}.yaml")), *more]:
-            if not path.is_file():
+            if not is_own(path):
                 continue
             if path.stat().st_size > LARGEST:
                 raise ConfigError(f"{path} has {path.stat().st_size} bytes, above {LARGEST}")
@@ -124,6 +124,14 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
             yield target / study / path.name
 
 
+def is_own(path: Path) -> bool:
+    """Whether there is a file that can be published. What a link leads to may be anybody's, and private."""
+    if path.is_symlink():
+        leave_out(path, "it is a link")
+        return False
+    return path.is_file()
+
+
 def copy_gpu(root: Path, into: Path) -> Iterator[Path]:
     """Copy what was measured on a GPU: its tables and the runs of its claims to a folder of their own, its latencies
     into the tables of the studies, whose rows from other runtimes and devices stay.
@@ -132,13 +140,13 @@ def copy_gpu(root: Path, into: Path) -> Iterator[Path]:
         ConfigError: A file is too large to be published.
     """
     for name in GPU_TABLES:
-        if (root / name).is_file():
+        if is_own(root / name):
             (into / GPU).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, into / GPU / name)
             yield into / GPU / name
     yield from copy(root / GPU_RUNS, into / GPU)
     for study in list_studies(SWEEPS):
-        if not (root / study / LATENCY).is_file():
+        if not is_own(root / study / LATENCY):
             continue
         claims = root / study / LATENCY_CLAIMS
         keep(into / study, _as_text(root / study / LATENCY), _as_text(claims) if claims.is_file() else pd.DataFrame())

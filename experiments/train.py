@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 if __name__ == "__main__" and ("WANDB_SWEEP_ID" in os.environ or "--wandb=on" in sys.argv):
     import wandb  # noqa: F401 - before torch: it searches all modules that there are, for seconds after Lightning
@@ -31,14 +30,13 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from mnet.data import ImageData
 from mnet.data.summary import describe as describe_images
-from mnet.errors import ConfigError
 from mnet.studies.options import VARIANT, read_option, trial_from
 from mnet.studies.runs.images import describe_changes
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.progress import NotFinite
 from mnet.studies.runs.run import run_job
-from mnet.studies.runs.store import Busy, Result, find_finished, results_root
+from mnet.studies.runs.store import Busy, Result, check_name, find_finished, results_root
 from mnet.studies.runs.tracking import When, is_wanted, log_history, log_result, tracked
 from mnet.studies.runs.trainer import is_rank_zero
 from mnet.studies.trial import Trial
@@ -66,8 +64,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_positive(self, "threads")
-        if Path(self.study).name != self.study or self.study.startswith("."):
-            raise ConfigError(f"study must be a plain name, not {self.study!r}")
+        check_name("study", self.study)
 
 
 def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 
+from mnet.errors import path_text
 from mnet.studies.results.table_view import Table
 
 
@@ -16,7 +17,14 @@ def markdown_table(table: Table) -> str:
 def pipe_table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
     """A Markdown table; the columns in `right` are set to the right."""
     marks = ["--:" if title in right else "---" for title in titles]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (titles, marks, *rows))
+    cells = [[cell_text(cell) for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (titles, marks, *cells))
+
+
+def cell_text(text: str) -> str:
+    """A text as one cell shows it: it ends no cell and no row, and begins no HTML, link or image."""
+    plain = path_text(" ".join(text.split())).replace("|", r"\|").replace("](", r"]\(")
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", plain)
 
 
 def fill_marks(text: str, table: Callable[[str], str]) -> str:

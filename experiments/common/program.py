@@ -6,6 +6,7 @@ import functools
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO, cast
 
 from common.startup import allow_collection
-from mnet.errors import ConfigError, DataError
+from mnet.errors import ConfigError, DataError, path_text
 from mnet.latency.runtimes import ExportError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -69,16 +70,24 @@ def patient_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-class Patient:
-    """A stream that goes on after its reader has gone."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""What a terminal follows instead of showing it, but for the ends of lines and tabs."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+
+class Patient:
+    """A stream that goes on after its reader has gone. Control characters are shown: names and reasons come from files
+    of others. Rich, whose colours are such characters, escapes its texts itself and writes to the stream below."""
+
+    def __init__(self, stream: TextIO, *, escaping: bool = True) -> None:
+        self._stream, self._escaping = stream, escaping
+        if escaping:
+            self.rich_proxied_file = Patient(stream, escaping=False)
 
     def write(self, text: str) -> int:
         """As of a stream."""
+        shown = CONTROLS.sub(lambda match: path_text(match[0]), text) if self._escaping else text
         with self._dropping():
-            self._stream.write(text)
+            self._stream.write(shown)
         return len(text)
 
     def flush(self) -> None:

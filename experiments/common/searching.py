@@ -25,7 +25,7 @@ from mnet.search.folder import FOUND_NETWORK
 from mnet.studies.engines import Engine
 from mnet.studies.engines.remote import is_url
 from mnet.studies.options import PARAMETERS, VARIANT, trial_from
-from mnet.studies.runs.store import CHECK
+from mnet.studies.runs.store import CHECK, check_name
 from mnet.studies.study import load_study
 from mnet.studies.trial import Trial
 
@@ -49,6 +49,8 @@ class SearchOptions(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.name is not None:
+            check_name("search", self.name)
         if self.runtime != MADDS and self.runtime not in RUNTIMES:
             raise unknown("runtime", self.runtime, [MADDS, *RUNTIMES])
         if is_url(self.out):

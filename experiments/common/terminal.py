@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mnet.errors import path_text
 from mnet.studies.results.table_view import Table as TableView
 
 WIDTH = 160
@@ -23,7 +24,7 @@ def make_console() -> Console:
 
 def print_line(console: Console, line: str, style: str | None = None) -> None:
     """Print text as it is, above what is shown live; a long line is not broken."""
-    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(path_text(line), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(table: TableView, title: str | None = None, styles: Mapping[str, str] | None = None) -> None:
@@ -64,7 +65,7 @@ def print_rows(
             no_wrap=numeric,
         )
     for row in rows:
-        table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
+        table.add_row(*(Text(path_text(cell), style=(styles or {}).get(cell, "")) for cell in row))
     make_console().print(table)
 
 

@@ -16,6 +16,7 @@ from typing import cast
 from mnet.errors import ConfigError, shown, text, unknown
 from mnet.settings import check_names
 from mnet.studies.options import OPTIONS, VARIANT, cell_name, read_option, read_variant, trial_from
+from mnet.studies.runs.store import check_name
 from mnet.studies.sources import Place, Source, read_source
 from mnet.studies.sweep_file import METRICS, check_sweep, read_grid
 from mnet.studies.trial import Trial
@@ -87,6 +88,7 @@ def load_study(path: Path, overrides: Overrides | None = None) -> Study:
     """
     if not path.is_file():
         raise unknown("study", path.stem, list_studies(path.parent))
+    check_name("study", path.stem)
     source = read_source(path)
     grid = read_grid(source)
     for name, values in (overrides or {}).items():

@@ -116,7 +116,8 @@ setTheme();
 addEventListener("beforeprint", () => document.querySelector(".rule")?.setAttribute("open", ""));
 
 // A link to a table inside closed details opens them.
-const reveal = () => { document.getElementById(decodeURIComponent(location.hash.slice(1)))?.closest("details")?.setAttribute("open", ""); };
+const fragment = () => { try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; } };  // "%" alone
+const reveal = () => { document.getElementById(fragment())?.closest("details")?.setAttribute("open", ""); };
 addEventListener("hashchange", reveal);
 reveal();
 

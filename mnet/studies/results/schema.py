@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from mnet.studies.runs.store import (
     RUNS,
     SUMMARY,
     TRACE,
+    check_name,
 )
 
 
@@ -54,9 +54,6 @@ SCHEMAS: Mapping[str, Schema] = {
 BLOCKS = Schema(("block", "kind", "variant"), ("resolution", "params", "madds", "ms", "low", "high"))
 """Of `blocks-RUNTIME.csv`."""
 
-NAME = re.compile(r"\w[\w.+-]*")
-"""The name of a study or the id of a run: a folder is called by it."""
-
 
 def check_table(name: str, table: pd.DataFrame) -> None:
     """
@@ -73,7 +70,8 @@ def check_table(name: str, table: pd.DataFrame) -> None:
         check_numbers(column, table[column])
     if name == RUNS:
         for column in ("study", "run_id"):
-            check_names(column, table[column])
+            for value in table[column].unique():
+                check_name(column, value)
         for column in TYPES.keys() & set(table):
             if TYPES[column] is not str:
                 check_numbers(column, table[column], 0, most_of(column))
@@ -90,17 +88,3 @@ def check_numbers(name: str, values: pd.Series, least: float = float("-inf"), mo
     if len(wrong):
         allowed = f" from {least:g} to {most:g}" if most < float("inf") else ""
         raise ConfigError(f"{name} must be a number{allowed}, not {shown(wrong.tolist()[0])}")
-
-
-def check_names(name: str, values: pd.Series) -> None:
-    """
-    Raises:
-        ConfigError: A value could not be the name of a folder.
-    """
-    for value in values.unique():
-        if not (isinstance(value, str) and len(value) <= MOST_LETTERS and NAME.fullmatch(value)):
-            raise ConfigError(f"{name} must be a name, not {shown(value)}")
-
-
-MOST_LETTERS = 200
-"""Of a name; file systems take 255 bytes."""

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from mnet.errors import ConfigError, leave_out
 from mnet.settings import coerce, hints
 from mnet.studies.results.finished import RESOLVED, FinishedRun, described_trial
-from mnet.studies.results.schema import check_names
 from mnet.studies.runs.result import check_value
+from mnet.studies.runs.store import check_name
 from mnet.studies.runs.tracking import LOGIN, PROVENANCE, TRAINED, first_line, has_account, summary_names
 from mnet.studies.runs.wandb_server import check_reachable
 from mnet.studies.trial import Trial
@@ -93,7 +91,8 @@ def read_run(path: str, config: Mapping[str, object], summary: Mapping[str, obje
         metrics = {name: read_number(name, summary[logged]) for logged, name in names.items()}
         for name, value in metrics.items():
             check_value(name, value)
-        check_names("run_id", pd.Series([config["study"], config["run_id"]]))
+        for name in ("study", "run_id"):
+            check_name(name, config[name])
         trained = resolved_settings(trial, config)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"W&B run {path}: {error}") from None

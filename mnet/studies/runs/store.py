@@ -25,7 +25,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mnet.errors import ConfigError, leave_out, path_text
+from mnet.errors import ConfigError, leave_out, path_text, shown
 from mnet.files import MEGABYTE, load_yaml, read_limited, write_atomic, write_json, write_yaml
 from mnet.models.tables import FILES, table, write_network
 from mnet.studies.options import trial_from
@@ -100,6 +100,23 @@ HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_
 def other_training(trainer: Mapping[str, object]) -> str:
     """The arguments of the Trainer by which a run computes something else than its settings say; empty without any."""
     return " ".join(f"{name}={trainer[name]}" for name in sorted(trainer) if name not in HARDWARE)
+
+
+RESERVED = (PUBLISHED, "runs", "exported")
+"""Folders of a results folder that are no studies."""
+MOST_LETTERS = 100
+"""Of the name of a study: it is part of the names of files, which have 255 bytes."""
+
+
+def check_name(kind: str, name: object) -> None:
+    """
+    Raises:
+        ConfigError: A study, a search or a run cannot have this name, since a folder is called by it.
+    """
+    if not isinstance(name, str) or not name.isprintable() or len(name) > MOST_LETTERS:
+        raise ConfigError(f"{kind} must be a name of at most {MOST_LETTERS} printable characters, not {shown(name)}")
+    if not name or name[0] in ".-~" or name != name.strip() or re.search(r"[/\\]", name) or name in RESERVED:
+        raise ConfigError(f"{kind} must be the plain name of a folder, not {shown(name)}")
 
 
 def run_folder(root: Path, study: str, run_id: str) -> Path:
