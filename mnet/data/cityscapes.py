@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torchvision
@@ -26,6 +27,7 @@ class Cityscapes(AnnotatedPhotographs):
     tasks = ("segmentation",)
     native_resolution = 1024
     train_size = 2_975
+    published_sizes = MappingProxyType({"segmentation": (2_975, 500)})
     background = False
     aspect = 2
     class_names = tuple(kind.name for kind in _EVALUATED)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Any
 
 from mnet.data.annotated_photographs import AnnotatedImage, AnnotatedPhotographs, BoxSource, Source
 from mnet.data.published_files import Split
-from mnet.errors import DataError, path_text
+from mnet.errors import DataError, path_text, shown
 
 
 class COCO(AnnotatedPhotographs):
@@ -21,6 +22,7 @@ class COCO(AnnotatedPhotographs):
     tasks = ("detection",)
     native_resolution = 320
     train_size = 118_287
+    published_sizes = MappingProxyType({"detection": (118_287, 5_000)})
     class_names = tuple(f"class {i}" for i in range(1, 81))  # until the annotations are read
 
     @classmethod
@@ -83,8 +85,10 @@ def list_annotated(
     for i in sorted(listed):
         width, height = listed[i].get("width"), listed[i].get("height")
         size = (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None
-        name = _field(listed[i], "file_name", file, "image")
-        images.append(AnnotatedImage(folder / str(name), size, objects[i], file))
+        name = str(_field(listed[i], "file_name", file, "image"))
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name:
+            raise _wrong(listed[i], file, "image", f"file_name {shown(name)} leads out of the folder of images")
+        images.append(AnnotatedImage(folder / name, size, objects[i], file))
     return images
 
 

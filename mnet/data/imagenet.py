@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torchvision
 
 from mnet.data.published_files import PublishedFiles, Split
@@ -14,6 +16,7 @@ class ImageNet(PublishedFiles):
     name = "imagenet"
     named_by_files = True
     train_size = 1_281_167
+    published_sizes = MappingProxyType({"classification": (1_281_167, 50_000)})
     num_classes = 1000
 
     def names(self, source: torchvision.datasets.DatasetFolder) -> tuple[str, ...]:

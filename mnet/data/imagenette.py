@@ -5,6 +5,8 @@ Source: Howard 2019, https://github.com/fastai/imagenette
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +33,7 @@ class Imagenette(PublishedFiles):
     settings: ImagenetteSettings
     name = "imagenette"
     train_size = 9_469
+    published_sizes = MappingProxyType({"classification": (9_469, 3_925)})
     num_classes = 10
     class_names = (
         "tench", "English springer", "cassette player", "chain saw", "church",

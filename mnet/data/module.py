@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Self, TypedDict
 
 import lightning as L
@@ -16,7 +18,7 @@ from mnet.data.augment import RESIZED_CROP, UNCHANGED, Augment
 from mnet.data.batches import ALL, Shard
 from mnet.data.fingerprint import Files
 from mnet.data.splits import check_val_size
-from mnet.errors import ConfigError
+from mnet.errors import ConfigError, DataError, path_text
 from mnet.settings import parse
 from mnet.training.recipes import Augmentation
 
@@ -91,6 +93,8 @@ class ImageData(L.LightningDataModule):
     """Height and width in pixels when `resolution` is None."""
     train_size: ClassVar[int | None] = None
     """Images in the published training set, validation included; None for a user's own images."""
+    published_sizes: ClassVar[Mapping[str, tuple[int, int]]] = MappingProxyType({})
+    """Task -> images of the published training set and of the published test, where no hash tells that all are there."""
     named_by_files: ClassVar[bool] = False
     """Whether the class names are only in the files."""
     is_users: ClassVar[bool] = False
@@ -130,6 +134,19 @@ class ImageData(L.LightningDataModule):
     @property
     def seed(self) -> int:
         return self.settings.seed
+
+    def check_sizes(self, task: str, train: int, test: int) -> None:
+        """
+        Raises:
+            DataError: There are fewer or more images than were published: a result would bear the name of others.
+        """
+        published = self.published_sizes.get(task, (train, test))
+        if (train, test) != published:
+            raise DataError(
+                f"{path_text(self.data_dir)} has {train:,} training and {test:,} test images of {self.name}, published "
+                f"are {published[0]:,} and {published[1]:,}: unpack it again, whole. A part of it is a data set of your "
+                "own."
+            )
 
     @classmethod
     def classes(cls, task: str) -> int | None:

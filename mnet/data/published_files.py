@@ -49,6 +49,7 @@ class PublishedFiles(ImageFiles):
 
     def list_files(self) -> Listing:
         train, test = (self.check_classes(self.source(split)) for split in ("train", "val"))
+        self.check_sizes("classification", len(train.samples), len(test.samples))
         samples = [tuple((Path(path), label) for path, label in part.samples) for part in (train, test)]
         return Listing(self.data_dir, self.names(train), samples[0], None, samples[1], {})
 

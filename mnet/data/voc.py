@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ class VOC(AnnotatedPhotographs):
     tasks = ("detection", "segmentation")
     native_resolution = 320
     train_size = 5_717
+    published_sizes = MappingProxyType({"detection": (5_717, 5_823), "segmentation": (1_464, 1_449)})
     class_names = (
         "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
         "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
