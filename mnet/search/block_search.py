@@ -35,6 +35,7 @@ from mnet.search.folder import (
 from mnet.settings import check_types
 from mnet.studies.engines import Engine
 from mnet.studies.engines.events import OnEvent
+from mnet.studies.results.archive import usable_table
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import CANDIDATES
 from mnet.studies.trial import Trial
@@ -146,8 +147,8 @@ class _Candidates:
         self.start, self.network, self.costs, self.settings = start, network, costs, settings
         self.folder, self.engine, self.on_event = folder, engine, on_event
         self.rows: list[dict[str, object]] = []
-        path = folder / CANDIDATES
-        recorded = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["run_id", "cost"])
+        found = usable_table(folder / CANDIDATES)
+        recorded = pd.DataFrame(columns=["run_id", "cost"]) if found is None else found[1]
         self.cost_of = dict(zip(recorded["run_id"], recorded["cost"], strict=True))
         """Run id -> cost measured in this session or an earlier one; a second measurement would differ."""
 

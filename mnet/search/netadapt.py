@@ -36,6 +36,8 @@ from mnet.search.proposals import Cost, Proposal, proposals
 from mnet.settings import check_types
 from mnet.studies.engines import Engine
 from mnet.studies.engines.events import OnEvent
+from mnet.studies.results.archive import usable_table
+from mnet.studies.results.table_view import rows_of
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import TRACE, read_failure
 from mnet.studies.trial import Trial
@@ -185,10 +187,8 @@ class Trace:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TRACE
-        try:
-            self.rows: list[dict[str, object]] = pd.read_csv(self.path).to_dict("records")  # type: ignore[assignment]
-        except (OSError, ValueError):
-            self.rows = []
+        found = usable_table(self.path)
+        self.rows: list[dict[str, object]] = [] if found is None else rows_of(found[1])
 
     def accuracies(self, step: int, run_ids: Sequence[str]) -> list[float] | None:
         """Accuracies of the proposals of a step; None if it was not decided among exactly these."""
