@@ -22,6 +22,7 @@ TABLES = {
     "slim_v1": ("mobilenet_v1", (*SIZE, "top5", "int8_top1")),
     "slim_v2": ("mobilenet_v2", (*SIZE, "top5", "pixel1_ms")),
     "v3_table9": (None, ("model", "resolution", "width", "top1", "madds_millions", "params_millions", "pixel1_ms")),
+    "v4_table6": (None, ("model", *SIZE)),
 }
 """Table below `published` in claims.yaml -> the model of all its rows, and its columns."""
 
@@ -51,7 +52,7 @@ def published_points(claims: Path) -> pd.DataFrame:
             if len(values) != len(columns):
                 raise source.error(("published", name, i), f"a row of {name} has {len(columns)} values: {columns}")
             row = dict(zip(columns, values, strict=True))
-            rows.append({"source": name, **row, "model": model or f"mobilenet_v3_{row['model']}"})
+            rows.append({"source": name, **row, "model": model or f"mobilenet_{name[:2]}_{row['model']}"})
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
 

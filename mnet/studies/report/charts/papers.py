@@ -19,6 +19,7 @@ SOURCES = {
     "slim_v2": "TensorFlow-Slim, MobileNet V2",
     "v3_table9": "V3 paper, appendix",
     "v3_table6": "V3 paper, table 6",
+    "v4_table6": "V4 paper, table 6, costs in one or two digits",
 }
 MEASURES = {"top1": "ImageNet top-1", "map": "COCO mAP"}
 """What the papers' points are in percent of, by the metric of ours that they stand beside."""
