@@ -5,9 +5,8 @@ Source: Howard 2019, https://github.com/fastai/imagenette
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torchvision

@@ -94,7 +94,7 @@ class ImageData(L.LightningDataModule):
     train_size: ClassVar[int | None] = None
     """Images in the published training set, validation included; None for a user's own images."""
     published_sizes: ClassVar[Mapping[str, tuple[int, int]]] = MappingProxyType({})
-    """Task -> images of the published training set and of the published test, where no hash tells that all are there."""
+    """Task -> images of the published training set and test, where no hash tells that all are there."""
     named_by_files: ClassVar[bool] = False
     """Whether the class names are only in the files."""
     is_users: ClassVar[bool] = False
@@ -144,8 +144,7 @@ class ImageData(L.LightningDataModule):
         if (train, test) != published:
             raise DataError(
                 f"{path_text(self.data_dir)} has {train:,} training and {test:,} test images of {self.name}, published "
-                f"are {published[0]:,} and {published[1]:,}: unpack it again, whole. A part of it is a data set of your "
-                "own."
+                f"are {published[0]:,} and {published[1]:,}: unpack it again, whole. A part is a data set of your own."
             )
 
     @classmethod
