@@ -159,7 +159,7 @@ def load_yaml(path: Path) -> Any:
     try:
         return read_yaml(read_limited(path, LARGEST_YAML))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not text, or an impossible date
-        raise ConfigError(f"{path_text(path)} cannot be read: {one_line(error)}") from None
+        raise ConfigError(f"{path_text(path)}: {one_line(error)}") from None
 
 
 def write_yaml(path: Path, content: object) -> None:

@@ -163,8 +163,8 @@ def known_result(folder: Path) -> Result | None:
 def _check_images(folder: Path, result: Result) -> None:
     """
     Raises:
-        ConfigError: The top-1 is not the share of the test images that were right, by half an image or more, and by more
-            than the four digits that it is written with.
+        ConfigError: The top-1 is not the share of the test images that were right, by half an image or more, and
+            by more than its four digits.
     """
     correct = read_correct(folder) if "top1" in result else None
     if correct is not None and abs(result["top1"] - 100 * correct.mean()) >= max(50 / len(correct), 1e-3):
