@@ -135,7 +135,7 @@ def test_the_studies_program_lists_every_study_with_its_state(tmp_path, capsys):
     assert lines["se"][2:4] == ["1/15", "1"]
     assert lines["se"][-1] == "failed"
     assert lines["separable"][-1] == "new"
-    assert lines["total"][2:4] == ["1/235", "1"]
+    assert lines["total"][2:4] == ["1/256", "1"]
     assert studies.main([f"--out={tmp_path}", "--seeds=1", "--profile=full"]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert lines["activation"][1:3] == ["5", "0/5"]

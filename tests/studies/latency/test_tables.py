@@ -36,6 +36,10 @@ def study(name: str):
     return load_study(SWEEPS / f"{name}.yaml", overrides(name, "latency", None, {}))
 
 
+PAPERS_PIXELS = {"mobilenet_v4_conv_medium": 256}
+"""Of a model that its paper does not time at 224 px. Source: V4, appendix A."""
+
+
 @pytest.mark.parametrize("name", [name for name in latency.latency_studies() if (SWEEPS / f"{name}.yaml").exists()])
 def test_the_networks_of_every_study_are_the_papers_at_224_px_and_detectors_and_segmenters_at_320(name):
     subjects, _ = list_subjects(study(name), CLAIMS)
@@ -43,12 +47,12 @@ def test_the_networks_of_every_study_are_the_papers_at_224_px_and_detectors_and_
     for subject in subjects.values():
         network, resolution, *_ = identity(subject)
         assert (network.num_classes, network.in_channels) == (classes, 3)
-        assert resolution == pixels or name == "resolution"
+        assert name == "resolution" or resolution == PAPERS_PIXELS.get(subject.trial.model, pixels)
     assert len(subjects) >= 2
 
 
 def test_every_latency_claim_is_judged_in_a_study_of_make_latency():
-    wanted = {c.id for c in CLAIMS if c.kind == "latency" and c.study in list_studies(SWEEPS)}
+    wanted = {c.id for c in CLAIMS if c.kind == "latency" and c.study in list_studies(SWEEPS) and not c.untestable}
     judged = {pair.claim.id for name in latency.latency_studies() for pair in list_subjects(study(name), CLAIMS)[1]}
     assert judged == wanted
     assert len(judged) >= 13
