@@ -196,8 +196,8 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
         Raises:
             DataError: As `source`.
         """
-        train, test = self.source("train"), self.source("val")
-        self.check_sizes(self.task, len(train), len(test))
+        self.source("train")
+        self.source("val")
 
     def setup(self, stage: str | None = None) -> None:
         """Decode, or open what was decoded before, and split.
@@ -208,7 +208,6 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
         if self._splits:
             return
         train, test = self.source("train"), self.source("val")
-        self.check_sizes(self.task, len(train), len(test))
         items = [(part, index) for part in (train, test) for index in range(len(part))]
         images = self._store(items, _read_image, self.resolution, channels=3)
         targets: StoredObjects | ImageStore

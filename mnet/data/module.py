@@ -18,7 +18,7 @@ from mnet.data.augment import RESIZED_CROP, UNCHANGED, Augment
 from mnet.data.batches import ALL, Shard
 from mnet.data.fingerprint import Files
 from mnet.data.splits import check_val_size
-from mnet.errors import ConfigError, DataError, path_text
+from mnet.errors import ConfigError
 from mnet.settings import parse
 from mnet.training.recipes import Augmentation
 
@@ -135,17 +135,16 @@ class ImageData(L.LightningDataModule):
     def seed(self) -> int:
         return self.settings.seed
 
-    def check_sizes(self, task: str, train: int, test: int) -> None:
-        """
-        Raises:
-            DataError: There are fewer or more images than were published: a result would bear the name of others.
-        """
-        published = self.published_sizes.get(task, (train, test))
-        if (train, test) != published:
-            raise DataError(
-                f"{path_text(self.data_dir)} has {train:,} training and {test:,} test images of {self.name}, published "
-                f"are {published[0]:,} and {published[1]:,}: unpack it again, whole. A part is a data set of your own."
-            )
+    @classmethod
+    def other_sizes(cls, task: str, train: int, test: int) -> str:
+        """How many images there are and were published, where that differs: another data set, or a part of it."""
+        published = cls.published_sizes.get(task, (train, test))
+        if (train, test) == published:
+            return ""
+        return (
+            f"{train:,} training and {test:,} test images of {cls.name}, published are {published[0]:,} and "
+            f"{published[1]:,}"
+        )
 
     @classmethod
     def classes(cls, task: str) -> int | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mnet.data.folders import Listing
 from mnet.data.image_files import FileSettings, ImageFiles
 from mnet.data.splits import stratified_split
-from mnet.errors import DataError
+from mnet.errors import DataError, path_text
 
 Split = Literal["train", "val"]
 """A published split."""
@@ -49,7 +49,11 @@ class PublishedFiles(ImageFiles):
 
     def list_files(self) -> Listing:
         train, test = (self.check_classes(self.source(split)) for split in ("train", "val"))
-        self.check_sizes("classification", len(train.samples), len(test.samples))
+        if found := self.other_sizes("classification", len(train.samples), len(test.samples)):
+            raise DataError(
+                f"{path_text(self.data_dir)} has {found}: unpack it again, whole; images of your own are "
+                "dataset=imagefolder"
+            )
         samples = [tuple((Path(path), label) for path, label in part.samples) for part in (train, test)]
         return Listing(self.data_dir, self.names(train), samples[0], None, samples[1], {})
 

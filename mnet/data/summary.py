@@ -30,9 +30,11 @@ def describe(data: ImageData) -> Iterator[str]:
     if isinstance(data, ImageFolder):
         yield from _describe_folder(data)
     if isinstance(data, AnnotatedPhotographs):
-        train, val, test = (f"{count:,}" for count in data.counts)
-        found = f"{len(data.class_names)} classes, {train} training, {val} validation and {test} test images"
+        train, val, test = data.counts
+        found = f"{len(data.class_names)} classes, {train:,} training, {val:,} validation and {test:,} test images"
         yield f"{path_text(data.data_dir)}: {data.name}, {found}, seen at {data.resolution} x {data.resolution}"
+        if found := data.other_sizes(data.task, train + val, test):
+            yield f"  {found}: these are images of your own in its format, and no result of them is one on {data.name}"
 
 
 def _describe_folder(data: ImageFolder) -> Iterator[str]:

@@ -164,7 +164,9 @@ def _trained(
         judged = evidence.judge(margin_of(claim), looks)
         ours, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
         verdict = judge_difference(claim, ours, low, high)
-        scale = "" if evidence.context["dataset"] in PAPERS_DATA else "at small scale: "
+        is_papers = evidence.context["dataset"] in PAPERS_DATA
+        is_papers = is_papers and evidence.context.get("images") not in runs.own_images
+        scale = "" if is_papers else "at small scale: "
         reasons = [_reason(verdict, claim, "points", (low, high))]
         if verdict == "undecided" and (needed := judged["seeds_needed"]) > evidence.n:
             reasons.append(f"about {counted(round(needed - evidence.n), 'more seed')} would tell")

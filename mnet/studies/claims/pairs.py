@@ -56,6 +56,8 @@ class RunIndex:
         self._trials: dict[tuple[object, ...], tuple[Trial, pd.Series]] = {}
         self._values = _by_machine(runs, "headline")
         self._dead = _by_machine(runs.dropna(subset=["dead_kernels"]), "dead_kernels") if "dead_kernels" in runs else {}
+        self.own_images = _own_images(runs)
+        """Fingerprints of a user's own images in the format of a published data set."""
         self._seeds = sorted(map(int, runs["seed"].unique()))
         floats = runs[(runs["precision"] == "fp32") & (runs["target_madds"] == PAPER)]
         self.contexts: dict[str, list[dict[str, object]]] = {}
@@ -112,6 +114,17 @@ class RunIndex:
         rows = rows.loc[wanted, ["device", "seed", "headline", "settings"]].rename(columns={"device": "machine"})
         cells = (cell for _, cell in rows.groupby("settings", sort=False))
         return [cell.set_index(list(Block._fields))["headline"] for cell in cells]
+
+
+def _own_images(runs: pd.DataFrame) -> set[str]:
+    if "test_images" not in runs:
+        return set()
+    from mnet.data import DATASETS  # heavy, and rarely needed
+
+    published = {(name, test) for name, data in DATASETS.items() for _, test in data.published_sizes.values()}
+    tested = runs.dropna(subset=["test_images"])
+    rows = zip(tested["dataset"], tested["test_images"].astype(int), tested["images"].astype(str), strict=True)
+    return {images for dataset, test, images in rows if (dataset, test) not in published}
 
 
 def _by_machine(runs: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:

@@ -12,6 +12,7 @@ import lightning as L
 from torch import Tensor
 
 from mnet.data import ImageData, ImageFolder
+from mnet.data.annotated_photographs import AnnotatedPhotographs
 from mnet.data.summary import is_unbalanced
 from mnet.files import write_json, write_torch
 from mnet.models.cost import cost
@@ -75,6 +76,7 @@ def finish(
     result = {
         **tested,
         **_over_classes(data, module.test_correct if trial.tested else None),
+        **({"test_images": data.counts[-1]} if isinstance(data, AnnotatedPhotographs) and trial.tested else {}),
         f"val_{headline}": round(val_metric, 4),
         "val_loss": round(val_loss, 6),
         "resolution": data.resolution,

@@ -26,6 +26,8 @@ class Result(TypedDict, total=False):
     miou: float
     pixel_accuracy: float
     test_loss: float
+    test_images: int
+    """Of annotated photographs, which may be a user's own in the format of a published data set."""
     val_top1: float
     val_map: float
     val_miou: float

@@ -168,6 +168,19 @@ def test_user_images_are_distinguished_by_their_folder(tmp_path):
     assert "imagefolder at 28 px" in row["why"]
 
 
+@pytest.mark.parametrize(("images", "scale"), [(40, "at small scale: coco"), (5_000, "; coco")])
+def test_images_of_ones_own_in_the_format_of_coco_are_not_the_papers(images: int, scale: str) -> None:
+    where = {**V3L, "dataset": "coco", "head": "ssdlite", "images": "abc", "resolution": 64}
+    rows = [
+        {**run("detection", 0, seed=seed, **where, **toggles), "map": 20.0 + seed / 10, "test_images": images}
+        for toggles in ({}, {"reduced_tail": True})
+        for seed in (0, 1, 2)
+    ]
+    rows = [{name: value for name, value in row.items() if name != "top1"} for row in rows]
+    (row,) = ask("v3-reduced-tail-map", rows).to_dict("records")
+    assert scale in row["why"]
+
+
 def test_the_effect_of_int8_is_what_remains_after_the_same_difference_in_float():
     hard, soft = {**V3L, "activation": "hswish"}, {**V3L, "activation": "swish", "se_gate": "sigmoid"}
     rows = [*runs("quantization", [90.0, 91.0], **hard), *runs("quantization", [91.0, 92.1], **soft)]
