@@ -35,7 +35,7 @@ from mnet.training.recipes import recipe
 ROOT = HERE.parent
 DOCUMENT = ROOT / "docs/scaling.md"
 PAPERS = {"mobilenet_v1": "v1", "mobilenet_v2": "v2", "mobilenet_v3_large": "v3", "mobilenet_v3_small": "v3"}
-"""Network -> the recipe of its paper."""
+"""Network -> the recipe of its paper. Networks without one are left out."""
 RESOLUTION, TRAIN_IMAGES = 224, 1_281_167
 """Of ImageNet."""
 SEEDS = 3
@@ -114,7 +114,7 @@ def imagenet_trials() -> list[Trial]:
     trials: dict[str, Trial] = {}
     for name in list_studies(SWEEPS):
         for _, trial in load_sweep(name, "full", SEEDS).trials:
-            if trial.task.name == "classification" and trial.precision == "fp32":
+            if trial.task.name == "classification" and trial.precision == "fp32" and trial.model in PAPERS:
                 scaled = at_imagenet_scale(trial)
                 trials.setdefault(scaled.run_id, scaled)
     return list(trials.values())

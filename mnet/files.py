@@ -111,6 +111,7 @@ for _side in (YamlLoader, YamlDumper):
 
 
 LARGEST_YAML = 4 * MEGABYTE
+DEEPEST = 100
 MOST_VALUES = 200_000
 """Values of a YAML file, each counted wherever an alias repeats it."""
 
@@ -132,21 +133,20 @@ def compose_yaml(text: str | bytes) -> yaml.Node | None:
         yaml.YAMLError: As `read_yaml`.
     """
     node = yaml.compose(text, YamlLoader)
-    try:
-        values = 0 if node is None else _count_values(node, {})
-    except RecursionError:
-        raise yaml.YAMLError("a value contains itself, or the nesting is too deep") from None
+    values = 0 if node is None else _count_values(node, {}, DEEPEST)
     if values > MOST_VALUES:
         raise yaml.YAMLError(f"its aliases stand for {values:,} values; at most {MOST_VALUES:,} are read")
     return node
 
 
-def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
+def _count_values(node: yaml.Node, counted: dict[int, int], deepest: int) -> int:
     """The values below a node. `counted` has those of nodes that were seen: what contains itself is never in it."""
+    if deepest == 0:
+        raise yaml.YAMLError(f"a value contains itself, or values are nested more than {DEEPEST} times")
     if id(node) not in counted:
         items = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
         below = items if isinstance(node, yaml.CollectionNode) else ()
-        counted[id(node)] = 1 + sum(_count_values(one, counted) for one in below)
+        counted[id(node)] = 1 + sum(_count_values(one, counted, deepest - 1) for one in below)
     return counted[id(node)]
 
 

@@ -43,7 +43,7 @@ def test_a_changed_file_is_another_network(path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- 1", "it must be a mapping"), ("name: [", "network.yaml cannot be read: while parsing"),
+    [("- 1", "it must be a mapping"), ("name: [", "network.yaml: while parsing"),
      ("name: x", "KeyError|not a network"), ("nome: x", "unknown keys in a network: nome")],
 )  # fmt: skip
 def test_a_file_without_a_network_is_an_error_that_names_the_file(path, content, message):

@@ -35,6 +35,7 @@ from mnet.studies.runs.store import (
     PUBLISHED,
     WEIGHTS,
     find_finished,
+    results_root,
 )
 from mnet.studies.study import Cell, Study
 
@@ -102,7 +103,8 @@ class Clock:
 def run(settings: Settings) -> None:
     """Train the networks of open claims and judge the claims, until the time is over."""
     start_worker_server()
-    root = settings.out / GPU_RUNS
+    trainer = REHEARSAL_TRAINER if settings.rehearse else {}
+    root = results_root(str(settings.out / GPU_RUNS), trainer)
     claims = open_claims(rehearse=settings.rehearse)
     if not claims:
         print("answers: no claim about accuracy is open", flush=True)
@@ -115,7 +117,6 @@ def run(settings: Settings) -> None:
     share_finished(studies, root)
     judge.update(studies)
     data = read_data([Job(order[0].cell.trials[0], root, order[0].study.name)])  # all cells have the same images
-    trainer = REHEARSAL_TRAINER if settings.rehearse else {}
     engine = make_engine("local", workers=1, data=data, trainer=trainer, checkpoint_s=60.0, stalled_s=SILENT_S)
     train_cells(order, engine, settings, judge, Clock(timed_runs(root)))
 
