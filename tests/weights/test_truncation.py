@@ -49,9 +49,12 @@ def test_the_wiring_names_every_tensor_of_every_network_once(model, toggles):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("model", mnet.list_models())
+@pytest.mark.parametrize("model", [name for name in mnet.list_models() if name != "mobilenet_v4_conv_large"])
 def test_unread_channels_are_removed_and_the_rest_keep_their_order(model, toggles):
-    """In every space at once. A channel that no weight reads contributes nothing, whatever is written to it."""
+    """In every space at once. A channel that no weight reads contributes nothing, whatever is written to it.
+
+    V4-Conv-L has no kind of row that V4-Conv-M lacks, and 25 times the weights of the smallest.
+    """
     if attempt(model, **toggles) is None:
         return
     net = small(model, width=1.0, **toggles)
