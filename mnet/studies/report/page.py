@@ -16,7 +16,7 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from mnet.errors import unknown
+from mnet.errors import ConfigError, path_text, unknown
 from mnet.files import write_atomic
 from mnet.studies.claims.evidence import count_verdicts
 from mnet.studies.claims.views import grouped_claims
@@ -68,6 +68,8 @@ def write_report(
         ConfigError: No study has a table in `root`, or a table was not written by mnet.
     """
     reported = [data for name in studies if (data := read_study(root, name)) is not None]
+    if not studies:
+        raise ConfigError(f"no study has results in {path_text(root)}; make ablate-activation trains one")
     if not reported:
         raise unknown(f"study with results in {root}", ", ".join(studies), studies_with_results(root))
     points = [] if published is None else paper_points(published)

@@ -298,7 +298,7 @@ def test_a_folder_that_cannot_be_read_is_one_error(tmp_path, capsys, monkeypatch
     shutil.copy(PUBLISHED / "se/runs.csv", tmp_path / "se/runs.csv")  # claims can be judged, no page can be written
     assert program.main([f"--out={tmp_path}"]) == 2
     message = capsys.readouterr()
-    assert message.err.startswith("error: unknown study with results")
+    assert message.err.startswith("error: no study has results in")
     assert "v3-se-accuracy" in message.out
     assert set(read_table(tmp_path / "claims.csv")["id"]) == {claim.id for claim in of_se}
 
