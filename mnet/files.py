@@ -122,8 +122,12 @@ def read_yaml(text: str | bytes) -> Any:
     Raises:
         yaml.YAMLError: It is none, or it has more than `MOST_VALUES`: nine lines of aliases can stand for billions.
     """
-    compose_yaml(text)
-    return yaml.load(text, YamlLoader)  # noqa: S506, safe
+    loader = YamlLoader(text)
+    try:
+        node = _checked(loader.get_single_node())
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def compose_yaml(text: str | bytes) -> yaml.Node | None:
@@ -132,7 +136,11 @@ def compose_yaml(text: str | bytes) -> yaml.Node | None:
     Raises:
         yaml.YAMLError: As `read_yaml`.
     """
-    node = yaml.compose(text, YamlLoader)
+    return _checked(yaml.compose(text, YamlLoader))
+
+
+def _checked(node: yaml.Node | None) -> yaml.Node | None:
+    """The nodes of a file, if they are no more than any machine holds."""
     values = 0 if node is None else _count_values(node, {}, DEEPEST)
     if values > MOST_VALUES:
         raise yaml.YAMLError(f"its aliases stand for {values:,} values; at most {MOST_VALUES:,} are read")
