@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mnet.errors import ConfigError, path_text
-from mnet.files import read_yaml
+from mnet.files import load_yaml
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.models.tables import table
@@ -19,7 +19,7 @@ from mnet.models.toggles import Toggles, describe, with_toggles
 from mnet.settings import hints, parse
 from mnet.weights.files import STEMS, State, read_state
 from mnet.weights.formats import load_named, torchvision_names
-from mnet.weights.recognise import CLASSIFIER, Recognised, recognise, renamed
+from mnet.weights.recognise import recognise, renamed
 from mnet.weights.transfer import (
     IMAGENET,
     RUN_WEIGHTS,
@@ -65,8 +65,8 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: 
             f"these weights do not start {net.network.name} at width {net.network.width:g}: they are of {found.name}; "
             f"give {given}"
         )
-    classes = _classes(found)
-    if _has_classifier(found) and found.network.num_classes != net.network.num_classes:
+    classes = found.classes
+    if found.has_classifier and found.network.num_classes != net.network.num_classes:
         classes += f" → {net.network.num_classes:,}"
     what = ", ".join([found.name, *state.notes, classes])
     if net.network.torchvision_rounds and found.network.width_rule != net.network.width_rule and net.network.width != 1:
@@ -86,20 +86,12 @@ def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet
     """
     state = read_state(source)
     found = recognise(state.tensors, describe(model))
-    what = ", ".join([found.name, *state.notes, _classes(found)])
-    if not _has_classifier(found):
+    what = ", ".join([found.name, *state.notes, found.classes])
+    if not found.has_classifier:
         raise ConfigError(f"these weights are of {what}: they can start a training (pretrained=), and answer nothing")
     net = MobileNet(found.network)
     net.load_state_dict({**net.state_dict(), **renamed(found, state.tensors)})
     return net.eval(), what
-
-
-def _has_classifier(found: Recognised) -> bool:
-    return any(name.startswith(CLASSIFIER) for name in found.names)
-
-
-def _classes(found: Recognised) -> str:
-    return f"{found.network.num_classes:,} classes" if _has_classifier(found) else "no classifier"
 
 
 def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> TransferReport:
@@ -124,7 +116,7 @@ def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> Tr
 
 
 def _network_of(folder: Path, tensors: Mapping[str, Tensor]) -> Network:
-    config = read_yaml((folder / RUN_CONFIG).read_text())
+    config = load_yaml(folder / RUN_CONFIG)
     toggles = parse(Toggles, {name: config[name] for name in hints(Toggles) if name in config}, "toggle")
     if toggles.head is not None or "classifier.bias" not in tensors:
         raise ConfigError(

@@ -57,6 +57,16 @@ class Recognised:
     """Tensor name in mnet -> in the library; without those of a classifier that was cut off."""
 
     @property
+    def has_classifier(self) -> bool:
+        """Whether it was not cut off."""
+        return any(name.startswith(CLASSIFIER) for name in self.names)
+
+    @property
+    def classes(self) -> str:
+        """As `1,000 classes`."""
+        return f"{self.network.num_classes:,} classes" if self.has_classifier else "no classifier"
+
+    @property
     def name(self) -> str:
         """As `timm mobilenet_v3_large, width 0.75`."""
         network = self.network
