@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mnet.latency.runtimes import ExportError, Precision, Program, Runtime, one_line
+from mnet.latency.runtimes import ExportError, Precision, Program, Runtime, first_line
 from mnet.latency.runtimes.torch_eager import eval_mode
 from mnet.models.cost import cost
 from mnet.models.network import MobileNet
@@ -57,7 +57,7 @@ def prepare(runtime: Runtime, net: nn.Module, resolution: int, *, batch: int = 1
             expected = torch.cat([eval_mode(net)(images[checked]) for images in batches])
         scores = torch.cat([program(images)[checked] for images in batches])
     except Exception as error:
-        raise ExportError(f"{runtime.name} cannot run it: {one_line(error)}") from error
+        raise ExportError(f"{runtime.name} cannot run it: {first_line(error)}") from error
     if not expected.isfinite().all():
         raise ExportError("eager's own outputs are not finite")
     facts: dict[str, object] = {}

@@ -24,7 +24,7 @@ from mnet.latency.comparison import GROUPS, Measurement, measure, program_sample
 from mnet.latency.machine import machine_facts
 from mnet.latency.paired import MIN_ROUNDS
 from mnet.latency.prepare import PreparedVariant, prepare
-from mnet.latency.runtimes import Runtime, make_runtime, one_line
+from mnet.latency.runtimes import Runtime, first_line, make_runtime
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.subjects import Subject, build_module, identity, list_subjects
 from mnet.studies.latency.tables import claims_table, latency_table
@@ -85,7 +85,7 @@ def run(settings: Settings) -> None:
         try:
             take(step, networks, settings, left_s / (len(todo) - i))
         except Exception as error:  # the measurements after it may still succeed
-            print(f"latency: {step} failed: {one_line(error)}", flush=True)
+            print(f"latency: {step} failed: {first_line(error)}", flush=True)
         if settings.device == "cuda":
             torch.cuda.empty_cache()
 
@@ -178,7 +178,7 @@ def take(step: Step, networks: Networks, settings: Settings, share_s: float) -> 
             seconds[name] = _seconds_of_a_sample(variant, groups)
             ready[name] = variant
         except Exception as error:
-            failed[name] = one_line(error)
+            failed[name] = first_line(error)
             print(f"latency: {step}: {name} failed: {failed[name]}", flush=True)
         if _left_s(settings) <= 0:
             print(f"latency: no time left to prepare {step}", flush=True)

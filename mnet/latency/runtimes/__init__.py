@@ -176,7 +176,7 @@ class ExportingRuntime(Runtime):
             except (KeyboardInterrupt, MemoryError):
                 raise
             except Exception as error:
-                raise ExportError(f"{self.name} cannot export it: {one_line(error)}") from error
+                raise ExportError(f"{self.name} cannot export it: {first_line(error)}") from error
             facts |= {"sha256": hashlib.sha256(content).hexdigest(), "file_bytes": len(content)}
             facts["export_seconds"] = round(time.perf_counter() - start, 2)
             write_atomic(path, lambda stream: stream.write(content))
@@ -187,7 +187,7 @@ class ExportingRuntime(Runtime):
             with silenced():
                 return self.load(path, info)
         except (RuntimeError, ValueError) as error:
-            raise ExportError(f"{self.name} cannot load {path}: {one_line(error)}") from error
+            raise ExportError(f"{self.name} cannot load {path}: {first_line(error)}") from error
 
 
 def make_runtime(name: str, *, threads: int = 1, folder: Path = Path("results/exported")) -> Runtime:
@@ -267,7 +267,7 @@ def count_names(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
-def one_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The type of an error, and the first line of its message that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

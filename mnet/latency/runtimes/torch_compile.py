@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, one_line, silenced
+from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, first_line, silenced
 from mnet.latency.runtimes.torch_eager import TorchProgram, bind_input, fused_for_export, kernels
 from mnet.training.arithmetic import COMPILED_NETWORKS, keep_compiled_code
 
@@ -43,7 +43,7 @@ class Compiled(Runtime):
             with silenced():
                 program(example)
         except Exception as error:
-            raise ExportError(f"compile cannot run it: {one_line(error)}") from error
+            raise ExportError(f"compile cannot run it: {first_line(error)}") from error
         return program
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mnet.errors import ConfigError
 from mnet.latency.machine import unpinned
-from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, one_line, silenced
+from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, first_line, silenced
 from mnet.latency.runtimes.torch_compile import compile_module
 from mnet.latency.runtimes.torch_eager import bind_input, eval_mode, fused_for_export
 from mnet.provenance import ask_driver
@@ -107,7 +107,7 @@ class CudaRuntime(Runtime):
         try:
             return self.load(copy.deepcopy(module), example, info)
         except Exception as error:
-            raise ExportError(f"{self.name} cannot run it: {one_line(error)}") from error
+            raise ExportError(f"{self.name} cannot run it: {first_line(error)}") from error
 
     @abstractmethod
     def load(self, module: nn.Module, example: Tensor, info: ProgramInfo) -> Program:
