@@ -115,11 +115,12 @@ def main(arguments: Sequence[str]) -> int:
     for plan in plans:
         tables = []
         for runtime in runtimes:
+            timed = plan.on(runtime)
             for batch in batches:
-                measurement = time_study(plan, runtime, batch, failures, precision)
-                show(plan, runtime, batch, measurement)
-                tables.append(latency_table(plan.study, measurement, plan.subjects, runtime, batch))
-                claims.append(claims_table(plan.pairs, measurement, runtime.name, options.threads, batch))
+                measurement = time_study(timed, runtime, batch, failures, precision)
+                show(timed, runtime, batch, measurement)
+                tables.append(latency_table(plan.study, measurement, timed.subjects, runtime, batch))
+                claims.append(claims_table(timed.pairs, measurement, runtime.name, options.threads, batch))
                 if options.profile == PROFILE:
                     keep(root / plan.study.name, tables[-1], claims[-1])
                 keep_rounds(root / plan.study.name, measurement, runtime.name, batch, options.threads)

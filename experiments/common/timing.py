@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +40,17 @@ class Plan:
     subjects: Mapping[str, Subject]
     """By name, the baseline first."""
     pairs: Sequence[ClaimPair]
+
+    def on(self, runtime: Runtime) -> Plan:
+        """Where int8 is simulated, the plan without the int8 networks that only claims name: minutes, for no speed."""
+        if not runtime.simulates:
+            return self
+        cells = {cell.name for cell in self.study.cells}
+        subjects = {
+            name: subject for name, subject in self.subjects.items() if name in cells or not subject.trial.quantized
+        }
+        pairs = [pair for pair in self.pairs if {pair.baseline, pair.variant} <= subjects.keys()]
+        return replace(self, subjects=subjects, pairs=pairs)
 
 
 @dataclass(frozen=True)

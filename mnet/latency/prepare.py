@@ -13,12 +13,13 @@ from mnet.latency.runtimes.torch_eager import eval_mode
 from mnet.models.cost import cost
 from mnet.models.network import MobileNet
 
-TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "int8": 0.5}
-"""fp32: largest error relative to the largest score. int8: share of images whose best class must agree; a wrong scale
-changes nearly all of a thousand classes."""
+TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "int8": 0.6}
+"""fp32: largest error relative to the largest score. int8: root of the mean squared error relative to the standard
+deviation of all scores. Kernels that round differently reach 0.1 to 0.5, most in deep untrained networks; one tensor
+whose scale is wrong by 2 reaches 0.7 to 2.4, and outputs of no use at all 1 and more."""
 TIE = 2
-"""Classes whose eager score is within this many 8-bit steps of the best count as best. Untrained networks have many,
-and kernels that round halves differently choose among them."""
+"""In int8, classes whose eager score is within this many 8-bit steps of the best count as best. Untrained networks have
+many, and kernels that round differently choose among them."""
 CHECKED: Mapping[Precision, int] = {"fp32": 2, "int8": 16}
 """Number of images on which outputs are compared; of a larger batch, as many, since eager runs them on one core."""
 
@@ -84,12 +85,12 @@ def check_outputs(runtime: str, precision: Precision, scores: Tensor, expected: 
         if error > TOLERANCE["fp32"]:
             raise ExportError(f"{runtime} differs from eager by {error:.1e} of the largest score; 1e-4 is allowed")
         return error
+    error = float((scores - expected).square().mean().sqrt() / expected.std().clamp(min=1e-12))
+    if error > TOLERANCE["int8"]:
+        raise ExportError(f"{runtime} differs from eager by {error:.2f} standard deviations; 0.6 is allowed")
     step = (expected.max() - expected.min()) / 255
     chosen = expected.gather(1, scores.argmax(1, keepdim=True))[:, 0]
-    same = float((chosen >= expected.amax(1) - TIE * step).float().mean())
-    if same < TOLERANCE["int8"]:
-        raise ExportError(f"{runtime} agrees with eager's best class on only {same:.0%} of {len(expected)} images")
-    return same
+    return float((chosen >= expected.amax(1) - TIE * step).float().mean())
 
 
 def _in_channels(net: nn.Module) -> int:

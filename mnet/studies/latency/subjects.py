@@ -10,7 +10,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +22,6 @@ from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.runs.store import read_images, run_folder
 from mnet.studies.study import Study
 from mnet.studies.trial import InputSpec, Trial
-
-if TYPE_CHECKING:
-    pass
 
 COMPOSED = "hswish"
 """A key of a claim's network that is not a setting of a trial: `hswish: composed`."""

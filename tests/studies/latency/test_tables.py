@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from common.sweeps import HERE, SWEEPS, overrides
-from common.timing import keep
+from common.timing import Plan, keep
 
 from mnet.errors import ConfigError
 from mnet.files import write_json
@@ -129,6 +129,24 @@ def test_a_claim_about_int8_is_not_judged_where_int8_is_simulated():
     row = claims_table([one], measured, "eager", 1).iloc[0]
     assert row["verdict"] == "not tested here"
     assert "simulated in float" in row["why"]
+
+
+def test_where_int8_is_simulated_no_network_is_timed_for_a_claim_about_int8_alone():
+    def timed(name: str, runtime: str) -> tuple[set[str], set[str]]:
+        plan = Plan(study(name), *list_subjects(study(name), CLAIMS))
+        kept = plan.on(make_runtime(runtime))
+        left_out = {claim.claim.id for claim in plan.pairs} - {claim.claim.id for claim in kept.pairs}
+        return plan.subjects.keys() - kept.subjects.keys(), left_out
+
+    networks, claims = timed("versions", "eager")
+    assert {"model=mobilenet_v2 precision=int8", "model=mobilenet_v4_conv_small precision=int8"} <= networks
+    assert all("int8" in name for name in networks)
+    assert "v4-s-vs-v2-latency" in claims
+    assert "v2-vs-v1-latency" not in claims
+    assert timed("versions", "onnxruntime") == (set(), set())
+    networks, claims = timed("quantization", "eager")  # whose own cells are in int8: someone asked for them
+    assert claims == {"v3-int8-swish-latency"}
+    assert not networks & {cell.name for cell in study("quantization").cells}
 
 
 def test_int8_is_also_compared_with_its_own_network_in_fp32():
