@@ -59,6 +59,9 @@ class RunIndex:
         self.own_images = _own_images(runs)
         """Fingerprints of a user's own images in the format of a published data set."""
         self._seeds = sorted(map(int, runs["seed"].unique()))
+        trained = zip(runs["model"], runs["width"], runs["dataset"], runs["epochs"], strict=True)
+        self._trained = {(model, _width(width), dataset, _number(epochs)) for model, width, dataset, epochs in trained}
+        """Model, width, data set and epochs of all runs."""
         floats = runs[(runs["precision"] == "fp32") & (runs["target_madds"] == PAPER)]
         self.contexts: dict[str, list[dict[str, object]]] = {}
         """Task -> every context in which one of its networks was trained."""
@@ -76,6 +79,12 @@ class RunIndex:
             planned: As for `claims_table`.
         """
         return cls(planned.assign(seed=0, **{task.headline.name: 0.0 for task in TASKS.values()}))
+
+    def has_any(self, setup: NetworkSetup, context: Mapping[str, object], model: str | None) -> bool:
+        """Whether any run has the model, width, data set and epochs of a claim's network. Most have none in most
+        contexts, and a trial takes longer to build than this to look up."""
+        width = _width(scaled_width(setup, context))
+        return (model or setup["model"], width, context["dataset"], _number(context["epochs"])) in self._trained
 
     def values(self, setup: NetworkSetup, context: Mapping[str, object], model: str | None) -> tuple[Trial, pd.Series]:
         """The trial of `in_context`, and the headline metric of its task by `Block`, of its finished runs. Kept: claims
@@ -220,6 +229,8 @@ def evidence_in(claim: Claim, runs: RunIndex, setting: Setting) -> Evidence | No
     setups = [*claim.pair]
     if claim.beyond is not None:
         setups += [{**setup, **claim.beyond} for setup in claim.pair]
+    if not all(runs.has_any(setup, *setting) for setup in setups):
+        return None
     trials, cells = [], []
     try:
         for setup in setups:
@@ -270,11 +281,16 @@ def in_context(setup: NetworkSetup, context: Mapping[str, object], model: str | 
     Raises:
         ConfigError: The network cannot be built in the context.
     """
-    width = _number(setup.get("width", 1)) * (1 if context["width"] == PAPER else _number(context["width"]))
     published = task_of_setup(setup).resolution
     pixels = _number(context["resolution"]) * _number(setup.get("resolution", published)) / published
-    scaled = {"width": PAPER if width == 1 else round(width, 6), "resolution": round(pixels), "seed": 0}
+    scaled = {"width": scaled_width(setup, context), "resolution": round(pixels), "seed": 0}
     return trial_from({**context, **setup, "model": model or setup["model"], **scaled})
+
+
+def scaled_width(setup: NetworkSetup, context: Mapping[str, object]) -> float | str:
+    """The width of a claim's network in a context: its own times that of the context, as a table writes it."""
+    width = _width(setup.get("width", 1)) * _width(context["width"])
+    return PAPER if width == 1 else round(width, 6)
 
 
 def describe_context(context: Mapping[str, object], models: tuple[str, str]) -> str:
@@ -296,6 +312,11 @@ def _distinct(rows: pd.DataFrame) -> list[dict[str, object]]:
     """The different rows of a data frame, without empty values."""
     records = rows.drop_duplicates().to_dict("records")
     return [{str(name): value for name, value in row.items() if not pd.isna(value)} for row in records]
+
+
+def _width(value: object) -> float:
+    """The number that a table writes."""
+    return 1.0 if value == PAPER else _number(value)
 
 
 def _number(value: object) -> float:

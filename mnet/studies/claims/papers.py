@@ -148,7 +148,8 @@ def timed_points(points: pd.DataFrame, root: Path, studies: Iterable[str], runti
         runtime: One of `mnet.latency.RUNTIMES`.
 
     Returns:
-        The `points` of those networks with `ms`, the median latency on this machine.
+        The `points` of those networks with `ms`, the median latency, all on the machine that timed most of them:
+        milliseconds of two machines cannot be compared.
 
     Raises:
         ConfigError: A study has no latencies, or none on this runtime.
@@ -159,10 +160,12 @@ def timed_points(points: pd.DataFrame, root: Path, studies: Iterable[str], runti
         table = study_table(root, study, LATENCY)
         if runtime not in set(table["runtime"]):
             raise unknown(f"runtime in {LATENCY} of {study}", runtime, table["runtime"].unique())
-        as_published = (table[[name for name in kept if name in table]] == text(None)).all(axis=1)
+        toggles = table[[name for name in kept if name in table]].fillna(text(None))  # one that older rows lack
+        as_published = (toggles == text(None)).all(axis=1)
         plain = as_published & (table["precision"] == "fp32") & (table["runtime"] == runtime)
         rows = table[plain & (table["threads"] == 1) & (table["batch"] == 1)]
         widths = rows["width"].replace(text(None), "1").astype(float)
-        frames.append(rows.assign(width=widths)[["model", "width", "resolution", "median_ms"]])
-    timed = pd.concat(frames).dropna().drop_duplicates(["model", "width", "resolution"])
+        frames.append(rows.assign(width=widths)[["model", "width", "resolution", "median_ms", "device"]])
+    timed = pd.concat(frames).dropna().drop_duplicates(["model", "width", "resolution", "device"])
+    timed = timed[timed["device"] == timed["device"].mode().iloc[0]].drop(columns="device")
     return points.merge(timed.rename(columns={"median_ms": "ms"}), on=["model", "width", "resolution"])
