@@ -30,6 +30,7 @@ from mnet.weights.load import open_weights
 from mnet.weights.transfer import weights_key
 
 V3 = "mobilenet_v3_small"
+WIDTH = pytest.mark.full("another width of this network is loaded")
 TIMM = [
     ("mobilenetv1_100", "mobilenet_v1", {"activation": "relu6"}),
     ("mobilenetv1_125", "mobilenet_v1", {"activation": "relu6", "width": 1.25}),
@@ -44,6 +45,8 @@ TIMM = [
     ("tf_mobilenetv3_large_minimal_100", "mobilenet_v3_large", {"se": False, "activation": "relu", "kernel": 3}),
     ("tf_mobilenetv3_small_minimal_100", V3, {"se": False, "activation": "relu", "kernel": 3}),
 ]  # fmt: skip
+OTHER_WIDTHS = {f"mobilenetv2_{width:03}" for width in (50, 75, 140)}
+OTHER_WIDTHS |= {"mobilenetv1_100", "mobilenetv3_large_100", "mobilenetv3_small_050", "mobilenetv3_small_100"}
 
 
 def same_outputs(net: mnet.MobileNet, reference: nn.Module, source: str) -> tuple[Tensor, Tensor]:
@@ -57,7 +60,10 @@ def same_outputs(net: mnet.MobileNet, reference: nn.Module, source: str) -> tupl
     return images, expected
 
 
-@pytest.mark.parametrize(("name", "model", "toggles"), TIMM, ids=[name for name, *_ in TIMM])
+@pytest.mark.parametrize(
+    ("name", "model", "toggles"),
+    [pytest.param(*row, id=row[0], marks=[WIDTH] * (row[0] in OTHER_WIDTHS)) for row in TIMM],
+)
 def test_timms_networks_are_recognised_and_compute_the_same_both_ways(
     name: str, model: str, toggles: dict[str, object]
 ) -> None:
