@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnet.studies.results.archive import find_table, places, usable_table
+from mnet.studies.results.archive import find_table, of_latest_machine, places, usable_table
 from mnet.studies.runs.images import accuracy_to_beat
 from mnet.studies.runs.store import (
     CANDIDATES,
@@ -70,7 +70,7 @@ def read_study(root: Path, name: str) -> StudyData | None:
         runs=tables[RUNS],
         summary=tables[SUMMARY],
         effects=tables[EFFECTS],
-        latency=tables[LATENCY],
+        latency=None if (timed := tables[LATENCY]) is None else of_latest_machine(timed),
         frontier=tables[FRONTIER],
         trace=tables[TRACE],
         candidates=tables[CANDIDATES],

@@ -82,6 +82,16 @@ def study_table(root: Path, study: str, name: str = RUNS) -> pd.DataFrame:
     return found[1]
 
 
+def of_latest_machine(latency: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `LATENCY` that can be shown together: for each runtime, threads and batch those of the machine that
+    measured last. A file keeps the rows of every machine."""
+    if "device" not in latency:
+        return latency
+    conditions = [name for name in ("runtime", "threads", "batch") if name in latency]
+    latest = latency.groupby(conditions, dropna=False)["device"].transform("last")
+    return latency[(latency["device"] == latest) | latest.isna()]
+
+
 def studies_with(root: Path, name: str = RUNS) -> list[str]:
     """The studies that have a table of this name that can be read, in the folder or published."""
     paths = [*root.glob(f"*/{name}"), *(root / PUBLISHED).glob(f"*/{name}")]

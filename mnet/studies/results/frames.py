@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
-from mnet.studies.results.archive import find_table, study_table
+from mnet.studies.results.archive import find_table, of_latest_machine, study_table
 from mnet.studies.results.table_view import format_interval, format_number, is_number
 from mnet.studies.results.views import effects_table, summary_table
 from mnet.studies.runs.store import EFFECTS, LATENCY, PUBLISHED, RUNS, SUMMARY
@@ -86,7 +86,7 @@ def latency_of(root: Path, study: str, *, precision: str | None = None) -> pd.Da
     Raises:
         ConfigError: There is no such study, or none of its networks was timed in this precision.
     """
-    table = study_table(root, study, LATENCY)
+    table = of_latest_machine(study_table(root, study, LATENCY))
     names = ("ratio", "low", "high")
     if precision is not None:
         table, names = table[table["precision"] == precision], ("to_fp32", "to_fp32_low", "to_fp32_high")

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from mnet import ConfigError
+from mnet.studies.report.charts.latency import latency_chart
+from mnet.studies.results.archive import study_table
 from mnet.studies.results.frames import effects_of, latency_of, reading, summary_of
 from mnet.studies.results.table_view import build_table, join_tables, number_column, text_column
 from mnet.studies.results.views import summary_table
@@ -55,6 +57,20 @@ def test_effects_are_within_each_variant(root):
     assert table["beyond the first"].iloc[0] == ""
     with pytest.raises(ConfigError, match="int8 - fp32"):
         effects_of(root, "quantization", "int8", "fp16")
+
+
+def test_latencies_of_two_machines_are_not_shown_together(root, tmp_path):
+    table = study_table(root, "activation", LATENCY)
+    again = table[table["runtime"] == "litert"].assign(device="another", ratio=2.0, low=2.0, high=2.0)
+    (tmp_path / "activation").mkdir()
+    pd.concat([table, again.iloc[:2]]).to_csv(tmp_path / "activation" / LATENCY, index=False)
+    shown = latency_of(tmp_path, "activation")
+    assert [text for text in shown["litert"] if text] == ["2.000", "2.000"]
+    whole = latency_of(root, "activation")
+    assert shown["executorch"].equals(whole["executorch"].loc[shown.index])
+    chart = latency_chart(study_table(tmp_path, "activation", LATENCY)).to_dict()
+    texts = [row["text"] for rows in chart["datasets"].values() for row in rows if " on litert" in row.get("text", "")]
+    assert len(set(texts)) == 2
 
 
 def test_latencies_are_ratios_by_runtime(root):

@@ -24,6 +24,7 @@ from mnet.studies.report.charts.marks import (
     x_axis,
 )
 from mnet.studies.report.charts.scatter import cells_chart
+from mnet.studies.results.archive import of_latest_machine
 from mnet.studies.results.table_view import format_interval, rows_of
 
 RATIO_TITLE = ["latency over that of the first row (log scale)", "paired rounds, 95% interval"]
@@ -43,6 +44,7 @@ def latency_chart(
     Returns:
         None if no ratio was measured.
     """
+    latency = of_latest_machine(latency)
     shown = latency[pd.to_numeric(latency["ratio"], errors="coerce").notna()]
     if shown.empty:
         return None
