@@ -31,6 +31,8 @@ OTHER_SPREAD, SPREAD_ALPHA = 1.5, 0.1
 below this."""
 FEWEST_FOR_SPREAD = 3
 """Seeds of a cell from which its own spread is looked at."""
+FEWEST_FOR_EQUAL = 2
+"""Seeds in which cells that are one network agree; in one seed two networks may, on few test images."""
 SEEDS_DO_NOTHING = 0.05
 """Above this p of their F test, the effects of seeds are left out of the model. That is free if they are zero, and only
 widens intervals if they are not."""
@@ -71,7 +73,7 @@ def decide(
         of all looks so far have in common; `p` is adjusted for cells and looks. `verdict` is `flat` (the interval lies
         within the margin), `up`, `down` (it lies above or below zero) or `undecided`. `look` is the number of seeds of
         the look that decided, or of the last one. The interval is nan where no cell has two runs. Cells with the same
-        values are the same network: their difference is exactly zero.
+        values in two seeds or more are the same network: their difference is exactly zero.
 
     Raises:
         ConfigError: A column or the baseline is missing, the metric holds something other than numbers, a cell has two
@@ -182,7 +184,7 @@ def _merge_equal_cells(
     """The same comparisons of different cells: cells that hold the same runs are one."""
     first: dict[bytes, int] = {}
     kept = [
-        first.setdefault(column.tobytes(), i) if np.isfinite(column).any() else i
+        first.setdefault(column.tobytes(), i) if np.isfinite(column).sum() >= FEWEST_FOR_EQUAL else i
         for i, column in enumerate(np.ascontiguousarray(array.T))
     ]
     merged = np.zeros_like(contrasts)

@@ -155,8 +155,9 @@ def test_equal_runs_are_the_same_network():
     assert other["low"] < other["high"]
 
 
-def test_without_a_repetition_there_is_no_interval():
-    row = decide(table(noise(1)), "c0").iloc[0]
+@pytest.mark.parametrize("values", [noise(1), np.full((1, 2), 50.0)], ids=["different", "equal by chance"])
+def test_without_a_repetition_there_is_no_interval(values):
+    row = decide(table(values), "c0").iloc[0]
     assert math.isnan(row["low"])
     assert math.isnan(row["p"])
     assert (row["verdict"], row["n"]) == ("undecided", 1)
