@@ -80,14 +80,15 @@ def check_outputs(runtime: str, precision: Precision, scores: Tensor, expected: 
         raise ExportError(f"{runtime} returns {tuple(scores.shape)}, eager {tuple(expected.shape)}")
     if not scores.isfinite().all():
         raise ExportError(f"{runtime} returns outputs that are not finite")
+    allowed = TOLERANCE[precision]
     if precision == "fp32":
         error = float((scores - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-        if error > TOLERANCE["fp32"]:
-            raise ExportError(f"{runtime} differs from eager by {error:.1e} of the largest score; 1e-4 is allowed")
+        if error > allowed:
+            raise ExportError(f"{runtime} differs from eager by {error:.1e} of the largest score; {allowed} is allowed")
         return error
     error = float((scores - expected).square().mean().sqrt() / expected.std().clamp(min=1e-12))
-    if error > TOLERANCE["int8"]:
-        raise ExportError(f"{runtime} differs from eager by {error:.2f} standard deviations; 0.6 is allowed")
+    if error > allowed:
+        raise ExportError(f"{runtime} differs from eager by {error:.2f} standard deviations; {allowed} is allowed")
     step = (expected.max() - expected.min()) / 255
     chosen = expected.gather(1, scores.argmax(1, keepdim=True))[:, 0]
     return float((chosen >= expected.amax(1) - TIE * step).float().mean())

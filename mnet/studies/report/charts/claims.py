@@ -44,6 +44,7 @@ TOPICS = (
     Topic("V3: streamlined against full last stage", "v3-last-stage-accuracy", "v3-last-stage-latency"),
     Topic("V3: minimalistic against V3-Large", "v3-minimalistic-accuracy", "v3-minimalistic-latency"),
     Topic("V3-Large: int8 against float", "v3-int8-large", "v3-int8-large-latency"),
+    Topic("V4-Conv-S against V2 (time in int8)", "v4-s-vs-v2-accuracy", "v4-s-vs-v2-latency"),
     Topic("NetAdapt against uniform width", "v3-netadapt"),
 )
 """The comparisons that people ask about most."""
