@@ -98,7 +98,7 @@ sweep: $(RUN) ## register a study with W&B: make sweep STUDY=se
 agent: $(RUN) ## work on a registered sweep: make agent SWEEP=entity/project/id
 	@$(PY) experiments/sweep.py --agent=$(call quoted,SWEEP)
 
-test: $(RUN) $(DEV) ## run the test suite (8 minutes on 2 cores of 2.5 GHz)
+test: $(RUN) $(DEV) ## run the test suite (9 minutes on 2 cores of 2.5 GHz)
 	@$(PY) -m pytest $(call given,ARGS)
 
 test-all: $(RUN) $(DEV) ## run the test suite with its slowest cases (15 minutes on 2 cores)
