@@ -14,7 +14,7 @@ from mnet.models.cost import cost
 from mnet.models.overview import COSTS, toggle_costs
 from mnet.studies.claims.papers import published_points, timed_points, trained_points
 from mnet.studies.report.charts.claims import TOPICS, claims_forest
-from mnet.studies.report.charts.colours import INK, enumerated
+from mnet.studies.report.charts.colours import INK, MODELS, NETWORKS, colour, enumerated
 from mnet.studies.report.charts.diagnosis import deaths_chart, inside_chart, spiral_chart
 from mnet.studies.report.charts.export import page_spec, save_png, save_svg
 from mnet.studies.report.charts.family import choices_chart, depth_chart, kinds_chart, toggle_costs_chart
@@ -116,6 +116,13 @@ def test_a_variant_has_one_colour_in_every_chart(results):
     }
     assert len(colours) == 1
     assert len(set(enumerated([str(i) for i in range(12)]).values())) == 12
+
+
+def test_a_cell_that_is_called_by_its_model_has_the_colour_of_the_network_in_the_papers_panel():
+    for model, network in MODELS.items():
+        assert colour(f"model={model} target_madds=1.57") == NETWORKS[network][0]
+    assert colour("precision=int8, model=mobilenet_v2") == NETWORKS["V2"][0]
+    assert colour("model=my/network.yaml") == colour("model=my/network.yaml")
 
 
 def test_latencies_are_ratios_with_intervals_by_runtime(results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 
@@ -84,7 +85,10 @@ ACTIVATIONS: dict[str, Style] = {
 
 
 def colour(variant: str) -> str:
-    """The colour of a variant, wherever it is drawn."""
+    """The colour of a variant, wherever it is drawn; of one that is called by its model, the network's."""
+    model = re.search(r"\bmodel=(\w+)", variant)
+    if model and model[1] in MODELS:
+        return NETWORKS[MODELS[model[1]]][0]
     return _VARIANTS.get(variant, PALETTE[zlib.crc32(variant.encode()) % len(PALETTE)])
 
 
