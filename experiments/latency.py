@@ -32,6 +32,7 @@ from mnet.studies.claims.views import timed_claims_table
 from mnet.studies.latency.frontier import frontier_table
 from mnet.studies.latency.subjects import list_subjects
 from mnet.studies.latency.tables import claims_table, latency_table, merge_rows
+from mnet.studies.plan import LOOKS
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.latency import frontier_chart, latency_chart
 from mnet.studies.results import views
@@ -139,7 +140,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def load_plan(name: str, options: Options, settings: Mapping[str, object]) -> Plan:
     """A study's cells, and the networks of its claims beside them."""
-    study = load_sweep(name, options.profile, settings=settings)
+    seeds = None if options.profile == PROFILE else LOOKS[-1]  # all that were trained, however many
+    study = load_sweep(name, options.profile, seeds, settings)
     claims = load_claims(CLAIMS_FILE) if options.profile == PROFILE else ()
     return Plan(study, *list_subjects(study, claims, Path(options.out)))
 

@@ -185,14 +185,17 @@ def test_accuracy_of_trained_runs_is_joined_to_latency_at_the_same_settings(tmp_
             f"--out={tmp_path}"]  # fmt: skip
     assert latency.main(call) == 2  # nothing was trained
     assert "make ablate-shortcut first" in capsys.readouterr().err
-    plan = load_study(SWEEPS / "shortcut.yaml", overrides("shortcut", "quick", None, {"width": "0.1"}))
+    plan = load_study(
+        SWEEPS / "shortcut.yaml", overrides("shortcut", "quick", 4, {"width": "0.1"})
+    )  # one more than the file's
     for i, (_, trial) in enumerate(plan.trials):
         result = {"top1": 80.0 + i % 3 + trial.seed / 10, "params": 1, "madds": 1, "format": FORMAT}
         write_json(run_folder(tmp_path, "shortcut", trial.run_id) / RESULT, result)
     assert latency.main(call) == 0
     table = pd.read_csv(tmp_path / "shortcut/frontier.csv")
     assert list(table["cell"]) == ["bottleneck", "expansion", "none"]
-    assert list(table["top1_mean"]) == pytest.approx([80.1, 81.1, 82.1])
+    # Of four seeds, one more than the file has.
+    assert list(table["top1_mean"]) == pytest.approx([80.15, 81.15, 82.15])
     assert (table["resolution"] == 28).all()
     assert (table["median_ms"] > 0).all()
     assert (tmp_path / "shortcut/frontier.png").exists()
