@@ -83,8 +83,8 @@ class RunIndex:
     def has_any(self, setup: NetworkSetup, context: Mapping[str, object], model: str | None) -> bool:
         """Whether any run has the model, width, data set and epochs of a claim's network. Most have none in most
         contexts, and a trial takes longer to build than this to look up."""
-        width = _width(scaled_width(setup, context))
-        return (model or setup["model"], width, context["dataset"], _number(context["epochs"])) in self._trained
+        trained = model or setup["model"], scaled_width(setup, context), context["dataset"], _number(context["epochs"])
+        return trained in self._trained
 
     def values(self, setup: NetworkSetup, context: Mapping[str, object], model: str | None) -> tuple[Trial, pd.Series]:
         """The trial of `in_context`, and the headline metric of its task by `Block`, of its finished runs. Kept: claims
@@ -283,14 +283,14 @@ def in_context(setup: NetworkSetup, context: Mapping[str, object], model: str | 
     """
     published = task_of_setup(setup).resolution
     pixels = _number(context["resolution"]) * _number(setup.get("resolution", published)) / published
-    scaled = {"width": scaled_width(setup, context), "resolution": round(pixels), "seed": 0}
+    width = scaled_width(setup, context)
+    scaled = {"width": PAPER if width == 1 else width, "resolution": round(pixels), "seed": 0}
     return trial_from({**context, **setup, "model": model or setup["model"], **scaled})
 
 
-def scaled_width(setup: NetworkSetup, context: Mapping[str, object]) -> float | str:
-    """The width of a claim's network in a context: its own times that of the context, as a table writes it."""
-    width = _width(setup.get("width", 1)) * _width(context["width"])
-    return PAPER if width == 1 else round(width, 6)
+def scaled_width(setup: NetworkSetup, context: Mapping[str, object]) -> float:
+    """The width of a claim's network in a context: its own times that of the context."""
+    return round(_width(setup.get("width", 1)) * _width(context["width"]), 6)
 
 
 def describe_context(context: Mapping[str, object], models: tuple[str, str]) -> str:

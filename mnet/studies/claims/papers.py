@@ -167,5 +167,5 @@ def timed_points(points: pd.DataFrame, root: Path, studies: Iterable[str], runti
         widths = rows["width"].replace(text(None), "1").astype(float)
         frames.append(rows.assign(width=widths)[["model", "width", "resolution", "median_ms", "device"]])
     timed = pd.concat(frames).dropna().drop_duplicates(["model", "width", "resolution", "device"])
-    timed = timed[timed["device"] == timed["device"].mode().iloc[0]].drop(columns="device")
+    timed = timed[timed["device"].isin(timed["device"].mode().head(1))].drop(columns="device")
     return points.merge(timed.rename(columns={"median_ms": "ms"}), on=["model", "width", "resolution"])

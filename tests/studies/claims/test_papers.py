@@ -94,3 +94,5 @@ def test_an_int8_network_is_not_the_published_one(points, root, tmp_path):
     result = timed_points(points, tmp_path, ["quantization"], "executorch").set_index(["model", "width"])
     wanted = raw[(raw["variant"] == "precision=fp32, model=mobilenet_v2") & (raw["runtime"] == "executorch")]
     assert (result.loc[("mobilenet_v2", 1.0), "ms"] == wanted["median_ms"].iloc[0]).all()
+    raw[raw["precision"] == "int8"].to_csv(tmp_path / "quantization/latency.csv", index=False)
+    assert timed_points(points, tmp_path, ["quantization"], "executorch").empty

@@ -185,9 +185,7 @@ def test_accuracy_of_trained_runs_is_joined_to_latency_at_the_same_settings(tmp_
             f"--out={tmp_path}"]  # fmt: skip
     assert latency.main(call) == 2  # nothing was trained
     assert "make ablate-shortcut first" in capsys.readouterr().err
-    plan = load_study(
-        SWEEPS / "shortcut.yaml", overrides("shortcut", "quick", 4, {"width": "0.1"})
-    )  # one more than the file's
+    plan = load_study(SWEEPS / "shortcut.yaml", overrides("shortcut", "quick", 4, {"width": "0.1"}))
     for i, (_, trial) in enumerate(plan.trials):
         result = {"top1": 80.0 + i % 3 + trial.seed / 10, "params": 1, "madds": 1, "format": FORMAT}
         write_json(run_folder(tmp_path, "shortcut", trial.run_id) / RESULT, result)

@@ -49,7 +49,11 @@ class Died(BaseException):
     """As sudden as a kill, for the code it strikes."""
 
 
-@pytest.mark.parametrize("steps", [(1, 28), (2, 7, 8, 15, 16, 27)], ids=str)  # seven steps an epoch
+@pytest.mark.parametrize(
+    "steps",  # seven an epoch
+    [(1, 28), pytest.param((5, 9), marks=pytest.mark.full("killed more often below")), (2, 7, 8, 15, 16, 27)],
+    ids=str,
+)
 def test_a_run_killed_in_the_middle_of_epochs_ends_as_if_it_had_not_been(trial, undisturbed, tmp_path, steps):
     for step in steps:
 

@@ -86,7 +86,7 @@ ACTIVATIONS: dict[str, Style] = {
 
 def colour(variant: str) -> str:
     """The colour of a variant, wherever it is drawn; of one that is called by its model, the network's."""
-    model = re.search(r"\bmodel=(\w+)", variant)
+    model = re.search(r"\bmodel=([^\s,]+)", variant)
     if model and model[1] in MODELS:
         return NETWORKS[MODELS[model[1]]][0]
     return _VARIANTS.get(variant, PALETTE[zlib.crc32(variant.encode()) % len(PALETTE)])
