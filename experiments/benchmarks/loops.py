@@ -28,6 +28,7 @@ from torchvision import models
 
 import mnet
 from benchmarks.images import ColourGarments, ImageFiles
+from mnet import cuda_graphs
 from mnet.latency import Sample
 from mnet.latency.timing import synchronise
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
@@ -223,35 +224,17 @@ def bare_loop(network: mnet.Network, data: ColourGarments, how: How, device: str
     return steps
 
 
-@dataclass(frozen=True)
-class RecordedStep:
-    """A whole training step on batches of one shape as one CUDA graph."""
-
-    images: Tensor
-    labels: Tensor
-    graph: torch.cuda.CUDAGraph
-    step: Step
-    """What was recorded: the graph keeps neither its weights nor the optimiser's state alive."""
-
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
-        self.images.copy_(images)
-        self.labels.copy_(labels)
-        self.graph.replay()
-
-
-def record_step(step: Step, batch: Batch) -> RecordedStep:
-    """Record a training step, after some that are not."""
+def record_step(step: Step, batch: Batch) -> Step:
+    """Record a training step as one CUDA graph, after some that are not; for batches of one shape."""
     images, labels = (part.clone() for part in batch)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step(images, labels)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step(images, labels)
-    return RecordedStep(images, labels, graph, step)
+    replay = cuda_graphs.record(lambda: step(images, labels))
+
+    def update(new_images: Tensor, new_labels: Tensor) -> None:
+        images.copy_(new_images)
+        labels.copy_(new_labels)
+        replay()
+
+    return update
 
 
 def torchvision_loop(model: str, data: ColourGarments, device: str, workers: int | None) -> Steps:

@@ -27,7 +27,7 @@ from mnet.tasks.drawing import Limit, draw_legend, show_image
 from mnet.training.arithmetic import NOT_COMPILED, Compile, check_compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
-from mnet.training.recorded import Recorded, can_record, on_gpu
+from mnet.training.recorded import RecordedNetwork, RecordedStep, can_record, on_gpu
 from mnet.weights.transfer import TransferReport
 
 LOG_STEPS = 50
@@ -47,7 +47,9 @@ class TrainedModule(L.LightningModule):
     """How the training steps so far were computed."""
     _mode: Compile = "off"
     _records: bool = False
-    _recorded: Recorded | None = None
+    _recorded: RecordedStep | None = None
+    _recorded_net: RecordedNetwork | None = None
+    _replayed: bool = False
     _compiled: Callable[..., Any] | None = None
 
     def compile_training(self, mode: Compile) -> None:
@@ -68,23 +70,36 @@ class TrainedModule(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """`step`; on a GPU, recorded at the first call unless that was turned off."""
+        self._replayed = False
         if not (self._records and on_gpu(batch)):
             return self.step(batch)
-        if self._recorded is None:
-            self._recorded = Recorded(self.net, self.net) if self.step_reads_values else Recorded(self, self.step)
-            self.compiled_as = "graphs"
-        return self.step(batch) if self.step_reads_values else self._recorded(batch)
+        self.compiled_as = "graphs"
+        if self.step_reads_values:
+            self._recorded_net = self._recorded_net or RecordedNetwork(self.net)
+            return self.step(batch)
+        self._recorded = self._recorded or RecordedStep(self, self.step)
+        self._replayed = self._recorded.takes(batch)
+        return dict(self._recorded(batch)) if self._replayed else self.step(batch)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass, unless it was part of what `training_step` replayed."""
+        if not self._replayed:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Forget the gradients of the last step: a replay has overwritten them, where the next one writes."""
+        if not self._replayed:
+            optimizer.zero_grad(set_to_none=self._recorded is None)
 
     def run_network(self, images: Tensor) -> Any:
         """The network's output for images (N, C, H, W), in training as `compile_training` says."""
-        if self.training and self.step_reads_values and self._recorded is not None:
-            return self._recorded(images)
+        if self.training and self._recorded_net is not None:
+            return self._recorded_net(images)
         return (self._compiled if self._compiled and self.training else self.net)(images)
 
     def on_fit_start(self) -> None:
-        self._recorded = None  # the weights may lie elsewhere now
+        self._recorded = self._recorded_net = None  # the weights may lie elsewhere now
         self._records = self._mode in ("auto", "graphs") and can_record(self.trainer)
-        self._recorded = None  # the weights may have moved
         momentum = bn_momentum_for(self.recipe, int(self.trainer.estimated_stepping_batches))
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d):

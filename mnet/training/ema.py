@@ -21,12 +21,23 @@ class WarmEMA(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        """Every tensor of the average, and the network's."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the average, which Lightning keeps on the CPU, to the device of the weights; otherwise every step would
-        copy each weight to the CPU. The count of updates stays on the CPU, where reading it does not synchronise."""
-        assert self._average_model is not None
-        self._average_model.module.to(pl_module.device)
+        """Keep the average where the weights are, and the count of updates on the CPU: otherwise every step would copy
+        each weight to the CPU, or wait for the GPU's count. Releases of Lightning differ in where they keep both."""
+        average = self._average_model
+        assert average is not None
+        average.module.to(pl_module.device)
+        average.n_averaged = average.n_averaged.cpu()
+        self._pairs = list(
+            zip(
+                chain(average.module.parameters(), average.module.buffers()),
+                chain(pl_module.parameters(), pl_module.buffers()),
+                strict=True,
+            )
+        )
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -36,15 +47,10 @@ class WarmEMA(WeightAveraging):
         if trainer.global_step <= self._latest_update_step:
             return
         assert self._average_model is not None
-        average, updates = self._average_model.module, int(self._average_model.n_averaged)
-        pairs = zip(
-            chain(average.parameters(), average.buffers()),
-            chain(pl_module.parameters(), pl_module.buffers()),
-            strict=True,
-        )
+        updates = int(self._average_model.n_averaged)
         averaged: list[tuple[Tensor, Tensor]] = []
         copied: list[tuple[Tensor, Tensor]] = []  # batch counts; at the first update, everything
-        for pair in pairs:
+        for pair in self._pairs:
             (averaged if updates and pair[0].is_floating_point() else copied).append(pair)
         if averaged:
             decay = min(self.decay, (1 + updates) / (10 + updates))

@@ -6,91 +6,122 @@ Python, the GPU waits for most of them. Nothing is compiled: the kernels are tho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mnet import cuda_graphs
 from mnet.models.replicas import ReplicatedDropout
 
-WARM_UP = 3
-"""Calls before the recording, in which libraries choose their kernels."""
+Shapes = list[tuple[torch.Size, torch.dtype]]
 
 
-class Recorded:
-    """A function of tensors and of a module's parameters, differentiable with respect to the latter.
+class RecordedStep:
+    """Forward and backward pass of a training step as one CUDA graph, which writes the gradients of all parameters.
 
-    It must do the same for every input of a shape: no value may be read from the device. What it returns is overwritten
-    by the next call. Input of another shape than the first call's is computed without the recording.
-
-    Source: torch.cuda.make_graphed_callables, whose limits these are.
+    The step must do the same for every batch of a shape: no value may be read from the device.
     """
 
-    def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
+    def __init__(self, module: nn.Module, step: Callable[[Any], Mapping[str, Any]]) -> None:
         """
         Args:
-            module: Its parameters get gradients; its buffers are as after one call once the first call has returned.
-            call: Takes tensors, or lists and tuples of them, and returns such.
+            module: Its parameters get gradients; its buffers are as after one step once the first call has returned.
+            step: Takes a batch, of tensors in lists and tuples; returns tensors, among them `loss`.
         """
-        self._module, self._call = module, call
-        self._replay: Callable[..., Any] | None = None
-        self._shapes: list[tuple[torch.Size, torch.dtype]] = []
+        self._module, self._step = module, step
+        self._params = [param for param in module.parameters() if param.requires_grad]
+        self._replay: cuda_graphs.Replay[tuple[Any, list[Tensor | None]]] | None = None
+        self._batch: Any = ()
+        self._shapes: Shapes = []
 
-    def __call__(self, *inputs: Any) -> Any:
-        """What the function returns for these inputs, on a GPU.
+    def takes(self, batch: Any) -> bool:
+        """Whether the batch has the shape of the first one."""
+        return self._replay is None or shapes_of(batch) == self._shapes
+
+    def __call__(self, batch: Any) -> Mapping[str, Any]:
+        """What the step returns for a batch on a GPU, without gradients, which are in the parameters. The next call
+        overwrites both.
+
+        Raises:
+            RuntimeError: The step cannot be recorded.
+        """
+        if self._replay is None:
+            self._replay = self._record(batch)
+        torch._foreach_copy_(tree_leaves(self._batch), tree_leaves(batch), non_blocking=True)
+        outputs, grads = self._replay()
+        for param, grad in zip(self._params, grads, strict=True):
+            param.grad = grad  # Lightning drops them before a validation
+        return outputs
+
+    def _record(self, batch: Any) -> cuda_graphs.Replay[tuple[Any, list[Tensor | None]]]:
+        self._batch, self._shapes = tree_map(torch.clone, batch), shapes_of(batch)
+        params, device = self._params, self._params[0].device.type
+
+        def forward_and_backward() -> tuple[Any, list[Tensor | None]]:
+            with casting_anew(device):
+                outputs = self._step(self._batch)
+            with torch.autocast(device, enabled=False):
+                grads = torch.autograd.grad(outputs["loss"], params, allow_unused=True)
+            detached = tree_map(torch.Tensor.detach, outputs)
+            return detached, [laid_out_as(param, grad) for param, grad in zip(params, grads, strict=True)]
+
+        with unchanged(self._module):
+            return cuda_graphs.record(forward_and_backward)
+
+
+class RecordedNetwork:
+    """A network as two CUDA graphs, of its forward and of its backward pass: for training steps whose loss reads values
+    from the device.
+
+    What it returns is overwritten by the next call. Input of another shape than the first call's is computed without
+    the recording. Source: torch.cuda.make_graphed_callables, whose limits these are.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        """
+        Args:
+            net: Its buffers are as after one call once the first call has returned.
+        """
+        self._net = net
+        self._replay: Callable[[Tensor], Any] | None = None
+        self._shapes: Shapes = []
+
+    def __call__(self, images: Tensor) -> Any:
+        """What the network returns for these images, on a GPU.
 
         Raises:
             RuntimeError: It cannot be recorded.
         """
-        shapes = [(leaf.shape, leaf.dtype) for leaf in tree_leaves(inputs)]
         if self._replay is None:
-            self._replay, self._shapes = self._record(inputs), shapes
-        return self._replay(*inputs) if shapes == self._shapes else self._call(*inputs)
-
-    def _record(self, inputs: tuple[Any, ...]) -> Callable[..., Any]:
-        """The calls before the recording must leave no trace in batch norms and random numbers."""
-        inputs = tree_map(torch.clone, inputs)  # the first batch must not be overwritten
-        for layer in self._module.modules():
-            if isinstance(layer, ReplicatedDropout):
-                layer.hold_mask()
-        buffers = list(self._module.buffers())
-        before = [buffer.clone() for buffer in buffers]
-        device = buffers[0].device
-        call = _Call(self._module, self._call)
-        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # warm-up and recording use two
-        try:
-            with (
-                torch.random.fork_rng([device] if device.type == "cuda" else []),
-                torch.autocast(
-                    device.type,
-                    torch.get_autocast_dtype(device.type),
-                    enabled=torch.is_autocast_enabled(device.type),
-                    cache_enabled=False,  # a replay must cast the weights of its own step
-                ),
-            ):
-                replay = torch.cuda.make_graphed_callables(call, inputs, WARM_UP, True)
-        except RuntimeError as error:
-            raise RuntimeError(f"a step cannot be recorded as CUDA graphs; --compile=off trains it: {error}") from error
-        finally:
-            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(True)
-        call.forget_gradients()
-        torch._foreach_copy_(buffers, before)
-        return replay
+            self._shapes = shapes_of(images)
+            call = _Outputs(self._net)
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # warm-up and recording use two
+            try:
+                with unchanged(self._net), casting_anew(images.device.type):
+                    first = (images.clone(),)  # this batch must not be overwritten
+                    self._replay = torch.cuda.make_graphed_callables(call, first, cuda_graphs.WARM_UP, True)
+            finally:
+                torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(True)
+            call.forget_gradients()
+        assert self._replay is not None
+        return self._replay(images) if shapes_of(images) == self._shapes else self._net(images)
 
 
-class _Call(nn.Module):
-    """A function as the forward pass of a module that holds its parameters."""
+class _Outputs(nn.Module):
+    """A network that remembers its outputs."""
 
-    def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.module, self.call = module, call
+        self.net = net
         self.outputs: Any = ()
 
-    def forward(self, *inputs: Any) -> Any:
-        self.outputs = self.call(*inputs)
+    def forward(self, images: Tensor) -> Any:
+        self.outputs = self.net(images)
         return self.outputs
 
     def forget_gradients(self) -> None:
@@ -99,6 +130,49 @@ class _Call(nn.Module):
         for output in tree_leaves(self.outputs):
             if not output._is_view():
                 output.detach_()
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """The calls before and of a recording leave no trace in batch norms and random numbers, and draw dropout where a
+    replay reads it.
+
+    Raises:
+        RuntimeError: It cannot be recorded.
+    """
+    for layer in module.modules():
+        if isinstance(layer, ReplicatedDropout):
+            layer.hold_mask()
+    buffers = list(module.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    device = next(module.parameters()).device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    except RuntimeError as error:
+        raise RuntimeError(f"a step cannot be recorded as CUDA graphs; --compile=off trains it: {error}") from error
+    torch._foreach_copy_(buffers, before)
+
+
+def casting_anew(device: str) -> torch.autocast:
+    """Autocast as it is, but without cached casts: a replay must cast the weights of its own step."""
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return torch.autocast(device, dtype, enabled=enabled, cache_enabled=False)
+
+
+def laid_out_as(param: Tensor, grad: Tensor | None) -> Tensor | None:
+    """The gradient in the strides of its parameter, which fused optimisers ask for."""
+    if grad is None:
+        return None
+    strides = zip(param.shape, param.stride(), grad.stride(), strict=True)
+    if all(size == 1 or one == other for size, one, other in strides):
+        return grad.as_strided(param.shape, param.stride())
+    return torch.empty_like(param).copy_(grad)
+
+
+def shapes_of(tensors: Any) -> Shapes:
+    """Shape and type of every tensor in lists and tuples."""
+    return [(leaf.shape, leaf.dtype) for leaf in tree_leaves(tensors)]
 
 
 def on_gpu(batch: object) -> bool:

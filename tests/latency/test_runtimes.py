@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -160,28 +158,9 @@ def test_a_runtime_on_a_gpu_is_refused_where_there_is_none(name, monkeypatch):
 
 @pytest.fixture
 def processor_as_gpu(monkeypatch):
-    """The runtimes for a GPU run on the processor; a recorded graph is the module that was recorded last."""
-    calls = []
-
-    class Graph:
-        def replay(self):
-            return calls[-1]()
-
-    @contextmanager
-    def record(graph):
-        yield
-        calls.append(lambda: graph.mnet_keeps[0](graph.mnet_keeps[1]))
-
-    stream = SimpleNamespace(wait_stream=lambda other: None)
+    """The runtimes for a GPU run on the processor; a call that is recorded is called again instead."""
     monkeypatch.setattr(torch_cuda.CudaRuntime, "device", "cpu")
-    for stub, value in {
-        "CUDAGraph": Graph,
-        "graph": record,
-        "Stream": lambda: stream,
-        "current_stream": lambda: stream,
-        "stream": lambda _: nullcontext(),
-    }.items():
-        monkeypatch.setattr(torch.cuda, stub, value)
+    monkeypatch.setattr("mnet.cuda_graphs.record", lambda call: call)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     yield
     torch.set_float32_matmul_precision(before[0])

@@ -1,55 +1,62 @@
-"""CUDA graphs without a GPU: a step is traced into its operators, which are run again from then on, as a graph is."""
+"""CUDA graphs without a GPU: a call is traced into its operators, which are run again from then on, as a graph is."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from mnet.cuda_graphs import WARM_UP, Replay
 
 
-def record(call: nn.Module, inputs: tuple[Any, ...], warm_up: int, allow_unused: bool) -> Callable[..., Any]:
-    """Stands in for torch.cuda.make_graphed_callables: the Python code of `call` is not run again, inputs are copied
-    to where the first ones were, and what is returned is overwritten by the next call."""
-    static, spec = tree_flatten(inputs)
-    params = [param for param in call.parameters() if param.requires_grad]
-    found: list[Any] = []
+def record(call: Callable[[], Any]) -> Replay[Any]:
+    """Stands in for `mnet.cuda_graphs.record`: the Python code of `call` is not run again, and what it returned is
+    overwritten by every replay."""
+    for _ in range(WARM_UP):
+        call()
+    structure: list[Any] = []
 
-    def joint(*gradients: Tensor) -> list[Tensor | None]:
-        outputs, structure = tree_flatten(call(*tree_unflatten(static, spec)))
-        heads = [output for output in outputs if output.requires_grad]
-        found[:] = [structure, [output.requires_grad for output in outputs], [torch.ones_like(head) for head in heads]]
-        grads = torch.autograd.grad(heads, params, gradients or found[2], allow_unused=allow_unused)
-        return [*(output.detach() for output in outputs), *grads]
+    def flat() -> list[Tensor | None]:
+        leaves, spec = tree_flatten(call())
+        structure[:] = [spec]
+        return leaves
 
-    for _ in range(warm_up):
-        joint()
-    graph = torch.no_grad()(make_fx(joint)(*found[2]))
-    structure, differentiable, ones = found
-    results = [None if value is None else value.clone() for value in graph(*ones)]
-    buffers = list(call.buffers())
+    graph = torch.no_grad()(make_fx(flat)())
+    results = [None if value is None else value.clone() for value in graph()]
 
-    class Replay(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *tensors):
-            for place, value in zip(static, tensors, strict=False):
+    def replay() -> None:
+        for place, value in zip(results, graph(), strict=True):
+            if place is not None:
                 place.copy_(value)
-            ctx.before = [buffer.clone() for buffer in buffers], torch.get_rng_state()
-            for place, value in zip(results, graph(*ones), strict=True):
-                if place is not None:
-                    place.copy_(value)
-            return tuple(result.detach() for result in results[: len(differentiable)])
+
+    return Replay(SimpleNamespace(replay=replay), tree_unflatten(results, structure[0]), call)
+
+
+def record_network(net: nn.Module, inputs: tuple[Tensor], warm_up: int, allow_unused: bool) -> Callable[..., Any]:
+    """Stands in for torch.cuda.make_graphed_callables, of a network with one output: replayed by a function that
+    autograd knows. The images are copied to where the first ones were."""
+    (images,) = inputs
+    params = [param for param in net.parameters() if param.requires_grad]
+    recorded = record(lambda: (net(images).detach(),))
+    buffers = list(net.buffers())
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, given: Tensor, *_: Tensor) -> Tensor:
+            images.copy_(given)
+            ctx.before = [buffer.clone() for buffer in buffers]
+            return recorded()[0].detach()
 
         @staticmethod
-        def backward(ctx, *gradients):
-            after = [buffer.clone() for buffer in buffers], torch.get_rng_state()
-            torch._foreach_copy_(buffers, ctx.before[0])
-            torch.set_rng_state(ctx.before[1])
-            heads = [grad for grad, wanted in zip(gradients, differentiable, strict=True) if wanted]
-            grads = graph(*heads)[len(differentiable) :]
-            torch._foreach_copy_(buffers, after[0])
-            torch.set_rng_state(after[1])
-            return (*(None for _ in static), *grads)
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            after = [buffer.clone() for buffer in buffers]
+            torch._foreach_copy_(buffers, ctx.before)
+            with torch.enable_grad():
+                grads = torch.autograd.grad(net(images), params, grad, allow_unused=allow_unused)
+            torch._foreach_copy_(buffers, after)
+            return None, *grads
 
-    return lambda *user: tree_unflatten(list(Replay.apply(*tree_leaves(user), *params)), structure)
+    return lambda given: Function.apply(given, *params)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.recording import record
+from support.recording import record, record_network
 
 import mnet
 from mnet.data.targets import Boxes
@@ -14,7 +14,9 @@ from mnet.studies.runs.job import Job
 from mnet.studies.runs.packs import run_jobs
 from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import WEIGHTS
+from mnet.tasks.classification import ImageClassifier
 from mnet.tasks.detection import SSDLiteDetector
+from mnet.tasks.module import make_optimizer
 from mnet.training import arithmetic, recipe, recorded
 
 
@@ -30,11 +32,15 @@ def recordings(monkeypatch) -> list[int]:
     """Steps are recorded on the CPU; counts how often."""
     made: list[int] = []
 
-    def count(*arguments):
-        made.append(1)
-        return record(*arguments)
+    def counted(call):
+        def count(*arguments):
+            made.append(1)
+            return call(*arguments)
 
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", count)
+        return count
+
+    monkeypatch.setattr("mnet.cuda_graphs.record", counted(record))
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", counted(record_network))
     monkeypatch.setattr("mnet.tasks.module.on_gpu", lambda batch: True)
     return made
 
@@ -102,10 +108,33 @@ def test_gradients_that_are_summed_over_batches_are_not_recorded(trial, recordin
 
 def test_a_batch_of_another_shape_is_computed_without_the_recording(recordings):
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
-    call = recorded.Recorded(net, net)
-    call(torch.randn(4, 1, 8, 8))
-    assert call(torch.randn(3, 1, 8, 8)).shape == (3, 2, 6, 6)
-    assert len(recordings) == 1
+    network = recorded.RecordedNetwork(net)
+    step = recorded.RecordedStep(net, lambda images: {"loss": net(images).square().mean()})
+    for call in (network, step):
+        call(torch.randn(4, 1, 8, 8))
+    assert network(torch.randn(3, 1, 8, 8)).shape == (3, 2, 6, 6)
+    assert [step.takes(torch.randn(n, 1, 8, 8)) for n in (3, 4)] == [False, True]
+    assert len(recordings) == 2
+
+
+def test_a_step_of_another_shape_between_recorded_ones_has_gradients_of_its_own(recordings, tiny_model):
+    """They are summed where a replay writes them, and overwritten by the next."""
+    module = ImageClassifier(
+        mnet.describe(tiny_model, num_classes=3, in_channels=1), replace(recipe("quick"), dropout=0.0)
+    )
+    module._records = True
+    optimizer = make_optimizer(module.net, module.recipe)
+    generator = torch.Generator().manual_seed(0)
+    for count in (4, 3, 4):
+        batch = torch.randn(count, 1, 28, 28, generator=generator), torch.arange(count) % 3
+        expected = torch.autograd.grad(module.step(batch)["loss"], list(module.net.parameters()))
+        loss = module.training_step(batch, 0)["loss"]
+        module.optimizer_zero_grad(0, 0, optimizer)
+        module.backward(loss)
+        assert module._replayed == (count == 4)
+        for param, gradient in zip(module.net.parameters(), expected, strict=True):
+            assert param.grad.stride() == param.stride()
+            assert torch.equal(param.grad, gradient)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused without it")

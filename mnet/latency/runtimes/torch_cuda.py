@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mnet import cuda_graphs
 from mnet.errors import ConfigError
 from mnet.latency.machine import unpinned
 from mnet.latency.runtimes import ExportError, Program, ProgramInfo, Run, Runtime, first_line, silenced
@@ -67,17 +68,7 @@ class CudaGraphProgram(CudaProgram):
         set_tensor_cores(False)
         module, image = copy.deepcopy(self.module), self.place(example)
         with torch.inference_mode():
-            side = torch.cuda.Stream()  # choose kernels before recording them
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(3):
-                    module(image)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                module(image)
-        graph.mnet_keeps = (module, image)  # type: ignore[attr-defined]  # a graph keeps neither alive
-        return graph.replay
+            return cuda_graphs.record(lambda: module(image))
 
 
 class CudaRuntime(Runtime):
