@@ -23,7 +23,8 @@ REASONS = {
     "import": "Lightning is not imported; beyond torch, this is the models, their tables and the latency tools",
 }
 """Part of a row's name -> why its goal may be missed."""
-Verdict = Literal["met", "NOT MET", "unclear"]
+Verdict = Literal["met", "NOT MET", "unclear", ""]
+"""Of a row without a goal, nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,15 @@ def time_row(what: str, ours: str, theirs: str, ratio: Ratio, *, at_most: float)
     return _row(what, ours, theirs, ratio, (ratio.ms, ratio.baseline_ms), f"<= {at_most:g}", verdict)
 
 
-def throughput_row(what: str, ours: str, theirs: str, ratio: Ratio, *, at_least: float) -> Row:
-    """Our throughput over theirs, where ours is the baseline of `ratio`."""
-    verdict = _judge(-ratio.high, -ratio.low, -at_least)
-    return _row(what, ours, theirs, ratio, (ratio.baseline_ms, ratio.ms), f">= {at_least:g}", verdict)
+def throughput_row(what: str, ours: str, theirs: str, ratio: Ratio, *, at_least: float | None) -> Row:
+    """Our throughput over theirs, where ours is the baseline of `ratio`; None: without a goal."""
+    verdict, goal = at_least_verdict(ratio.low, ratio.high, at_least)
+    return _row(what, ours, theirs, ratio, (ratio.baseline_ms, ratio.ms), goal, verdict)
+
+
+def at_least_verdict(low: float, high: float, goal: float | None) -> tuple[Verdict, str]:
+    """Whether an interval reaches a goal, and the goal in words."""
+    return ("", "") if goal is None else (_judge(-high, -low, -goal), f">= {goal:g}")
 
 
 def _row(
@@ -78,7 +84,7 @@ def _row(
         rounds=ratio.rounds,
         goal=goal,
         verdict=verdict,
-        note="" if verdict == "met" else next(reasons, ""),
+        note="" if verdict in ("met", "") else next(reasons, ""),
     )
 
 

@@ -101,9 +101,12 @@ class Pack(TrainedModule):
 
 
 class PrecomputedOutput(nn.Module):
-    """Replaces a member's network, and returns what its replica has computed."""
+    """Replaces a member's network, and returns what its replica has computed, once: nothing must keep the activations
+    of a step, and where a recorded one adds up its gradients, alive."""
 
-    output: Tensor
+    output: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.output
+        output, self.output = self.output, None
+        assert output is not None, "a member's network was called twice in a step"
+        return output

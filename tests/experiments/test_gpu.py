@@ -5,7 +5,8 @@ from pathlib import Path
 import gpu
 import pandas as pd
 import pytest
-from benchmarks.gpu import answers
+from benchmarks.goals import at_least_verdict
+from benchmarks.gpu import answers, seeds, steps
 
 from mnet.errors import ConfigError
 
@@ -82,3 +83,17 @@ def test_without_a_gpu_it_is_said_what_can_be_done(capsys):
     assert "torch finds no NVIDIA GPU; --rehearse runs every part on the CPU" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"unknown part 'step'.*Did you mean steps"):
         gpu.Options(parts="step")
+
+
+def test_goals_are_for_what_gives_the_same_result_and_for_what_is_ours():
+    assert [steps.goal_of(name) for name in ("bare loop", "bare loop, CUDA graphs", "a study in bf16")] == [
+        1.0,
+        0.9,
+        None,
+    ]
+    goals = [
+        seeds.goal_of(variant, over_processes=False)
+        for variant in (seeds.Bare(16), seeds.Bare(8, "bf16"), seeds.InStudy(1), seeds.SideBySide(8))
+    ]
+    assert goals == [4.0, 1.0, None, None]
+    assert at_least_verdict(1.1, 1.2, None) == ("", "")

@@ -43,7 +43,7 @@ def test_without_a_size_it_packs_where_that_ends_first(tmp_path):
     assert {job.pack_size for job in plan_packs(jobs, 1) if job.trial.model != "mobilenet_v2"} == {3}
     alone = study(tmp_path, calls)
     assert {job.pack_size for job in plan_packs(alone, 3)} == {1}  # three workers: a pack would leave two idle
-    assert {job.pack_size for job in plan_packs(jobs, 1, gpu=True)} == {16}
+    assert {job.pack_size for job in plan_packs(jobs, 1, gpu=True)} == {32}
     assert makespan(plan_packs(jobs, 2), 2) <= makespan(jobs, 2)
 
 
