@@ -9,6 +9,7 @@ once. A single file runs in the main process: nothing else has to start, and pri
 import dataclasses
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 """Before NumPy is imported, and for all processes that tests start: several threads wait for each other on matrices as
 small as those of an analysis, which then takes twice the time of the processor."""
+
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+"""Images of containers turn bytecode off, and each of thirty processes that tests start would compile all modules."""
 
 for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
     os.environ.pop(_name, None)
