@@ -51,10 +51,11 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: 
         ConfigError: There are no such weights, or they are of another network; the message says which tensors differ
             and what they look like. `net` is unchanged.
     """
-    if str(source) == IMAGENET:
-        source = download(net.network.name)
-    if not isinstance(source, Mapping) and Path(source).expanduser().is_dir():
-        return load_run(net, Path(source).expanduser())
+    if not isinstance(source, Mapping):  # whose text is that of all its numbers
+        if str(source) == IMAGENET:
+            source = download(net.network.name)
+        elif Path(source).expanduser().is_dir():
+            return load_run(net, Path(source).expanduser())
     state = read_state(source)
     if net.network.head is not None:
         return _load_with_head(net, state)
