@@ -32,8 +32,8 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 PUBLISHED = ROOT / "results/published"
 EFFECTS = sorted(path.parent.name for path in PUBLISHED.glob("*/effects.csv"))
 CLAIMS = {claim.id: claim for claim in load_claims(ROOT / "experiments/claims.yaml")}
-STUDIES = [study for study in list_studies(ROOT / "experiments/sweeps") if study in studies_with(PUBLISHED, SUMMARY)]
-STUDIES = [study for study in STUDIES if study not in EFFECTS]
+SUMMARISED = set(studies_with(PUBLISHED, SUMMARY)).difference(EFFECTS)
+STUDIES = [study for study in list_studies(ROOT / "experiments/sweeps") if study in SUMMARISED]
 
 
 def blocks(path: Path, language: str) -> list[str]:

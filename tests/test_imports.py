@@ -1,6 +1,7 @@
 """Imports point one way: no two modules import each other, no program imports a program, layers build downwards."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def name_of(path: Path) -> str:
 PATHS = {name_of(path): path for folder in ("mnet", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))}
 
 
+@cache
 def imports_of(name: str) -> set[str]:
     """The modules of this repository that a module imports, inside functions too, but for types alone."""
     found: set[str] = set()
@@ -47,16 +49,13 @@ def imports_of(name: str) -> set[str]:
     return (found & PATHS.keys()) - {name}
 
 
-IMPORTS = {name: imports_of(name) for name in PATHS}
-
-
 def reached_from(name: str) -> set[str]:
     reached: set[str] = set()
-    pending = list(IMPORTS[name])
+    pending = list(imports_of(name))
     while pending:
         if (module := pending.pop()) not in reached:
             reached.add(module)
-            pending += IMPORTS[module]
+            pending += imports_of(module)
     return reached
 
 
@@ -68,7 +67,7 @@ def test_no_two_modules_import_each_other():
 def test_no_program_imports_another_program():
     programs = {name for name, path in PATHS.items() if path.parent == ROOT / "experiments"}
     assert len(programs) > 15
-    assert not {name: IMPORTS[name] & programs for name in programs if IMPORTS[name] & programs}
+    assert not {name: imports_of(name) & programs for name in programs if imports_of(name) & programs}
 
 
 @pytest.mark.parametrize("height", range(len(LAYERS)), ids=[layer[0] for layer in LAYERS])
@@ -78,7 +77,7 @@ def test_a_layer_imports_nothing_of_the_layers_above_it(height):
 
     above = [part for layer in LAYERS[height + 1 :] for part in layer]
     for name in (module for module in PATHS if belongs(module, LAYERS[height])):
-        assert not {module for module in IMPORTS[name] if belongs(module, tuple(above))}, name
+        assert not {module for module in imports_of(name) if belongs(module, tuple(above))}, name
 
 
 def test_training_draws_nothing():
