@@ -155,6 +155,17 @@ def test_wrapped_weights_are_found_in_files(wrap: Callable, notes: str, tmp_path
     assert net.stem.conv.weight.equal(expected.half().float() if "float16" in notes else expected)
 
 
+def test_tensors_are_not_printed_to_learn_whether_they_are_the_name_of_a_file() -> None:
+    """The text of a state dict takes as long as everything else."""
+
+    class Silent(dict):
+        def __repr__(self) -> str:
+            raise AssertionError
+
+    net = mnet.create_model("mobilenet_v3_small", width=0.25, num_classes=3)
+    assert mnet.load_weights(net, Silent(net.state_dict())).share == 1
+
+
 def test_an_entry_can_be_chosen_and_safetensors_are_read(tmp_path: Path) -> None:
     plain, averaged = weights(), weights()
     path = tmp_path / "a #1.pth"
