@@ -19,7 +19,6 @@ REASONS = {
     "500 x 375": "what is left is scaling the crop and making floats of it, which both do",
     "compiled": "a study compiles on request: COMPILE=reduce-overhead",
     "in bf16": OTHER_PRECISION,
-    "in tf32": OTHER_PRECISION,
     "import": "Lightning is not imported; beyond torch, this is the models, their tables and the latency tools",
 }
 """Part of a row's name -> why its goal may be missed."""

@@ -36,7 +36,7 @@ class RecordedStep:
         self._module, self._step = module, step
         self._params = [param for param in module.parameters() if param.requires_grad]
         self._replay: cuda_graphs.Replay[tuple[Any, list[Tensor | None]]] | None = None
-        self._batch: Any = ()
+        self._inputs: list[Tensor] = []
         self._shapes: Shapes = []
 
     def takes(self, batch: Any) -> bool:
@@ -52,19 +52,20 @@ class RecordedStep:
         """
         if self._replay is None:
             self._replay = self._record(batch)
-        torch._foreach_copy_(tree_leaves(self._batch), tree_leaves(batch), non_blocking=True)
+        torch._foreach_copy_(self._inputs, tree_leaves(batch), non_blocking=True)
         outputs, grads = self._replay()
         for param, grad in zip(self._params, grads, strict=True):
             param.grad = grad  # Lightning drops them before a validation
         return outputs
 
     def _record(self, batch: Any) -> cuda_graphs.Replay[tuple[Any, list[Tensor | None]]]:
-        self._batch, self._shapes = tree_map(torch.clone, batch), shapes_of(batch)
+        batch = tree_map(torch.clone, batch)  # this one must not be overwritten
+        self._inputs, self._shapes = tree_leaves(batch), shapes_of(batch)
         params, device = self._params, self._params[0].device.type
 
         def forward_and_backward() -> tuple[Any, list[Tensor | None]]:
             with casting_anew(device):
-                outputs = self._step(self._batch)
+                outputs = self._step(batch)
             with torch.autocast(device, enabled=False):
                 grads = torch.autograd.grad(outputs["loss"], params, allow_unused=True)
             detached = tree_map(torch.Tensor.detach, outputs)

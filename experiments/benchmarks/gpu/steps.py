@@ -94,7 +94,8 @@ GOALS = {"bare loop, CUDA graphs": 0.9, "bare loop, torch.compile with CUDA grap
 
 def goal_of(variant: str) -> float | None:
     """The goal beside a variant; None for one of another precision, which has another result."""
-    return None if variant.endswith(("bf16", "tf32")) or "in bf16" in variant else GOALS.get(variant, 1.0)
+    how = {**VARIANTS, **BARE_COMPILED}[variant]
+    return GOALS.get(variant, 1.0) if isinstance(how, Reference) or how.precision == "fp32" else None
 
 
 def run(settings: Settings) -> None:
