@@ -1,7 +1,7 @@
 """Claims that no run has decided yet: their networks with many seeds, cell by cell, until the time is over.
 
-Which claims are open follows from the published claims; which networks they need, from the profile `gpu`. A call goes
-on where the last one stopped.
+Which claims are open follows from the published claims; which networks they need, from the profile `decide`, whose
+settings were chosen for them beforehand. A call goes on where the last one stopped.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 from common.driver import has_ended, read_data, share_finished
-from common.evaluation import planned_rows
+from common.evaluation import DECIDING, planned_rows
 from common.sweeps import CLAIMS_FILE, HERE, load_sweep
 from common.workers import start_worker_server
 
 from benchmarks.gpu.part import Settings
+from mnet.errors import counted
 from mnet.files import write_csv
 from mnet.studies.claims.claims import Claim, load_claims
 from mnet.studies.claims.evidence import claims_table, headlines
@@ -24,8 +25,9 @@ from mnet.studies.claims.pairs import RunIndex, find_evidence
 from mnet.studies.engines import Engine, make_engine
 from mnet.studies.engines.estimate import Workload, fit_rates, timed_runs, workload
 from mnet.studies.engines.events import Event, Failed, Finished, Retrying
+from mnet.studies.plan import LOOKS, make_plan, read_plan
 from mnet.studies.results.archive import read_table
-from mnet.studies.results.tables import write_tables
+from mnet.studies.results.tables import MARGIN, write_tables
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import (
     CLAIMS,
@@ -39,10 +41,8 @@ from mnet.studies.runs.store import (
 )
 from mnet.studies.study import Cell, Study
 
-PROFILE = "gpu"
-"""The entry of profiles.yaml that sets the networks and their training."""
-SEEDS = 16
-"""Seeds of a cell, trained as one network."""
+SEEDS = (16, 32)
+"""Seeds of a cell: so many of every open claim first, trained as one network; then more of what is still undecided."""
 PUBLISHED_CLAIMS = HERE.parent / "results" / PUBLISHED / CLAIMS
 COLUMNS = ("id", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "on", "before")
 
@@ -53,8 +53,8 @@ SILENT_S = 5.0
 
 REHEARSED = "v3-small-minimalistic-accuracy"
 """The claim of a rehearsal."""
-REHEARSAL: dict[str, object] = {"epochs": 1, "epoch_steps": 2, "total_stride": "paper", "width": 0.25}
-REHEARSAL_SEEDS = 2
+REHEARSAL: dict[str, object] = {"epochs": 1, "epoch_steps": 2, "total_stride": "paper"}
+REHEARSAL_SEEDS = (2,)
 REHEARSAL_TRAINER = {"limit_val_batches": 1, "limit_test_batches": 2}
 
 
@@ -109,16 +109,24 @@ def run(settings: Settings) -> None:
     if not claims:
         print("answers: no claim about accuracy is open", flush=True)
         return
-    studies = load_studies(claims, settings)
-    order = plan_cells(claims, studies)
-    cost = sum(planned.work.madds for planned in order) / 1e6
-    print(f"answers: {len(claims)} open claims, {len(order)} cells, {cost:.0f}M multiply-adds an image", flush=True)
+    seeds = REHEARSAL_SEEDS if settings.rehearse else SEEDS
+    studies = load_studies(claims, settings, seeds[-1])
+    for study in studies:
+        for line in make_plan(study, root, seeds if settings.rehearse else LOOKS, MARGIN):
+            print(line, flush=True)
     judge = Judge(claims, studies, root, settings.out / GPU_ANSWERS)
     share_finished(studies, root)
     judge.update(studies)
-    data = read_data([Job(order[0].cell.trials[0], root, order[0].study.name)])  # all cells have the same images
+    first = studies[0]
+    data = read_data([Job(first.cells[0].trials[0], root, first.name)])  # all cells have the same images
     engine = make_engine("local", workers=1, data=data, trainer=trainer, checkpoint_s=60.0, stalled_s=SILENT_S)
-    train_cells(order, engine, settings, judge, Clock(timed_runs(root)))
+    clock = Clock(timed_runs(root))
+    claims = [claim for claim in claims if judge.verdicts.get(claim.id, "undecided") == "undecided"]
+    for count in seeds:
+        order = plan_cells(claims, studies)
+        print(f"answers: {counted(len(claims), 'open claim')}, {len(order)} cells, {count} seeds", flush=True)
+        train_cells(order, count, engine, settings, judge, clock)
+        claims = [claim for claim in claims if judge.verdicts.get(claim.id) == "undecided"]
 
 
 def open_claims(*, rehearse: bool = False) -> list[Claim]:
@@ -131,12 +139,11 @@ def open_claims(*, rehearse: bool = False) -> list[Claim]:
     return [claim for claim in claims if published.get(claim.id) == "undecided"]
 
 
-def load_studies(claims: Sequence[Claim], settings: Settings) -> list[Study]:
-    """The studies of the claims at the scale of a GPU; in a rehearsal tiny."""
+def load_studies(claims: Sequence[Claim], settings: Settings, seeds: int) -> list[Study]:
+    """The studies of the claims in the settings chosen for them; in a rehearsal tiny."""
     changed: dict[str, object] = {"data_dir": str(settings.data_dir), **(REHEARSAL if settings.rehearse else {})}
-    seeds = REHEARSAL_SEEDS if settings.rehearse else SEEDS
     names = dict.fromkeys(claim.study for claim in claims)
-    return [load_sweep(name, PROFILE, seeds, changed) for name in names]
+    return [load_sweep(name, DECIDING, seeds, changed) for name in names]
 
 
 def plan_cells(claims: Sequence[Claim], studies: Sequence[Study]) -> list[PlannedCell]:
@@ -146,7 +153,7 @@ def plan_cells(claims: Sequence[Claim], studies: Sequence[Study]) -> list[Planne
     then its own two networks, each once. A claim whose own networks no study has is left out.
     """
     cells = {cell.trials[0].run_id_of(0): (study, cell) for study in reversed(studies) for cell in study.cells}
-    planned = pd.DataFrame([row for study in studies for row in planned_rows(study, PROFILE)])
+    planned = pd.DataFrame([row for study in studies for row in planned_rows(study, DECIDING)])
     index = RunIndex.of_plan(planned)
     baselines = {study.name: study.cells[0].trials[0].run_id_of(0) for study in studies}
     needs: dict[str, tuple[str, ...]] = {}
@@ -175,17 +182,17 @@ def plan_cells(claims: Sequence[Claim], studies: Sequence[Study]) -> list[Planne
 
 
 def train_cells(
-    order: Sequence[PlannedCell], engine: Engine, settings: Settings, judge: Judge, clock: Clock
+    order: Sequence[PlannedCell], seeds: int, engine: Engine, settings: Settings, judge: Judge, clock: Clock
 ) -> list[str]:
-    """Train the cells that are not finished. One that would not end in time is left out; later ones may be smaller.
+    """Train so many seeds of the cells. A cell that would not end in time is left out; later ones may be smaller.
 
     Returns:
         The names of the cells that were trained to their end by this call.
     """
     trained: list[str] = []
-    pack = SEEDS
+    pack = SEEDS[0]
     for planned in order:
-        jobs = _unfinished(planned, judge.root)
+        jobs = _unfinished(planned, seeds, judge.root)
         if not jobs:
             continue
         left = _left_s(settings)
@@ -205,7 +212,7 @@ def train_cells(
                         raise
                     pack //= 2
                     print(f"{planned.name}: {error}; {pack} seeds at once from here on", flush=True)
-                    jobs = _unfinished(planned, judge.root)
+                    jobs = _unfinished(planned, seeds, judge.root)
         except OutOfTimeError:
             print(f"{planned.name}: stopped, the time is over; the same call goes on", flush=True)
             break
@@ -226,9 +233,9 @@ def _left_s(settings: Settings) -> float:
     return settings.left_s - RESERVE_S
 
 
-def _unfinished(planned: PlannedCell, root: Path) -> list[Job]:
-    """The runs of a cell that have neither finished nor diverged."""
-    jobs = [Job(trial, root, planned.study.name) for trial in planned.cell.trials]
+def _unfinished(planned: PlannedCell, seeds: int, root: Path) -> list[Job]:
+    """The first so many runs of a cell, but those that have finished or diverged."""
+    jobs = [Job(trial, root, planned.study.name) for trial in planned.cell.trials[:seeds]]
     return [job for job in jobs if not has_ended(job)]
 
 
@@ -277,7 +284,7 @@ class Judge:
         """
         self.claims, self.studies, self.root, self.path = claims, studies, root, path
         self.before = headlines(read_table(PUBLISHED_CLAIMS)).set_index("id")["verdict"]
-        self.planned = pd.DataFrame([row for study in studies for row in planned_rows(study, PROFILE)])
+        self.planned = pd.DataFrame([row for study in studies for row in planned_rows(study, DECIDING)])
         self.runs: dict[str, pd.DataFrame] = {}
         """Study -> its finished runs."""
         self.verdicts: dict[str, str] = {}
@@ -291,7 +298,12 @@ class Judge:
         if not self.runs:
             return
         table = claims_table(
-            self.claims, runs=pd.concat(self.runs.values(), ignore_index=True), planned=self.planned, latencies={}
+            self.claims,
+            runs=pd.concat(self.runs.values(), ignore_index=True),
+            planned=self.planned,
+            latencies={},
+            plans={study.name: [plan] for study in self.studies if (plan := read_plan(self.root / study.name))},
+            chosen=set(self.planned["run_id"]),
         )
         judged = headlines(table)
         judged = judged[judged["n"].notna()]
