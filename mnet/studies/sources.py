@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -39,9 +40,7 @@ def read_source(path: Path) -> Source:
             that is not a string.
     """
     try:
-        content = read_limited(path, LARGEST_YAML).decode()
-        lines = dict(_lines(path, compose_yaml(content), ()))
-        return Source(path, read_yaml(content), lines)
+        return _parse(path, read_limited(path, LARGEST_YAML))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
@@ -52,6 +51,12 @@ def read_source(path: Path) -> Source:
         raise
     except (yaml.YAMLError, ValueError) as error:  # not text, a control character, an impossible date
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
+
+
+@lru_cache(maxsize=64)  # all profiles are in one file, which every study asks for
+def _parse(path: Path, content: bytes) -> Source:
+    text = content.decode()
+    return Source(path, read_yaml(text), dict(_lines(path, compose_yaml(text), ())))
 
 
 def _lines(path: Path, node: yaml.Node | None, at: Place) -> Iterator[tuple[Place, int]]:

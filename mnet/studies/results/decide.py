@@ -9,7 +9,7 @@ docs/statistics.md has the model in words, and the measured error rates. `scipy.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
@@ -220,8 +220,8 @@ def thresholds(family: Family, looks: tuple[int, ...]) -> Thresholds:
     lowest = np.empty((len(looks), SIMULATED))
     for start in range(0, SIMULATED, CHUNK):
         values = random.standard_normal((CHUNK, looks[-1], len(family.groups)))
-        for row, look in zip(lowest, looks, strict=True):
-            row[start : start + CHUNK] = _t_test(estimate(values[:, :look], family)).min(axis=1)
+        for row, estimates in zip(lowest, _estimate_complete(values, looks, family), strict=True):
+            row[start : start + CHUNK] = _t_test(estimates).min(axis=1)
     shares = np.interp(looks, *SHARES)
     nominal, silent = np.empty(len(looks)), np.ones(SIMULATED, bool)
     for i, share in enumerate(shares / shares.sum()):
@@ -310,27 +310,61 @@ class Model(NamedTuple):
     """(k, k): the variances of the cells, from their sums of squared residuals."""
 
 
+class Fit(NamedTuple):
+    """What a model makes of the values of B studies."""
+
+    delta: np.ndarray
+    """(B, m): the comparisons."""
+    squares: np.ndarray
+    """(B, k): the sums of squared residuals of the cells."""
+
+
 def estimate(values: Values, family: Family) -> Estimates:
     """The comparisons at one look."""
     observed = np.isfinite(values[0])
-    cell = np.nonzero(observed)[1]
-    by_cell = np.eye(len(family.groups))[cell]  # (N, k)
+    by_cell = np.eye(len(family.groups))[np.nonzero(observed)[1]]  # (N, k)
     y = values[:, observed]
     rounding = ROUNDING * np.abs(y).max(initial=0)
     y = y - y.mean(axis=1, keepdims=True)  # accuracies near 90 lose digits in squares
+    fits = []
+    for model in _models(observed.tobytes(), observed.shape, family):
+        rest = y @ model.residuals
+        squares = np.where(np.abs(rest) > rounding, rest, 0.0) ** 2 @ by_cell
+        fits.append(Fit(y @ model.weights.T, squares))
+    return _estimates(values, family, fits, rounding)
+
+
+def _estimate_complete(values: Values, looks: Sequence[int], family: Family) -> Iterator[Estimates]:
+    """As `estimate` at each look, of values without a gap: their residuals are distances from means."""
+    group, seeds = np.array(family.groups), np.array(looks)
+    of_seeds = values.copy()  # less the means of their seeds, which do not depend on the look
+    for each in np.unique(group):
+        of_seeds[..., group == each] -= values[..., group == each].mean(axis=2, keepdims=True)
+    starts = [0, *looks[:-1]]
+    sums, *others = (
+        np.add.reduceat(each, starts, axis=1).cumsum(axis=1) for each in (values, values**2, of_seeds, of_seeds**2)
+    )
+    delta = sums / seeds[:, None] @ np.array(family.contrasts).T
+    without = others[0] - sums**2 / seeds[:, None]
+    within = others[2] - others[1] ** 2 / seeds[:, None]
+    for i, look in enumerate(looks):
+        yield _estimates(values[:, :look], family, [Fit(delta[:, i], left[:, i]) for left in (without, within)], 0.0)
+
+
+def _estimates(values: Values, family: Family, fits: Sequence[Fit], rounding: float) -> Estimates:
+    """What the models of `_models` together say of the values: the one with effects of seeds where these matter."""
+    observed = np.isfinite(values[0])
+    by_cell = np.eye(len(family.groups))[np.nonzero(observed)[1]]
     models = _models(observed.tobytes(), observed.shape, family)
-    rests = [y @ model.residuals for model in models]
-    blocked = _seeds_matter([(rest**2).sum(axis=1) for rest in rests], [model.df for model in models], rounding)
-    estimates = Estimates(*(np.full((len(y), len(family.contrasts)), math.nan) for _ in Estimates._fields))
-    for model, rest, chosen in zip(models, rests, (~blocked, blocked), strict=True):
-        if chosen.any() and model.df:
-            squares = np.where(np.abs(rest[chosen]) > rounding, rest[chosen], 0.0) ** 2 @ by_cell
-            variance, df = _spreads(values[chosen], squares, model, family, with_seeds=model is models[1])
-            delta = y[chosen] @ model.weights.T
+    blocked = _seeds_matter([fit.squares.sum(axis=1) for fit in fits], [model.df for model in models], rounding)
+    estimates = Estimates(*(np.full((len(values), len(family.contrasts)), math.nan) for _ in Estimates._fields))
+    for model, fit, chosen in zip(models, fits, (~blocked, blocked), strict=True):
+        if chosen.any():
+            delta, squares = fit.delta[chosen], fit.squares[chosen]
             estimates.delta[chosen] = np.where(np.abs(delta) > rounding, delta, 0.0)
+        if chosen.any() and model.df:
+            variance, df = _spreads(values[chosen], squares, model, family, with_seeds=model is models[1])
             estimates.se[chosen], estimates.df[chosen] = _standard_errors(model.weights**2 @ by_cell, variance, df)
-        elif chosen.any():
-            estimates.delta[chosen] = y[chosen] @ model.weights.T
     return estimates
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from mnet import ConfigError
 from mnet.studies import decide
-from mnet.studies.results.decide import COLUMNS, classify, differences, judge
+from mnet.studies.results.decide import COLUMNS, Family, _estimate_complete, classify, differences, estimate, judge
 
 CELLS = ["paper", "relu", "swish"]
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -259,3 +259,17 @@ def test_a_verdict_follows_from_interval_and_margin(low, high, margin, word):
 def test_bad_input_is_one_error(arguments, message):
     with pytest.raises(ConfigError, match="(?i)" + message):
         decide(table(noise(3), CELLS), **{"baseline": "paper", **arguments})
+
+
+@pytest.mark.parametrize("groups", [(0, 0, 0), (0, 1, 0)])
+def test_what_is_simulated_without_matrices_is_what_the_analysis_of_any_values_finds(groups):
+    family = Family(groups, ((-1.0, 0.0, 1.0), (-1.0, 1.0, 0.0)))
+    values = (
+        np.random.default_rng(0).normal(size=(40, 6, 3)) + np.arange(6)[:, None] * (np.arange(40) % 2)[:, None, None]
+    )
+    for look, fast in zip((3, 6), _estimate_complete(values, (3, 6), family), strict=True):
+        slow = estimate(values[:, :look], family)
+        np.testing.assert_allclose(fast.se, slow.se, rtol=1e-9)
+        np.testing.assert_allclose(fast.df, slow.df)
+        known = np.isfinite(slow.se)
+        np.testing.assert_allclose(fast.delta[known], slow.delta[known], atol=1e-9)
