@@ -59,6 +59,7 @@ class TimedEngine:
 def start(monkeypatch, tmp_path):
     """A call of the part on the claims of `IDS`, with three seeds, on a clock that starts at 0."""
     monkeypatch.setattr(answers, "SEEDS", (3, 4))
+    monkeypatch.setattr(answers, "LOOKS", (3, 4))
     monkeypatch.setattr(answers, "open_claims", lambda rehearse: CLAIMS)
     monkeypatch.setattr(answers, "read_data", lambda jobs: {})
     monkeypatch.setattr(answers, "start_worker_server", lambda: None)
