@@ -20,7 +20,7 @@ import pandas as pd
 from common.evaluation import evaluate_claims
 from common.options import Arguments, Parser
 from common.program import program
-from common.readme_tables import GPU, fill
+from common.readme_tables import fill
 from common.sweeps import HERE, SWEEPS
 from common.timing import keep
 
@@ -39,6 +39,7 @@ from mnet.studies.runs.store import (
     DEATHS,
     EFFECTS,
     FRONTIER,
+    GPU,
     GPU_RUNS,
     GPU_TABLES,
     INSIDE,
@@ -133,8 +134,8 @@ def is_own(path: Path) -> bool:
 
 
 def copy_gpu(root: Path, into: Path) -> Iterator[Path]:
-    """Copy what was measured on a GPU: its tables and the runs of its claims to a folder of their own, its latencies
-    into the tables of the studies, whose rows from other runtimes and devices stay.
+    """Copy what was measured on a GPU: its tables and the runs of its claims to a folder of their own, where other runs
+    stay; its latencies into the tables of the studies, whose rows from other runtimes and devices stay.
 
     Raises:
         ConfigError: A file is too large to be published.
@@ -144,7 +145,12 @@ def copy_gpu(root: Path, into: Path) -> Iterator[Path]:
             (into / GPU).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, into / GPU / name)
             yield into / GPU / name
+    before = {path: _as_text(path) for path in (into / GPU).glob(f"*/{RUNS}")}
     yield from copy(root / GPU_RUNS, into / GPU)
+    for path, runs in before.items():
+        others = runs[~runs["run_id"].isin(_as_text(path)["run_id"])]
+        if not others.empty:
+            write_csv(path, pd.concat([_as_text(path), others]))
     for study in list_studies(SWEEPS):
         if not is_own(root / study / LATENCY):
             continue

@@ -16,7 +16,7 @@ from mnet.studies.plan import Plan, read_plan
 from mnet.studies.results.archive import studies_with, study_table
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row
-from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS, PLAN, PUBLISHED, SUMMARY, TRACE
+from mnet.studies.runs.store import GPU, LATENCY, LATENCY_CLAIMS, PLAN, PUBLISHED, SUMMARY, TRACE
 from mnet.studies.study import Study, list_studies
 
 DECIDING = "decide"
@@ -47,9 +47,10 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
 
 
 def find_plans(root: Path, study: str) -> list[Plan]:
-    """The plans of a study in a results folder, then the published ones: of each profile one."""
+    """The plans of a study in a results folder, then the published ones: of each profile one, and a GPU's."""
     plans = []
-    for folder in (root, root / DECIDING, root / PUBLISHED / DECIDING, root / PUBLISHED):
+    published = root / PUBLISHED
+    for folder in (root, root / DECIDING, published / DECIDING, published, published / GPU, root / GPU):
         try:
             plans.append(read_plan(folder / study))
         except ConfigError as error:

@@ -37,6 +37,7 @@ from mnet.studies.runs.store import (
     CHECK,
     CLAIMS,
     EFFECTS,
+    GPU,
     GPU_ANSWERS,
     GPU_CORRECT,
     GPU_SEEDS,
@@ -50,8 +51,6 @@ from mnet.tasks import TASKS, task_in
 
 LONGER = "longer"
 """The folder of results of the profile with that name."""
-GPU = "gpu"
-"""The folder of what experiments/gpu.py measured."""
 NOT_MEASURED = "Not measured yet."
 DATA = "fashion_mnist at 28 px"
 """The setting that rows do not repeat."""

@@ -48,6 +48,11 @@ def test_runs_and_tables_get_a_folder_of_their_own_that_claims_read(measured, tm
     ours = study_table(PUBLISHED, "se")
     assert len(runs) == 2 * len(ours)
     assert (runs["device"] == "H100").sum() == len(ours)
+    later = measured / "answers/se/runs.csv"
+    on_gpu = read_table(later)
+    on_gpu.assign(run_id="h" + on_gpu["run_id"].str[1:], epochs=9).to_csv(later, index=False)
+    list(publish.copy_gpu(measured, into))
+    assert sorted(read_table(into / "gpu/se/runs.csv")["epochs"]) == [2] * len(ours) + [9] * len(ours)
 
 
 def test_latencies_of_a_gpu_join_those_of_the_processor_once(measured, tmp_path):
