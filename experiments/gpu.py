@@ -35,13 +35,14 @@ BUDGET = float(sum(SHARES.values()))
 REHEARSAL = 1.0
 """Seconds of each part in a rehearsal, after which it is as short as it can be: the fewest rounds, the fewest steps."""
 PRELOADED = (
+    "mnet.studies.engines.preload",
     "benchmarks.gpu.seeds",
     "benchmarks.gpu.latency",
     "benchmarks.gpu.answers",
-    "mnet.studies.runs.packs",
     "pytest",
 )
-"""What the server that all parts are forked from imports, so that none has to."""
+"""What the server that all parts are forked from imports, so that none has to. The first is most of it, in which no
+part looks for garbage."""
 PATIENCE_S = 600.0
 """In a rehearsal, which any busy machine may run."""
 GRACE_S = 15.0

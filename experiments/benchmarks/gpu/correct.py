@@ -11,6 +11,8 @@ from mnet.studies.runs.store import GPU_CORRECT
 
 ROOT = Path(__file__).parents[3]
 TESTS = "tests/gpu"
+REHEARSED = "order or recorded and quick and fp32 or waits and (quick-auto or v3-off)"
+"""In a rehearsal: both recipes, and each way of computing steps, once."""
 
 
 def run(settings: Settings) -> None:
@@ -18,7 +20,7 @@ def run(settings: Settings) -> None:
     table = GrowingTable(settings.out / GPU_CORRECT, ("test",), settings.device)
     arguments = [str(ROOT / TESTS), "-q", "-p", "no:xdist", "-o", "addopts=", f"--rootdir={ROOT}", "--no-header"]
     if settings.rehearse:
-        arguments += ["--rehearse", "-k", "order or waits or (recorded and quick and fp32)"]
+        arguments += ["--rehearse", "-k", REHEARSED]
     pytest.main(arguments, plugins=[Reporter(table, settings)])
 
 

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ from common.timing import PROFILE, Plan, keep, latency_studies
 from torch import nn
 
 from benchmarks.gpu.part import Settings
+from mnet import Network
 from mnet.errors import ConfigError
 from mnet.latency.comparison import GROUPS, Measurement, measure, program_sample
 from mnet.latency.machine import machine_facts
@@ -29,6 +30,7 @@ from mnet.studies.claims.claims import load_claims
 from mnet.studies.latency.subjects import Subject, build_module, identity, list_subjects
 from mnet.studies.latency.tables import claims_table, latency_table
 from mnet.studies.runs.store import LATENCY
+from mnet.studies.trial import Trial
 
 ORDER = (
     *(("cuda-graphs", 1), ("cuda-eager", 1), ("cuda-graphs", 32)),
@@ -40,8 +42,8 @@ COMPILED, COMPILED_CLAIMS, COMPILE_S = "cuda-compile", ("v3-large-vs-v2-latency"
 THREADS, HALF_WIDTH, SHORTEST_S = 1, 0.01, 0.1
 WARMUP = 4
 """Rounds that are not counted, at most. A GPU is steady sooner than a processor."""
-REHEARSED_STUDIES, REHEARSED_PX, REHEARSED_WIDTH = 1, 32, 0.5
-"""In a rehearsal: studies, pixels, and the width of networks that have the papers' own."""
+REHEARSED_STUDIES, REHEARSED_PX, REHEARSED_BLOCKS = 1, 32, 2
+"""In a rehearsal: studies, pixels, and how many of a network's blocks it has."""
 REHEARSED_BATCH = 2
 """Images at a time in place of those of `ORDER`; of the compiled networks, still one."""
 
@@ -122,7 +124,7 @@ def list_plans(rehearse: bool) -> Iterator[Plan]:
         study = load_sweep(name, PROFILE, settings={"resolution": REHEARSED_PX} if rehearse else {})
         subjects, pairs = list_subjects(study, claims)
         if rehearse:
-            subjects = {name: _narrowed(subject) for name, subject in subjects.items()}
+            subjects = {name: _shortened(subject) for name, subject in subjects.items()}
         int8 = {name for name, subject in subjects.items() if subject.trial.quantized}
         floats = [pair for pair in pairs if not int8 & {pair.baseline, pair.variant}]
         if not floats:
@@ -135,8 +137,16 @@ def list_plans(rehearse: bool) -> Iterator[Plan]:
     yield from later
 
 
-def _narrowed(subject: Subject) -> Subject:
-    return replace(subject, trial=replace(subject.trial, width=subject.trial.width or REHEARSED_WIDTH))
+class ShortTrial(Trial):
+    """A trial whose network has few blocks."""
+
+    def network(self, num_classes: int, in_channels: int) -> Network:
+        network = super().network(num_classes, in_channels)
+        return replace(network, blocks=network.blocks[:REHEARSED_BLOCKS])
+
+
+def _shortened(subject: Subject) -> Subject:
+    return replace(subject, trial=ShortTrial(**{one.name: getattr(subject.trial, one.name) for one in fields(Trial)}))
 
 
 def restricted(plan: Plan, claims: Sequence[str]) -> Plan:

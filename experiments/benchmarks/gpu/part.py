@@ -14,6 +14,8 @@ import mnet
 from mnet.files import write_csv
 from mnet.provenance import provenance
 
+SAMPLE_SECONDS, ROUNDS_SECONDS = 0.05, 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -30,6 +32,16 @@ class Settings:
     rehearse: bool = False
     """Whether sizes are tiny, to see that the code runs."""
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def sample_s(self) -> float:
+        """About how long a sample of a training loop takes, in seconds: one step in a rehearsal."""
+        return 0.0 if self.rehearse else SAMPLE_SECONDS
+
+    @property
+    def rounds_s(self) -> float:
+        """Seconds that rounds have at least: in a rehearsal there are as few as an interval takes."""
+        return 0.0 if self.rehearse else ROUNDS_SECONDS
 
     @property
     def left_s(self) -> float:

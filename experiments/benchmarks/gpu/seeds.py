@@ -155,17 +155,17 @@ def _compare(
                 break
             build: Callable[[], Sample]
             if isinstance(variant, Bare):
-                build = partial(bare_pack, network, variant, data.batch_size, settings.device)
+                build = partial(bare_pack, network, variant, data.batch_size, settings)
             elif isinstance(variant, InStudy):
-                build = partial(study_pack, network, variant, data, settings.device, folder / name, resources)
+                build = partial(study_pack, network, variant, data, settings, folder / name, resources)
             else:
-                build = partial(side_by_side, network, variant, data.batch_size, settings.device, pools)
+                build = partial(side_by_side, network, variant, data.batch_size, settings, pools)
             steps.build_loop(samples, peaks, name, build)
             if isinstance(variant, SideBySide):
                 peaks.pop(name, None)  # theirs is not in this process
         if ONE not in samples:
             return
-        budget = max(1.0, budget_s - (time.monotonic() - started))
+        budget = max(settings.rounds_s, budget_s - (time.monotonic() - started))
         times = time_in_rounds(samples, ONE, budget_s=budget, half_width=0.02, warmup=1, skip_failures=True)
     processes = [name for name in times.times if isinstance(variants[name], SideBySide)]
     best = min(processes, key=times.ms, default=None)
@@ -187,9 +187,9 @@ def goal_of(variant: Variant, *, over_processes: bool) -> float | None:
     return PROCESSES if over_processes else TOGETHER if variant.seeds >= MANY else 1.0
 
 
-def bare_pack(network: mnet.Network, variant: Bare, batch_size: int, device: str) -> Sample:
+def bare_pack(network: mnet.Network, variant: Bare, batch_size: int, settings: Settings) -> Sample:
     """Seconds per step and seed of a bare loop."""
-    sample = steps.sampled(_bare_steps(network, variant, batch_size, device))
+    sample = steps.sampled(_bare_steps(network, variant, batch_size, settings.device), settings)
     return lambda: sample() / variant.seeds
 
 
@@ -235,7 +235,12 @@ def _update(network: mnet.Network, variant: Bare, batch_size: int, device: str) 
 
 
 def study_pack(
-    network: mnet.Network, variant: InStudy, data: steps.Garments, device: str, folder: Path, resources: ExitStack
+    network: mnet.Network,
+    variant: InStudy,
+    data: steps.Garments,
+    settings: Settings,
+    folder: Path,
+    resources: ExitStack,
 ) -> Sample:
     """Seconds per step and seed of a pack as a study trains it; of a run alone, if it has one seed."""
     modules = [ImageClassifier(network, loops.RECIPE) for _ in range(variant.seeds)]
@@ -243,26 +248,31 @@ def study_pack(
     alone = variant.seeds == 1
     module = modules[0] if alone else Pack(modules)
     batches = datas[0] if alone else cast(L.LightningDataModule, PackedDataModule(datas))
-    how = loops.How(variant.precision, compile="auto")
-    sample = steps.sampled(loops.train_in_steps(module, batches, range(variant.seeds), how, device, folder, resources))
+    how, seeds = loops.How(variant.precision, compile="auto"), range(variant.seeds)
+    loop = loops.train_in_steps(module, batches, seeds, how, settings.device, folder, resources)
+    sample = steps.sampled(loop, settings)
     return lambda: sample() / variant.seeds
 
 
 def side_by_side(
-    network: mnet.Network, variant: SideBySide, batch_size: int, device: str, pools: Sequence[ProcessPoolExecutor]
+    network: mnet.Network,
+    variant: SideBySide,
+    batch_size: int,
+    settings: Settings,
+    pools: Sequence[ProcessPoolExecutor],
 ) -> Sample:
     """Seconds per step and seed of processes that train a seed each, at the same time."""
     chosen = pools[: variant.seeds]
 
     def all_at_once(count: int) -> float:
-        futures = [pool.submit(seconds_in_process, network, batch_size, device, count) for pool in chosen]
+        futures = [pool.submit(seconds_in_process, network, batch_size, settings.device, count) for pool in chosen]
         start = time.perf_counter()
         for future in futures:
             future.result()
         return time.perf_counter() - start
 
     all_at_once(3)
-    count = 4 * steps.steps_for(all_at_once(8) / 8)  # so many that handing out the work does not count
+    count = 4 * steps.steps_for(all_at_once(8) / 8, settings)  # so many that handing out the work does not count
     return lambda: all_at_once(count) / (count * variant.seeds)
 
 

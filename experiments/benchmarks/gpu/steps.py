@@ -38,8 +38,6 @@ CASES = (
     ("mobilenet_v3_small", 224),
 )
 BATCH = 128
-SAMPLE_SECONDS = 0.05
-"""About how long a sample takes, in seconds."""
 SMALL, LARGE_IMAGES = 64, 2560
 """Pixels up to which all images of the benchmark are taken; and how many are beyond."""
 COMPILED = (("mobilenet_v3_small", 32), ("mobilenet_v3_large", 32))
@@ -157,10 +155,10 @@ def _compare(
                 build = partial(loops.study_loop, network, data[how.on_device], how, settings.device, path, resources)
             else:
                 build = partial(loops.bare_loop, network, data[True], how, settings.device)
-            build_loop(samples, peaks, name, lambda build=build: sampled(build()))  # type: ignore[misc]
+            build_loop(samples, peaks, name, lambda build=build: sampled(build(), settings))  # type: ignore[misc]
         if STUDY not in samples:
             return
-        budget = max(1.0, budget_s - (time.monotonic() - started))
+        budget = max(settings.rounds_s, budget_s - (time.monotonic() - started))
         times = time_in_rounds(samples, STUDY, budget_s=budget, half_width=0.02, warmup=2, skip_failures=True)
     for name in times.times:
         if name == STUDY:
@@ -203,14 +201,14 @@ def _reset_peak() -> int:
     return torch.cuda.memory_allocated()
 
 
-def sampled(steps: loops.Steps) -> Sample:
-    """Seconds per step, in samples of about `SAMPLE_SECONDS`."""
-    return loops.sample_of(steps, steps_for(steps(3) / 3))
+def sampled(steps: loops.Steps, settings: Settings) -> Sample:
+    """Seconds per step, in samples of about `settings.sample_s`."""
+    return loops.sample_of(steps, steps_for(steps(3) / 3, settings))
 
 
-def steps_for(seconds_per_step: float) -> int:
+def steps_for(seconds_per_step: float, settings: Settings) -> int:
     """How many steps a sample takes."""
-    return max(1, min(50, round(SAMPLE_SECONDS / seconds_per_step)))
+    return max(1, min(50, round(settings.sample_s / seconds_per_step)))
 
 
 def free_memory() -> None:
