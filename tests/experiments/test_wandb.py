@@ -1,6 +1,6 @@
 """Weights & Biases: its real client, core, agent and reader, against a server on the loopback interface.
 
-Processes of their own are the agent with its training, and `wandb sync`; the rest runs in this one.
+Processes of their own are an agent and its training; the rest runs in this one.
 """
 
 import json
@@ -25,6 +25,7 @@ import train
 import wandb
 import yaml
 from support.wandb_server import API_KEY, Run, is_dead, serving
+from wandb.cli.cli import cli
 
 from mnet.studies import load
 from mnet.studies.runs.store import adopt, lock
@@ -60,8 +61,8 @@ def account(home, server) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tiny(images) -> dict[str, object]:
-    """Settings that make a trial take a second."""
+def small(images) -> dict[str, object]:
+    """Settings that make a trial of a network of the papers take a second."""
     return {
         "dataset": "imagefolder",
         "data_dir": str(images),
@@ -70,6 +71,12 @@ def tiny(images) -> dict[str, object]:
         "width": 0.25,
         "batch_size": 16,
     }
+
+
+@pytest.fixture(scope="module")
+def tiny(small, tiny_model) -> dict[str, object]:
+    """The same for a smaller network."""
+    return {name: value for name, value in small.items() if name != "width"} | {"model": tiny_model}
 
 
 @contextmanager
@@ -114,9 +121,9 @@ def register(account: dict[str, str], settings: dict[str, object], out: Path) ->
     return said.getvalue().split("make agent SWEEP=")[1].split()[0]
 
 
-def train_here(tiny: dict[str, object], out: Path, **settings: object) -> Path:
+def train_here(settings: dict[str, object], out: Path) -> Path:
     """The folder of a run of the activation study, trained in this process without W&B."""
-    arguments = [*options({**tiny, **settings}), f"--out={out}", "--study=activation", "--wandb=off"]
+    arguments = [*options(settings), f"--out={out}", "--study=activation", "--wandb=off"]
     assert train.main(arguments) == 0
     (folder,) = (out / "activation" / "runs").iterdir()
     return folder
@@ -147,15 +154,20 @@ def measured(result: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def swept(tiny, account, server, tmp_path_factory):
-    """A grid of two activations, the second one's run finished before, after an agent has worked on it: the sweep and
-    its runs as the server knows them, and the results folder."""
+def swept(small, account, server, tmp_path_factory):
+    """A grid of two activations that is worked off: the sweep and its runs as the server knows them, and the results
+    folder. An agent trains the second; the first, whose run has finished before, is told to this process as to one
+    that an agent has started."""
     out = tmp_path_factory.mktemp("results")
-    before = train_here(tiny, out, activation="relu", seed=0) / "result.json"
+    before = train_here({**small, "activation": "paper", "seed": 0}, out) / "result.json"
     written = before.stat().st_mtime_ns
-    name = register(account, {**tiny, "activation": "paper,relu", "seeds": 1}, out)
-    end(begin(account, "sweep.py", f"--agent={name}"))
+    name = register(account, {**small, "activation": "paper,relu", "seeds": 1}, out)
     registered = server.sweeps[name.rpartition("/")[2]]
+    first = server.next_command(registered)
+    with as_user({**account, "WANDB_SWEEP_ID": registered.name, "WANDB_RUN_ID": first["run_id"]}):
+        own = [part for part in registered.config["command"] if part.startswith("--")]
+        assert train.main([*own, *options({name: given["value"] for name, given in first["args"].items()})]) == 0
+    end(begin(account, "sweep.py", f"--agent={name}"))
     return registered, [server.runs[run] for run in registered.taken], out, (before, written)
 
 
@@ -181,10 +193,10 @@ def test_a_run_whose_agent_was_killed_is_taken_by_the_next_one_and_ends_the_same
     assert run.summary["test/top1"] == result["top1"]
 
 
-def test_a_registered_sweep_is_the_file_with_the_overrides_laid_over_its_parameters(swept, tiny):
+def test_a_registered_sweep_is_the_file_with_the_overrides_laid_over_its_parameters(swept, small):
     registered, _, out, _ = swept
     file = yaml.safe_load(SWEEP_FILE.read_text())
-    settings = {name: {"value": value} for name, value in tiny.items()} | {"seed": {"value": 0}}
+    settings = {name: {"value": value} for name, value in small.items()} | {"seed": {"value": 0}}
     varied = {"activation": {"values": ["paper", "relu"]}}
     assert registered.config["parameters"] == file["parameters"] | settings | varied
     assert registered.config["command"] == [*file["command"][:-1], f"--out={out}", "${args}"]
@@ -285,8 +297,8 @@ def test_without_an_account_a_run_trains_and_one_line_says_how_to_upload_it(offl
 
 def test_wandb_sync_uploads_config_history_and_summary_of_an_offline_run(offline, account, server):
     file, before = offline[1], set(server.runs)
-    command = [sys.executable, "-m", "wandb", "sync", str(file.parent)]
-    subprocess.run(command, capture_output=True, text=True, env=account, check=True)
+    with as_user(account):
+        assert cli.main(["sync", str(file.parent)], standalone_mode=False) is None
     (run,) = (run for name, run in server.runs.items() if name not in before)
     result = json.loads((file.parents[2] / "result.json").read_text())
     assert run.config["variant"] == "se=false kernel=3"
