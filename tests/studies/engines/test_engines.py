@@ -101,6 +101,8 @@ class TestEveryEngine:
     @pytest.fixture(scope="class")
     def study(self, engine, request, tmp_path_factory) -> Study:
         study = Study(tmp_path_factory.mktemp(engine))
+        for job in study.jobs:
+            (study.root / f"folder {job.trial.seed}").write_text(str(job.folder))  # for `behave`
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(f"mnet.studies.engines.{engine}.LOCKED_SECONDS", 0.1)
             if engine == "slurm":
