@@ -13,7 +13,7 @@ from mnet.errors import ConfigError, leave_out
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.evidence import claims_table
 from mnet.studies.plan import Plan, read_plan
-from mnet.studies.results.archive import studies_with, study_table
+from mnet.studies.results.archive import of_latest_machine, studies_with, study_table
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row
 from mnet.studies.runs.store import GPU, LATENCY, LATENCY_CLAIMS, PLAN, PUBLISHED, SUMMARY, TRACE
@@ -74,16 +74,19 @@ def planned_rows(study: Study, profile: str) -> Iterator[dict[str, object]]:
 
 
 def _latency_claims(root: Path, study: str) -> pd.DataFrame:
-    """A study's latency claims, with the device, and the operators that ran outside the fast kernels."""
-    keys = ["variant", "runtime", "threads", "batch"]
+    """A study's latency claims, with the operators that ran outside the fast kernels. A claim of before tables named
+    the machine is of the one that measured last under its conditions."""
     measured = _with_batch(study_table(root, study, LATENCY))
-    # A table keeps the rows of other devices; those of the latest measurement, whose claims these are, come last.
-    latest = measured.reindex(columns=[*keys, "undelegated_ops", "device"]).drop_duplicates(keys, keep="last")
     claims = _with_batch(study_table(root, study, LATENCY_CLAIMS))
-    claims = claims.merge(latest.rename(columns={"undelegated_ops": "fell_back"}), how="left", on=keys)
-    by_runtime = measured.drop_duplicates("runtime", keep="last").set_index("runtime")["device"]
-    devices = claims["device"].fillna(claims["runtime"].map(by_runtime)).fillna("an unknown device")
-    return claims.assign(device=devices, fell_back=claims["fell_back"].fillna(""))
+    conditions = ["runtime", "threads", "batch"]
+    if "device" not in claims:
+        latest = of_latest_machine(measured)[[*conditions, "device"]].drop_duplicates(conditions)
+        claims = claims.merge(latest, how="left", on=conditions)
+    claims = claims.fillna({"device": "an unknown device"})
+    keys = ["variant", *conditions, "device"]
+    outside = measured.reindex(columns=[*keys, "undelegated_ops"]).drop_duplicates(keys, keep="last")
+    claims = claims.merge(outside.rename(columns={"undelegated_ops": "fell_back"}), how="left", on=keys)
+    return claims.fillna({"fell_back": ""})
 
 
 def _with_batch(table: pd.DataFrame) -> pd.DataFrame:

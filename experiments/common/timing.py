@@ -118,10 +118,17 @@ def latency_studies() -> list[str]:
 
 
 def keep(folder: Path, table: pd.DataFrame, claims: pd.DataFrame) -> None:
-    """Write what was measured over the rows of the same networks and conditions; all other rows stay."""
+    """Write what was measured over the rows of the same networks and conditions; all other rows stay.
+
+    Args:
+        folder: Of the study.
+        table: Of `latency_table`.
+        claims: Of `claims_table`; without a column `device`, of the machine of `table`.
+    """
     merge_rows(folder / LATENCY, table, ("variant", *KEY))
     if not claims.empty:
-        merge_rows(folder / LATENCY_CLAIMS, claims, CLAIM_KEY, {"batch": "1"})
+        claims = claims if "device" in claims else claims.assign(device=table["device"].iloc[0])
+        merge_rows(folder / LATENCY_CLAIMS, claims, CLAIM_KEY, {"batch": "1", "device": ""})
 
 
 def _progress(title: str) -> Progress:

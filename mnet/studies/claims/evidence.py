@@ -61,8 +61,8 @@ def claims_table(
         runs: From `load`; a run that several studies share counts once for each machine that trained it.
         planned: What the studies would train, the cheapest first: a row per cell, with the settings and the `run_id`
             of its trial with seed 0, its `study`, and the `command`.
-        latencies: Study -> its `latency-claims.csv`, with `device` and, in `fell_back`, operators outside fast kernels.
-            Without a column `batch`, one image at a time.
+        latencies: Study -> its `latency-claims.csv`, with `device` and, in `fell_back`, operators outside fast kernels;
+            the latest last. Without a column `batch`, one image at a time.
         searches: Study of NetAdapt -> its `summary.csv`: the network scaled by width first, then the found one.
         plans: Study -> its plans, own before published; the looks of the first that names the networks count, other
             evidence is one look.
@@ -122,7 +122,8 @@ def _untested(why: str) -> Row:
 
 
 def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
-    """A latency claim on every runtime and batch it was timed at, one image at a time first, as in the papers."""
+    """A latency claim on every runtime, batch and machine it was timed at: one image at a time first, as in the papers,
+    and of several machines the one that measured last."""
     rows = pd.DataFrame() if table is None else table[table["id"] == claim.id]
     if rows.empty:
         command = f"make latency-{claim.study}"
@@ -131,7 +132,8 @@ def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
     order = {name: i for i, name in enumerate(RUNTIMES)}
     batches = rows["batch"] if "batch" in rows else pd.Series(1, rows.index)
     places = pd.DataFrame({"larger": batches > 1, "runtime": rows["runtime"].map(order), "batch": batches})
-    for i in places.sort_values([*places], kind="stable").index:
+    places = places.assign(threads=rows["threads"].astype(int))
+    for i in places[::-1].sort_values([*places], kind="stable").index:
         row, batch = rows.loc[i], int(batches[i])
         threads, on_gpu = int(row["threads"]), row["runtime"] in GPU_RUNTIMES
         precision = "" if pd.isna(row["precision"]) else f" {row['precision']}"

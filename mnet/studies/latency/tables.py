@@ -19,7 +19,7 @@ from mnet.studies.study import Study
 
 CLAIM_COLUMNS = ("id", "paper", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "why", "runtime",
                  "threads", "batch", "precision", "baseline", "variant")  # fmt: skip
-CLAIM_KEY = ("id", "runtime", "threads", "batch")
+CLAIM_KEY = ("id", "runtime", "threads", "batch", "device")
 """Columns that identify the measurement of a claim."""
 KEY = ("dataset", "resolution", "runtime", "precision", "threads", "batch", "device")
 """Columns that, with its settings, identify the measurement of a variant."""

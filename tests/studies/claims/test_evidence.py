@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from common import evaluation
 from common.evaluation import _latency_claims
+from common.timing import keep
 
 from mnet.studies import Trial
 from mnet.studies.claims.claims import Claim, load_claims
 from mnet.studies.claims.evidence import COLUMNS, claims_table, count_verdicts, headlines
 from mnet.studies.claims.views import latency_claims_table
+from mnet.studies.latency.tables import KEY
 from mnet.studies.plan import Plan
 from mnet.studies.results.archive import read_table
 from mnet.studies.results.tables import run_row
@@ -261,6 +263,19 @@ def test_a_latency_claim_is_first_answered_one_image_at_a_time_and_a_gpu_has_no_
     shown = latency_claims_table(table.assign(ours=[1.01, 1.02, 1.03]))
     assert list(shown.columns) == ["claim", "paper", "eager", "cuda-graphs"]
     assert shown.frame()["cuda-graphs"].iloc[0].startswith("1.020")
+
+
+def test_every_machine_is_evidence_for_a_latency_claim_and_the_one_that_measured_last_heads_it(tmp_path):
+    claim = {"id": "v3-se-latency", "variant": "se", "runtime": "litert", "threads": 1, "batch": 1, "n": 5, "why": ""}
+    claim |= {"precision": "fp32"}
+    for device, low in (("a server", 1.1), ("a laptop", 1.2), ("a server", 1.3)):
+        times = pd.DataFrame([{**dict.fromkeys(KEY, ""), **claim, "undelegated_ops": device, "device": device}])
+        keep(tmp_path / "se", times.assign(stopped="", median_ms=1, ratio=1, low=1, high=1),
+             pd.DataFrame([{**claim, "ours": 1.2, "low": low, "high": 1.4, "verdict": ""}]))  # fmt: skip
+    table = ask("v3-se-latency", [], se=_latency_claims(tmp_path, "se"))
+    assert table["on"].tolist() == ["litert fp32, 1 thread, a server", "litert fp32, 1 thread, a laptop"]
+    assert table["low"].tolist() == [1.3, 1.2]
+    assert [why.split(": ")[-1] for why in table["why"]] == ["a server", "a laptop"]  # outside its fast kernels
 
 
 def test_the_claims_of_a_study_name_the_device_of_each_runtime(tmp_path):
