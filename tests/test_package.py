@@ -16,7 +16,7 @@ from mnet.settings import coerce
 
 
 def test_the_family_imports_neither_lightning_nor_wandb_nor_pandas():
-    heavy = ("lightning", "wandb", "pandas", "torchvision", "torchmetrics", "matplotlib", "timm")
+    heavy = ("lightning", "wandb", "pandas", "torchvision", "torchmetrics", "matplotlib", "timm", "mnet.data")
     code = f"import mnet, sys; print([name for name in {heavy!r} if name in sys.modules])"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)

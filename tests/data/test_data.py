@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +60,6 @@ def test_every_data_set_is_created_by_name_without_reading_files(name: str, tmp_
 def test_an_invalid_setting_raises_before_files_are_read(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create_data(**settings)  # type: ignore[arg-type]
-
-
-def test_importing_mnet_does_not_import_lightning() -> None:
-    code = "import mnet, sys; assert 'lightning' not in sys.modules and 'mnet.data' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_settings_are_read_from_text_and_defaults_differ_by_data_set() -> None:
