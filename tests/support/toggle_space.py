@@ -39,8 +39,12 @@ chosen = st.dictionaries(st.sampled_from(NAMES), st.none(), max_size=5).flatmap(
 
 
 def shortened(network: Network) -> Network:
-    """Every third block, which is a block of every kind; a network with a dense head keeps those that it reads."""
-    return network if network.head else replace(network, blocks=network.blocks[::3])
+    """Every third block, which is a block of every kind; before a dense head the first and those with a stride, whose
+    maps it reads."""
+    blocks = network.blocks
+    if network.head:
+        return replace(network, blocks=blocks[:1] + tuple(row for row in blocks[1:] if row.stride > 1))
+    return replace(network, blocks=blocks[::3])
 
 
 def attempt(model: str, **chosen) -> Network | None:
