@@ -1,14 +1,12 @@
 """The programs as a user calls them, on a small folder of images.
 
-ablate.py runs once in a process of its own, as train.py does in test_wandb.py; test_damage.py and test_kill.py have
-processes that are stopped. The other calls are of a program's `main`, in this process: a new one imports torch and
-Lightning for longer than it trains.
+Calls are of a program's `main`, in this process: a new one imports torch and Lightning for longer than it trains.
+test_damage.py and test_kill.py have ablate.py in processes of its own, and test_wandb.py has train.py.
 """
 
 import importlib
-import os
-import subprocess
-import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import ablate
@@ -21,26 +19,21 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 
-def call(*arguments: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "experiments" / arguments[0]), *map(str, arguments[1:])]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def study(images, tiny_model, tmp_path_factory):
-    """The arguments of a small activation study, and the folder that a first call has filled."""
+    """The arguments of a small activation study, the folder that a first call has filled, and what that printed."""
     out = tmp_path_factory.mktemp("results")
     arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28")
     arguments += (f"--model={tiny_model}", "--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
     arguments += ("--pack=1",)  # train.py trains without packs, to the same bits
-    return arguments, out / "activation", call("ablate.py", *arguments)
+    with redirect_stdout(StringIO()) as said:
+        assert ablate.main(arguments) == 0
+    return arguments, out / "activation", said.getvalue()
 
 
 def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
-    _, folder, done = study
-    assert done.returncode == 0, done.stderr
-    assert "[4/4]" in done.stdout
+    _, folder, said = study
+    assert "[4/4]" in said
     runs, summary = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "summary.csv")
     assert sorted(zip(runs["cell"], runs["seed"], strict=True)) == [
         ("paper", 0),
@@ -55,7 +48,7 @@ def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
     assert (folder / "activation.png").read_bytes().startswith(b"\x89PNG")
     assert "</html>" in (folder / "report.html").read_text()
     for part in ("runs.csv", "summary.csv", "report.html", "95% interval", "paper", "relu"):
-        assert part in done.stdout
+        assert part in said
 
 
 def test_a_repeated_study_trains_nothing(study, capsys):
