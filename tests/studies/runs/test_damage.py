@@ -24,7 +24,18 @@ from mnet.studies.results.tables import runs_table, summary_table
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import Stopped
 from mnet.studies.runs.run import run_job, run_trial
-from mnet.studies.runs.store import CORRECT, FAILURE, METRICS, RESULT, RESUME, WEIGHTS, Busy, lock, read_result
+from mnet.studies.runs.store import (
+    CORRECT,
+    FAILURE,
+    METRICS,
+    RESULT,
+    RESUME,
+    WEIGHTS,
+    Busy,
+    find_finished,
+    lock,
+    read_result,
+)
 
 ROOT = Path(__file__).parents[3]
 MEASURED = ("top1", "test_loss", "val_loss")
@@ -106,12 +117,13 @@ def test_a_checkpoint_that_cannot_be_used_costs_its_training_and_no_more(trial, 
     assert measured(job.folder) == measured(undisturbed)
 
 
-@pytest.mark.parametrize("content", ["", '{"top1": 9', "[]", "null", "{}"])
-def test_a_damaged_result_is_no_result(trial, undisturbed, tmp_path, content):
+def test_a_damaged_result_is_no_result(trial, undisturbed, tmp_path):
     job = Job(trial, tmp_path, "one")
     job.folder.mkdir(parents=True)
-    (job.folder / RESULT).write_text(content)
-    assert read_result(job.folder) is None
+    for content in ("", "[]", "null", "{}", '{"top1": 9'):
+        (job.folder / RESULT).write_text(content)
+        assert read_result(job.folder) is None
+        assert find_finished(tmp_path, trial.run_id) is None  # by which a run is trained or not
     run_job(job)
     assert measured(job.folder) == measured(undisturbed)
 
