@@ -65,25 +65,36 @@ def test_the_reward_is_that_of_mnasnet():
     assert reward(90.0, 0.35, BlockSearch(w=-0.15)) == pytest.approx(90 * 2**0.15)
 
 
+SHORT = replace(NETWORK, blocks=tuple(NETWORK.blocks[i] for i in (0, 1, 3, 8)))
+"""A block of each stage: every candidate writes its blocks to two files, which takes most of a simulated search."""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Trial:
+    path = tmp_path_factory.mktemp("models") / "start.yaml"
+    mnet.write_network(SHORT, path)
+    return Trial(model=str(path))
+
+
 def expected_accuracy(network: mnet.Network) -> float:
-    """Late 5x5 kernels are worth two points each, h-swish one, SE none; size is worth something."""
+    """A late 5x5 kernel is worth six points, h-swish two and a half, SE none; size is worth something."""
     rows = network.blocks
-    good = sum(2 * (row.kernel == 5) for row in rows[8:]) + sum(row.activation == "hswish" for row in rows)
+    good = sum(6 * (row.kernel == 5) for row in rows[3:]) + sum(2.5 * (row.activation == "hswish") for row in rows)
     return 60 + good + 3 * np.log10(mnet.cost(network, 28).madds)
 
 
 def costs(networks) -> list[float]:
-    whole = MAdds(28)(NETWORK)
+    whole = MAdds(28)(SHORT)
     return [MAdds(28)(network) / whole for network in networks]
 
 
-def test_a_search_finds_better_networks_and_resumes_where_it_was_stopped(tmp_path):
+def test_a_search_finds_better_networks_and_resumes_where_it_was_stopped(start, tmp_path):
     settings = BlockSearch(population=10, generations=6, proxy_steps=5)
     engine = SimulatedEngine(expected_accuracy)
-    found = run_search(START, costs, settings, tmp_path / "whole", engine)
+    found = run_search(start, costs, settings, tmp_path / "whole", engine)
     assert len(found) == 60
     first, chosen = found.iloc[0], best(found)
-    assert (first["cost"], first["accuracy"]) == (1, expected_accuracy(NETWORK))
+    assert (first["cost"], first["accuracy"]) == (1, expected_accuracy(SHORT))
     assert chosen["reward"] == found["reward"].max() > first["reward"]
     late = found[found["generation"] >= 4]["reward"]
     assert late.median() > found[found["generation"] == 0]["reward"].median()
@@ -93,27 +104,27 @@ def test_a_search_finds_better_networks_and_resumes_where_it_was_stopped(tmp_pat
     for after in (0, 7, 23):
         with suppress(KeyboardInterrupt):
             run_search(
-                START, costs, settings, tmp_path / "stopped", SimulatedEngine(expected_accuracy, stop_after=after)
+                start, costs, settings, tmp_path / "stopped", SimulatedEngine(expected_accuracy, stop_after=after)
             )
-    resumed = run_search(START, costs, settings, tmp_path / "stopped", SimulatedEngine(expected_accuracy))
+    resumed = run_search(start, costs, settings, tmp_path / "stopped", SimulatedEngine(expected_accuracy))
     names = [name for name in found if name != "network"]  # files in different folders
     pd.testing.assert_frame_equal(resumed[names], found[names])
 
     rows = (tmp_path / "stopped" / CANDIDATES).read_bytes()
     idle = SimulatedEngine(expected_accuracy)
     with pytest.raises(ConfigError, match="another name"):
-        run_search(START, lambda networks: costs(networks), settings, tmp_path / "stopped", idle)
-    more = run_search(START, costs, replace(settings, generations=7), tmp_path / "stopped", idle)
+        run_search(start, lambda networks: costs(networks), settings, tmp_path / "stopped", idle)
+    more = run_search(start, costs, replace(settings, generations=7), tmp_path / "stopped", idle)
     assert len(more) == 70
     assert {job.trial.model for job in idle.jobs} <= set(more[more["generation"] == 6]["network"])
     assert rows.splitlines() == (tmp_path / "stopped" / CANDIDATES).read_bytes().splitlines()[: len(rows.splitlines())]
 
 
-def test_a_candidate_that_fails_is_not_chosen(tmp_path):
+def test_a_candidate_that_fails_is_not_chosen(start, tmp_path):
     engine = SimulatedEngine(
-        lambda network: -1 if any(row.se for row in network.blocks[8:]) else expected_accuracy(network)
+        lambda network: -1 if any(row.se for row in network.blocks[3:]) else expected_accuracy(network)
     )
-    start = replace(START, se=False)
+    start = replace(start, se=False)
     found = run_search(start, costs, BlockSearch(population=6, generations=2), tmp_path, engine)
     assert 0 < found["accuracy"].isna().sum() < len(found)
     assert not np.isnan(best(found)["accuracy"])
@@ -124,14 +135,14 @@ def test_no_candidate_beats_one_of_the_pareto_front():
     assert pareto_front(table).index.tolist() == [3, 4, 0]
 
 
-def test_the_proxy_is_checked_by_its_ranking(tmp_path):
+def test_the_proxy_is_checked_by_its_ranking(start, tmp_path):
     wide = np.random.default_rng(0).permutation(20)
     paths = [tmp_path / f"{i}.yaml" for i in range(20)]
     for path, count in zip(paths, wide, strict=True):
-        mnet.write_network(resized(NETWORK, "expansion.9", 8 * (int(count) + 1)), path)
+        mnet.write_network(resized(SHORT, "expansion.3", 8 * (int(count) + 1)), path)
     candidates = pd.DataFrame({"network": map(str, paths), "run_id": range(20), "accuracy": np.arange(20.0)})
-    engine = SimulatedEngine(lambda network: network.blocks[9].expansion / 8)
-    table = check_proxy(START, candidates, 5, tmp_path, engine)
+    engine = SimulatedEngine(lambda network: network.blocks[3].expansion / 8)
+    table = check_proxy(start, candidates, 5, tmp_path, engine)
     assert table["proxy"].tolist() == [0, 5, 10, 14, 19]  # from the worst to the best
     assert table["full"].tolist() == [wide[i] + 1 for i in (0, 5, 10, 14, 19)]
     assert {(job.trial.epochs, job.trial.epoch_steps, job.trial.tested) for job in engine.jobs} == {(None, None, False)}
