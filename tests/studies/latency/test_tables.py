@@ -13,6 +13,7 @@ import torch
 from common.sweeps import HERE, SWEEPS, overrides
 from common.timing import Plan, keep
 
+import mnet
 from mnet.errors import ConfigError
 from mnet.files import write_json
 from mnet.latency.comparison import Measurement
@@ -181,11 +182,16 @@ def test_make_latency_keeps_what_other_runtimes_measured(tmp_path, capsys):
 
 @pytest.mark.usefixtures("clock")
 def test_accuracy_of_trained_runs_is_joined_to_latency_at_the_same_settings(tmp_path, capsys):
-    call = ["shortcut", "--profile=quick", "--width=0.1", "--runtime=eager", "--half_width=0.5", "--budget=2",
-            f"--out={tmp_path}"]  # fmt: skip
+    network = mnet.describe("mobilenet_v3_small", num_classes=10, in_channels=1)
+    model = tmp_path / "short.yaml"
+    mnet.write_network(replace(network, blocks=network.blocks[3:5]), model)
+    call = ["shortcut", "--profile=quick", f"--model={model}", "--width=0.1", "--runtime=eager",
+            "--half_width=0.5", "--budget=2", f"--out={tmp_path}"]  # fmt: skip
     assert latency.main(call) == 2  # nothing was trained
     assert "make ablate-shortcut first" in capsys.readouterr().err
-    plan = load_study(SWEEPS / "shortcut.yaml", overrides("shortcut", "quick", 4, {"width": "0.1"}))
+    plan = load_study(
+        SWEEPS / "shortcut.yaml", overrides("shortcut", "quick", 4, {"model": str(model), "width": "0.1"})
+    )
     for i, (_, trial) in enumerate(plan.trials):
         result = {"top1": 80.0 + i % 3 + trial.seed / 10, "params": 1, "madds": 1, "format": FORMAT}
         write_json(run_folder(tmp_path, "shortcut", trial.run_id) / RESULT, result)
