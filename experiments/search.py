@@ -48,7 +48,7 @@ from mnet.search.proposals import MAdds
 from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.search import search_chart
-from mnet.studies.runs.prepare import load_data
+from mnet.studies.runs.images import load_data
 from mnet.studies.runs.store import CHECK, TRACE
 from mnet.studies.trial import Trial
 

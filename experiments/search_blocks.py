@@ -43,7 +43,7 @@ from mnet.search.folder import FOUND_NETWORK
 from mnet.search.proxy import check_proxy, rank_correlation
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.search import search_chart
-from mnet.studies.runs.prepare import load_data
+from mnet.studies.runs.images import load_data
 from mnet.studies.runs.store import CANDIDATES, PROXY
 from mnet.studies.trial import Trial
 

@@ -31,9 +31,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from mnet.data import ImageData
 from mnet.data.summary import describe as describe_images
 from mnet.studies.options import VARIANT, read_option, trial_from
-from mnet.studies.runs.images import describe_changes
+from mnet.studies.runs.images import describe_changes, load_data
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.prepare import load_data
 from mnet.studies.runs.progress import NotFinite
 from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import Busy, Result, check_name, find_finished, results_root

@@ -29,10 +29,12 @@ from torchvision import models
 import mnet
 from benchmarks.images import ColourGarments, ImageFiles
 from mnet import cuda_graphs
+from mnet.data import ImageData
 from mnet.latency import Sample
 from mnet.latency.timing import synchronise
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
-from mnet.studies.runs.prepare import load_data
+from mnet.studies.runs.datamodule import RunImages
+from mnet.studies.runs.images import load_data
 from mnet.studies.runs.trainer import TRAINER_DEFAULTS
 from mnet.studies.trial import Trial
 from mnet.tasks.classification import Batch, ImageClassifier
@@ -152,7 +154,7 @@ def study_loop(
 
 def train_in_steps(
     module: TrainedModule,
-    data: L.LightningDataModule,
+    data: ImageData | Sequence[ImageData],
     seeds: Sequence[int],
     how: How,
     device: str,
@@ -172,7 +174,7 @@ def train_in_steps(
             precision="bf16-mixed" if how.precision == "bf16" else "32-true",
             **{**TRAINER_DEFAULTS, "accelerator": device.partition(":")[0]},  # type: ignore[arg-type]
         )
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=RunImages(data))
 
     how.apply()
     training = PausedTraining(train, device)

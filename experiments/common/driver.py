@@ -21,7 +21,7 @@ from common.summary import print_summary
 from mnet.data import ImageData
 from mnet.data.summary import describe
 from mnet.errors import ConfigError
-from mnet.studies.engines import Engine, devices, make_engine
+from mnet.studies.engines import Engine, make_engine
 from mnet.studies.engines.estimate import Rates, trial_seconds
 from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.engines.local import default_workers
@@ -29,10 +29,8 @@ from mnet.studies.engines.packing import plan_packs
 from mnet.studies.engines.remote import is_url
 from mnet.studies.engines.worker import SharedData
 from mnet.studies.results.tables import MARGIN, margin_of, write_tables
-from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS
-from mnet.studies.runs.images import describe_changes
-from mnet.studies.runs.job import Job
-from mnet.studies.runs.prepare import load_data
+from mnet.studies.runs.images import describe_changes, load_data
+from mnet.studies.runs.job import CHECKPOINT_SECONDS, Job
 from mnet.studies.runs.start import load_pretrained
 from mnet.studies.runs.store import FAILURE, SUMMARY, adopt, find_finished, read_failure, read_result, run_folder
 from mnet.studies.study import Study
@@ -109,10 +107,23 @@ def pack_jobs(jobs: Sequence[Job], options: RunOptions, trainer: Mapping[str, ob
         check_compile(options.compile)
         for job in jobs:
             check_precision(job.trial.precision)
-    if options.engine != "local" or devices.device_count(trainer) > 1:
+    if options.engine != "local" or count_devices(trainer) > 1:
         return jobs
     workers = options.workers or default_workers()
     return plan_packs(jobs, workers, _pack_size(options.pack), gpu=torch.cuda.is_available())
+
+
+def count_devices(trainer: Mapping[str, object]) -> int:
+    """How many devices of this machine train one trial.
+
+    Raises:
+        ConfigError: Lightning refuses these arguments of its Trainer.
+    """
+    if "devices" not in trainer:
+        return 1
+    from mnet.studies.engines.devices import device_count  # imports Lightning, which this process can do without
+
+    return device_count(trainer)
 
 
 def _pack_size(pack: str) -> int | None:
@@ -148,10 +159,12 @@ def choose_engine(options: RunOptions, trainer: Mapping[str, object], data: Shar
         ConfigError: It is not installed, or cannot give a trial as many devices.
     """
     common: dict[str, object] = {"trainer": trainer, "checkpoint_s": options.checkpoint_seconds}
-    if devices.device_count(trainer) > 1:
+    if count_devices(trainer) > 1:
         if options.engine != "local":
             raise ConfigError(f"the {options.engine} engine gives a trial one device; several need --engine=local")
-        return make_engine("local", workers=options.workers or 1, run_job=devices.run_job, **common)
+        from mnet.studies.engines.devices import run_job
+
+        return make_engine("local", workers=options.workers or 1, run_job=run_job, **common)
     if options.engine == "local":
         return make_engine("local", workers=options.workers, data=data, **common)
     common["gpus"] = options.gpus or 0.0

@@ -270,7 +270,7 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
             batch_size=self.settings.batch_size,
             seed=self.settings.seed,
             train=train,
-            shard=self.device_shard,
+            shard=self.shard,
         )
 
     def transforms(self) -> tuple[Transform, Transform]:

@@ -67,6 +67,14 @@ class Resumable:
         self._position = 0  # batches yielded in this epoch
         self._start = 0  # first batch of the next iteration: 0, unless a state was loaded
 
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+        """Images (N, C, H, W), and their labels or targets."""
+        raise NotImplementedError
+
     @property
     def sampler(self) -> Resumable:
         """Lightning calls `set_epoch` on it."""

@@ -85,21 +85,16 @@ class DecodedImages(ImageData):
 
         Args:
             split: 'train', 'val' or 'test'.
-            device: None is the Trainer's.
+            device: None is `self.device`.
         """
         images, labels, rows = self._splits[split]
-        device = self._device(device)
+        device = device or self.device
         if device.type != "cuda":
             return Images(images, labels, rows)
         key = id(images), device  # splits of a user's own images share a store
         if key not in self._on_device and images.nbytes < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
             self._on_device[key] = images.to(device)
         return Images(self._on_device.get(key, images), labels.to(device), rows)
-
-    def _device(self, device: torch.device | None) -> torch.device:
-        if device is not None or self.trainer is None:
-            return device or torch.device("cpu")
-        return self.trainer.strategy.root_device
 
     def batches(self, split: str, *, train: bool = False, device: torch.device | None = None) -> Batches:
         """A loader over 'train', 'val' or 'test'; `train` shuffles and augments, `device` as for `images_on`."""
@@ -110,14 +105,14 @@ class DecodedImages(ImageData):
             labels,
             rows=rows,
             side=self.resolution,
-            device=self._device(device),
+            device=device or self.device,
             batch_size=self.settings.batch_size,
             mean=self.mean,
             std=self.std,
             train=train,
             augment=self.flip_crop if augment is None else augment,
             seed=self.settings.seed,
-            shard=self.device_shard,
+            shard=self.shard,
         )
 
 

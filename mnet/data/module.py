@@ -1,4 +1,8 @@
-"""The interface of every data set: settings, what a network must know of the images, and loaders."""
+"""The interface of every data set: settings, what a network must know of the images, and loaders.
+
+It needs no Lightning, so that a program that asks for a name or a size starts without; `mnet.studies.runs.datamodule`
+hands a run's images to Lightning.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Self, TypedDict
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from mnet.data.augment import RESIZED_CROP, UNCHANGED, Augment
-from mnet.data.batches import ALL, Shard
+from mnet.data.batches import ALL, Resumable, Shard
 from mnet.data.fingerprint import Files
 from mnet.data.splits import check_val_size
 from mnet.errors import ConfigError
@@ -76,7 +79,7 @@ class Description(TypedDict, total=False):
     classes: dict[str, ClassImages]
 
 
-class ImageData(L.LightningDataModule):
+class ImageData:
     """A data set: what a network must know of its images, and three loaders.
 
     `num_classes`, `in_channels`, `resolution` and `class_names` are set after `prepare_data()` and `setup()`; those of
@@ -107,6 +110,10 @@ class ImageData(L.LightningDataModule):
     mean: tuple[float, ...]
     """Per channel, of training pixels scaled to [0, 1]."""
     std: tuple[float, ...]
+    device: torch.device = torch.device("cpu")
+    """Where the images are, if they fit there, and batches are made."""
+    shard: Shard = ALL
+    """The part of every training batch that is this process's."""
 
     def __init__(self, **settings: object) -> None:
         """
@@ -116,7 +123,6 @@ class ImageData(L.LightningDataModule):
         Raises:
             ConfigError: An unknown setting, or a value that cannot be used.
         """
-        super().__init__()
         self.settings = parse(self.settings_type, settings, f"setting of {self.name}")
         if self.train_size is not None:
             check_val_size(self.settings.val_size, self.train_size)
@@ -204,7 +210,28 @@ class ImageData(L.LightningDataModule):
         data.settings = replace(self.settings, batch_size=batch_size, seed=seed)
         return data
 
-    @property
-    def device_shard(self) -> Shard:
-        """This device's part of every training batch."""
-        return ALL if self.trainer is None else Shard(self.trainer.global_rank, self.trainer.world_size)
+    def place(self, device: torch.device, shard: Shard) -> None:
+        """Set where batches are made, and which part of them is this process's."""
+        self.device, self.shard = device, shard
+
+    def prepare_data(self) -> None:
+        """Look for the files, and fetch them where that is possible.
+
+        Raises:
+            DataError: They are missing or damaged.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and split the images, once."""
+
+    def train_dataloader(self) -> Resumable:
+        """Batches of training images in an order and with an augmentation that follow from the seed."""
+        raise NotImplementedError
+
+    def val_dataloader(self) -> Resumable:
+        """Batches of the images that were held out from training."""
+        raise NotImplementedError
+
+    def test_dataloader(self) -> Resumable:
+        """Batches of the test images."""
+        raise NotImplementedError

@@ -18,7 +18,8 @@ from mnet.data.batches import ALL, Batches, Shard, shuffled
 from mnet.errors import ConfigError
 from mnet.seeding import random_seed
 from mnet.studies import Trial
-from mnet.studies.runs.prepare import load_data
+from mnet.studies.runs.datamodule import RunImages
+from mnet.studies.runs.images import load_data
 from mnet.studies.runs.store import CORRECT, METRICS, WEIGHTS, read_correct, read_result
 
 ROOT = Path(__file__).parents[2]
@@ -75,10 +76,11 @@ def test_the_shard_of_the_data_is_lightnings_rank(settings):
     trial = Trial(**{**settings, "data_dir": Path(settings["data_dir"])})
     data = load_data(trial, trial.full_recipe())
     single = data.train_dataloader()
-    data.trainer = SimpleNamespace(
+    images = RunImages(data)
+    images.trainer = SimpleNamespace(
         global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
     )
-    assert (single.shard, data.train_dataloader().shard) == (ALL, Shard(1, 2))
+    assert (single.shard, images.train_dataloader().shard) == (ALL, Shard(1, 2))
 
 
 def test_a_batch_that_devices_cannot_split_equally_is_an_error(settings, tmp_path, capsys):

@@ -14,6 +14,7 @@ from mnet.data.augment import RESIZED_CROP, Augment
 from mnet.data.batches import Batches
 from mnet.studies import Trial
 from mnet.studies.runs.callbacks import DeadKernels, SeedSteps
+from mnet.studies.runs.datamodule import RunImages
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.packs import run_jobs
 from mnet.studies.runs.progress import Stopped
@@ -160,7 +161,7 @@ def test_steps_of_detection_and_segmentation(head, device, monkeypatch):
             enable_progress_bar=False, enable_model_summary=False, callbacks=[SeedSteps(0), Losses()],
             accelerator="gpu" if device == "cuda" else "cpu", devices=1,
         )  # fmt: skip
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=RunImages(data))
         assert module.compiled_as == ("graphs" if device == "cuda" and mode == "auto" else "off")
     assert lost["auto"] == pytest.approx(lost["off"], rel=2e-2)
 

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import cast
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -32,7 +30,6 @@ from mnet.latency import Sample
 from mnet.latency.paired import time_in_rounds
 from mnet.latency.timing import synchronise
 from mnet.models.replicas import stack, take_apart
-from mnet.studies.runs.packs import PackedDataModule
 from mnet.studies.runs.store import GPU_SEEDS
 from mnet.studies.runs.trainer import silence_lightning
 from mnet.tasks.classification import ImageClassifier
@@ -247,9 +244,8 @@ def study_pack(
     datas = [data.for_run(data.batch_size, seed) for seed in range(variant.seeds)]
     alone = variant.seeds == 1
     module = modules[0] if alone else Pack(modules)
-    batches = datas[0] if alone else cast(L.LightningDataModule, PackedDataModule(datas))
     how, seeds = loops.How(variant.precision, compile="auto"), range(variant.seeds)
-    loop = loops.train_in_steps(module, batches, seeds, how, settings.device, folder, resources)
+    loop = loops.train_in_steps(module, datas[0] if alone else datas, seeds, how, settings.device, folder, resources)
     sample = steps.sampled(loop, settings)
     return lambda: sample() / variant.seeds
 

@@ -22,6 +22,7 @@ from benchmarks.goals import throughput_row
 from benchmarks.gpu.part import GrowingTable, Settings
 from benchmarks.images import IMAGES, ColourGarments
 from benchmarks.loops import How
+from mnet.data.batches import Shard
 from mnet.data.decoded import Images
 from mnet.latency import Sample
 from mnet.latency.paired import time_in_rounds
@@ -230,8 +231,8 @@ class Garments(ColourGarments):
 class GarmentsOnHost(Garments):
     """The same in the memory of the CPU: every batch is augmented there and copied to the GPU."""
 
-    def _device(self, device: torch.device | None) -> torch.device:
-        return torch.device("cpu")
+    def place(self, device: torch.device, shard: Shard) -> None:
+        super().place(torch.device("cpu"), shard)
 
 
 class Noise(GarmentsOnHost):

@@ -39,8 +39,6 @@ def device_count(trainer: Mapping[str, object]) -> int:
     Raises:
         ConfigError: Lightning refuses these arguments of its Trainer.
     """
-    if "devices" not in trainer:
-        return 1
     silence_lightning()
     arguments = {**TRAINER_DEFAULTS, **trainer, "logger": False, "enable_checkpointing": False}
     try:

@@ -79,7 +79,7 @@ def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
 
 def _first_images(trial: Trial, count: int) -> Tensor:
     """The first images of the test split, prepared for the network: (count, C, H, W)."""
-    from mnet.studies.runs.prepare import load_data
+    from mnet.studies.runs.images import load_data
 
     data = load_data(trial, trial.full_recipe())
     batches = islice(iter(data.test_dataloader()), -(-count // trial.full_recipe().batch_size))

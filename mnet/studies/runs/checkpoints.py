@@ -22,9 +22,6 @@ from mnet.tasks.module import LOG_STEPS
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_SECONDS = 30.0
-"""Training time that a kill may cost; writing a checkpoint takes about 30 ms."""
-
 CHECKPOINT_FORMAT = 4
 """Of the resume file. One of an older format is not used, since the run might not continue to the same numbers."""
 

@@ -19,6 +19,7 @@ from mnet.models.cost import cost
 from mnet.models.diagnostics import dead_kernels
 from mnet.provenance import provenance
 from mnet.quantization import save
+from mnet.studies.runs.datamodule import RunImages
 from mnet.studies.runs.examples import keep_examples
 from mnet.studies.runs.metrics import MetricsFile
 from mnet.studies.runs.progress import NotFinite
@@ -117,11 +118,11 @@ def _over_classes(data: ImageData, correct: Tensor | None) -> dict[str, float]:
     return {"macro": round(100 * float(shares.mean()), 4)}
 
 
-def test(trial: Trial, module: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> dict[str, float]:
+def test(trial: Trial, module: L.LightningModule, images: RunImages, trainer: L.Trainer) -> dict[str, float]:
     """What the test of a trained module logs; nothing if the trial says not to test it."""
     if not trial.tested:
         return {}
-    (logged,) = trainer.test(module, datamodule=data, verbose=False)
+    (logged,) = trainer.test(module, datamodule=images, verbose=False)
     return dict(logged)
 
 

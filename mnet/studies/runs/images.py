@@ -1,4 +1,4 @@
-"""A user's own images as runs kept them: what has changed since, and the accuracy to beat."""
+"""The images of a trial; and a user's own as runs kept them: what has changed since, and the accuracy to beat."""
 
 from __future__ import annotations
 
@@ -9,10 +9,39 @@ from datetime import datetime
 from pathlib import Path
 from typing import cast
 
+from mnet.data import ImageData, create_data
 from mnet.data.module import ClassImages, Description
 from mnet.data.summary import majority
-from mnet.errors import ConfigError, counted, path_text
+from mnet.errors import ConfigError, DataError, counted, path_text
 from mnet.studies.runs.store import IMAGES, read_images, read_settings, run_folder
+from mnet.studies.trial import Trial
+from mnet.training.recipes import Recipe
+
+
+def load_data(trial: Trial, recipe: Recipe) -> ImageData:
+    """The trial's data set, read and split."""
+    augment = trial.dataset_class().augmentation(recipe.augment)
+    settings: dict[str, object] = {"batch_size": recipe.batch_size, "seed": trial.seed, "augment": augment}
+    data = create_data(trial.dataset, **trial.data_settings(), **settings)
+    data.prepare_data()
+    check_images(trial, data)
+    data.setup("fit")
+    return data
+
+
+def check_images(trial: Trial, data: ImageData) -> None:
+    """
+    Raises:
+        DataError: The images in `data_dir` are not those of the trial.
+    """
+    if trial.images is None or not data.is_users:
+        return
+    found = data.files.fingerprint
+    if found != trial.images:
+        raise DataError(
+            f"the images in {path_text(trial.data_dir)} are not those of images={trial.images}, but {found}: they have "
+            "changed since. Start again without images=, for new runs; those on the earlier images stay."
+        )
 
 
 def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -> Iterator[str]:

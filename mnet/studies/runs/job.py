@@ -40,6 +40,10 @@ class Job:
         return run_folder(self.root, self.study, self.run_id)
 
 
+CHECKPOINT_SECONDS = 30.0
+"""Training time that a kill may cost; writing a checkpoint takes about 30 ms."""
+
+
 class RunOptions(TypedDict, total=False):
     """What an engine passes to every job."""
 

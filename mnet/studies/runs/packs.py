@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import cast
-
-import lightning as L
 
 from mnet.data import ImageData
-from mnet.data.batches import Batches, ReplicatedBatches
 from mnet.files import write_json
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
-from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, usable_checkpoint
+from mnet.studies.runs.checkpoints import ResumeCheckpoint, usable_checkpoint
+from mnet.studies.runs.datamodule import RunImages
 from mnet.studies.runs.finish import Training, finish, test
-from mnet.studies.runs.job import Job, Outcome, failure
+from mnet.studies.runs.job import CHECKPOINT_SECONDS, Job, Outcome, failure
 from mnet.studies.runs.metrics import MetricsFiles
 from mnet.studies.runs.packed_checkpoints import PackedCheckpoints, group_by_step
 from mnet.studies.runs.prepare import prepare_run
@@ -101,11 +98,11 @@ def _train(
     callbacks = [monitor, seeds, ResumeCheckpoint(folders[0], run_ids, checkpoint_s, monitor, metrics)]
     checkpoints = PackedCheckpoints(folders)
     trainer = make_trainer(jobs[0].trial, modules[0].recipe, callbacks, [metrics], checkpoints, arguments)
-    packed_data = cast(L.LightningDataModule, PackedDataModule(datas))
-    trainer.fit(pack, datamodule=packed_data, ckpt_path=usable_checkpoint(folders[0], run_ids[0]), weights_only=True)
+    images = RunImages(datas)
+    trainer.fit(pack, datamodule=images, ckpt_path=usable_checkpoint(folders[0], run_ids[0]), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    logged = test(jobs[0].trial, pack, packed_data, trainer)
+    logged = test(jobs[0].trial, pack, images, trainer)
     pack.release()
     training = Training(trainer.global_step, monitor.seconds / len(jobs), pack.compiled_as, len(jobs))
     for i, (job, module, job_data, file) in enumerate(zip(jobs, modules, datas, metrics.files, strict=True)):
@@ -118,22 +115,3 @@ def _train(
             yield job, failure(error)
         else:
             yield job, Outcome("finished", result=result)
-
-
-class PackedDataModule(L.LightningDataModule):
-    """The images of several runs: for training each run's order and augmentation, otherwise the same images."""
-
-    def __init__(self, datas: Sequence[ImageData]) -> None:
-        super().__init__()
-        self.datas = datas
-
-    def train_dataloader(self) -> ReplicatedBatches:
-        for data in self.datas:
-            data.trainer = self.trainer  # Lightning sets it on this module only
-        return ReplicatedBatches([cast(Batches, data.train_dataloader()) for data in self.datas])
-
-    def val_dataloader(self) -> object:
-        return self.datas[0].val_dataloader()
-
-    def test_dataloader(self) -> object:
-        return self.datas[0].test_dataloader()

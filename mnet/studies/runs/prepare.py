@@ -10,12 +10,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mnet.data import ImageData, create_data
+from mnet.data import ImageData
 from mnet.data.augment import UNCHANGED
-from mnet.errors import DataError, path_text
 from mnet.models.network import MobileNet
 from mnet.models.spec import Network
 from mnet.quantization import CALIBRATION_BATCH, prepare, quantize
+from mnet.studies.runs.images import load_data
 from mnet.studies.runs.start import load_pretrained, load_state, read_weights
 from mnet.studies.runs.store import WEIGHTS
 from mnet.studies.trial import Trial
@@ -44,32 +44,6 @@ def prepare_run(trial: Trial, data: ImageData | None, start: Path | None = None)
     L.seed_everything(trial.seed, verbose=False)
     network = trial.network(data.num_classes, data.in_channels)
     return _build_module(trial, network, recipe, data, start), data
-
-
-def load_data(trial: Trial, recipe: Recipe) -> ImageData:
-    """The trial's data set, read and split."""
-    augment = trial.dataset_class().augmentation(recipe.augment)
-    settings: dict[str, object] = {"batch_size": recipe.batch_size, "seed": trial.seed, "augment": augment}
-    data = create_data(trial.dataset, **trial.data_settings(), **settings)
-    data.prepare_data()
-    check_images(trial, data)
-    data.setup("fit")
-    return data
-
-
-def check_images(trial: Trial, data: ImageData) -> None:
-    """
-    Raises:
-        DataError: The images in `data_dir` are not those of the trial.
-    """
-    if trial.images is None or not data.is_users:
-        return
-    found = data.files.fingerprint
-    if found != trial.images:
-        raise DataError(
-            f"the images in {path_text(trial.data_dir)} are not those of images={trial.images}, but {found}: they have "
-            "changed since. Start again without images=, for new runs; those on the earlier images stay."
-        )
 
 
 def calibration_images(data: ImageData, seed: int) -> Tensor:

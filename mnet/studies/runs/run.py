@@ -19,9 +19,10 @@ from mnet.errors import ConfigError
 from mnet.files import remove_temporary, write_json
 from mnet.quantization import check_installed, convert
 from mnet.studies.runs.callbacks import ProgressMonitor, SeedSteps
-from mnet.studies.runs.checkpoints import CHECKPOINT_SECONDS, ResumeCheckpoint, WholeCheckpoints, usable_checkpoint
+from mnet.studies.runs.checkpoints import ResumeCheckpoint, WholeCheckpoints, usable_checkpoint
+from mnet.studies.runs.datamodule import RunImages
 from mnet.studies.runs.finish import Training, finish, test
-from mnet.studies.runs.job import Job
+from mnet.studies.runs.job import CHECKPOINT_SECONDS, Job
 from mnet.studies.runs.metrics import MetricsFile
 from mnet.studies.runs.prepare import prepare_run
 from mnet.studies.runs.progress import Report, ignore_progress
@@ -129,18 +130,19 @@ def run_trial(
     shard.check(recipe.batch_size)  # before other processes are started
     if lightning_trainer.strategy.launcher is not None:  # they would wait for this process, however it ends
         atexit.register(lightning_trainer.strategy.launcher.kill, signal.SIGKILL)
+    images = RunImages(data)
     if trial.precision != "int8":
         lightning_trainer.fit(
-            module, datamodule=data, ckpt_path=usable_checkpoint(folder, trial.run_id), weights_only=True
+            module, datamodule=images, ckpt_path=usable_checkpoint(folder, trial.run_id), weights_only=True
         )
     if lightning_trainer.interrupted:
         raise KeyboardInterrupt
     if trial.precision == "int8-qat":
         module.net = convert(cast(GraphModule, module.net))
     if trial.quantized:
-        lightning_trainer.validate(module, datamodule=data, verbose=False)
+        lightning_trainer.validate(module, datamodule=images, verbose=False)
     training = Training(lightning_trainer.global_step, monitor.seconds, module.compiled_as)
-    logged = test(trial, module, data, lightning_trainer)
+    logged = test(trial, module, images, lightning_trainer)
     return finish(trial, folder, module, data, lightning_trainer, metrics, training, logged)
 
 

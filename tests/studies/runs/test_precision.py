@@ -16,8 +16,9 @@ from mnet.studies.options import trial_from
 from mnet.studies.report.figures import write_figures
 from mnet.studies.results.effects import ALL, effects_table
 from mnet.studies.results.tables import write_tables
+from mnet.studies.runs.images import load_data
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.prepare import calibration_images, load_data
+from mnet.studies.runs.prepare import calibration_images
 from mnet.studies.runs.progress import Stopped
 from mnet.studies.runs.run import run_job, run_trial
 from mnet.studies.runs.store import Busy, find_finished, lock, read_correct, read_result
