@@ -100,8 +100,8 @@ class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
     """Safe, in C if that was built, and with `1e-4` as the number that it is in YAML 1.2 and JSON."""
 
 
-class YamlDumper(yaml.SafeDumper):
-    """Quotes texts that `YamlLoader` would read as numbers."""
+class YamlDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """In C if that was built; quotes texts that `YamlLoader` would read as numbers."""
 
 
 for _side in (YamlLoader, YamlDumper):

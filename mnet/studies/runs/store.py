@@ -334,12 +334,23 @@ def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
         ConfigError: They are missing, damaged or not those of a run.
     """
     path = folder / CONFIG
+    version = 0, 0
+    with suppress(OSError):  # told where it is read
+        found = path.stat()
+        version = found.st_ino, found.st_mtime_ns
+    settings, trainer = (dict(part) for part in _load_settings(path, version))
+    if "model" in settings:
+        settings["model"] = own_network(folder, str(settings["model"]))
+    return settings, trainer
+
+
+@lru_cache(maxsize=4096)  # the tables of a study ask for those of all its runs, after each of them
+def _load_settings(path: Path, version: tuple[int, int]) -> tuple[dict[str, object], dict[str, object]]:
+    """What is in a file of settings. Its inode and the time of its last change are its version."""
     settings = load_yaml(path)
     trainer = settings.pop("trainer", {}) if isinstance(settings, dict) else None
     if not isinstance(trainer, dict) or not isinstance(settings.get("model", ""), str):
         raise ConfigError(f"{path_text(path)} does not hold the settings of a run")
-    if "model" in settings:
-        settings["model"] = own_network(folder, settings["model"])
     return settings, {str(name): trainer[name] for name in trainer}
 
 
