@@ -22,7 +22,7 @@ from common.deciding import Comparison, Undecided, compare_with_baseline, read_d
 from common.driver import RunOptions, choose_engine, pack_jobs, read_data
 from common.evaluation import DECIDING, evaluate_claims, planned_rows
 from common.options import Arguments, Parser
-from common.program import INTERRUPTED, begin_training, program
+from common.program import begin_training, program
 from common.sweeps import CLAIMS_FILE, PROFILES_FILE, load_sweep
 
 from mnet.errors import ConfigError
@@ -94,8 +94,6 @@ def main(arguments: Sequence[str]) -> int:
         settings = {one.claim.id: one.setting for one in planned}
         fronts.append(Undecided(study, root, comparisons, find_runs(root, settings)))
     code = run_until_decided(fronts, engine, options, options.budget, trainer)
-    if code == INTERRUPTED:
-        return code
     write_csv(root / CLAIMS, table := evaluate_claims(root))
     print(", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(table).items()))
     return code

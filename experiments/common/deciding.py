@@ -27,7 +27,6 @@ from common.driver import (
     pack_jobs,
     share_finished,
 )
-from common.program import INTERRUPTED
 from common.progress import Display
 from common.rates import measured_rates
 from common.terminal import format_duration
@@ -259,17 +258,13 @@ def run_until_decided(
         trainer: Arguments of Lightning's Trainer.
 
     Returns:
-        The exit code: 0, 1 if runs failed, 130 if it was interrupted.
+        The exit code: 0, or 1 if runs failed.
     """
     gc.freeze()  # as in `run_studies`
     deadline = time.monotonic() + read_duration(budget)
     studies, root = [front.study for front in fronts], fronts[0].root
     failed: dict[str, Failed] = {}
-    try:
-        _decide(fronts, engine, options, deadline, trainer, failed)
-    except KeyboardInterrupt:
-        print("\nstopped; finished runs and the checkpoints of others are kept: run the same command to continue")
-        return INTERRUPTED
+    _decide(fronts, engine, options, deadline, trainer, failed)
     return finish_studies(studies, root, options, list(failed.values()))
 
 

@@ -14,7 +14,6 @@ import torch
 
 import mnet
 from common.options import check_positive
-from common.program import INTERRUPTED
 from common.progress import Display
 from common.rates import measured_rates
 from common.summary import print_summary
@@ -192,7 +191,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
     """Run what is not finished; write the tables of a study as its results arrive, and at the end its page.
 
     Returns:
-        The exit code: 0 all runs finished, 1 some failed, 130 interrupted.
+        The exit code: 0 all runs finished, 1 some failed.
     """
     gc.freeze()  # statsmodels collects garbage at every table; what was imported is not garbage
     share_finished(studies, root)
@@ -211,13 +210,7 @@ def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequ
                 for study in users[event.job.run_id]:
                     write_tables(study, root, margin=options.margin)
 
-        try:
-            engine.run(todo, on_event)
-        except KeyboardInterrupt:
-            kept = sum(read_result(job.folder) is not None for job in jobs)
-            print(f"\nstopped; {kept} finished runs and the checkpoints of others are kept: "
-                  "run the same command to continue")  # fmt: skip
-            return INTERRUPTED
+        engine.run(todo, on_event)
     return finish_studies(studies, root, options, failed)
 
 

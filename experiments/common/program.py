@@ -48,7 +48,9 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
             print(f"error: {error}; finished work is kept", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("\nstopped; finished work is kept: run the same command to continue", file=sys.stderr)
+            print(
+                "\nstopped; finished work and checkpoints are kept: run the same command to continue", file=sys.stderr
+            )
             return INTERRUPTED
 
     return run

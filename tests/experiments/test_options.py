@@ -168,7 +168,7 @@ def test_help_has_a_usage_of_one_line_and_the_docstrings_of_fields(capsys):
     [
         (ConfigError("no such thing"), 2, "error: no such thing"),
         (OSError("disk full"), 1, "error: disk full; finished work is kept"),
-        (KeyboardInterrupt(), 130, "stopped; finished work is kept: run the same command to continue"),
+        (KeyboardInterrupt(), 130, "stopped; finished work and checkpoints are kept: run the same command to continue"),
     ],
 )
 def test_an_error_ends_a_program_with_one_line_and_its_code(error, code, line, capsys):

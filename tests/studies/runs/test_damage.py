@@ -191,7 +191,7 @@ def test_ctrl_c_writes_the_checkpoint_and_says_how_to_go_on(options, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
     out, error = process.communicate()
     assert process.returncode == 130
-    assert "run the same command to continue" in out
+    assert "run the same command to continue" in error
     assert "Traceback" not in out + error
     (path,) = tmp_path.glob("activation/runs/*/resume.ckpt")
     assert torch.load(path, weights_only=True)["global_step"] % 4  # of 4 steps an epoch: not the checkpoint at its end
