@@ -91,7 +91,7 @@ def diagnose_weights(source: str, model: str, root: Path) -> int:
 
     How others initialised them is not known: a kernel is near zero beside the largest of its layer.
     """
-    net, what = open_weights(source, model)
+    net, summary = open_weights(source, model)
     layers = {one.layer: one.norms / one.norms.max() for one in depthwise_kernels(net)}
     rows = [
         {"layer": name, "kernels": len(norms), "near_zero": float((norms < DEAD).float().mean()),
@@ -101,7 +101,7 @@ def diagnose_weights(source: str, model: str, root: Path) -> int:
         [str(row["layer"]), f"{row['kernels']}", *(f"{row[name]:{form}}" for name, form in FORMS.items())]
         for row in rows
     ]
-    print(what)
+    print(summary)
     print(pipe_table(("layer", "kernels", "near zero", "smallest norm", "median norm"), cells))
     norms = torch.cat(list(layers.values()))
     share = float((norms < DEAD).float().mean())

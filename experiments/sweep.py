@@ -99,8 +99,8 @@ def sweep_content(study: str, options: Options, settings: Mapping[str, object]) 
     return content
 
 
-def with_command(path: Path, content: Mapping[str, object], own: bool) -> dict[str, object]:
-    """The content of a sweep file with what its agents run: mnet's program, unless `own` allows another.
+def with_command(path: Path, content: Mapping[str, object], allow_others: bool) -> dict[str, object]:
+    """The content of a sweep file with what its agents run: mnet's program, unless `allow_others`.
 
     Raises:
         ConfigError: It is another; the message shows it.
@@ -115,7 +115,7 @@ def with_command(path: Path, content: Mapping[str, object], own: bool) -> dict[s
         and (tuple(before[: len(INTERPRETER)]), last) == (INTERPRETER, ARGS)
         and all(re.fullmatch(r"--[\w.]+=[^$]*", part) for part in before[len(INTERPRETER) :])
     )
-    if not (is_ours or own):
+    if not (is_ours or allow_others):
         shown = {name: content[name] for name in ("program", "command", *LAUNCHED) if name in content}
         raise ConfigError(
             f"{path_text(path)} has a command of its own, which every agent would run: {path_text(json.dumps(shown))}. "

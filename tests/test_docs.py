@@ -85,8 +85,8 @@ def test_every_published_effect_follows_from_the_runs(study):
     tops = runs.assign(variant=variant).pivot(index=["variant", "seed"], columns="precision", values="top1")
     for _, row in pd.read_csv(PUBLISHED / study / "effects.csv").iterrows():
         deltas = tops[row["value"]] - tops[row["against"]]
-        own = deltas.groupby("seed").mean() if row["variant"] == ALL else deltas[row["variant"]]
-        assert (row["n"], row["delta"]) == (len(own), pytest.approx(own.mean()))
+        deltas_of_variant = deltas.groupby("seed").mean() if row["variant"] == ALL else deltas[row["variant"]]
+        assert (row["n"], row["delta"]) == (len(deltas_of_variant), pytest.approx(deltas_of_variant.mean()))
         assert row["low"] < row["delta"] < row["high"]
         assert row["verdict"] == classify(row["low"], row["high"], MARGIN)
 

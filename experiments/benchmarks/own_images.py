@@ -98,9 +98,9 @@ def measure(count: int) -> Iterator[Row]:
         files = [path for path, _ in list_folder(folder).all]
         read = partial(read_pixels, side=RESOLUTION)
         raw, built = _decode(files, read), _build(files, read, scratch / "built")
-        what = f"{count:,} JPEGs of {SIZE[0]} x {SIZE[1]}, {RESOLUTION} px"
+        quantity = f"{count:,} JPEGs of {SIZE[0]} x {SIZE[1]}, {RESOLUTION} px"
         yield one_sample_row(
-            f"decoding {what}", ("once, to disk", "by all cores, not kept"), (round(built, 1), round(raw, 1)), "s",
+            f"decoding {quantity}", ("once, to disk", "by all cores, not kept"), (round(built, 1), round(raw, 1)), "s",
             ratio=built / raw, at_most=1 / 0.9,
         )  # fmt: skip
         options = {"dataset": "imagefolder", "data_dir": folder, "resolution": RESOLUTION, "epochs": EPOCHS,
@@ -108,7 +108,7 @@ def measure(count: int) -> Iterator[Row]:
         bare = _bare(options, scratch / "cache")
         wall, watch = _study(options, scratch / "out", scratch / "cold")
         yield one_sample_row(
-            f"study of {RUNS} runs x {EPOCHS} epochs, {what}",
+            f"study of {RUNS} runs x {EPOCHS} epochs, {quantity}",
             ("start to table, without the decoding", "the same trials in bare loops, from memory"),
             (round(wall - raw / 0.9, 1), round(bare, 1)), "s", ratio=(wall - raw / 0.9) / bare, at_most=1.2,
         )  # fmt: skip

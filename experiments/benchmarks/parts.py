@@ -117,8 +117,8 @@ def _training(settings: Settings) -> Iterator[Row]:
             samples = {name: loops.sample_of(steps, STEPS) for name, steps in compared.items()}
             ratios = paired_ratios(samples, "lightning", budget_s=settings.budget_s, warmup=1)
         for name, goal in (("bare", 0.95), ("torchvision's", 5), ("timm's", 1)):
-            what, ours = f"throughput, {RESOLUTION} px, batch {BATCH}", f"{model}, Lightning"
-            yield throughput_row(what, ours, f"{name} loop", ratios[name], at_least=goal)
+            quantity, ours = f"throughput, {RESOLUTION} px, batch {BATCH}", f"{model}, Lightning"
+            yield throughput_row(quantity, ours, f"{name} loop", ratios[name], at_least=goal)
 
 
 def _switches(settings: Settings) -> Iterator[Row]:
@@ -127,8 +127,8 @@ def _switches(settings: Settings) -> Iterator[Row]:
         for model, width in SWITCH_NETWORKS:
             ratios = paired_ratios(samples(model, width), switches.DEFAULT, budget_s=12, warmup=1)
             for name, ratio in ratios.items():
-                what = f"throughput, {switches.RESOLUTION} px, batch {switches.BATCH}"
-                yield throughput_row(what, f"{model} x {width:g}, {switches.DEFAULT}", name, ratio, at_least=1)
+                quantity = f"throughput, {switches.RESOLUTION} px, batch {switches.BATCH}"
+                yield throughput_row(quantity, f"{model} x {width:g}, {switches.DEFAULT}", name, ratio, at_least=1)
 
 
 def _seeds(settings: Settings) -> Iterator[Row]:
@@ -138,9 +138,9 @@ def _seeds(settings: Settings) -> Iterator[Row]:
         case = processes.SeedCase(model, width, SEEDS, 28, 96)
         with processes.seed_samples(case, workers) as samples:
             ratio = paired_ratios(samples, "together", budget_s=12, warmup=1)["apart"]
-        what = f"throughput, 28 px, batch 96, {workers} processes"
+        quantity = f"throughput, 28 px, batch 96, {workers} processes"
         ours = f"{model} x {width:g}, {SEEDS} seeds as one"
-        yield throughput_row(what, ours, "one after another", ratio, at_least=1.3)
+        yield throughput_row(quantity, ours, "one after another", ratio, at_least=1.3)
 
 
 def _reading(settings: Settings) -> Iterator[Row]:
@@ -149,8 +149,8 @@ def _reading(settings: Settings) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
             images.write_photographs(Path(folder), size, count)
             ratio = paired_ratios(images.reading(Path(folder), 224), "ours", budget_s=8, warmup=1)["theirs"]
-        what = f"reading JPEGs of {size[0]} x {size[1]} for 224 px"
-        yield throughput_row(what, "dataset=imagefolder, decoded once", "torchvision's loader", ratio, at_least=10)
+        quantity = f"reading JPEGs of {size[0]} x {size[1]} for 224 px"
+        yield throughput_row(quantity, "dataset=imagefolder, decoded once", "torchvision's loader", ratio, at_least=10)
 
 
 def _latency(settings: Settings) -> Iterator[Row]:

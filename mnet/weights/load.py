@@ -69,10 +69,10 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: 
     classes = found.classes
     if found.has_classifier and found.network.num_classes != net.network.num_classes:
         classes += f" → {net.network.num_classes:,}"
-    what = ", ".join([found.name, *state.notes, classes])
+    summary = ", ".join([found.name, *state.notes, classes])
     if net.network.torchvision_rounds and found.network.width_rule != net.network.width_rule and net.network.width != 1:
-        what += f"; width_rule={found.network.width_rule} fits them better"
-    return replace(transfer_published(net, found.network, renamed(found, state.tensors)), source=what)
+        summary += f"; width_rule={found.network.width_rule} fits them better"
+    return replace(transfer_published(net, found.network, renamed(found, state.tensors)), source=summary)
 
 
 def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet_v3_large") -> tuple[MobileNet, str]:
@@ -87,12 +87,14 @@ def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet
     """
     state = read_state(source)
     found = recognise(state.tensors, describe(model))
-    what = ", ".join([found.name, *state.notes, found.classes])
+    summary = ", ".join([found.name, *state.notes, found.classes])
     if not found.has_classifier:
-        raise ConfigError(f"these weights are of {what}: they can start a training (pretrained=), and answer nothing")
+        raise ConfigError(
+            f"these weights are of {summary}: they can start a training (pretrained=), and answer nothing"
+        )
     net = MobileNet(found.network)
     net.load_state_dict({**net.state_dict(), **renamed(found, state.tensors)})
-    return net.eval(), what
+    return net.eval(), summary
 
 
 def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> TransferReport:
@@ -134,15 +136,15 @@ CLASS_LAYERS = ("head.scores", "head.low", "head.high")
 
 def _load_with_head(net: MobileNet, state: State) -> TransferReport:
     """Weights of the same detector or segmenter, in mnet's layout or torchvision's."""
-    own, given = net.state_dict(), state.tensors
+    current, given = net.state_dict(), state.tensors
     ours = STEMS[0] in given
-    names = {name: name for name in own} if ours else torchvision_names(net.network, own)
+    names = {name: name for name in current} if ours else torchvision_names(net.network, current)
     new = [name for name, key in names.items() if name.startswith(CLASS_LAYERS) and key in given
-           and own[name].shape != given[key].shape and own[name].shape[1:] == given[key].shape[1:]]  # fmt: skip
-    load_named(net, {**given, **{names[name]: own[name] for name in new}}, names)
+           and current[name].shape != given[key].shape and current[name].shape[1:] == given[key].shape[1:]]  # fmt: skip
+    load_named(net, {**given, **{names[name]: current[name] for name in new}}, names)
     sizes = {name: param.numel() for name, param in net.named_parameters()}
     kept = sum(size for name, size in sizes.items() if name not in new)
-    what = f"{'mnet' if ours else 'torchvision'} {net.network.head and net.network.head.kind} on {net.network.name}"
+    network = f"{'mnet' if ours else 'torchvision'} {net.network.head and net.network.head.kind} on {net.network.name}"
     classes = ["other classes"] if new else []
     layers = Counter(".".join(name.split(".")[:2]) for name in new)
-    return TransferReport(sum(sizes.values()), kept, {}, dict(layers), ", ".join([what, *state.notes, *classes]))
+    return TransferReport(sum(sizes.values()), kept, {}, dict(layers), ", ".join([network, *state.notes, *classes]))

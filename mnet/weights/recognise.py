@@ -88,7 +88,7 @@ def recognise(tensors: Mapping[str, Tensor], like: Network, paper: Network | Non
     """
     library = next((library for mark, library in MARKS.items() if mark in tensors), None)
     if library is None:
-        other = next((what for mark, what in OTHERS.items() if mark in tensors), None)
+        other = next((other for mark, other in OTHERS.items() if mark in tensors), None)
         found = f"they look like {other}" if other else f"the first is called {next(iter(tensors))}"
         raise ConfigError(
             f"these are no weights of a MobileNet classifier in a layout of mnet, torchvision or timm: {found}"
@@ -107,21 +107,21 @@ def recognise(tensors: Mapping[str, Tensor], like: Network, paper: Network | Non
             return Recognised(library, network, variant, names)
         if closest is None or len(problems) < closest[0]:
             closest = len(problems), f"{Recognised(library, network, variant, names).name}: {problems[0]}"
-    what = f"these weights in {library}'s layout are of no published MobileNet"
+    problem = f"these weights in {library}'s layout are of no published MobileNet"
     if closest is None:
-        raise ConfigError(f"{what}: none has a first convolution with {stem_channels} filters")
+        raise ConfigError(f"{problem}: none has a first convolution with {stem_channels} filters")
     count, nearest = closest
     more = f" and {count - 1} more tensors" if count > 1 else ""
-    raise ConfigError(f"{what}; the nearest is {nearest}{more}")
+    raise ConfigError(f"{problem}; the nearest is {nearest}{more}")
 
 
 def candidates(
     like: Network, paper: Network | None, in_channels: int, num_classes: int
 ) -> Iterator[tuple[Network, str]]:
     """Published networks, the likeliest first, each with how it differs from the paper's; and `like` itself."""
-    own = MODELS.get(like.name, like)
+    published = MODELS.get(like.name, like)
     widths = [like.width, *(width for width in WIDTHS if width != like.width)]
-    for table in dict.fromkeys([own if paper is None else paper, own, *MODELS.values()]):
+    for table in dict.fromkeys([published if paper is None else paper, published, *MODELS.values()]):
         for width in widths:
             for variant, toggles in VARIANTS:
                 for rule in ("paper", "torchvision"):

@@ -139,16 +139,16 @@ def test_the_plan_stands_before_the_first_run_and_looks_are_only_added(tmp_path)
     assert plan is not None
     assert (plan.looks, plan.margin, list(plan.cells)) == ((3,), 0.5, list(EFFECTS))
     assert list(make_plan(subject, tmp_path, [2], 0.5)) == []  # fewer seeds than planned are no new look
-    (told,) = make_plan(subject, tmp_path, [8], 0.5)
-    assert "looked at after 3 seeds before, now also after 8" in told
-    (told,) = make_plan(subject, tmp_path, [8], 0.2)
-    assert "the margin was 0.5 points, and is 0.2 now" in told
+    (change,) = make_plan(subject, tmp_path, [8], 0.5)
+    assert "looked at after 3 seeds before, now also after 8" in change
+    (change,) = make_plan(subject, tmp_path, [8], 0.2)
+    assert "the margin was 0.5 points, and is 0.2 now" in change
     plan = read_plan(tmp_path / "activation")
     assert plan is not None
     assert plan.looks == (3, 8)
     other = load_sweep("activation", "quick", 3, {"epochs": "9"})
-    (told,) = make_plan(other, tmp_path, [5], 0.5)
-    assert "was for other networks" in told
+    (change,) = make_plan(other, tmp_path, [5], 0.5)
+    assert "was for other networks" in change
     (tmp_path / "activation/plan.yaml").write_text("looks: [8, 3]\nmargin: 1\ncells: {}\n")
     with pytest.raises(ConfigError, match="looks must ascend"):
         read_plan(tmp_path / "activation")

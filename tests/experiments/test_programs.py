@@ -26,14 +26,14 @@ def study(images, tiny_model, tmp_path_factory):
     arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28")
     arguments += (f"--model={tiny_model}", "--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
     arguments += ("--pack=1",)  # train.py trains without packs, to the same bits
-    with redirect_stdout(StringIO()) as said:
+    with redirect_stdout(StringIO()) as printed:
         assert ablate.main(arguments) == 0
-    return arguments, out / "activation", said.getvalue()
+    return arguments, out / "activation", printed.getvalue()
 
 
 def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
-    _, folder, said = study
-    assert "[4/4]" in said
+    _, folder, printed = study
+    assert "[4/4]" in printed
     runs, summary = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "summary.csv")
     assert sorted(zip(runs["cell"], runs["seed"], strict=True)) == [
         ("paper", 0),
@@ -48,7 +48,7 @@ def test_a_study_ends_with_its_table_its_files_and_its_plot(study):
     assert (folder / "activation.png").read_bytes().startswith(b"\x89PNG")
     assert "</html>" in (folder / "report.html").read_text()
     for part in ("runs.csv", "summary.csv", "report.html", "95% interval", "paper", "relu"):
-        assert part in said
+        assert part in printed
 
 
 def test_a_repeated_study_trains_nothing(study, capsys):

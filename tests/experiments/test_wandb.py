@@ -49,9 +49,9 @@ def home(tmp_path_factory) -> dict[str, str]:
     """The environment of a user who has no W&B account."""
     folder = tmp_path_factory.mktemp("home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    own = {f"WANDB_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "CACHE", "DATA")}
+    folders = {f"WANDB_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "CACHE", "DATA")}
     quick = {"WANDB_CONSOLE": "off", "WANDB_DISABLE_GIT": "true", "WANDB_DIR": str(folder)}
-    return {**kept, **own, **quick, "HOME": str(folder), "NETRC": str(folder / "netrc"), "PYTHONPATH": str(ROOT)}
+    return {**kept, **folders, **quick, "HOME": str(folder), "NETRC": str(folder / "netrc"), "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def end(process: subprocess.Popen, code: int = 0) -> str:
 
 def register(account: dict[str, str], settings: dict[str, object], out: Path) -> str:
     """The full id of a sweep over the activation study, as it was printed."""
-    said = StringIO()
-    with as_user(account), redirect_stdout(said):
+    printed = StringIO()
+    with as_user(account), redirect_stdout(printed):
         assert sweep.main(["activation", *options(settings), f"--out={out}"]) == 0
-    return said.getvalue().split("make agent SWEEP=")[1].split()[0]
+    return printed.getvalue().split("make agent SWEEP=")[1].split()[0]
 
 
 def train_here(settings: dict[str, object], out: Path) -> Path:
@@ -165,8 +165,8 @@ def swept(small, account, server, tmp_path_factory):
     registered = server.sweeps[name.rpartition("/")[2]]
     first = server.next_command(registered)
     with as_user({**account, "WANDB_SWEEP_ID": registered.name, "WANDB_RUN_ID": first["run_id"]}):
-        own = [part for part in registered.config["command"] if part.startswith("--")]
-        assert train.main([*own, *options({name: given["value"] for name, given in first["args"].items()})]) == 0
+        command = [part for part in registered.config["command"] if part.startswith("--")]
+        assert train.main([*command, *options({name: given["value"] for name, given in first["args"].items()})]) == 0
     end(begin(account, "sweep.py", f"--agent={name}"))
     return registered, [server.runs[run] for run in registered.taken], out, (before, written)
 
@@ -281,10 +281,10 @@ def offline(tiny, home, tmp_path_factory):
     """The output of a run that has no W&B account, and the file that W&B wrote offline."""
     out = tmp_path_factory.mktemp("offline")
     arguments = [*options(tiny), "--wandb=on", "--variant=se=false kernel=3", "--study=without", f"--out={out}"]
-    said = StringIO()
-    with as_user(home), redirect_stdout(said), redirect_stderr(said):
+    printed = StringIO()
+    with as_user(home), redirect_stdout(printed), redirect_stderr(printed):
         assert train.main(arguments) == 0
-    return said.getvalue(), next(out.glob("*/runs/*/wandb/offline-run-*/*.wandb"))
+    return printed.getvalue(), next(out.glob("*/runs/*/wandb/offline-run-*/*.wandb"))
 
 
 def test_without_an_account_a_run_trains_and_one_line_says_how_to_upload_it(offline):

@@ -335,9 +335,9 @@ def test_a_study_becomes_a_kit_and_its_output_a_csv(tmp_path, capsys, monkeypatc
     arguments += ["--activation=paper,relu6,relu", "--profile=quick"]
     assert latency_android.main(arguments) == 1
     folder = tmp_path / "latency-android/activation/executorch"
-    told = capsys.readouterr()
-    assert told.err == "relu6 is left out: no relu6 here\n"
-    assert f"sh {folder}/run.sh" in told.out
+    captured = capsys.readouterr()
+    assert captured.err == "relu6 is left out: no relu6 here\n"
+    assert f"sh {folder}/run.sh" in captured.out
     assert [model["variant"] for model in read_manifest(folder)["models"].values()] == ["paper", "relu"]
     assert (folder / "models/01-relu.pte").read_text() == "(1, 1, 40, 40)"
     printed(folder, paper=[4.0] * 9, relu=[3.0] * 9)
@@ -346,6 +346,6 @@ def test_a_study_becomes_a_kit_and_its_output_a_csv(tmp_path, capsys, monkeypatc
     assert list(pd.read_csv(folder / "latency.csv")["ratio"]) == pytest.approx([1, 0.75])
     for wrong in ([f"--import={tmp_path}"], ["activation", "--runtime=eager"], []):
         assert latency_android.main(wrong) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in told] == ["error"] * 3
-    assert "unknown runtime for a phone 'eager'; one of litert, executorch, onnxruntime." in told[1]
+    captured = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in captured] == ["error"] * 3
+    assert "unknown runtime for a phone 'eager'; one of litert, executorch, onnxruntime." in captured[1]

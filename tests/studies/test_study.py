@@ -150,7 +150,7 @@ def test_a_cell_that_cannot_be_built_is_left_out_with_its_reason_but_not_the_bas
 
 
 @pytest.mark.parametrize(
-    ("change", "line", "said"),
+    ("change", "line", "message"),
     [
         (("  activation:", "  activaton:"), 6, "Did you mean activation"),
         (("relu]", "rleu]"), 7, "Did you mean relu"),
@@ -189,16 +189,16 @@ def test_a_cell_that_cannot_be_built_is_left_out_with_its_reason_but_not_the_bas
         (("  activation:", "  variant: {values: [paper, model=mobilenet_v2]}\n  activation:"), 6, "sets model"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_answered_with_file_line_and_the_nearest_spelling(tmp_path, change, line, said):
+def test_a_mistake_is_answered_with_file_line_and_the_nearest_spelling(tmp_path, change, line, message):
     assert change[0] in GOOD
     path = write(tmp_path, GOOD.replace(*change))
-    with pytest.raises(ConfigError, match=re.escape(said)) as error:
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
         load_study(path)
     assert str(error.value).startswith(f"{path}, line {line}:")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"method: grid\n\xff", "is not valid YAML"),
         (b"a: &a [*a]", "contains itself"),
@@ -207,10 +207,10 @@ def test_a_mistake_is_answered_with_file_line_and_the_nearest_spelling(tmp_path,
         (b"x: !!python/object:os.system {}", "line 1: not valid YAML"),
     ],
 )
-def test_what_is_not_a_sensible_file_at_all_is_still_one_clear_error(tmp_path, content, said):
+def test_what_is_not_a_sensible_file_at_all_is_still_one_clear_error(tmp_path, content, message):
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_study(path)
 
 
@@ -240,7 +240,7 @@ def test_a_profile_is_its_entry_for_all_then_the_studys_own(tmp_path):
     assert load_profile(path, "quick", "mine") == {}
     with pytest.raises(ConfigError, match="unknown profile 'slwo'; one of quick, slow"):
         load_profile(path, "slwo", "mine")
-    for change, line, said in [
+    for change, line, message in [
         (("mine:", "mien:"), 4, "unknown study 'mien'; one of all, mine. Did you mean mine"),
         (("recipe:", "recipy:"), 3, "Did you mean recipe"),
         (("[0.25, 1]", "[0.25, wide]"), 5, "width must be a finite number, not 'wide'"),
@@ -250,7 +250,7 @@ def test_a_profile_is_its_entry_for_all_then_the_studys_own(tmp_path):
         (("    se: null", "    width: 1"), 6, "duplicate key width, first in line 5"),
     ]:
         path.write_text(text.replace(*change))
-        with pytest.raises(ConfigError, match=re.escape(f"{path}, line {line}: ") + ".*" + re.escape(said)):
+        with pytest.raises(ConfigError, match=re.escape(f"{path}, line {line}: ") + ".*" + re.escape(message)):
             load_profile(path, "slow", "mine")
 
 

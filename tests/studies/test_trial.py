@@ -52,7 +52,7 @@ def test_a_variant_is_the_settings_that_it_writes_out():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"variant": "activaton=relu"}, "in variant 'activaton=relu': unknown parameter .* Did you mean activation"),
         ({"variant": "activation=rleu"}, "in variant .* unknown activation 'rleu'; one of relu, .* Did you mean relu"),
@@ -68,13 +68,13 @@ def test_a_variant_is_the_settings_that_it_writes_out():
         ({"width": "wide"}, "width must be a finite number"),
     ],
 )
-def test_a_wrong_option_names_what_is_allowed_also_inside_a_variant(options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_option_names_what_is_allowed_also_inside_a_variant(options, message):
+    with pytest.raises(ConfigError, match=message):
         trial_from(options)
 
 
 def test_bad_settings_of_a_trial_are_refused_before_anything_runs():
-    for settings, said in (
+    for settings, message in (
         ({"epochs": 0}, "epochs must be positive"),
         ({"seed": -1}, "seed must be in"),
         ({"recipe": "v4"}, "unknown recipe"),
@@ -86,7 +86,7 @@ def test_bad_settings_of_a_trial_are_refused_before_anything_runs():
         ({"model": "mobilenet_v1", "target_madds": 2e4}, "out of reach of mobilenet_v1 at 28 px: 0.0862 to 169.8"),
         ({"model": "mobilenet_v1", "target_madds": 0.01}, "out of reach of mobilenet_v1 at 28 px: 0.0862 to 169.8"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             Trial(**settings)
 
 

@@ -193,8 +193,8 @@ class WandbServer(ThreadingHTTPServer):
         state = "running" if run.exit_code is None else "failed" if run.exit_code else "finished"
         then = "2026-01-01T00:00:00Z"
         metrics = {"summaryMetrics": json.dumps(run.summary), "systemMetrics": "{}", "historyKeys": None}
-        told = {"tags": run.tags, "group": run.group, "jobType": run.job_type, "state": state}
-        return {**self.bucket(run), **metrics, **told, "projectId": "1", "createdAt": then, "heartbeatAt": then}
+        answer = {"tags": run.tags, "group": run.group, "jobType": run.job_type, "state": state}
+        return {**self.bucket(run), **metrics, **answer, "projectId": "1", "createdAt": then, "heartbeatAt": then}
 
     def on_create_run_files(self, given: Mapping[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/dropped"} for name in given["files"]]

@@ -97,8 +97,8 @@ def test_a_result_that_cannot_be_is_none(tmp_path, caplog, wrong):
 
 def test_a_result_keeps_the_identity_of_its_run_whatever_it_says_of_itself(tmp_path):
     folder = keep(tmp_path)
-    told = {"run_id": "f" * 12, "study": "mine", "seed": 7, "cell": "best", "model": "mobilenet_v2", "lr": 9.0}
-    write_json(folder / RESULT, {**MEASURED, "epochs": 2, **told})
+    claimed = {"run_id": "f" * 12, "study": "mine", "seed": 7, "cell": "best", "model": "mobilenet_v2", "lr": 9.0}
+    write_json(folder / RESULT, {**MEASURED, "epochs": 2, **claimed})
     (row,) = load(tmp_path).to_dict("records")
     assert (row["run_id"], row["study"], row["seed"], row["model"]) == (folder.name, "activation", 0, TRIAL.model)
     assert (row["lr"], row["cell"]) == (TRIAL.full_recipe().lr, "mobilenet_v3_small")

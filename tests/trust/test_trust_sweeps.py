@@ -44,9 +44,9 @@ def test_another_program_is_shown_and_not_registered_unless_it_is_asked_for(line
     monkeypatch.setattr(sweep, "require_account", lambda _: None)
     monkeypatch.setattr(sweep, "register", lambda content: registered.append(content) or "a/b/c")
     assert sweep.main([path]) == 2
-    said = capsys.readouterr().err
-    assert "shared.yaml has a command of its own, which every agent would run: {" in said
-    assert "evil" in said.partition("would run: ")[2]
+    message = capsys.readouterr().err
+    assert "shared.yaml has a command of its own, which every agent would run: {" in message
+    assert "evil" in message.partition("would run: ")[2]
     assert registered == []
     assert sweep.main([path, "--own_command"]) == 0
     assert len(registered) == 1
@@ -56,5 +56,5 @@ def test_a_file_without_a_command_gets_ours_and_one_with_options_keeps_them(shar
     content = sweep_content(shared(), Options(out="elsewhere"), {})
     assert content["program"] == PROGRAM
     assert content["command"] == [*OURS, "--study=shared", "--out=elsewhere", "${args}"]
-    own = [*OURS, "--study=mine", "--trainer.precision=bf16-mixed", "${args}"]
-    assert sweep_content(shared(f"command: {own}"), Options(), {})["command"] == own
+    command = [*OURS, "--study=mine", "--trainer.precision=bf16-mixed", "${args}"]
+    assert sweep_content(shared(f"command: {command}"), Options(), {})["command"] == command

@@ -252,11 +252,11 @@ def test_weights_with_a_head_start_one_of_other_classes(
     net = mnet.create_model("mobilenet_v3_large", num_classes=4, **head)
     report = mnet.load_weights(net, tensors)
     assert (report.source, report.new) == (f"{source}, other classes", new)
-    own = mnet.create_model("mobilenet_v3_large", num_classes=4, **head)
-    assert mnet.load_weights(own, {f"net.{name}": value for name, value in twin.state_dict().items()}).new == new
+    ours = mnet.create_model("mobilenet_v3_large", num_classes=4, **head)
+    assert mnet.load_weights(ours, {f"net.{name}": value for name, value in twin.state_dict().items()}).new == new
     stem = twin.state_dict()["stem.conv.weight"]
     assert net.stem.conv.weight.equal(stem)
-    assert own.stem.conv.weight.equal(stem)
+    assert ours.stem.conv.weight.equal(stem)
 
 
 def test_a_finished_run_is_read_from_its_folder(tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ def plan_cells(claims: Sequence[Claim], studies: Sequence[Study]) -> list[Planne
     for claim in claims:
         evidence = next(iter(find_evidence(claim, index)), None)
         if evidence is not None and evidence.models[0] == evidence.models[1]:
-            own = (trial.run_id_of(0) for trial in evidence.trials)
-            needs[claim.id] = tuple(dict.fromkeys((baselines[claim.study], *own)))
+            compared = (trial.run_id_of(0) for trial in evidence.trials)
+            needs[claim.id] = tuple(dict.fromkeys((baselines[claim.study], *compared)))
     order: list[PlannedCell] = []
     chosen: set[str] = set()
 
@@ -177,7 +177,7 @@ def plan_cells(claims: Sequence[Claim], studies: Sequence[Study]) -> list[Planne
             if cell not in chosen:
                 order.append(PlannedCell(*cells[cell], decided_by([cell])))
                 chosen.add(cell)
-                needs = {claim: own for claim, own in needs.items() if claim not in order[-1].decides}
+                needs = {claim: needed for claim, needed in needs.items() if claim not in order[-1].decides}
     return order
 
 
@@ -261,12 +261,12 @@ def _train(jobs: Sequence[Job], pack: int, engine: Engine, settings: Settings) -
 
 def _finish(planned: PlannedCell, judge: Judge) -> None:
     """Share the runs of a cell with the other studies that have them, and judge the claims that they decide."""
-    own = {trial.run_id for trial in planned.cell.trials}
+    trained = {trial.run_id for trial in planned.cell.trials}
     for trial in planned.cell.trials:
         folder = Job(trial, judge.root, planned.study.name).folder
         for name in (WEIGHTS, EXAMPLES):  # gigabytes for hundreds of runs, which no table needs
             (folder / name).unlink(missing_ok=True)
-    users = [study for study in judge.studies if own & {trial.run_id for _, trial in study.trials}]
+    users = [study for study in judge.studies if trained & {trial.run_id for _, trial in study.trials}]
     share_finished(users, judge.root)
     judge.update(users)
 

@@ -137,8 +137,8 @@ def _compare(
 ) -> None:
     """Time the variants that the table lacks, in the same rounds."""
     started = time.monotonic()
-    what = f"{model} x {width:g}, {RESOLUTION} px, batch {data.batch_size}"
-    missing = {name: variant for name, variant in variants.items() if (what, name, ONE) not in table}
+    case = f"{model} x {width:g}, {RESOLUTION} px, batch {data.batch_size}"
+    missing = {name: variant for name, variant in variants.items() if (case, name, ONE) not in table}
     if missing.keys() <= {ONE}:
         return
     network = settings.network(model, data.num_classes, data.in_channels, width)
@@ -148,7 +148,7 @@ def _compare(
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
         for name, variant in {ONE: variants[ONE], **missing}.items():
             if time.monotonic() - started > steps.BUILDING * budget_s and not settings.rehearse:
-                print(f"  {what}: no time for {name} and what follows", flush=True)
+                print(f"  {case}: no time for {name} and what follows", flush=True)
                 break
             build: Callable[[], Sample]
             if isinstance(variant, Bare):
@@ -171,10 +171,10 @@ def _compare(
             if theirs is None or name in (ONE, theirs) or (theirs != ONE and name in processes):
                 continue
             goal = goal_of(variants[name], over_processes=theirs != ONE)
-            row = throughput_row(what, name, theirs, times.ratio(theirs, name), at_least=goal)
+            row = throughput_row(case, name, theirs, times.ratio(theirs, name), at_least=goal)
             rate = {"images_per_second": round(data.batch_size / times.ms(name) * 1000), "peak_gb": peaks.get(name, "")}
             table.add({**vars(row), **rate})
-            print(f"  {what}: {name} / {theirs}: {row.ratio:.3f} {row.interval} {row.verdict}", flush=True)
+            print(f"  {case}: {name} / {theirs}: {row.ratio:.3f} {row.interval} {row.verdict}", flush=True)
 
 
 def goal_of(variant: Variant, *, over_processes: bool) -> float | None:

@@ -115,8 +115,8 @@ class RunIndex:
         if study not in self._studies:
             return []
         rows = self._studies[study]
-        own = {trial.run_id_of(seed) for trial in trials for seed in self._seeds}
-        wanted = (rows["precision"] == "fp32") & ~rows["run_id"].isin(own)
+        compared = {trial.run_id_of(seed) for trial in trials for seed in self._seeds}
+        wanted = (rows["precision"] == "fp32") & ~rows["run_id"].isin(compared)
         for name in (*CONTEXT, *SCALE[1:]):
             if name in rows and name in context:
                 wanted &= rows[name] == context[name]

@@ -394,11 +394,11 @@ def _spreads(
     observed = np.isfinite(values[0])
     counts = observed.sum(axis=0)
     own_df = np.maximum(counts - 1, 0)
-    own = (squares @ model.variances).clip(0)
+    variance = (squares @ model.variances).clip(0)
     others_df = own_df.sum() - own_df
-    others = ((own * own_df).sum(axis=1, keepdims=True) - own * own_df) / np.maximum(others_df, 1)
+    others = ((variance * own_df).sum(axis=1, keepdims=True) - variance * own_df) / np.maximum(others_df, 1)
     most = np.maximum(OTHER_SPREAD**2, np.nan_to_num(special.fdtri(own_df, others_df, 1 - SPREAD_ALPHA)))
-    odd = (own > most * others) & (counts >= FEWEST_FOR_SPREAD) & (others_df > 0)
+    odd = (variance > most * others) & (counts >= FEWEST_FOR_SPREAD) & (others_df > 0)
     pooled, df = squares.sum(axis=1), np.full(len(squares), float(model.df))
     some = odd.any(axis=1)
     if some.any():
@@ -408,7 +408,7 @@ def _spreads(
             pooled[some], df[some] = (squares[some] * ~odd[some]).sum(axis=1), (own_df * ~odd[some]).sum(axis=1)
     alone = odd | (df == 0)[:, None]
     pooled = pooled / np.maximum(df, 1)
-    return np.where(alone, own, pooled[:, None]), np.where(alone, np.maximum(own_df, 1), -df[:, None])
+    return np.where(alone, variance, pooled[:, None]), np.where(alone, np.maximum(own_df, 1), -df[:, None])
 
 
 def _two_way(values: Values, kept: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -128,8 +128,10 @@ def without_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
     conflicts = runs[by_run.transform("max") - by_run.transform("min") > ROUNDED]
     for run_id, rows in conflicts.groupby("run_id"):
         results = zip(rows["headline"], rows[FILE], strict=True)
-        told = ", ".join(f"{value:g} in {path_text(path)}" for value, path in results)
-        leave_out(Path(rows[FILE].iloc[0]).parent, f"run {run_id} has different results, of which none is used: {told}")
+        values = ", ".join(f"{value:g} in {path_text(path)}" for value, path in results)
+        leave_out(
+            Path(rows[FILE].iloc[0]).parent, f"run {run_id} has different results, of which none is used: {values}"
+        )
     return runs.drop(index=conflicts.index, columns="headline")
 
 

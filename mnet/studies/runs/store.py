@@ -185,9 +185,9 @@ def _check_identity(folder: Path, result: Result) -> None:
     trial = read_trial(folder)
     if is_identified(trial) and trial.run_id != folder.name:
         raise ConfigError(f"the settings in {CONFIG} beside it are those of run {trial.run_id}, not {folder.name}")
-    for name, own in (("epochs", trial.full_recipe().epochs), ("resolution", trial.input_spec().resolution)):
-        if (value := dict(result).get(name, own)) != own:
-            raise ConfigError(f"{name} is {value}, but {own} by the settings in {CONFIG} beside it")
+    for name, expected in (("epochs", trial.full_recipe().epochs), ("resolution", trial.input_spec().resolution)):
+        if (value := dict(result).get(name, expected)) != expected:
+            raise ConfigError(f"{name} is {value}, but {expected} by the settings in {CONFIG} beside it")
 
 
 def is_identified(trial: Trial) -> bool:

@@ -130,11 +130,11 @@ def test_a_plan_counts_for_its_own_networks_alone():
         )
         return float(table["high"].iloc[0] - table["low"].iloc[0])
 
-    own, other = Plan((3, 6, 12), 0.5, cells), Plan((3, 6, 12, 24), 0.5, {"paper": "another"})
-    assert width(own) > width()
+    first, other = Plan((3, 6, 12), 0.5, cells), Plan((3, 6, 12, 24), 0.5, {"paper": "another"})
+    assert width(first) > width()
     assert width(other) == width()
     assert math.isnan(width(Plan((4, 8), 0.5, cells)))  # which does not look at three seeds
-    assert width(other, own) == width(own)  # as a quick study of one's own beside the published campaign
+    assert width(other, first) == width(first)  # as a quick study of one's own beside the published campaign
 
 
 def test_no_model_stands_in_for_one_of_another_paper():

@@ -139,10 +139,10 @@ def test_the_studies_program_lists_every_study_with_its_state(tmp_path, capsys):
     assert studies.main([f"--out={tmp_path}", "--seeds=1", "--profile=full"]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert lines["activation"][1:3] == ["5", "0/5"]
-    for wrong, said in (
+    for wrong, message in (
         ("--sedes=1", "Did you mean seeds"),
         ("--profile=ful", "Did you mean full"),
         ("--seeds=0", "0"),
     ):
         assert studies.main([wrong]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

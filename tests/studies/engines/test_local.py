@@ -47,19 +47,19 @@ def at_once(job, report, **_):
 
 def killed_beside_another(job, report, **_):
     """Seed 1 is killed while another runs, as the system does when memory runs out."""
-    own, deadline = touch(job, f"running/{job.trial.seed}"), time.monotonic() + GUARD_S
+    mark, deadline = touch(job, f"running/{job.trial.seed}"), time.monotonic() + GUARD_S
     if job.trial.seed == 1 and not (job.root / "killed").exists():
         while len(running(job)) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         touch(job, "killed")
-        own.unlink()
+        mark.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
     while job.trial.seed == 0 and not (job.root / "killed").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     beside = len(running(job)) - 1
-    own.unlink()
+    mark.unlink()
     return {"top1": 1.0, "beside": beside}
 
 

@@ -199,10 +199,10 @@ def test_squares_show_non_linearity_kernel_and_bent_projections():
 
 
 def test_ours_and_the_papers_never_share_an_axis(results, published):
-    own = trained_points(results, ["versions", "width"])
-    left, right = panels(madds_chart(published, own, "madds"))
+    trained = trained_points(results, ["versions", "width"])
+    left, right = panels(madds_chart(published, trained, "madds"))
     assert domain(left, "y")[1] < 86 < domain(right, "y")[0]
-    assert len(marks(right, "point")) == len(own)
+    assert len(marks(right, "point")) == len(trained)
     assert {row["label"] for row in marks(right, "point") if "label" in row} - {""} == {"versions", "width"}
 
 

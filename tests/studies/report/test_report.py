@@ -46,8 +46,8 @@ def claims_frame(statement="swish is slower") -> pd.DataFrame:
         {"id": "two", "ours": np.nan, "paper_value": -2.0, "verdict": "not tested here", "metric": "top1_points"},
     ]
     kinds = ("latency", "latency", "accuracy")
-    told = {"statement": statement, "why": f"because {statement}", "direction": "down"}
-    return pd.DataFrame([{**common, **told, **row, "kind": kind} for row, kind in zip(rows, kinds, strict=True)])
+    columns = {"statement": statement, "why": f"because {statement}", "direction": "down"}
+    return pd.DataFrame([{**common, **columns, **row, "kind": kind} for row, kind in zip(rows, kinds, strict=True)])
 
 
 def hostile_results(root: Path) -> Path:
@@ -179,17 +179,17 @@ def browser():
 @pytest.fixture
 def visit(browser):
     """Opens a page and waits for its charts; at the end of the test nothing may have been said or asked for."""
-    contexts, said = [], []
+    contexts, texts = [], []
 
     def go(path: Path, *, width=1280, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         context.set_default_timeout(GUARD_MS)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: request.url != path.as_uri() and said.append(request.url[:200]))
+        page.on("console", lambda message: texts.append(message.text))
+        page.on("pageerror", lambda error: texts.append(str(error)))
+        page.on("dialog", lambda dialog: (texts.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: request.url != path.as_uri() and texts.append(request.url[:200]))
         page.goto(path.as_uri())
         page.wait_for_selector("html[data-drawn]")
         return page
@@ -197,7 +197,7 @@ def visit(browser):
     yield go
     for context in contexts:
         context.close()
-    assert said == []
+    assert texts == []
 
 
 def column(page, table: str, index: int) -> list[str]:

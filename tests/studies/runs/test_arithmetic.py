@@ -96,11 +96,11 @@ def test_no_step_reads_a_value_but_to_report_the_loss(trial, named, tmp_path, mo
 def on_fake_gpu(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     """A module whose parameters and buffers say that they are on a GPU, and have no values."""
     for part in module.modules():
-        for own, kind in ((part._parameters, nn.Parameter), (part._buffers, torch.Tensor.detach)):
-            for name, value in own.items():
+        for tensors, kind in ((part._parameters, nn.Parameter), (part._buffers, torch.Tensor.detach)):
+            for name, value in tensors.items():
                 fake = value if value is None else mode.from_tensor(value.detach())
                 with mode:
-                    own[name] = fake if fake is None else kind(fake.to("cuda"))
+                    tensors[name] = fake if fake is None else kind(fake.to("cuda"))
     return module
 
 
@@ -119,14 +119,14 @@ def test_what_a_step_does_on_a_gpu_stays_there(name):
         images = normalise(pixels[chosen], *look, Augment(flip=True, pad=4, erase=0.5))
         assert images.device == gpu
         assert images.is_contiguous(memory_format=torch.channels_last)
-        told = pack.training_step((images.repeat(1, 2, 1, 1), [chosen % 10] * 2), 0)
+        outcome = pack.training_step((images.repeat(1, 2, 1, 1), [chosen % 10] * 2), 0)
         optimizer = make_optimizer(pack.net, plan)
         for param in pack.parameters():
             param.grad = torch.zeros_like(param)
         optimizer.step()
-        assert {value.device for value in (told["loss"], *pack.parameters(), *pack.buffers())} == {gpu}
+        assert {value.device for value in (outcome["loss"], *pack.parameters(), *pack.buffers())} == {gpu}
         with pytest.raises(DataDependentOutputException):
-            float(told["loss"].detach())
+            float(outcome["loss"].detach())
 
 
 def same(one: dict[str, object], other: dict[str, object], near: float) -> bool:

@@ -79,9 +79,9 @@ def check_same(jobs, expected, *, replicas: int | None = SEEDS) -> None:
 
 def test_a_pack_leaves_what_each_run_leaves_alone(trial, trainer, alone, tmp_path):
     jobs = jobs_in(tmp_path, trial)
-    told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
-    assert [outcome.kind for outcome in told.values()] == ["finished"] * SEEDS
-    assert told[jobs[1]].result == read_result(jobs[1].folder)
+    outcomes = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
+    assert [outcome.kind for outcome in outcomes.values()] == ["finished"] * SEEDS
+    assert outcomes[jobs[1]].result == read_result(jobs[1].folder)
     check_same(jobs, alone)
 
 
@@ -139,8 +139,8 @@ def test_a_pack_that_was_killed_goes_on_as_a_pack_or_alone(trial, trainer, alone
         assert all((job.folder / RESUME).exists() for job in jobs)
     run_job(jobs[1], trainer=trainer)
     check_same([jobs[1]], [alone[1]], replicas=1)
-    told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
-    assert [told[job].kind for job in jobs] == ["finished"] * SEEDS
+    outcomes = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
+    assert [outcomes[job].kind for job in jobs] == ["finished"] * SEEDS
     check_same(jobs, alone, replicas=None)
     assert read_result(jobs[0].folder)["replicas"] == 2
 
@@ -168,9 +168,9 @@ def test_a_replica_that_diverges_does_not_hurt_the_others(trial, trainer, alone,
         whole(self, members)
 
     monkeypatch.setattr(Pack, "__init__", spoilt)
-    told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
-    assert [told[job].kind for job in jobs] == ["finished", "failed", "finished"]
-    assert "NotFinite" in told[jobs[1]].reason
+    outcomes = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
+    assert [outcomes[job].kind for job in jobs] == ["finished", "failed", "finished"]
+    assert "NotFinite" in outcomes[jobs[1]].reason
     check_same([jobs[0], jobs[2]], [alone[0], alone[2]])
     assert not (jobs[1].folder / RESULT).exists()
 
@@ -178,9 +178,9 @@ def test_a_replica_that_diverges_does_not_hurt_the_others(trial, trainer, alone,
 def test_what_others_hold_or_have_finished_is_left_to_them(trial, trainer, alone, tmp_path):
     jobs = jobs_in(alone[0].root, trial, range(SEEDS + 1))
     with lock(jobs[SEEDS].root, jobs[SEEDS].run_id):
-        told = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
-        assert [told[job].kind for job in jobs] == ["finished"] * SEEDS + ["locked"]
-        assert json.loads((jobs[0].folder / RESULT).read_text()) == told[jobs[0]].result
+        outcomes = dict(run_jobs(jobs, lambda progress: None, trainer=trainer))
+        assert [outcomes[job].kind for job in jobs] == ["finished"] * SEEDS + ["locked"]
+        assert json.loads((jobs[0].folder / RESULT).read_text()) == outcomes[jobs[0]].result
         fresh = jobs_in(alone[0].root, trial, (SEEDS, SEEDS + 1))
-        told = dict(run_jobs(fresh, lambda progress: None, trainer=trainer))
-    assert [told[job].kind for job in fresh] == ["locked"] * 2  # together, so that they are not torn apart
+        outcomes = dict(run_jobs(fresh, lambda progress: None, trainer=trainer))
+    assert [outcomes[job].kind for job in fresh] == ["locked"] * 2  # together, so that they are not torn apart

@@ -70,18 +70,18 @@ def test_a_run_killed_in_the_middle_of_epochs_ends_as_if_it_had_not_been(trial, 
 
 
 def test_a_run_killed_in_its_test_is_not_trained_again(trial, undisturbed, tmp_path):
-    told = []
+    printed = []
 
     def die(progress):
-        told.append(progress.step)
-        if told.count(28) == 3:  # the last step, its validation, the test
+        printed.append(progress.step)
+        if printed.count(28) == 3:  # the last step, its validation, the test
             raise Died
 
     with pytest.raises(Died):
         run_trial(trial, tmp_path, die)
-    told.clear()
-    run_trial(trial, tmp_path, lambda progress: told.append(progress.step))
-    assert not any(0 < step < 28 for step in told)
+    printed.clear()
+    run_trial(trial, tmp_path, lambda progress: printed.append(progress.step))
+    assert not any(0 < step < 28 for step in printed)
     assert left(tmp_path) == undisturbed
 
 

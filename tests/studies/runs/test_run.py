@@ -134,14 +134,17 @@ def test_a_run_begins_with_another_ones_weights_and_keeps_the_network_that_it_wa
     network = trial.network(2, 1)
     rows = (*network.blocks[:-1], replace(network.blocks[-1], expansion=network.blocks[-1].expansion - 8))
     mnet.write_network(replace(network, blocks=rows), path)
-    own = replace(trial, model=str(path), pretrained=str(source), epochs=1, lr=1e-9)
-    result = run_trial(own, tmp_path / "moved")
+    changed = replace(trial, model=str(path), pretrained=str(source), epochs=1, lr=1e-9)
+    result = run_trial(changed, tmp_path / "moved")
     assert result["pretrained_share"] == 1
     assert result["val_top1"] >= read_result(source)["val_top1"] - 25  # two channels' worth from what it was
     path.unlink()
     assert trial_from(read_settings(tmp_path / "moved")[0]).network(2, 1).blocks == rows
-    for folder, said in ((tmp_path, "not a finished run with its weights.pt"), (tmp_path / "none", "neither a file")):
-        with pytest.raises(ConfigError, match=said):
+    for folder, message in (
+        (tmp_path, "not a finished run with its weights.pt"),
+        (tmp_path / "none", "neither a file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             run_trial(replace(trial, pretrained=str(folder)), tmp_path / "wrong")
 
 

@@ -103,12 +103,12 @@ def test_a_run_leaves_the_metrics_of_its_task_its_weights_and_examples(task, fin
     result = read_result(folder)
     files = ["config.yaml", "examples.pt", "images.json", "metrics.csv", "result.json", "weights.pt"]
     assert sorted(path.name for path in folder.iterdir()) == files
-    told = {metric.name for metric in TASKS[task].metrics} | {
+    names = {metric.name for metric in TASKS[task].metrics} | {
         "test_loss",
         "val_loss",
         f"val_{TASKS[task].headline.name}",
     }
-    assert told <= result.keys()
+    assert names <= result.keys()
     assert "top1" not in result
     assert 0 <= result[TASKS[task].headline.name] <= 100
     assert set(summary_names(trial.task).values()) <= result.keys()

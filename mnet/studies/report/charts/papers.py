@@ -51,18 +51,18 @@ def paper_points(published: pd.DataFrame) -> list[Row]:
     return points
 
 
-def madds_chart(published: pd.DataFrame, own: pd.DataFrame, title: str) -> alt.ConcatChart:
+def madds_chart(published: pd.DataFrame, trained: pd.DataFrame, title: str) -> alt.ConcatChart:
     """Accuracy over multiply-adds: left as published on ImageNet, right as trained here.
 
     Args:
         published: Of `published_points`.
-        own: Of `trained_points`; the cells of a study of one network are joined.
+        trained: Of `trained_points`; the cells of a study of one network are joined.
         title: Above both panels.
     """
     left = _published_chart(paper_points(published), "madds", "As published, ImageNet", MADDS_TITLE)
     points: list[dict[str, Any]] = []
     lines = []
-    for study, cells in own.groupby("study", sort=False):
+    for study, cells in trained.groupby("study", sort=False):
         models = list(dict.fromkeys(cells["model"]))
         start = len(points)
         for row in rows_of(cells):
@@ -76,8 +76,8 @@ def madds_chart(published: pd.DataFrame, own: pd.DataFrame, title: str) -> alt.C
         if len(models) == 1:
             lines.append(points[start:])
     y_title, styles = "test top-1 (%), mean and 95% t interval", network_styles(points)
-    trained = f"Trained here: {', '.join(own['study'].unique())}"
-    return beside([left, scatter_chart(trained, points, MADDS_TITLE, y_title, styles, lines=lines)], title)
+    heading = f"Trained here: {', '.join(trained['study'].unique())}"
+    return beside([left, scatter_chart(heading, points, MADDS_TITLE, y_title, styles, lines=lines)], title)
 
 
 def phone_chart(published: pd.DataFrame, timed: pd.DataFrame, timed_on: str, title: str) -> alt.ConcatChart:
