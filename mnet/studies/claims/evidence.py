@@ -132,7 +132,7 @@ def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
     order = {name: i for i, name in enumerate(RUNTIMES)}
     batches = rows["batch"] if "batch" in rows else pd.Series(1, rows.index)
     places = pd.DataFrame({"larger": batches > 1, "runtime": rows["runtime"].map(order), "batch": batches})
-    places = places.assign(threads=rows["threads"].astype(int))
+    places["threads"] = rows["threads"].astype(int)
     for i in places[::-1].sort_values([*places], kind="stable").index:
         row, batch = rows.loc[i], int(batches[i])
         threads, on_gpu = int(row["threads"]), row["runtime"] in GPU_RUNTIMES

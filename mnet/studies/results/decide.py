@@ -303,6 +303,8 @@ class Model(NamedTuple):
 
     weights: np.ndarray
     """(m, N): the comparisons; nan where the model cannot make one."""
+    squared_weights: np.ndarray
+    """(m, k): of each cell's values together."""
     residuals: np.ndarray
     """(N, N): what the model leaves of the values."""
     df: int
@@ -354,7 +356,6 @@ def _estimate_complete(values: Values, looks: Sequence[int], family: Family) -> 
 def _estimates(values: Values, family: Family, fits: Sequence[Fit], rounding: float) -> Estimates:
     """What the models of `_models` together say of the values: the one with effects of seeds where these matter."""
     observed = np.isfinite(values[0])
-    by_cell = np.eye(len(family.groups))[np.nonzero(observed)[1]]
     models = _models(observed.tobytes(), observed.shape, family)
     blocked = _seeds_matter([fit.squares.sum(axis=1) for fit in fits], [model.df for model in models], rounding)
     estimates = Estimates(*(np.full((len(values), len(family.contrasts)), math.nan) for _ in Estimates._fields))
@@ -364,7 +365,7 @@ def _estimates(values: Values, family: Family, fits: Sequence[Fit], rounding: fl
             estimates.delta[chosen] = np.where(np.abs(delta) > rounding, delta, 0.0)
         if chosen.any() and model.df:
             variance, df = _spreads(values[chosen], squares, model, family, with_seeds=model is models[1])
-            estimates.se[chosen], estimates.df[chosen] = _standard_errors(model.weights**2 @ by_cell, variance, df)
+            estimates.se[chosen], estimates.df[chosen] = _standard_errors(model.squared_weights, variance, df)
     return estimates
 
 
@@ -491,4 +492,6 @@ def _model(design: np.ndarray, cells: np.ndarray, contrasts: Sequence[Sequence[f
     weights = np.where(possible[:, None], wanted @ inverse, math.nan)
     # E(squares of cell i) = sum over cells j of variance j x the squared entries of `residuals` that join i and j.
     expected = cells.T @ residuals**2 @ cells
-    return Model(weights, residuals, round(np.trace(residuals)), np.linalg.pinv(expected, rcond=1e-8))
+    return Model(
+        weights, weights**2 @ cells, residuals, round(np.trace(residuals)), np.linalg.pinv(expected, rcond=1e-8)
+    )
