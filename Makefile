@@ -98,10 +98,10 @@ sweep: $(RUN) ## register a study with W&B: make sweep STUDY=se
 agent: $(RUN) ## work on a registered sweep: make agent SWEEP=entity/project/id
 	@$(PY) experiments/sweep.py --agent=$(call quoted,SWEEP)
 
-test: $(RUN) $(DEV) ## run the test suite (9 minutes on 2 cores of 2.5 GHz)
+test: $(RUN) $(DEV) ## run the test suite (4 to 9 minutes on 2 cores)
 	@$(PY) -m pytest $(call given,ARGS)
 
-test-all: $(RUN) $(DEV) ## run the test suite with its slowest cases (15 minutes on 2 cores)
+test-all: $(RUN) $(DEV) ## run the test suite with its slowest cases (7 to 15 minutes on 2 cores)
 	@$(PY) -m pytest --all $(call given,ARGS)
 
 test-kill: $(RUN) $(DEV) ## kill a study 20 times and compare its tables with those of one left alone
