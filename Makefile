@@ -1,16 +1,15 @@
-# Everything below is one call of a program that also runs without make.
+# Every target is one call of a program that also runs without make.
 
-# Options come from the command line alone: a VENV or an OUT that a shell happens to export changes nothing. They are
-# text, in which neither make nor the shell runs anything, and each reaches its program as one word. Anything else goes
-# into ARGS, words as the shell reads them: ARGS='--width=0.5 --se=false', or for Lightning's Trainer into
-# TRAINER='--trainer.precision=bf16-mixed'.
+# Options come only from the command line: an exported VENV or OUT changes nothing. Neither make nor the shell runs
+# anything in their values, and each reaches its program as one word. Other options go into ARGS, which the shell splits
+# into words: ARGS='--width=0.5 --se=false', or for Lightning's Trainer into TRAINER='--trainer.precision=bf16-mixed'.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 given  = $(if $(filter $1,$(GIVEN)),$($1))
 quote  = '$(subst ','\'',$1)'
 quoted = $(call quote,$(call given,$1))
 
-# $(call flags,MODEL OUT) is --model=... --out=..., for the variables that are given.
+# $(call flags,MODEL OUT) is --model=... --out=..., for those variables that are given.
 flags = $(foreach name,$1,$(if $(call given,$(name)),--$(or $(flag-$(name)),$(shell echo $(name) | tr A-Z a-z))=$(call quoted,$(name)))) $(call given,ARGS)
 flag-DATA := dataset
 options = $(call flags,MODEL DATA DATA_DIR RESOLUTION EPOCHS BATCH_SIZE RECIPE SEEDS PROFILE OUT WORKERS PACK COMPILE \
@@ -40,7 +39,7 @@ help: ## list the targets
 	@echo "  e.g. make ablate-all, make ablate-se SEEDS=5, make ablate-stem ENGINE=ray RAY_ADDRESS=host:6379 EXTRAS=ray"
 	@echo "       make ablate-activation MODEL=mobilenet_v2 DATA=cifar10 SEEDS=5 EPOCHS=30 OUT=folder PROFILE=full"
 
-setup: $(RUN) $(DEV) ## install into .venv all that running and testing need
+setup: $(RUN) $(DEV) ## install into .venv everything needed to run and test
 
 ablate-%: $(RUN) ## run a study: make ablate-activation (9 minutes on 2 cores), or all: ablate-all (two hours)
 	@$(PY) experiments/ablate.py $(call quote,$*) $(options)
@@ -53,16 +52,16 @@ latency: $(LAB) ## time the networks of every study (10 minutes on 2 cores): RUN
 latency-%: $(LAB) ## time the networks of one study: make latency-activation RUNTIME=all
 	@$(PY) experiments/latency.py $(call quote,$*) $(options)
 
-frontier-%: $(LAB) ## accuracy beside latency, after make ablate-<study>
+frontier-%: $(LAB) ## draw accuracy against latency, after make ablate-<study>
 	@$(PY) experiments/latency.py $(call quote,$*) --profile=quick $(options)
 
 latency-android: $(LAB) ## export models and a script for a phone: STUDY=activation; IMPORT=folder reads its results
 	@$(PY) experiments/latency_android.py $(if $(call given,IMPORT),--import=$(call quoted,IMPORT),$(call quote,$(or $(call given,STUDY),activation))) $(options)
 
-decide: $(LAB) ## train the networks of the papers' claims until these are decided: BUDGET=8h
+decide: $(LAB) ## train the networks of the papers' claims until the claims are decided: BUDGET=8h
 	@$(PY) experiments/decide.py $(options)
 
-claims: $(RUN) ## judge the papers' claims by what was measured here, and write the report
+claims: $(RUN) ## judge the papers' claims by our measurements, and write the report
 	@$(PY) experiments/claims.py $(call flags,OUT)
 
 report: $(RUN) ## write results/report.html: every study on one page that opens offline
@@ -104,7 +103,7 @@ test: $(RUN) $(DEV) ## run the test suite (4 to 9 minutes on 2 cores)
 test-all: $(RUN) $(DEV) ## run the test suite with its slowest cases (7 to 15 minutes on 2 cores)
 	@$(PY) -m pytest --all $(call given,ARGS)
 
-test-kill: $(RUN) $(DEV) ## kill a study 20 times and compare its tables with those of one left alone
+test-kill: $(RUN) $(DEV) ## kill a study 20 times and compare its tables with those of an undisturbed one
 	@$(PY) -m pytest tests/studies/runs/test_kill.py --kills=$(call quote,$(or $(call given,KILLS),20)) $(call given,ARGS)
 
 lint: $(RUN) $(DEV) ## run ruff and mypy
@@ -113,7 +112,7 @@ lint: $(RUN) $(DEV) ## run ruff and mypy
 bench: $(RUN) $(DEV) ## measure speed against torchvision and timm
 	@$(PY) experiments/bench.py $(call given,ARGS)
 
-gpu: $(RUN) $(DEV) ## what one GPU gives, in 12 minutes: BUDGET=seconds; ARGS=--rehearse runs it all on the CPU
+gpu: $(RUN) $(DEV) ## measure one GPU in 12 minutes: BUDGET=seconds; ARGS=--rehearse runs it all on the CPU
 	@$(PY) experiments/gpu.py $(call flags,OUT DATA_DIR BUDGET)
 
 publish: $(RUN) ## copy results into results/published, and its tables into the documents
@@ -122,7 +121,7 @@ publish: $(RUN) ## copy results into results/published, and its tables into the 
 bench-latency: $(LAB) ## measure how often equal networks are called different, and a 2% slowdown is found
 	@$(PY) experiments/bench_latency.py $(options)
 
-clean: ## remove .venv, if it was made here, and caches; keep results and data
+clean: ## remove caches, and .venv if make made it; keep results and data
 	@if test -e $(call quote,$(MADE)); then rm -rf $(call quote,$(venv)); \
 	elif test -e $(call quote,$(venv)); then echo $(call quote,$(venv) was not made here: it stays); fi
 	rm -rf .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
-"""Run studies: `python experiments/ablate.py activation --model=mobilenet_v2 --seeds=5`, several at once, or `all`.
+"""Run studies, one, several or `all`: `python experiments/ablate.py activation --model=mobilenet_v2 --seeds=5`.
 
 With `--until=decided --budget=2h`, seeds are added where a decision is likeliest, until every comparison is decided or
-the time is over. Finished runs are reused, whichever study has them. Stop with Ctrl-C; the same command continues.
+the budget runs out. Finished runs of any study are reused. Stop with Ctrl-C; the same command continues.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from mnet.studies.study import Study, list_studies
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """What a call asks for, beside the settings of its trials."""
+    """Command-line options other than the settings of a trial."""
 
     profile: str = "quick"
     """An entry of experiments/profiles.yaml."""
     until: Literal["seeds", "decided"] = "seeds"
-    """seeds = train that many; decided = add seeds until every comparison is decided, at most the given number."""
+    """seeds = train the given number; decided = add seeds until every comparison is decided, up to that number."""
     budget: str | None = None
-    """With until=decided, how long at most: 90m, 2h, or seconds."""
+    """Time limit with until=decided: 90m, 2h, or seconds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +58,7 @@ class Options(RunOptions):
 
     @property
     def most_seeds(self) -> int | None:
-        """The seeds that a study may come to; None = those of its file."""
+        """The largest number of seeds of a study; None = as in its file."""
         return self.seeds if self.until == "seeds" else self.seeds or LOOKS[-1]
 
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     root = results_root(str(options.folder), trainer)
     jobs = plan_jobs(studies, root, options, trainer)
     for study in studies:
-        list(describe_pretrained(study))  # wrong weights are told before images are read
+        list(describe_pretrained(study))  # reports wrong weights before images are read
     data = read_data([job for job in jobs if find_finished(root, job.run_id) is None])
     starts = [line for study in studies for line in describe_pretrained(study, data)]
     engine = choose_engine(options, trainer, data)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def looks(study: Study, options: Options) -> tuple[int, ...]:
-    """The numbers of seeds at which a call looks at a study."""
+    """The numbers of seeds at which this call looks at a study."""
     seeds = max(len(cell.trials) for cell in study.cells)
     return (seeds,) if options.until == "seeds" else tuple(look for look in LOOKS if look <= seeds) or (seeds,)
 

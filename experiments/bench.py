@@ -44,7 +44,7 @@ COLOURS = {"met": "green", "NOT MET": "bold red", "unclear": "yellow"}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     data_dir: Path = Path("data")
     """Folder of Fashion-MNIST."""
@@ -55,11 +55,11 @@ class Options:
     seconds: float = 30.0
     """Budget of a training comparison."""
     only: str | None = None
-    """Measure one part of the table only."""
+    """Measure only this part of the table."""
     sweep_seeds: int = 1
     """Seeds of the activation study in the part sweep."""
     images: int = 8000
-    """Files of the study on a user's own images."""
+    """Number of files in the study on a user's own images."""
 
     def __post_init__(self) -> None:
         check_positive(self, "threads", "seconds", "sweep_seeds", "images")
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 measured (even if a goal is missed), 2 bad input."""
     options = read_arguments(arguments).options
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # for the other libraries too: it is a setting of the process
+    keep_freed_memory()  # applies to the other libraries too: it is a setting of the process
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     settings = Settings(options.data_dir, options.seconds, options.sweep_seeds, options.images)

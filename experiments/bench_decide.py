@@ -21,7 +21,7 @@ from mnet.studies.runs.store import BENCH_DECIDE
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     studies: int = STUDIES
     """Studies of each kind."""

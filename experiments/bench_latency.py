@@ -33,12 +33,12 @@ from mnet.studies.runs.store import BENCH_LATENCY
 from mnet.studies.trial import Trial
 
 MAX_FALSE_ALARMS, MIN_DETECTED, MAX_SECONDS = 0.05, 0.95, 30.0
-"""The goals: rates, and seconds of a trial."""
+"""The goals: two rates, and seconds of a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     runtime: str = "executorch"
     """One of mnet.latency.RUNTIMES."""
@@ -49,9 +49,9 @@ class Options:
     slow_trials: int = 100
     """Comparisons with the slowdown."""
     slowdown: float = 0.02
-    """Added share of the network's time."""
+    """The slowdown, as a share of the network's time."""
     half_width: float = 0.01
-    """Stop when the interval of the ratio is this narrow, as in studies."""
+    """Stop when the half width of the ratio's interval is this small, as in studies."""
     budget: float = MAX_SECONDS
     """Seconds a trial may take."""
     threads: int = 1
@@ -115,7 +115,7 @@ def _trials(ready: PreparedVariant, options: Options) -> Iterator[dict[str, obje
 
 
 def _show(table: pd.DataFrame, options: Options) -> None:
-    """Both rates with their exact 95% intervals, beside their goals."""
+    """Print both rates with their exact 95% intervals and goals."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)

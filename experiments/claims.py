@@ -1,7 +1,7 @@
-"""The papers' claims beside what was measured here, with verdicts: `python experiments/claims.py`.
+"""Judge the papers' claims by what was measured: `python experiments/claims.py`.
 
-Reads what the studies left in the results folder, and the published tables where they left nothing. Nothing is trained
-or timed: run a study, with PROFILE=longer or full for more claims, to measure more.
+Reads the results folder, including its published tables. Nothing is trained or timed: to measure more, run a study,
+with PROFILE=longer or full for more claims.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TITLES = ("claim", "paper", "ours", "95% interval", "n", "verdict", "why")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     out: str = "results"
     """Folder for results."""

@@ -27,7 +27,7 @@ DIGITS = {"points": 2, "s": 1, "1/s": 1, "": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     out: str = "results"
     """Folder for results."""

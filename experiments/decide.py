@@ -1,7 +1,7 @@
 """Decide the papers' claims: `python experiments/decide.py --budget=8h`.
 
-Trains the networks of every claim in the setting that the profile `decide` gives it, seeds where a decision is
-likeliest for its time, until claims and comparisons are decided or the time is over. The same command continues.
+Trains the networks of every claim in the setting that the profile `decide` gives it. Seeds go where they bring the most
+decisions per second, until claims and comparisons are decided or the budget runs out. The same command continues.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from mnet.studies.study import Study, studies_of_profile
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """What a call asks for, beside the settings of its trials."""
+    """Command-line options other than the settings of a trial."""
 
     profile: str = DECIDING
     """An entry of experiments/profiles.yaml: its studies, and their settings."""
     budget: str = "2h"
-    """How long at most: 90m, 8h, or seconds."""
+    """Time limit: 90m, 8h, or seconds."""
     only: str | None = None
-    """Names of studies with commas between them; default: all of the profile."""
+    """Names of studies, comma-separated; default: all of the profile."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,12 +56,12 @@ class Options(RunOptions):
 
 @dataclass(frozen=True)
 class PlannedClaim:
-    """A claim, and where it is tested."""
+    """A claim, and the setting and cells that test it."""
 
     claim: Claim
     setting: Setting
     cells: tuple[str, ...]
-    """The cells of the study that it needs."""
+    """The cells of the study that the claim needs."""
 
 
 def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def plan_claims(claims: Sequence[Claim], studies: Sequence[Study], profile: str) -> dict[str, list[PlannedClaim]]:
-    """Study -> the claims that it can decide. A claim whose networks no study has is left out."""
+    """Study -> the claims that it decides, each in one study. Claims that no study tests by training are left out."""
     rows = pd.DataFrame([row for study in studies for row in planned_rows(study, profile)])
     index = RunIndex.of_plan(rows)
     cells = {study.name: {cell.trials[0].run_id_of(0): cell.name for cell in study.cells} for study in studies}
@@ -117,7 +117,7 @@ def plan_claims(claims: Sequence[Claim], studies: Sequence[Study], profile: str)
 def _places(
     claim: Claim, index: RunIndex, cells: Mapping[str, Mapping[str, str]]
 ) -> Iterator[tuple[str, tuple[Setting, tuple[str, ...]]]]:
-    """Where a claim can be decided, the best setting first, and in it its own study first."""
+    """Studies, settings and cells that can decide a claim: the best setting first, then the claim's own study first."""
     everywhere = ((setting, evidence_in(claim, index, setting)) for setting in settings_of(claim, index))
     found = [(setting, evidence) for setting, evidence in everywhere if evidence is not None]
     for setting, evidence in sorted(found, key=lambda one: one[1].rank):
@@ -128,7 +128,7 @@ def _places(
 
 
 def find_runs(root: Path, settings: Mapping[str, Setting]) -> Callable[[Claim, int], Evidence | None]:
-    """The runs that test a claim in its setting, the first so many seeds of every machine, published ones too."""
+    """A function that finds a claim's runs in its setting: the first `seeds` of each machine, published ones too."""
 
     def find(claim: Claim, seeds: int) -> Evidence | None:
         return evidence_in(claim, index_runs(root, count_results(root), seeds), settings[claim.id])
@@ -142,7 +142,7 @@ def count_results(root: Path) -> int:
 
 @lru_cache(maxsize=1)
 def index_runs(root: Path, results: int, seeds: int) -> RunIndex:
-    """The first so many seeds of `read_runs`; the claims of a study ask for it one after another."""
+    """The first `seeds` seeds of `read_runs`, cached for the next claim of the study."""
     runs = read_runs(root, results)
     return RunIndex(runs[runs["seed"].astype(int) < seeds])
 
@@ -153,7 +153,7 @@ def read_runs(root: Path, results: int) -> pd.DataFrame:
 
     Args:
         root: The results folder.
-        results: How many results it has: the runs are read again when there are more.
+        results: Number of results in it, a key of the cache: the runs are read again when it changes.
     """
     return load(root, every_machine=True, plain=True)
 

@@ -2,8 +2,7 @@
 
 Reports dead depthwise kernels, silent channels, the rank that a non-linearity leaves and the ranges of values, layer by
 layer, on test images. Also recomputes what V2 and V3 state about a single non-linearity: how much of a curve survives
-ReLU, and how far h-swish is from swish. With --weights=FILE it looks at the depthwise kernels of weights that others
-trained.
+ReLU, and how far h-swish is from swish. With --weights=FILE, analyses only the depthwise kernels of those weights.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from mnet.weights.files import split_entry
 from mnet.weights.load import open_weights
 
 DIMENSIONS = (2, 3, 5, 15, 30)
-"""Those of V2's figure 1."""
+"""The dimensions in V2's figure 1."""
 FORMS = {"near_zero": ".1%", "least": ".3f", "median": ".3f"}
 DRAWS = 200
 """Random matrices for each dimension."""
@@ -47,16 +46,16 @@ DRAWS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     out: str = "results"
     """Folder for results."""
     pictures: int = 256
     """Number of test images."""
     weights: str | None = None
-    """A file of weights of torchvision or timm, to look at its depthwise kernels."""
+    """A weights file of torchvision or timm, to analyse its depthwise kernels."""
     model: str = "mobilenet_v1"
-    """What the weights are of, where names and shapes leave a choice."""
+    """The model of the weights, if their names and shapes fit several."""
 
     def __post_init__(self) -> None:
         if self.pictures < 2:
@@ -89,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
 def diagnose_weights(source: str, model: str, root: Path) -> int:
     """Print and write the depthwise kernels of a file of weights, layer by layer.
 
-    How others initialised them is not known: a kernel is near zero beside the largest of its layer.
+    Their initialisation is unknown, so a kernel is called near zero relative to the largest of its layer.
     """
     net, summary = open_weights(source, model)
     layers = {one.layer: one.norms / one.norms.max() for one in depthwise_kernels(net)}

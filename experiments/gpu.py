@@ -1,8 +1,8 @@
-"""What one GPU gives, in twelve minutes: `python experiments/gpu.py --budget=720`.
+"""Measure what needs a GPU, in twelve minutes: `python experiments/gpu.py --budget=720`.
 
-The parts run one after another, the most valuable first, each in a process of its own and within its share of the
-budget: tests that wait for a GPU, the speed of a training step, seeds as one network, latencies, and claims that are
-undecided. Each writes its table as it goes; the same command goes on where it stopped.
+The parts run one after another, the most valuable first, each in its own process and within its share of the budget:
+tests that need a GPU, the speed of a training step, seeds trained as one network, latencies, and undecided claims. Each
+writes its table row by row; the same command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from mnet.errors import ConfigError, unknown
 from mnet.provenance import ask_driver
 
 SHARES: Mapping[str, float] = {"correct": 90, "steps": 200, "seeds": 120, "latency": 90, "answers": 220}
-"""Part, in `benchmarks.gpu` -> seconds of a budget of `BUDGET`, in the order in which they run. What they leave goes to
-the last."""
+"""Part, in `benchmarks.gpu` -> its seconds of `BUDGET`, in running order. The last part gets what the others leave."""
 BUDGET = float(sum(SHARES.values()))
 REHEARSAL = 1.0
-"""Seconds of each part in a rehearsal, after which it is as short as it can be: the fewest rounds, the fewest steps."""
+"""Seconds of each part in a rehearsal, which keeps rounds and steps to the fewest possible."""
 PRELOADED = (
     "mnet.studies.engines.preload",
     "benchmarks.gpu.seeds",
@@ -41,28 +40,28 @@ PRELOADED = (
     "benchmarks.gpu.answers",
     "pytest",
 )
-"""What the server that all parts are forked from imports, so that none has to. The first is most of it, in which no
-part looks for garbage."""
+"""What the server that all parts are forked from imports, so that no part has to. The first imports most of it, and
+exempts it from garbage collection."""
 PATIENCE_S = 600.0
-"""In a rehearsal, which any busy machine may run."""
+"""`GRACE_S` of a rehearsal, which may run on a busy machine."""
 GRACE_S = 15.0
-"""A part may take so much longer than its share before it is ended."""
+"""Seconds by which a part may exceed its share before it is ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     out: Path = Path("results/gpu")
     """Folder for the tables."""
     data_dir: Path = Path("data")
     """Folder of Fashion-MNIST."""
     budget: float = BUDGET
-    """Seconds for everything but the first imports."""
+    """Seconds for everything except the first imports."""
     parts: str = ",".join(SHARES)
-    """Parts to run, with commas."""
+    """Parts to run, comma-separated."""
     rehearse: bool = False
-    """Run every part on the CPU with tiny sizes, to see that all of it runs."""
+    """Run every part on the CPU with tiny sizes, to check that it works."""
 
     def __post_init__(self) -> None:
         check_positive(self, "budget")
@@ -77,7 +76,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 
 @program
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0 every part ended by itself, 1 one died or was ended, 2 bad input."""
+    """Returns the exit code: 0 all parts are done, 1 one died, was ended or did not begin, 2 bad input."""
     options = read_arguments(arguments).options
     if not options.rehearse and not torch.cuda.is_available():
         raise ConfigError("torch finds no NVIDIA GPU; --rehearse runs every part on the CPU")
@@ -92,9 +91,9 @@ def run_part(part: str, seconds: float, options: Options) -> None:
     """Run one part, in this process."""
     from benchmarks.gpu.part import Settings
 
-    os.setsid()  # a group of processes, which can be ended as a whole
+    os.setsid()  # a process group, which can be ended as a whole
     if not options.rehearse:
-        faulthandler.dump_traceback_later(seconds + GRACE_S - 2, exit=False)  # where it hangs
+        faulthandler.dump_traceback_later(seconds + GRACE_S - 2, exit=False)  # shows where it hangs
     settings = Settings(
         out=options.out,
         data_dir=options.data_dir,
@@ -109,7 +108,7 @@ def run_part(part: str, seconds: float, options: Options) -> None:
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
-    os._exit(code)  # its threads and processes wait for work, for ever
+    os._exit(code)  # its threads and processes would wait for work for ever
 
 
 def run_parts(options: Options) -> Iterator[tuple[str, str]]:
@@ -131,7 +130,7 @@ def run_parts(options: Options) -> Iterator[tuple[str, str]]:
 
 
 def import_once() -> None:
-    """Wait until the server that parts are forked from has imported what they need, which the budget leaves out."""
+    """Wait until the server that parts are forked from has imported `PRELOADED`, which does not count in the budget."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     process = context.Process(target=int)
@@ -140,14 +139,14 @@ def import_once() -> None:
 
 
 def run_process(part: str, seconds: float, options: Options) -> str:
-    """Run a part in a process of its own, and end it if it does not end by itself; returns how it ended."""
+    """Run a part in a new process, and end it if it takes too long; returns how it ended."""
     process = multiprocessing.get_context("forkserver").Process(target=run_part, args=(part, seconds, options))
     process.start()
     process.join(seconds + (PATIENCE_S if options.rehearse else GRACE_S))
     code = process.exitcode
     assert process.pid is not None
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # what the part itself has started, too
+        os.killpg(process.pid, signal.SIGKILL)  # also ends what the part has started
     process.kill()
     process.join()
     if code is None:
@@ -156,7 +155,7 @@ def run_process(part: str, seconds: float, options: Options) -> str:
 
 
 def describe_device() -> str:
-    """The card, its driver and torch, in a line."""
+    """The device, its driver and the version of torch, in one line."""
     unnamed = "a GPU that nvidia-smi does not name" if torch.cuda.is_available() else "the CPU"
     return f"{ask_driver('name,driver_version') or unnamed}, torch {torch.__version__}"
 

@@ -42,27 +42,27 @@ from mnet.studies.runs.store import FRONTIER, FRONTIER_CHART, LATENCY, LATENCY_C
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for, beside the settings of its networks."""
+    """Command-line options other than the settings of a network."""
 
     profile: str = PROFILE
-    """An entry of experiments/profiles.yaml; with another than latency, its trained networks are timed, and their
+    """An entry of experiments/profiles.yaml; for any except latency, its trained networks are timed, and their
     accuracies joined."""
     runtime: str = "executorch"
-    """One of mnet.latency.RUNTIMES; several with commas, or all."""
+    """Names of mnet.latency.RUNTIMES, comma-separated, or all."""
     threads: int = 1
-    """Threads of a network, each on a core of its own."""
+    """Threads of a network, each pinned to its own core."""
     batch: str = "1"
-    """Images at a time; several with commas."""
+    """Batch sizes, comma-separated."""
     half_width: float = 0.01
-    """Stop once every interval is this narrow, as a share of its ratio,"""
+    """Stop when the half width of every interval is below this share of its ratio."""
     budget: float = 15.0
-    """or after so many seconds of rounds for each study, runtime and batch."""
+    """Stop after this many seconds of rounds for each study, runtime and batch."""
     out: str = "results"
     """Folder for results and exported programs."""
     workers: int | None = None
-    """Networks that are exported side by side; default: one a core."""
+    """Networks exported in parallel; default: one per core."""
     blocks: bool = False
-    """Also time every block: of the first network beside its multiply-adds, of the others against the first."""
+    """Also time every block: of the first network, with its multiply-adds; of the others, against the first."""
 
     def __post_init__(self) -> None:
         check_positive(self, "threads", "half_width", "budget", "workers")
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
     runtimes, batches = options.runtimes(), options.batches()
     names = latency_studies() if given.values.study == ["all"] else given.values.study
     plans = [load_plan(name, options, given.settings) for name in names]
-    # Only a study's own profile was trained. Missing accuracies are reported before anything is timed.
+    # All profiles except latency train. Missing accuracies are reported before anything is timed.
     summaries = {} if options.profile == PROFILE else {plan.study.name: read_summary(plan, root) for plan in plans}
     networks = [subject for plan in plans for subject in plan.subjects.values()]
     failures = export_all(networks, runtimes, batches, options.workers)
@@ -139,8 +139,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def load_plan(name: str, options: Options, settings: Mapping[str, object]) -> Plan:
-    """A study's cells, and the networks of its claims beside them."""
-    seeds = None if options.profile == PROFILE else LOOKS[-1]  # all that were trained, however many
+    """A study's cells, and the networks of its latency claims."""
+    seeds = None if options.profile == PROFILE else LOOKS[-1]  # all seeds that were trained
     study = load_sweep(name, options.profile, seeds, settings)
     claims = load_claims(CLAIMS_FILE) if options.profile == PROFILE else ()
     return Plan(study, *list_subjects(study, claims, Path(options.out)))
@@ -159,14 +159,14 @@ def read_summary(plan: Plan, root: Path) -> pd.DataFrame:
 
 
 def keep_rounds(folder: Path, measurement: Measurement, runtime: str, batch: int, threads: int) -> None:
-    """Write the seconds a call of every network in every round, from which each ratio follows."""
+    """Write the seconds per call of every network in every round, from which the ratios are computed."""
     if measurement.paired is not None:
         path = folder / "latency-rounds" / f"{runtime}-batch{batch}-threads{threads}.csv"
         write_csv(path, pd.DataFrame(dict(measurement.paired.times)))
 
 
 def finish(plan: Plan, folder: Path, table: pd.DataFrame, summary: pd.DataFrame | None, threads: int) -> None:
-    """Draw the latencies; or, where the cells were trained, accuracy beside latency."""
+    """Draw the latencies or, if the cells were trained, accuracy against latency."""
     name = plan.study.name
     if summary is not None:
         joined = frontier_table(summary, table)
@@ -197,7 +197,7 @@ def show(plan: Plan, runtime: Runtime, batch: int, measurement: Measurement) -> 
 
 
 def show_blocks(deltas: pd.DataFrame, baseline: str, runtime: str) -> None:
-    """Print a row a block and a column a network: microseconds more than the baseline's."""
+    """Print a row per block and a column per network: microseconds more than the baseline."""
     columns = dict.fromkeys(map(str, dict.fromkeys(deltas["variant"])), True)
     rows = []
     for block, group in deltas.groupby("block", sort=False):
@@ -208,7 +208,7 @@ def show_blocks(deltas: pd.DataFrame, baseline: str, runtime: str) -> None:
 
 
 def show_claims(claims: pd.DataFrame) -> None:
-    """Print the papers' latency claims beside what was measured."""
+    """Print the papers' latency claims next to what was measured."""
     if claims.empty:
         return
     rows = claims.sort_values(["id", "runtime", "batch"], kind="stable")

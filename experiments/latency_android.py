@@ -3,7 +3,7 @@
     python experiments/latency_android.py se                   # export, and write the script to run
     python experiments/latency_android.py --import=FOLDER      # read what the phone printed, as ratios to the baseline
 
-Each runtime has a folder of its own.
+Each runtime has its own folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mnet.studies.study import Study
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for, beside the settings of its networks."""
+    """Command-line options other than the settings of a network."""
 
     profile: str = "latency"
     """An entry of experiments/profiles.yaml."""
@@ -41,9 +41,9 @@ class Options:
     threads: int = 1
     """Threads of a network on the phone."""
     rounds: int = 15
-    """Rounds; in each, every network runs once, in a process of its own."""
+    """Rounds; in each, every network runs once, in its own process."""
     runs: int = 50
-    """Inferences a process."""
+    """Inferences per process."""
     big_cores: str = "f0"
     """Hexadecimal mask of the phone's cores to run on: f0 = cores 4 to 7."""
 

@@ -1,7 +1,7 @@
-"""Run the notebooks and write them back with what came out: `python experiments/notebooks.py`, or `... 04 activation`.
+"""Run the notebooks and save them with their outputs: `python experiments/notebooks.py`, or `... 04 activation`.
 
-They read what this machine has measured, and the published tables where it has measured nothing; `--published=true`
-reads those alone, as the committed notebooks do.
+They read the results on this machine, and the published tables where there are none; with `--published=true` only the
+published tables, as in the committed notebooks.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from mnet.studies.runs.store import PUBLISHED
 NOTEBOOKS = HERE.parent / "notebooks"
 RESULTS = HERE.parent / "results"
 TIMEOUT_S = 300
-"""For one cell."""
+"""Time limit of a cell."""
 KEPT = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 COLOURS = 64
-"""Of a chart, as PNG."""
+"""Colours of a chart in PNG."""
 KEPT_OUTPUTS = ("image/png", "text/html", "text/plain")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     published: bool = False
     """Read only the published tables."""
 
 
 class ThisPython(AsyncKernelManager):
-    """A kernel in the interpreter that runs this, whatever kernels are installed."""
+    """A kernel in this interpreter, whatever kernels are installed."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -142,7 +142,7 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> None:
             if "data" in output:
                 output.data = {kind: output.data[kind] for kind in KEPT_OUTPUTS if kind in output.data}
                 if "image/png" in output.data or "text/html" in output.data:
-                    output.data.pop("text/plain", None)  # a repetition, or the address of an object
+                    output.data.pop("text/plain", None)  # repeats the other output, or has the address of an object
                 if "text/html" in output.data:
                     output.data["text/html"] = re.sub(r"\n\s+", "\n", output.data["text/html"])
                 if "image/png" in output.data:

@@ -37,16 +37,16 @@ INCHES = 6.0
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     out: str = "predictions"
     """Folder to write to."""
     results: str = "results"
     """Folder of results, in which the run is looked up."""
     score: float = 0.5
-    """Least score of a box that is drawn, from 0 to 1."""
+    """Minimum score of a drawn box, from 0 to 1."""
     top: int = 5
-    """Classes that a classifier's drawing shows."""
+    """Number of classes on the drawing of a classifier."""
 
     def __post_init__(self) -> None:
         check_positive(self, "top")
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def find_predictor(name: str, root: Path) -> Predictor:
-    """A network by any name of its run, or by the file of its weights."""
+    """Load a network by any name of its run, or from a weights file."""
     path, _ = split_entry(name)
     return load_weights_predictor(Path(name)) if path.is_file() else load_predictor(find_folder(name, root))
 
@@ -87,7 +87,7 @@ def find_folder(name: str, root: Path) -> Path:
 
 
 def list_images(paths: Iterable[Path]) -> list[Path]:
-    """Images, and those in folders, at any depth.
+    """The given images, and those in the given folders at any depth.
 
     Raises:
         ConfigError: A path does not exist, or a folder has no image.
@@ -129,7 +129,7 @@ def draw_all(predictor: Predictor, paths: Sequence[Path], out: Path, limit: Limi
 
 
 def drawing_paths(out: Path, paths: Sequence[Path]) -> dict[Path, Path]:
-    """A file for the drawing of each image: its name, or below its folders where several images have the same."""
+    """The file of each drawing, named after its image; images with the same name keep their subfolders."""
     counts = Counter(path.stem.lower() for path in paths)  # some systems ignore case
     common = Path(os.path.commonpath([path.resolve().parent for path in paths])) if paths else out
     drawings = {}

@@ -1,9 +1,9 @@
 """Publish results: `python experiments/publish.py`.
 
 Copies tables and figures to results/published and writes the tables of README.md and docs/*.md from them. With
-`--profile=longer` or `decide` it copies to a folder of that name in it, which claims read too. What experiments/gpu.py
-left in results/gpu goes to results/published/gpu, and its latencies into the tables of the studies. Without new results
-only the documents are written again.
+`--profile=longer` or `decide`, copies to its subfolder of that name, which claims also read. Results of
+experiments/gpu.py in results/gpu go to results/published/gpu, and their latencies into the tables of the studies.
+Without new results, only claims and documents are rewritten.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from mnet.studies.study import list_studies
 OF_SEARCHES = (TRACE, CANDIDATES, PROXY, CHECK, START_NETWORK, FOUND_NETWORK, SETTINGS)
 HOME = Path("results") / PUBLISHED
 LARGEST = 300_000
-"""Bytes of a published file."""
+"""Maximum bytes of a published file."""
 WHERE = HERE.parent / "results" / PUBLISHED
 DOCUMENTS = tuple(
     path
@@ -68,7 +68,7 @@ DOCUMENTS = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     out: str = "results"
     """Folder of the results to publish."""
@@ -118,7 +118,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
                 raise ConfigError(f"{path} has {path.stat().st_size} bytes, above {LARGEST}")
             (target / study).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / study / path.name)
-            if path.suffix != ".png":  # cells are called by the file of the found network
+            if path.suffix != ".png":  # cells are named after the found network's file
                 rename_home(
                     target / study / path.name, Path("results") / study / FOUND_NETWORK, HOME / study / FOUND_NETWORK
                 )
@@ -126,7 +126,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
 
 
 def is_own(path: Path) -> bool:
-    """Whether there is a file that can be published. What a link leads to may be anybody's, and private."""
+    """Whether there is a file that can be published. A link is not: its target may be private."""
     if path.is_symlink():
         leave_out(path, "it is a link")
         return False
@@ -134,8 +134,8 @@ def is_own(path: Path) -> bool:
 
 
 def copy_gpu(root: Path, into: Path) -> Iterator[Path]:
-    """Copy what was measured on a GPU: its tables and the runs of its claims to a folder of their own, where other runs
-    stay; its latencies into the tables of the studies, whose rows from other runtimes and devices stay.
+    """Copy what was measured on a GPU: tables and the runs of claims into the folder `GPU`, latencies into the tables
+    of the studies. Runs that are already there, and rows of other runtimes and devices, stay.
 
     Raises:
         ConfigError: A file is too large to be published.
@@ -160,7 +160,7 @@ def copy_gpu(root: Path, into: Path) -> Iterator[Path]:
 
 
 def _as_text(path: Path) -> pd.DataFrame:
-    """A table whose numbers stay as they are written."""
+    """Read a table as text, so that its numbers stay as written."""
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 

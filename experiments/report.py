@@ -21,7 +21,7 @@ from mnet.studies.report.page import studies_with_results
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     out: str = "results"
     """Folder of the results, and for the report."""

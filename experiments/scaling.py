@@ -1,7 +1,7 @@
-"""What the papers' claims would cost at the papers' own scale: `python experiments/scaling.py` (2 minutes).
+"""Estimate the cost of the papers' claims at the papers' own scale: `python experiments/scaling.py` (2 minutes).
 
-Measures the throughput of each paper's network at 224 px on this machine, then hands out the trials to more and more
-workers, as the engines do. `--write=true` puts the tables into docs/scaling.md.
+Measures the throughput of each paper's network at 224 px on this machine, then simulates handing out the trials to more
+and more workers, as the engines do. `--write=true` puts the tables into docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DOCUMENT = ROOT / "docs/scaling.md"
 PAPERS = {"mobilenet_v1": "v1", "mobilenet_v2": "v2", "mobilenet_v3_large": "v3", "mobilenet_v3_small": "v3"}
 """Network -> the recipe of its paper. Networks without one are left out."""
 RESOLUTION, TRAIN_IMAGES = 224, 1_281_167
-"""Of ImageNet."""
+"""Resolution and number of training images of ImageNet."""
 SEEDS = 3
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 MEASURE_SECONDS = 12.0
@@ -46,12 +46,12 @@ MEASURE_SECONDS = 12.0
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """The device to measure."""
     batch_size: int | None = None
-    """Batch size of the measurement; None = 16, on a GPU 256."""
+    """Batch size of the measurement; None = 16, or 256 on a GPU."""
     write: bool = False
     """Put the tables into docs/scaling.md."""
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def images_per_second(model: str, device: str, batch_size: int) -> float:
-    """Training throughput at 224 px on one device (one thread of a CPU), with the images already there."""
+    """Training throughput at 224 px on one device (one thread of a CPU), with the images already on it."""
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -110,7 +110,7 @@ def images_per_second(model: str, device: str, batch_size: int) -> float:
 
 
 def imagenet_trials() -> list[Trial]:
-    """Every classifier of every study on ImageNet by its paper's recipe, each once."""
+    """Every fp32 classifier of every study, each once, on ImageNet with its paper's recipe."""
     trials: dict[str, Trial] = {}
     for name in list_studies(SWEEPS):
         for _, trial in load_sweep(name, "full", SEEDS).trials:
@@ -121,9 +121,9 @@ def imagenet_trials() -> list[Trial]:
 
 
 def at_imagenet_scale(trial: Trial) -> Trial:
-    """The same question on ImageNet with the paper's strides and recipe.
+    """The same trial on ImageNet with the paper's strides and recipe.
 
-    A width that was solved for stays; a resolution that a study varies becomes the same fraction of 224.
+    A width solved for `target_madds` is kept; a resolution that a study sets becomes the same fraction of 224.
     """
     width = trial.width if trial.target_madds is None else trial.solved_width()
     share = None if trial.resolution is None else trial.resolution / trial.dataset_class().native_resolution
@@ -137,7 +137,7 @@ def at_imagenet_scale(trial: Trial) -> Trial:
 
 
 def device_hours(trial: Trial, speeds: Mapping[str, float]) -> float:
-    """Hours on one device: those of the paper's network, in proportion to the activations written and read."""
+    """Hours on one device, scaled from the paper's network by the activations written and read."""
     spec = trial.input_spec()
     network = trial.network(spec.num_classes, spec.in_channels)
     activations, papers_activations = (
@@ -156,7 +156,7 @@ def published_seconds() -> list[float]:
 
 
 def speed_table(speeds: Mapping[str, float], hardware: Mapping[str, object], batch_size: int) -> str:
-    """Images a second, and hours an epoch of ImageNet, by network."""
+    """Images per second, and hours per epoch of ImageNet, by network."""
     rows = [[model, f"{speed:.1f}", f"{TRAIN_IMAGES / speed / 3600:.1f}"] for model, speed in speeds.items()]
     table = pipe_table(("network", "images a second", "hours an epoch of ImageNet"), rows)
     where = f"{hardware['device']}, torch {hardware['torch']}, batch {batch_size}, revision {hardware['revision']}"
@@ -178,7 +178,7 @@ def cost_table(trials: Sequence[Trial], hours: Mapping[str, float]) -> str:
 
 
 def spread_table(hours: Sequence[float], quick: Sequence[float]) -> str:
-    """Wall time by workers: of all runs on ImageNet in hours, and of the published quick runs in minutes."""
+    """Wall time by number of workers: of all runs on ImageNet in hours, of the published quick runs in minutes."""
     rows = []
     for workers in WORKERS:
         row = [f"{workers}"]

@@ -1,8 +1,8 @@
 """Find a faster network: `python experiments/search.py --model=mobilenet_v3_small --target=0.7`.
 
 NetAdapt removes channels step by step, guided by the latency on this machine's runtime. The network that it finds is
-then trained from scratch with several seeds, beside the start network scaled by width to the same measured latency.
-The same command continues a search that was stopped, and ends with the same network.
+then trained from scratch with several seeds, as is the start network scaled by width to the same measured latency.
+The same command continues a stopped search, and finds the same network.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ from mnet.studies.runs.store import CHECK, TRACE
 from mnet.studies.trial import Trial
 
 CHECKED = 5
-"""Steps whose predicted latency is compared with the measured one."""
+"""About how many steps have their predicted latency compared with the measured one."""
 METHOD = "NetAdapt, which V3 §4.2 ends its search with"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SearchOptions):
-    """What a call asks for, beside the settings of the start network."""
+    """Command-line options other than the settings of the start network."""
 
     target: float = NetAdapt.target
     """Stop at this share of the start network's latency."""
     delta: float = NetAdapt.delta
-    """Least saving of a step, as a share of the start network's latency."""
+    """Smallest saving of a step, as a share of the start network's latency."""
     tune_steps: int = NetAdapt.tune_steps
     """Training steps of each proposal."""
     tune_lr: float = NetAdapt.tune_lr
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_cost(start: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
-    """Multiply-adds; or a table of latencies, which is measured if the folder has none."""
+    """The cost that the search lowers: multiply-adds, or a table of latencies, measured if the folder has none."""
     resolution = start.input_spec().resolution
     if runtime == MADDS:
         return MAdds(resolution)
@@ -135,7 +135,7 @@ def read_cost(start: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
 
 
 class Display:
-    """The search on the terminal: one line a step, with the time left."""
+    """The search on the terminal: one line per step, with the time left."""
 
     def __init__(self, target: float) -> None:
         self.target, self.console = target, Console()
@@ -155,7 +155,7 @@ class Display:
         self.status.stop()
 
     def on_event(self, event: Event) -> None:
-        """Take in an event of the engine."""
+        """Show an event of the engine."""
         if isinstance(event, Failed):
             print_line(self.console, f"{event.job.run_id} failed: {event.reason}")
         if isinstance(event, Finished):
@@ -181,7 +181,7 @@ class Display:
 
 
 def scaled_setting(start: Trial, steps: Sequence[Step], cost: MAdds | LatencyTable, folder: Path) -> dict[str, object]:
-    """The setting that scales the start network to the cost of the network found; checks a table of latencies too."""
+    """The setting that scales the start network to the cost of the network found; also checks a table of latencies."""
     if isinstance(cost, MAdds):
         return {"target_madds": round(steps[-1].cost, 4)}
     between = steps[1 : -1 : max(1, len(steps) // CHECKED)]
@@ -193,7 +193,7 @@ def scaled_setting(start: Trial, steps: Sequence[Step], cost: MAdds | LatencyTab
 
 
 def check_predictions(predicted: Mapping[str, float], path: Path) -> None:
-    """Compare predicted latencies with the measured ones, as shares of the start network's; added to the file."""
+    """Compare predicted and measured latencies, as shares of the start network's, and add these to the file."""
     measured = pd.read_csv(path)
     names, ms = list(measured["variant"]), measured["median_ms"].to_numpy()
     measured["predicted_share"] = [predicted.get(name, math.nan) / predicted["seed"] for name in names]

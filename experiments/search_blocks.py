@@ -1,8 +1,8 @@
 """Search over the blocks of a network: `python experiments/search_blocks.py --model=mobilenet_v3_small --w=-0.15`.
 
 Searches kernels, expansions, SE, activations and channels of each stage for the best MnasNet reward, with a short
-training whose ranking is checked against the full one. The network that it finds is then trained from scratch with
-several seeds, beside the start network scaled by width to the same measured latency.
+training whose ranking is checked against full training. The network that it finds is then trained from scratch with
+several seeds, as is the start network scaled by width to the same measured latency.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ METHOD = "MnasNet's reward, which V3 §4.1 searches by"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SearchOptions):
-    """What a call asks for, beside the settings of the start network."""
+    """Command-line options other than the settings of the start network."""
 
     population: int = BlockSearch.population
-    """Candidates a generation."""
+    """Candidates per generation."""
     generations: int = BlockSearch.generations
-    """Generations, the first of them random."""
+    """Generations; the first is random."""
     proxy_steps: int = BlockSearch.proxy_steps
     """Training steps of a candidate."""
     target: float = BlockSearch.target

@@ -1,4 +1,4 @@
-"""List the studies: their cells, what is finished, and what the rest would cost on this machine."""
+"""List the studies: their cells, what is finished, and how long the rest would take on this machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Command-line options."""
 
     profile: str = "quick"
     """An entry of experiments/profiles.yaml."""
@@ -43,7 +43,7 @@ class Options:
     out: str = "results"
     """Folder for results."""
     workers: int | None = None
-    """Trials that run side by side; default: one a core."""
+    """Trials that run in parallel; default: one per core."""
 
     def __post_init__(self) -> None:
         check_positive(self, "seeds", "workers")
@@ -51,15 +51,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Row:
-    """A study and how far it is."""
+    """A study and its progress."""
 
     study: Study
     trials: dict[str, Trial]
-    """Run id -> trial; a run that cells share is here once."""
+    """Run id -> trial; a run that cells share appears once."""
     done: frozenset[str]
     failed: frozenset[str]
     left_s: float
-    """Seconds of one worker."""
+    """Time left, in seconds of one worker."""
 
     @property
     def state(self) -> str:
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure_progress(study: Study, root: Path, finished: set[str], rates: Rates) -> Row:
-    """How far a study is.
+    """The progress of a study.
 
     Args:
         study: The study.
@@ -108,7 +108,7 @@ def measure_progress(study: Study, root: Path, finished: set[str], rates: Rates)
 
 
 def show(rows: Sequence[Row], claims: Counter[str], options: Options, workers: int, rates: Rates) -> None:
-    """Print a row a study, and a total that counts a shared run once."""
+    """Print a row per study, and a total that counts a shared run once."""
     trials = {run_id: trial for row in rows for run_id, trial in row.trials.items()}
     done = {run_id for row in rows for run_id in row.done}
     left_s = sum(trial_seconds(trial, rates) for run_id, trial in trials.items() if run_id not in done)

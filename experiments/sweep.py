@@ -1,4 +1,4 @@
-"""Run a study by W&B's sweep agents, on any number of machines.
+"""Run a study with W&B's sweep agents, on any number of machines.
 
     python experiments/sweep.py activation --profile=full --seeds=5   # register the sweep file, once
     python experiments/sweep.py --agent=entity/project/id             # work on it, on every machine
@@ -28,14 +28,14 @@ from mnet.studies.study import check_sweep, lay_over, list_studies, load_study
 
 PROGRAM = "experiments/train.py"
 INTERPRETER, ARGS = ("${env}", "${interpreter}", "${program}"), "${args}"
-"""How a command begins and ends; between are options of the program, `--NAME=VALUE`."""
+"""Start and end of a command; in between are options of the program, `--NAME=VALUE`."""
 LAUNCHED = ("job", "image_uri")
-"""Keys with which W&B starts programs of other kinds."""
+"""Keys that make W&B start other kinds of programs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for, beside the settings of its trials."""
+    """Command-line options other than the settings of a trial."""
 
     profile: str = "quick"
     """An entry of experiments/profiles.yaml."""
@@ -46,7 +46,7 @@ class Options:
     agent: str | None = None
     """Work on this registered sweep, entity/project/id."""
     own_command: bool = False
-    """Register the sweep file's own program and command, which every agent will run; else only mnet's are."""
+    """Register the sweep file's own program and command, which every agent will run; else only mnet's are allowed."""
 
     def __post_init__(self) -> None:
         check_positive(self, "seeds")
@@ -60,7 +60,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 
 @program
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0 registered, 2 bad input or no account; an agent has its own."""
+    """Returns the exit code: 0 registered, 2 bad input or no account; an agent returns its own."""
     given = read_arguments(arguments)
     study, options = given.values.study, given.options
     if given.values.agent == "":
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def sweep_content(study: str, options: Options, settings: Mapping[str, object]) -> dict[str, object]:
-    """What is registered: the sweep file with the parameters of profile and command line.
+    """The sweep to register: the sweep file with the parameters of profile and command line.
 
     Raises:
         ConfigError: An unknown study, profile, setting or value; or the file's command is not mnet's.
@@ -100,10 +100,10 @@ def sweep_content(study: str, options: Options, settings: Mapping[str, object]) 
 
 
 def with_command(path: Path, content: Mapping[str, object], allow_others: bool) -> dict[str, object]:
-    """The content of a sweep file with what its agents run: mnet's program, unless `allow_others`.
+    """The content of a sweep file with the command of its agents: mnet's, unless `allow_others`.
 
     Raises:
-        ConfigError: It is another; the message shows it.
+        ConfigError: The file has another; the message shows it.
     """
     ours: dict[str, object] = {"program": PROGRAM, "command": [*INTERPRETER, f"--study={path.stem}", ARGS]}
     content = {**ours, **content}
@@ -131,7 +131,7 @@ def register(content: dict[str, object]) -> str:
 
 
 def run_agent(sweep: str) -> NoReturn:
-    """Become W&B's own agent, in this repository, with this Python as `python`."""
+    """Replace this process by W&B's agent, in this repository, with this Python as `python`."""
     require_account("make ablate-<study>")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.chdir(HERE.parent)

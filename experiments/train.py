@@ -1,9 +1,9 @@
-"""Train and test one network; this is also the program of W&B's agents.
+"""Train and test one network; W&B's agents run this program too.
 
     python experiments/train.py --model=mobilenet_v2 --activation=hswish --seed=1
     python experiments/train.py --config=results/activation/runs/<run_id>/config.yaml --out=again   # repeat a run
 
-The same settings give the same numbers here and in a study. A run that any study under --out has finished is copied
+The same settings give the same numbers as in a study. A run that any study under --out has finished is copied
 instead of trained.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 if __name__ == "__main__" and ("WANDB_SWEEP_ID" in os.environ or "--wandb=on" in sys.argv):
-    import wandb  # noqa: F401 - before torch: it searches all modules that there are, for seconds after Lightning
+    import wandb  # noqa: F401 - before torch: it scans all loaded modules, which takes seconds after Lightning
 
 import torch
 from common.options import Arguments, Parser, check_positive
@@ -42,12 +42,12 @@ from mnet.studies.trial import Trial
 from mnet.training.arithmetic import Compile, check_compile
 
 BUSY_SECONDS = 3.0
-"""Wait before a run that another process trains is looked at again."""
+"""Wait between checks of a run that another process trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for, beside the settings of its trial."""
+    """Command-line options other than the settings of the trial."""
 
     study: str = "train"
     """Name of the study that the run belongs to."""
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_own_images(job: Job) -> ImageData | None:
-    """A user's own images, of which a few lines are printed first; None for a published data set."""
+    """Read a user's own images and print a few lines about them; None for a published data set."""
     if not job.trial.dataset_class().is_users:
         return None
     data = load_data(job.trial, job.trial.full_recipe())
@@ -114,7 +114,7 @@ def read_own_images(job: Job) -> ImageData | None:
 def train(
     job: Job, trainer: Mapping[str, object], data: ImageData | None = None, loggers: Sequence[Logger] = ()
 ) -> Result:
-    """The job's result, which is copied, waited for while another process trains it, or trained here."""
+    """The job's result: copied, or trained here, after waiting for another process that trains it."""
     waiting = False
     while True:
         try:
@@ -127,7 +127,7 @@ def train(
 
 
 def describe(trial: Trial, result: Result) -> str:
-    """What the run is judged by, as `test top-1 90.12%`."""
+    """The headline metric of a run, such as `test top-1 90.12%`."""
     metric = trial.task.headline
     split, name = ("test", metric.name) if trial.tested else ("validation", f"val_{metric.name}")
     return f"{split} {metric.label} {dict(result)[name]:.2f}%"

@@ -1,8 +1,8 @@
 """mnet: what each choice of the MobileNet papers buys, measured.
 
-`import mnet` needs torch alone, and gives `create_model`, `describe`, `cost`, `Toggles`, and weights in and out of
-other libraries' layouts. Import `mnet.data`, `mnet.tasks`, `mnet.training`, `mnet.latency` and `mnet.studies` where you
-need them.
+`import mnet` needs only torch and gives `create_model`, `describe`, `cost`, `Toggles`, and the conversion of weights
+from and to other libraries' layouts. Import `mnet.data`, `mnet.tasks`, `mnet.training`, `mnet.latency` and
+`mnet.studies` when you need them.
 """
 
 from mnet.errors import ConfigError, DataError

@@ -9,20 +9,20 @@ from typing import Generic, TypeVar
 import torch
 
 WARM_UP = 3
-"""Calls before the recording, in which libraries choose their kernels."""
+"""Unrecorded calls before the recording, in which libraries choose their kernels."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Replay(Generic[Result]):
-    """A recorded call. A replay reads its inputs where they were, and overwrites `results`."""
+    """A recorded call. A replay reads its inputs from the recorded addresses and overwrites `results`."""
 
     graph: torch.cuda.CUDAGraph
     results: Result
     """What the recorded call returned."""
     call: Callable[[], Result]
-    """What was recorded: the graph keeps none of the tensors alive that it reads."""
+    """The recorded call, kept because the graph does not keep the tensors that it reads alive."""
 
     def __call__(self) -> Result:
         self.graph.replay()
@@ -33,10 +33,10 @@ def record(call: Callable[[], Result]) -> Replay[Result]:
     """Record a call on the current GPU, after `WARM_UP` calls that are not recorded.
 
     Args:
-        call: Must do the same every time: no value may be read from the GPU, and no tensor come from elsewhere.
+        call: Must do the same every time: it may not read values from the GPU or take tensors from other devices.
 
     Raises:
-        RuntimeError: It cannot be recorded.
+        RuntimeError: The call cannot be recorded.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""Errors that name the value, what is allowed and the nearest spelling."""
+"""Errors that name the bad value, the allowed values and the nearest spelling."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def text(value: object) -> str:
 
 
 def path_text(path: str | Path) -> str:
-    r"""A path on one line that any file can hold; bytes of it that are not UTF-8, and control characters, are escaped.
+    r"""A path as one line of valid UTF-8: control characters, and bytes that are not UTF-8, are escaped.
 
     >>> print(path_text("caf\udce9.jpg"), path_text("two\nlines.jpg"))
     caf\xe9.jpg two\nlines.jpg
@@ -40,14 +40,14 @@ def _escaped(char: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value in an error: its `repr`, of at most about 100 characters.
+    """A value for an error message: its `repr`, cut to about 100 characters.
 
     >>> print(shown("x" * 1000))
     'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx... (1,002 characters)
     """
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
 
@@ -61,13 +61,13 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def one_line(error: object) -> str:
-    """An error, or what another library says, on one line of at most 300 characters that any terminal can show."""
+    """An error or another library's message, on one line of at most 300 characters that any terminal can show."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     return path_text(" ".join(str(reason).split()))[:300] or type(error).__name__
 
 
 def leave_out(path: Path, reason: object) -> None:
-    """Say, once for each file and reason, that a file is left out. Whatever does not need it goes on."""
+    """Warn that a file is left out, once per file and reason. Everything that does not need it continues."""
     name = path_text(path)
     _log_once(f"{name} is left out: {one_line(reason).removeprefix(name).lstrip(': ')}")
 

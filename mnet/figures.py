@@ -1,4 +1,4 @@
-"""Matplotlib figures as files: images with boxes, masks and probabilities drawn on them."""
+"""Matplotlib figures as PNG files: images with boxes, masks and probabilities drawn on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mnet.files import write_atomic
 
 
 def save_figure(figure: Figure, path: Path, title: str = "") -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, atomically."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)

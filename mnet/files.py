@@ -1,4 +1,4 @@
-"""Atomic writes: a file is either complete or absent."""
+"""Atomic writes (a file is either complete or absent), and bounded reads of files that others may have written."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TEMPORARY = ".writing-"
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write to a temporary file beside `path`, then rename it: no reader and no kill leaves half a file."""
+    """Write to a temporary file next to `path`, then rename it: readers never see half a file, even after a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{path.name}.{secrets.token_hex(4)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # what the umask leaves of it
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # minus the umask
     try:
         with os.fdopen(descriptor, "wb") as stream:
             write(stream)
@@ -50,10 +50,10 @@ def read_limited(path: Path, limit: int = 64 * MEGABYTE) -> bytes:
 
     Args:
         path: The file.
-        limit: Most bytes that are read.
+        limit: The most bytes that the file may have.
 
     Raises:
-        OSError: It cannot be read, is larger, or is a device, a pipe or a folder, which might never end.
+        OSError: The file cannot be read, is larger, or is a device, pipe or folder (a device or pipe may never end).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for one
     with os.fdopen(descriptor, "rb") as stream:
@@ -72,10 +72,10 @@ def remove_temporary(folder: Path) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """A folder that only this user can enter; made if it is missing, and closed if others could look into it.
+    """A folder that only this user can enter: created if it is missing, and made private if others can read it.
 
     Raises:
-        ConfigError: It is a link, another user's, or others can write there: they may have put files into it.
+        ConfigError: It is a link or another user's, or others can write there and may have put files into it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -97,11 +97,11 @@ def write_json(path: Path, content: object) -> None:
 
 
 class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe, in C if that was built, and with `1e-4` as the number that it is in YAML 1.2 and JSON."""
+    """The safe loader, in C if available; reads `1e-4` as a number, as YAML 1.2 and JSON do."""
 
 
 class YamlDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """In C if that was built; quotes texts that `YamlLoader` would read as numbers."""
+    """The safe dumper, in C if available; quotes texts that `YamlLoader` would read as numbers."""
 
 
 for _side in (YamlLoader, YamlDumper):
@@ -113,14 +113,14 @@ for _side in (YamlLoader, YamlDumper):
 LARGEST_YAML = 4 * MEGABYTE
 DEEPEST = 100
 MOST_VALUES = 200_000
-"""Values of a YAML file, each counted wherever an alias repeats it."""
+"""Most values that a YAML file may have, counting again what an alias repeats."""
 
 
 def read_yaml(text: str | bytes) -> Any:
-    """The content of YAML.
+    """The content of a YAML text.
 
     Raises:
-        yaml.YAMLError: It is none, or it has more than `MOST_VALUES`: nine lines of aliases can stand for billions.
+        yaml.YAMLError: It is not YAML, or has more than `MOST_VALUES`: nine lines of aliases can expand to billions.
     """
     loader = YamlLoader(text)
     try:
@@ -131,7 +131,7 @@ def read_yaml(text: str | bytes) -> Any:
 
 
 def compose_yaml(text: str | bytes) -> yaml.Node | None:
-    """The nodes of YAML, with their lines.
+    """The root node of a YAML text, with line numbers.
 
     Raises:
         yaml.YAMLError: As `read_yaml`.
@@ -140,7 +140,7 @@ def compose_yaml(text: str | bytes) -> yaml.Node | None:
 
 
 def _checked(node: yaml.Node | None) -> yaml.Node | None:
-    """The nodes of a file, if they are no more than any machine holds."""
+    """The same node, after checking that it has at most `MOST_VALUES` values."""
     values = 0 if node is None else _count_values(node, {}, DEEPEST)
     if values > MOST_VALUES:
         raise yaml.YAMLError(f"its aliases stand for {values:,} values; at most {MOST_VALUES:,} are read")
@@ -148,7 +148,7 @@ def _checked(node: yaml.Node | None) -> yaml.Node | None:
 
 
 def _count_values(node: yaml.Node, counted: dict[int, int], deepest: int) -> int:
-    """The values below a node. `counted` has those of nodes that were seen: what contains itself is never in it."""
+    """The number of values in a node. `counted` has that of finished nodes; one that contains itself never finishes."""
     if deepest == 0:
         raise yaml.YAMLError(f"a value contains itself, or values are nested more than {DEEPEST} times")
     if id(node) not in counted:
@@ -171,17 +171,17 @@ def load_yaml(path: Path) -> Any:
 
 
 def write_yaml(path: Path, content: object) -> None:
-    """YAML with keys in their order, written atomically."""
+    """YAML with the keys in their given order, written atomically."""
     write_atomic(path, lambda stream: stream.write(dump_yaml(content).encode()))
 
 
 def dump_yaml(content: object) -> str:
-    """YAML with keys in their order."""
+    """YAML with the keys in their given order."""
     return yaml.dump(content, Dumper=YamlDumper, sort_keys=False)
 
 
 def write_torch(path: Path, content: object) -> None:
-    """`torch.save`, written atomically. It goes through memory, because torch hides the error of a full disk."""
+    """`torch.save`, written atomically. It goes through memory because torch hides the error of a full disk."""
     import torch
 
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a number was made with: the device, the threads, the versions and the code's revision."""
+"""How a number was measured: the device, the threads, the versions and the code's revision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import mnet
 
 @cache
 def provenance(device: torch.device, count: int = 1) -> dict[str, object]:
-    """`device, threads, torch, mnet, revision`, as the columns of result tables; `count` devices work together."""
+    """Columns of result tables: `device, threads, torch, mnet, revision`, for `count` devices that work together."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "device": name if count == 1 else f"{count} x {name}",
@@ -27,7 +27,7 @@ def provenance(device: torch.device, count: int = 1) -> dict[str, object]:
 
 
 def ask_driver(query: str) -> str:
-    """What nvidia-smi answers of the first GPU, such as `580.159` to driver_version; empty if it does not."""
+    """nvidia-smi's answer for the first GPU, such as `580.159` for driver_version; empty if there is none."""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
@@ -45,8 +45,8 @@ def cpu_name() -> str:
 
 
 def _revision() -> str:
-    """What MNET_REVISION says, for a copy of the code without its history, as in a container; else the git revision,
-    with + if files were changed since; else nothing."""
+    """MNET_REVISION, for a copy of the code without its history, as in a container; else the git revision, with + if
+    files have changed since; else empty."""
     if named := os.environ.get("MNET_REVISION"):
         return named
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]

@@ -1,4 +1,4 @@
-"""What this machine has left: memory, shared memory, and the folder for what can be made again."""
+"""This machine's free memory and shared memory, its cores, and the folders for caches and temporary files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Literal
 from mnet.files import private_folder
 
 Storage = Literal["auto", "memory", "disk"]
-"""Where decoded images are held; auto = in memory, where they fit."""
+"""Where decoded images are held; auto = in memory if they fit."""
 
 SHARED_MEMORY = Path("/dev/shm")  # in a container this can be as small as 64 MB  # noqa: S108
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its container if that has a limit."""
+    """Bytes that this process can still allocate: what the machine has left, or its container if that has less."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -30,7 +30,7 @@ def free_memory() -> int:
 
 
 def free_shared_memory() -> int | None:
-    """Bytes that processes may still share through memory; None where the system sets no limit of its own."""
+    """Bytes of shared memory still free; None if the system has no separate limit for it."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else None
 
 
@@ -40,16 +40,16 @@ def cores() -> int:
 
 
 def cache_folder() -> Path:
-    """Where decoded images and hashes of files are kept: `MNET_CACHE`, or `mnet` in the user's cache folder."""
+    """The folder of decoded images and file hashes: `MNET_CACHE`, or `mnet` in the user's cache folder."""
     if chosen := os.environ.get("MNET_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnet"
 
 
 def scratch_folder() -> Path:
-    """This user's folder on this machine for what one command needs, or can be made again.
+    """This user's folder on this machine for temporary files and for files that can be recreated.
 
     Raises:
-        ConfigError: Another user has made it, or can enter it.
+        ConfigError: It is a link or belongs to another user, or others can write to it.
     """
     return private_folder(Path(tempfile.gettempdir()) / f"mnet-{os.geteuid()}")

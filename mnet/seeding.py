@@ -17,7 +17,7 @@ def random_seed(stream: Literal["order", "augment", "step"], *keys: int) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """`torch.manual_seed`, of the CPU and, once they are in use, of the GPUs, without the 0.3 ms that it takes."""
+    """Like `torch.manual_seed`, for the CPU and for GPUs already in use, but without its overhead of 0.3 ms."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         for generator in torch.cuda.default_generators:

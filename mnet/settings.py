@@ -1,4 +1,4 @@
-"""Typed settings from text: dataclass fields read alike from the command line, YAML and keyword arguments."""
+"""Typed settings from text: dataclass fields, read the same way from the command line, YAML and keyword arguments."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def parse(cls: type[T], settings: Mapping[str, object], kind: str = "setting") -
     Args:
         cls: The dataclass.
         settings: Field name -> value.
-        kind: What an unknown name is called in the message.
+        kind: What the message calls an unknown name.
 
     Raises:
         ConfigError: An unknown name, or a value that does not fit.
@@ -112,7 +112,7 @@ def parse(cls: type[T], settings: Mapping[str, object], kind: str = "setting") -
 def changed(
     instance: object, dict_factory: Callable[[list[tuple[str, Any]]], dict[str, Any]] = dict
 ) -> dict[str, object]:
-    """The fields of a dataclass that differ from their default; `dict_factory` as of `dataclasses.asdict`."""
+    """The fields of a dataclass that differ from their default; `dict_factory` as in `dataclasses.asdict`."""
     values = asdict(instance, dict_factory=dict_factory)  # type: ignore[call-overload]
     return {f.name: values[f.name] for f in fields(instance) if getattr(instance, f.name) != f.default}  # type: ignore[arg-type]
 

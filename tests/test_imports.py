@@ -20,7 +20,7 @@ LAYERS = (
     ("mnet.search",),
     ("mnet.studies.report",),
 )
-"""From the bottom up. A module imports nothing of a layer above its own."""
+"""From the bottom up. A module imports nothing from a layer above its own."""
 
 
 def name_of(path: Path) -> str:
@@ -33,7 +33,7 @@ PATHS = {name_of(path): path for folder in ("mnet", "experiments") for path in s
 
 @cache
 def imports_of(name: str) -> set[str]:
-    """The modules of this repository that a module imports, inside functions too, but for types alone."""
+    """The modules of this repository that a module imports, also inside functions, but not for types alone."""
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(PATHS[name].read_text())]
     while pending:

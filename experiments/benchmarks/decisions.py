@@ -1,4 +1,4 @@
-"""How often studies without an effect are called up or down, and how many seeds a decision takes, by simulation."""
+"""Simulates how often studies without an effect are called up or down, and how many seeds a decision takes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from mnet.studies.results.tables import MARGIN
 CELLS = 4
 STUDIES = 10_000
 SD = 0.38
-"""Points: of runs of one cell on the quick profile; see results/published."""
+"""Standard deviation in points of the runs of one cell on the quick profile; see results/published."""
 MISSING = 0.1
-"""The share of missing runs, where some are missing."""
+"""Share of missing runs, in scenarios that have some."""
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """How the runs of a study come about."""
+    """How the runs of a study are drawn."""
 
     name: str
     effect: float = 0.0
-    """Points that the other cells differ from the baseline."""
+    """Difference of the other cells from the baseline, in points."""
     seeds: float = 0.0
-    """Standard deviation of the effects of seeds."""
+    """Standard deviation of the effects of seeds, in points."""
     wide: int | None = None
-    """A cell with three times the spread."""
+    """Index of a cell with three times the spread."""
     draw: Draw = np.random.Generator.standard_normal
     missing: bool = False
 
     def runs(self, studies: int, seed: int = 0) -> np.ndarray:
-        """(studies, seeds, cells)"""
+        """Draw top-1 values of shape (studies, seeds, cells); NaN = missing."""
         random = np.random.default_rng(seed)
         values = SD * self.draw(random, (studies, LOOKS[-1], CELLS))
         if self.wide is not None:
@@ -69,7 +69,7 @@ SCENARIOS = (
 
 
 class Verdicts(NamedTuple):
-    """Of every comparison at every look: (looks, studies, comparisons)."""
+    """Verdict and interval of every comparison at every look: arrays of shape (looks, studies, comparisons)."""
 
     words: np.ndarray
     low: np.ndarray
@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
     coverage: float
     """The lowest share, over looks and comparisons, of intervals that cover the truth."""
     seeds: float
-    """Mean seeds to a decision; a comparison that none of the looks decides counts as the last."""
+    """Mean seeds to a decision; an undecided comparison counts with the seeds of the last look."""
     undecided: float
     """Share of comparisons that no look decides."""
 
@@ -102,7 +102,7 @@ def by_decide(values: np.ndarray) -> Verdicts:
 
 
 def by_pairs(values: np.ndarray) -> Verdicts:
-    """Each cell by its own pairs, Holm's correction over cells and none over looks: the rule of `paired_deltas`."""
+    """The rule of `paired_deltas`: a paired t test per cell, Holm's correction over cells, and none over looks."""
     looks = []
     for look in LOOKS:
         deltas = values[:, :look, 1:] - values[:, :look, :1]
@@ -130,7 +130,7 @@ RULES: dict[str, Callable[[np.ndarray], Verdicts]] = {"decide": by_decide, "pair
 def summarise(verdicts: Verdicts, scenario: Scenario, looks: Sequence[int] = LOOKS) -> Outcome:
     decided = verdicts.words != "undecided"
     first = decided.argmax(axis=0)
-    word = np.take_along_axis(verdicts.words, first[None], 0)[0]  # what comes after a decision is not looked at
+    word = np.take_along_axis(verdicts.words, first[None], 0)[0]  # looks after a decision are ignored
     ended = decided.any(axis=0)
     wrong = ((word == "up") | (word == "down")).any(axis=1) if scenario.effect == 0 else np.zeros(1)
     covered = (verdicts.low <= scenario.effect) & (scenario.effect <= verdicts.high)

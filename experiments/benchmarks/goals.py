@@ -1,4 +1,4 @@
-"""A row of the benchmark: a ratio of two measured values beside its goal."""
+"""A row of the benchmark: the ratio of two measured values, and its goal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REASONS = {
 }
 """Part of a row's name -> why its goal may be missed."""
 Verdict = Literal["met", "NOT MET", "unclear", ""]
-"""Of a row without a goal, nothing."""
+"""Empty for a row without a goal."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def time_row(what: str, ours: str, theirs: str, ratio: Ratio, *, at_most: float)
 
 
 def throughput_row(what: str, ours: str, theirs: str, ratio: Ratio, *, at_least: float | None) -> Row:
-    """Our throughput over theirs, where ours is the baseline of `ratio`; None: without a goal."""
+    """Our throughput over theirs, where ours is the baseline of `ratio`; `at_least` None = no goal."""
     verdict, goal = at_least_verdict(ratio.low, ratio.high, at_least)
     return _row(what, ours, theirs, ratio, (ratio.baseline_ms, ratio.ms), goal, verdict)
 
@@ -88,7 +88,7 @@ def _row(
 
 
 def _judge(low: float, high: float, at_most: float) -> Verdict:
-    """Met or not if the whole interval agrees."""
+    """Met or not met if the whole interval agrees, else unclear."""
     if high <= at_most:
         return "met"
     return "NOT MET" if low > at_most else "unclear"

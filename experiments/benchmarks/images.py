@@ -1,4 +1,4 @@
-"""The images of the benchmark: garments in RGB as all loops train on, and photographs to be read."""
+"""The images of the benchmark: garments in RGB, on which all loops train, and photographs for the reading part."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mnet.tasks.classification import Batch
 
 PAD = 4
 IMAGES = 12_800
-"""Training images of all loops."""
+"""Number of training images in every loop."""
 
 
 class ColourGarments(FashionMNIST):
-    """A part of Fashion-MNIST in RGB, as torchvision's nets expect."""
+    """A subset of Fashion-MNIST in RGB, as torchvision's nets expect."""
 
     in_channels = 3
     mean: tuple[float, ...] = FashionMNIST.mean * 3  # type: ignore[assignment]
@@ -40,7 +40,7 @@ class ColourGarments(FashionMNIST):
 
 
 def garments(data_dir: Path, resolution: int, batch_size: int) -> ColourGarments:
-    """The data of all loops, from `data_dir` or downloaded.
+    """Load the data of all loops from `data_dir`, or download it.
 
     Raises:
         DataError: Fashion-MNIST cannot be found or downloaded.
@@ -77,8 +77,8 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
 
 def reading(folder: Path, side: int) -> dict[str, Sample]:
-    """Seconds per image of `folder/train`, read into training batches of random resized crops in one process: `ours`,
-    from the store on disk, and `theirs` as in torchvision's reference script."""
+    """Samples of the seconds per image to read `folder/train` into training batches of random resized crops, in one
+    process: `ours` from the store on disk, `theirs` as in torchvision's reference script."""
     data = ImageFolder(
         data_dir=folder, batch_size=64, resolution=side, val_size=1, storage="disk", augment=RESIZED_CROP
     )
@@ -113,7 +113,7 @@ def reading(folder: Path, side: int) -> dict[str, Sample]:
 
 
 def write_photographs(folder: Path, size: tuple[int, int], count: int) -> None:
-    """JPEGs of smooth waves and noise, in two classes and splits, with about as many bytes per pixel as photographs."""
+    """Write JPEGs of smooth waves and noise, in two classes and splits, with about a photograph's bytes per pixel."""
     generator = np.random.default_rng(0)
     width, height = size
     x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))

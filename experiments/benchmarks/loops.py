@@ -1,4 +1,4 @@
-"""The training loops of the benchmarks: ours through Lightning, ours bare, and as in torchvision's and timm's scripts.
+"""The training loops of the benchmarks: ours with Lightning, ours without, and those of torchvision and timm.
 
 All train on the same garments in RGB with crop and flip, SGD with momentum, and cross entropy with the same label
 smoothing. torchvision's loop differs: its own net, NCHW; images decoded, augmented and normalised one by one with PIL
@@ -50,13 +50,13 @@ WARM_UP = 5
 """Steps until compiled or recorded code is ready."""
 
 Steps = Callable[[int], float]
-"""Seconds of so many training steps, one after another, which go on from those of the last call."""
+"""Runs a number of training steps, continuing from the last call, and returns their seconds."""
 Step = Callable[[Tensor, Tensor], None]
 """Trains on a batch: images and labels."""
 
 
 def sample_of(steps: Steps, count: int) -> Sample:
-    """Seconds per step, the mean of `count`."""
+    """Seconds per step, as the mean of `count` steps."""
     return lambda: steps(count) / count
 
 
@@ -70,7 +70,7 @@ class How:
     benchmark: bool = False
     """Whether cuDNN chooses its kernels by timing them."""
     on_device: bool = True
-    """Whether the images are in the GPU's memory; else each batch is copied from pinned memory."""
+    """Whether the images are in the GPU's memory; otherwise each batch is copied from pinned memory."""
 
     @property
     def needs_warm_up(self) -> bool:
@@ -78,7 +78,7 @@ class How:
         return self.compile != "off"
 
     def apply(self) -> None:
-        """Set what holds for the whole process."""
+        """Apply the settings that hold for the whole process."""
         set_tensor_cores(self.precision == "tf32")
         torch.backends.cudnn.benchmark = self.benchmark
 
@@ -118,7 +118,7 @@ class PausedTraining(L.Callback):
                 raise ClosedError
 
     def steps(self, count: int) -> float:
-        """Seconds of this many steps, one after another.
+        """Run this many steps and return their seconds.
 
         Raises:
             RuntimeError: The training has ended.
@@ -134,7 +134,7 @@ class PausedTraining(L.Callback):
         return time.perf_counter() - start
 
     def close(self) -> None:
-        """End the training, whose memory is free then."""
+        """End the training and free its memory."""
         self._closed = True
         self._go.set()
         self._thread.join(10)
@@ -147,7 +147,7 @@ class ClosedError(Exception):
 def study_loop(
     network: mnet.Network, data: ColourGarments, how: How, device: str, folder: Path, resources: ExitStack
 ) -> Steps:
-    """A run as a study trains it, with its callbacks and its log, until `resources` end it."""
+    """A run as a study trains it, with its callbacks and its log, until `resources` close."""
     module = ImageClassifier(network, RECIPE)
     return train_in_steps(module, data, (0,), how, device, folder, resources)
 
@@ -161,7 +161,7 @@ def train_in_steps(
     folder: Path,
     resources: ExitStack,
 ) -> Steps:
-    """A training by Lightning, which `resources` end."""
+    """Training by Lightning, until `resources` close."""
     module.compile_training(how.compile)
 
     def train(pause: PausedTraining) -> None:
@@ -189,8 +189,8 @@ def train_in_steps(
 
 
 def bare_loop(network: mnet.Network, data: ColourGarments, how: How, device: str) -> Steps:
-    """The same net, batches, optimiser and schedule without Lightning, logging and accuracy. As CUDA graphs, the whole
-    step with its update is one graph, at one learning rate: nothing can be quicker without other kernels."""
+    """The same net, batches, optimiser and schedule without Lightning, logging and accuracy. With CUDA graphs, the
+    whole step including its update is one graph, at one learning rate: only other kernels could be faster."""
     memory_format = torch.channels_last if how.channels_last else torch.contiguous_format
     net = mnet.create_model(network).to(device, memory_format=memory_format).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(net, RECIPE)
@@ -227,7 +227,7 @@ def bare_loop(network: mnet.Network, data: ColourGarments, how: How, device: str
 
 
 def record_step(step: Step, batch: Batch) -> Step:
-    """Record a training step as one CUDA graph, after some that are not; for batches of one shape."""
+    """Record a training step as one CUDA graph, after warm-up steps; for batches of one shape."""
     images, labels = (part.clone() for part in batch)
     replay = cuda_graphs.record(lambda: step(images, labels))
 
@@ -243,10 +243,10 @@ def torchvision_loop(model: str, data: ColourGarments, device: str, workers: int
     """In the style of torchvision's references/classification/train.py.
 
     Args:
-        model: The network, torchvision's.
+        model: Name of torchvision's network.
         data: The images.
         device: Where it trains.
-        workers: Processes that decode, augment and normalise images one by one, 0 = this one; None takes our batches.
+        workers: Processes that decode, augment and normalise images one by one, 0 = this one; None uses our batches.
     """
     net = models.get_model(model, num_classes=data.num_classes).to(device).train()
     criterion = nn.CrossEntropyLoss(label_smoothing=RECIPE.label_smoothing)
@@ -357,6 +357,6 @@ def network(model: str, data: ColourGarments) -> mnet.Network:
 
 
 def forever(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Epoch after epoch."""
+    """The batches of a loader, epoch after epoch."""
     while True:
         yield from loader

@@ -1,4 +1,5 @@
-"""A study on a user's own images, from start to table: decoded once, then as fast as from memory, in little memory."""
+"""A study on a user's own images, from start to table: decoded once, then trained as fast as from memory, in little
+memory."""
 
 from __future__ import annotations
 
@@ -36,14 +37,14 @@ WATCH_S = 0.5
 
 @dataclass
 class Watch:
-    """What a process and all below it take, at their highest."""
+    """Peak memory of a process and its descendants, and their largest number."""
 
     mib: float = 0.0
-    """Proportional set size, all together: pages that processes share count once, those of files not at all."""
+    """Sum of proportional set sizes: pages that processes share count once, pages of files not at all."""
     processes: int = 0
 
     def follow(self, process: subprocess.Popen[bytes]) -> None:
-        """Look until the process ends."""
+        """Sample until the process ends."""
         root = psutil.Process(process.pid)
         while process.poll() is None:
             sizes = [size for one in (root, *_below(root)) if (size := _pss_mib(one)) is not None]
@@ -59,17 +60,17 @@ def _below(root: psutil.Process) -> list[psutil.Process]:
 
 
 def _pss_mib(process: psutil.Process) -> float | None:
-    """Without the pages of files that are mapped: the system gives them back when it needs them."""
+    """Proportional set size without mapped pages of files, which the system reclaims when it needs memory."""
     try:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return None
     values = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
     return (int(values["Pss"]) - int(values.get("Pss_File", 0))) / 1024
 
 
 def draw_folder(folder: Path, count: int) -> None:
-    """JPEGs of 500 x 375 in two classes, all different, with about as many bytes per pixel as photographs."""
+    """Write 500 x 375 JPEGs of two classes, all different, with about as many bytes per pixel as photographs."""
     generator = np.random.default_rng(0)
     width, height = SIZE
     x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
@@ -90,7 +91,7 @@ def draw_folder(folder: Path, count: int) -> None:
 
 
 def measure(count: int) -> Iterator[Row]:
-    """The rows, on `count` images."""
+    """Yield the rows, measured on `count` images."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         folder = scratch / "images"
@@ -129,7 +130,7 @@ def _decode(files: Sequence[Path], read: partial[np.ndarray]) -> float:
 
 
 def _build(files: Sequence[Path], read: partial[np.ndarray], cache: Path) -> float:
-    """Seconds to make a store on disk."""
+    """Seconds to build a store on disk."""
     os.environ["MNET_CACHE"] = str(cache)
     start = time.perf_counter()
     Build(items=files, read=read, size_of=read_size, layout=Layout(RESOLUTION), key=str, storage="disk").make()
@@ -137,8 +138,8 @@ def _build(files: Sequence[Path], read: partial[np.ndarray], cache: Path) -> flo
 
 
 def _bare(options: Mapping[str, object], cache: Path) -> float:
-    """Seconds of the trials in bare loops, as many at a time as there are cores; their images are in memory. One trial
-    a core is measured, the others are as long."""
+    """Seconds of the trials in bare loops, one per core at a time, with images in memory. Only one trial per core is
+    measured; the others are assumed to take as long."""
     os.environ["MNET_CACHE"] = str(cache)
     values = {name: str(value).split(",") for name, value in options.items()}
     study = load_study(EXPERIMENTS / "sweeps/activation.yaml", {**values, "seed": list(range(RUNS // 2))})
@@ -149,7 +150,7 @@ def _bare(options: Mapping[str, object], cache: Path) -> float:
 
 
 def _study(options: Mapping[str, object], out: Path, cache: Path) -> tuple[float, Watch]:
-    """Seconds of the study as a user runs it, with an empty cache on disk."""
+    """Run the study as a user does, with an empty cache on disk; return its seconds and its peaks."""
     settings = {**options, "out": out, "seeds": RUNS // 2, "report": "false", "storage": "disk"}
     command = [sys.executable, str(EXPERIMENTS / "ablate.py"), "activation"]
     command += [f"--{name}={value}" for name, value in settings.items()]

@@ -30,9 +30,9 @@ from mnet.studies.study import load_profile, load_study
 
 EXPERIMENTS = Path(__file__).parents[1]
 RESOLUTION, BATCH = 32, 128
-"""Pixels and images of a batch, in the training loops."""
+"""Resolution and batch size of the training loops."""
 STEPS = 4
-"""Training steps timed in a round."""
+"""Training steps per timed round."""
 SAME_NETWORKS = {
     "mobilenet_v1": ("timm:mobilenetv1_100",),
     "mobilenet_v2": ("torchvision:mobilenet_v2", "timm:mobilenetv2_100"),
@@ -41,24 +41,24 @@ SAME_NETWORKS = {
 }
 SEEDS = 3
 SEED_NETWORKS = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 1.0), ("mobilenet_v3_large", 0.35))
-"""Networks of studies: from a third of a step spent in calls to almost all in arithmetic."""
+"""Model and width of study networks: from a third of a step spent in calls to almost all of it in arithmetic."""
 SWITCH_NETWORKS = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all parts share."""
+    """Settings shared by all parts."""
 
     data_dir: Path
     budget_s: float
-    """Of a training comparison."""
+    """Seconds per training comparison."""
     sweep_seeds: int
     images: int
-    """Files of a study on a user's own images."""
+    """Number of files in the study on a user's own images."""
 
 
 def measure(names: set[str], settings: Settings) -> Iterator[Row]:
-    """The rows of some of `PARTS`, in its order.
+    """Yield the rows of the named parts, in the order of `PARTS`.
 
     Raises:
         DataError: Fashion-MNIST cannot be found or downloaded.
@@ -69,8 +69,8 @@ def measure(names: set[str], settings: Settings) -> Iterator[Row]:
 
 
 def _sweep(settings: Settings) -> Iterator[Row]:
-    """The activation study through the local engine, start to table, against the sum of its trials in bare loops, as
-    many at a time. One sample: no interval."""
+    """The activation study on the local engine, from start to table, against its trials in bare loops in as many
+    processes. One sample, so no interval."""
     workers = default_workers()
     seeds = settings.sweep_seeds
     profile = load_profile(EXPERIMENTS / "profiles.yaml", "quick", "activation")
@@ -132,7 +132,7 @@ def _switches(settings: Settings) -> Iterator[Row]:
 
 
 def _seeds(settings: Settings) -> Iterator[Row]:
-    """Seeds of a cell as replicas of one network against one after another, in as many processes as a study has."""
+    """Seeds of a cell as replicas of one network, against one after another, in as many processes as a study uses."""
     workers = default_workers()
     for model, width in SEED_NETWORKS:
         case = processes.SeedCase(model, width, SEEDS, 28, 96)
@@ -144,7 +144,7 @@ def _seeds(settings: Settings) -> Iterator[Row]:
 
 
 def _reading(settings: Settings) -> Iterator[Row]:
-    """Random resized crops of a user's own images on one thread, from the store on disk against decoding them."""
+    """Random resized crops of a user's own images on one thread, from the store on disk against decoding the files."""
     for size, count in (((500, 375), 193), ((2000, 1500), 65)):
         with tempfile.TemporaryDirectory() as folder:
             images.write_photographs(Path(folder), size, count)
@@ -191,10 +191,10 @@ def _train_step(ours: str, theirs: str) -> Row:
 
 
 def _fresh(net: nn.Module, work: Callable[[nn.Module], object], calls: int) -> Sample:
-    """Time `work` on a new copy of `net` each time, after one call that is not timed.
+    """Time `work` on a new copy of `net` for every sample, after one untimed call.
 
-    Where weights lie in memory affects the time for as long as a net exists; a copy in each round puts that into the
-    interval.
+    The memory addresses of its weights affect the time of a net for its whole life; a copy per round makes the interval
+    include this effect.
     """
 
     def sample() -> float:
@@ -206,7 +206,7 @@ def _fresh(net: nn.Module, work: Callable[[nn.Module], object], calls: int) -> S
 
 
 def _pair(ours: str, theirs: str) -> dict[str, nn.Module]:
-    """The same network of ours and of another library."""
+    """Our implementation of a network and another library's."""
     library, _, name = theirs.partition(":")
     other = timm.create_model(name) if library == "timm" else torchvision.models.get_model(name)
     activation = "relu6" if ours == "mobilenet_v1" else None  # as in timm's
@@ -228,8 +228,8 @@ def _start(settings: Settings) -> Iterator[Row]:
 
 
 def _memory(settings: Settings) -> Iterator[Row]:
-    """Peak memory of a process that trains. One sample: no interval."""
-    if sys.platform != "linux":  # elsewhere the peak of reading the data cannot be separated
+    """Peak memory of a process that trains. One sample, so no interval."""
+    if sys.platform != "linux":  # other systems cannot reset the peak that reading the data sets
         return
     model = "mobilenet_v3_small"
     case = model, settings.data_dir, RESOLUTION, BATCH
@@ -249,4 +249,4 @@ PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "start": _start,
     "memory": _memory,
 }
-"""Name -> its rows, in the order of the table."""
+"""Part -> function that yields its rows, in the order of the table."""

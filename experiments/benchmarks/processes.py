@@ -31,7 +31,7 @@ from mnet.training.memory import keep_freed_memory
 
 @dataclass(frozen=True)
 class SeedCase:
-    """What is trained, once per seed."""
+    """The training that each seed repeats."""
 
     model: str
     width: float
@@ -42,20 +42,20 @@ class SeedCase:
 
 @contextmanager
 def seed_samples(case: SeedCase, workers: int) -> Iterator[dict[str, Sample]]:
-    """Seconds per step and seed, of single-threaded processes that work at the same time: `apart`, one seed after
-    another in each; `together`, as replicas."""
+    """Samples of the seconds per step and seed in single-threaded processes that work at the same time: `apart` trains
+    seeds one after another in each process, `together` as replicas."""
     with ExitStack() as resources:
         pools = [resources.enter_context(ProcessPoolExecutor(1, get_context("spawn"))) for _ in range(workers)]
 
         def sample(together: bool) -> float:
             futures = [pool.submit(seconds_per_seed, case, together) for pool in pools]
-            return sum(future.result() for future in futures) / workers**2  # a mean, of so many at a time
+            return sum(future.result() for future in futures) / workers**2  # mean, divided by the workers at a time
 
         yield {"apart": lambda: sample(False), "together": lambda: sample(True)}
 
 
 def seconds_per_seed(case: SeedCase, together: bool) -> float:
-    """Seconds of a training step, for each seed."""
+    """Seconds of a training step per seed."""
     steps = seed_steps(case, together)
     start = time.perf_counter()
     for step in steps:
@@ -141,7 +141,7 @@ def importing(package: str) -> Sample:
 
 
 def first_step(build: str, side: int, batch: int) -> Sample:
-    """Seconds of a new process that builds `net` by the code `build` and trains it for a step."""
+    """Seconds of a new process that builds `net` with the code `build` and trains it for one step."""
     return _process(FIRST_STEP.format(build=build, side=side, batch=batch))
 
 

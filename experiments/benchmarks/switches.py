@@ -1,6 +1,6 @@
-"""What each switch of a training step gains: the step as a study trains, against the same with one switch changed.
+"""What each switch of a training step gains: a study's step against the same step with one switch changed.
 
-Every variant has its own process, since freed memory is kept by a whole process. They work one at a time.
+Every variant has its own process, since keeping freed memory affects a whole process. They work one at a time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ CHANGED: Mapping[str, Switches] = {
 
 @contextmanager
 def samples_by_switch() -> Iterator[Callable[[str, float], dict[str, Sample]]]:
-    """A function of a model and its width: seconds per step of each variant, the default first."""
+    """Yield a function of model and width that returns samples of the seconds per step of each variant, the default
+    first."""
     variants = {DEFAULT: Switches(), **CHANGED}
     with ExitStack() as resources:
         pools = {name: resources.enter_context(ProcessPoolExecutor(1, get_context("spawn"))) for name in variants}

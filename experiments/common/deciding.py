@@ -1,8 +1,8 @@
 """Seeds until studies and claims are decided: which runs come next, and when to stop.
 
-Every study has a plan of looks. Between two looks, the cells of its open comparisons and the cells that they are
-compared with get their next seeds. What is decided follows from finished runs alone, so a killed call goes on with the
-same numbers.
+Every study has a plan of looks: numbers of seeds at which it is analysed. Between two looks, all cells of its open
+comparisons get their next seeds. Decisions depend on finished runs alone, so a killed call continues with the same
+numbers.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from mnet.studies.study import Cell, Study
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 OF_A_STUDY = 0.25
-"""What a comparison that no claim asks about is worth, where claims are decided too."""
+"""Weight of a comparison that belongs to no claim; a claim has 1."""
 UNKNOWN = 0.5
-"""The chance of a decision at a study's first look."""
+"""The assumed chance of a decision at a study's first look."""
 
 
 class OutOfBudgetError(Exception):
-    """The time that a call may take is over."""
+    """The time budget has run out."""
 
 
 @dataclass
 class Comparison:
-    """A difference that is open or decided: of a cell to the baseline, or of a claim."""
+    """A difference, open or decided: of a cell to the baseline, or of a claim."""
 
     name: str
     cells: tuple[str, ...]
@@ -74,7 +74,7 @@ class Comparison:
     seeds_needed: float = math.nan
 
     def update(self, row: pd.Series) -> None:
-        """Take the row of `decide.judge`."""
+        """Update from a row of `decide.judge`."""
         self.delta, self.se, self.low, self.high = (float(row[name]) for name in ("delta", "se", "low", "high"))
         self.seeds_needed = float(row["seeds_needed"])
         self.verdict = str(row["verdict"])
@@ -91,7 +91,7 @@ class Comparison:
         return 1.0 if self.claim is not None else OF_A_STUDY
 
     def chance(self, look: int, following: int) -> float:
-        """The chance that the next look decides, if what is known now is all that is known.
+        """The chance that the next look decides, given the present estimate and its standard error.
 
         Args:
             look: Seeds so far.
@@ -117,18 +117,18 @@ class Comparison:
 
 @dataclass
 class Undecided:
-    """A study on its way from look to look."""
+    """A study and its progress from look to look."""
 
     study: Study
-    """With as many seeds as its last look has."""
+    """The study, with as many seeds as its last look."""
     root: Path
     comparisons: list[Comparison]
     evidence: Callable[[Claim, int], Evidence | None] | None = None
-    """The runs of all machines that test a claim, of the first so many seeds."""
+    """(claim, seeds) -> the runs that test the claim: the first `seeds` seeds of every machine."""
     next: int = 0
     """Index of the next look."""
     done: bool = field(default=False, init=False)
-    """Nothing is open, or all looks are over."""
+    """Nothing is open, or no look is left."""
     looks: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class Undecided:
             raise ConfigError(f"{self.study.name} has no plan in {self.root}; make_plan writes one")
         most = max(len(cell.trials) for cell in self.study.cells)
         self.looks = tuple(look for look in looks if look <= most)
-        self._judge_claims(most)  # by runs that were published before
+        self._judge_claims(most)  # by runs that are already there, such as published ones
 
     @property
     def open(self) -> list[Comparison]:
@@ -199,20 +199,20 @@ class Undecided:
         return sum(trial_seconds(job.trial, rates) for job in self.jobs() if not has_ended(job))
 
     def worth(self, rates: Rates) -> float:
-        """Decisions that the next look is expected to bring, for each second."""
+        """Decisions expected from the next look, weighted, per second of work."""
         following = self.looks[self.next]
         chances = sum(one.weight * one.chance(self.look, following) for one in self.due)
         return chances / max(self.seconds(rates), 1.0)
 
     def minutes_to_decide(self, comparison: Comparison, rates: Rates, workers: int) -> float:
-        """Expected minutes until a comparison is decided; nan where that is not known."""
+        """Expected minutes until a comparison is decided; nan if unknown."""
         cells = [cell for cell in self.study.cells if cell.name in comparison.cells]
         more = comparison.seeds_needed - self.look
         return more * sum(trial_seconds(cell.trials[0], rates) for cell in cells) / workers / 60
 
 
 def compare_with_baseline(study: Study, margin: float) -> list[Comparison]:
-    """A comparison for every cell but the first; none where cells are compared within their networks."""
+    """A comparison with the baseline for every other network; none if cells are compared within their networks."""
     if WITHIN in study.varied:
         return []
     cells = [cell for cell in study.cells[1:] if not _same_network(cell, study.cells[0])]
@@ -224,10 +224,10 @@ def _same_network(cell: Cell, other: Cell) -> bool:
 
 
 def read_duration(text: str | None) -> float:
-    """Seconds of a text like 90m, 2h or 600; None = without end.
+    """Seconds from a text such as 90m, 2h or 600; None = no limit.
 
     Raises:
-        ConfigError: The text is something else.
+        ConfigError: The text is not a time above 0.
     """
     if text is None:
         return math.inf
@@ -248,13 +248,13 @@ def run_until_decided(
     budget: str | None,
     trainer: Mapping[str, object],
 ) -> int:
-    """Train seeds where a decision is likeliest for its time, until all is decided or the time is over.
+    """Train the seeds that bring the most decisions per second, until all is decided or the budget runs out.
 
     Args:
         fronts: The studies, each with its plan.
         engine: Where runs are trained.
-        options: Of the call.
-        budget: The time that the call may take, for `read_duration`.
+        options: Options of the call.
+        budget: The time limit, as for `read_duration`.
         trainer: Arguments of Lightning's Trainer.
 
     Returns:
@@ -310,7 +310,7 @@ def _train(
     deadline: float,
     trainer: Mapping[str, object],
 ) -> dict[str, Failed]:
-    """Train what a study's next look needs; what is under way when the time is over keeps its checkpoint."""
+    """Train what a study's next look needs; runs interrupted at the deadline keep their checkpoints."""
     jobs = pack_jobs(front.jobs(), options, trainer)
     todo = find_unfinished(jobs)
     failed: dict[str, Failed] = {}
@@ -337,7 +337,7 @@ def _train(
 
 
 def _report(fronts: Sequence[Undecided], front: Undecided, rates: Rates, workers: int) -> Iterator[str]:
-    """What is decided, what is open, and what comes next."""
+    """Report what is decided, what is open, and what comes next."""
     comparisons = [comparison for one in fronts for comparison in one.comparisons]
     still = Counter({one.study.name: len(one.open) for one in fronts if one.open})
     places = ", ".join(f"{name} {count}" for name, count in still.most_common())

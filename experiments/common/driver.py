@@ -1,4 +1,4 @@
-"""Studies from a command line to their tables: plans the runs, chooses an engine, runs, writes tables and pages."""
+"""Runs studies from the command line: plans the runs, chooses an engine, trains, writes tables and pages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from mnet.training.arithmetic import Compile, check_compile, check_precision
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How studies are run, whatever their trials are."""
+    """How studies are run, whatever the settings of their trials."""
 
     seeds: int | None = None
     """Number of seeds, 0 .. N-1; default: the sweep file's."""
@@ -48,21 +48,21 @@ class RunOptions:
     engine: Literal["local", "ray", "slurm"] = "local"
     """Where the trials run: local, ray or slurm."""
     workers: int | None = None
-    """Trials that run side by side; default: one a core, or one if a trial uses several devices."""
+    """Trials that run in parallel; default: one per core, or one if a trial uses several devices."""
     pack: str = "auto"
-    """Seeds of a cell that are trained as one network: a number, 1 = none, auto = as many as finish the whole fastest.
-    For the local engine with one device a trial; results differ at most by rounding."""
+    """Seeds of a cell that are trained as one network: a number, 1 = none, auto = the number that finishes all runs
+    fastest. For the local engine with one device per trial; results differ at most by rounding."""
     compile: Compile = "auto"
     """How training steps are computed: off; graphs = recorded as CUDA graphs; a mode of torch.compile; auto = graphs on
     a GPU, elsewhere off. Results differ at most by rounding."""
     margin: float = MARGIN
     """Differences below this many points are of no interest."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
-    """Seconds between checkpoints: the training that a kill may cost."""
+    """Seconds between checkpoints, the most training that a kill can cost."""
     ray_address: str | None = None
     """Address of a Ray cluster, host:port or ray://host:port; default: RAY_ADDRESS, or this machine."""
     gpus: float | None = None
-    """GPUs a trial, for ray and slurm; a fraction lets several trials share one."""
+    """GPUs per trial, for ray and slurm; a fraction lets several trials share one."""
     partition: str | None = None
     """Slurm partition."""
     report: bool = True
@@ -91,11 +91,11 @@ def plan_jobs(studies: Sequence[Study], root: Path, options: RunOptions, trainer
 
 
 def pack_jobs(jobs: Sequence[Job], options: RunOptions, trainer: Mapping[str, object]) -> list[Job]:
-    """The jobs as the options want them computed: `compile`, and how many seeds train as one network.
+    """The jobs with the options for their computation: `compile`, and how many seeds train as one network.
 
     Args:
-        jobs: Finished ones too, so that a resumed call has the same packs.
-        options: Of the call.
+        jobs: All jobs, finished ones too, so that a resumed call has the same packs.
+        options: Options of the call.
         trainer: Arguments of Lightning's Trainer.
 
     Raises:
@@ -134,7 +134,7 @@ def _pack_size(pack: str) -> int | None:
 
 
 def read_data(jobs: Sequence[Job]) -> SharedData:
-    """Fetch, verify and read every data set before any training; by `Trial.data_key`."""
+    """Fetch, verify and read every data set before any training; keyed by `Trial.data_key`."""
     data: dict[tuple[object, ...], ImageData] = {}
     for trial in (job.trial for job in jobs):
         if trial.data_key not in data:
@@ -143,7 +143,7 @@ def read_data(jobs: Sequence[Job]) -> SharedData:
 
 
 def describe_images(data: SharedData, studies: Sequence[Study], root: Path) -> Iterator[str]:
-    """What there is of a user's own images, and what has changed since earlier runs of the studies."""
+    """Lines about a user's own images, and about what has changed since earlier runs of the studies."""
     for images in data.values():
         yield from describe(images)
         if images.is_users:
@@ -174,7 +174,7 @@ def choose_engine(options: RunOptions, trainer: Mapping[str, object], data: Shar
 
 
 def describe_pretrained(study: Study, data: SharedData = MappingProxyType({})) -> Iterator[str]:
-    """One line a cell that starts from pretrained weights: what it keeps of them.
+    """One line per cell that starts from pretrained weights: which of them it keeps.
 
     Raises:
         ConfigError: The weights cannot be read, or belong to another network.
@@ -188,7 +188,7 @@ def describe_pretrained(study: Study, data: SharedData = MappingProxyType({})) -
 
 
 def run_studies(studies: Sequence[Study], root: Path, engine: Engine, jobs: Sequence[Job], options: RunOptions) -> int:
-    """Run what is not finished; write the tables of a study as its results arrive, and at the end its page.
+    """Run the unfinished jobs; write the tables of a study as its results arrive, and its page at the end.
 
     Returns:
         The exit code: 0 all runs finished, 1 some failed.

@@ -1,4 +1,4 @@
-"""Judges every claim of claims.yaml by what a results folder holds."""
+"""Judges every claim of claims.yaml by the contents of a results folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mnet.studies.study import Study, list_studies
 DECIDING = "decide"
 """The profile whose settings were chosen for the claims beforehand."""
 PROFILES = ("quick", DECIDING, "gpu", "longer", "full")
-"""Profiles that train a claim's networks. A claim without a run is told the last of those that train as briefly, which
-is not the one for a GPU."""
+"""Profiles that train a claim's networks. For a claim without a run, the last profile with the shortest training is
+suggested: `gpu` precedes `longer`, which trains as long, so it never is."""
 
 
 def evaluate_claims(root: Path) -> pd.DataFrame:
-    """One row a claim and piece of evidence, of `evidence.claims_table`.
+    """The table of `evidence.claims_table`: one row per claim and piece of evidence.
 
     Args:
         root: The results folder; tables that it lacks are taken from the published ones.
@@ -47,7 +47,7 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
 
 
 def find_plans(root: Path, study: str) -> list[Plan]:
-    """The plans of a study in a results folder, then the published ones: of each profile one, and a GPU's."""
+    """The plans of a study in a results folder, published ones too, with those of the profile `decide` and of a GPU."""
     plans = []
     published = root / PUBLISHED
     for folder in (root, root / DECIDING, published / DECIDING, published, published / GPU, root / GPU):
@@ -59,13 +59,13 @@ def find_plans(root: Path, study: str) -> list[Plan]:
 
 
 def planned_cells(profile: str) -> Iterator[dict[str, object]]:
-    """Every cell that a study has under a profile, as `planned` of `claims_table`."""
+    """The cells of all studies under a profile, as rows for `planned` of `claims_table`."""
     for name in list_studies(SWEEPS):
         yield from planned_rows(load_sweep(name, profile, seeds=1), profile)
 
 
 def planned_rows(study: Study, profile: str) -> Iterator[dict[str, object]]:
-    """The cells of a study as it is under a profile, and the command that trains them."""
+    """A row per cell of a study under a profile, with the command that trains it."""
     command = f"make ablate-{study.name}" + ("" if profile == PROFILES[0] else f" PROFILE={profile}")
     for cell in study.cells:
         trial = cell.trials[0]
@@ -74,8 +74,8 @@ def planned_rows(study: Study, profile: str) -> Iterator[dict[str, object]]:
 
 
 def _latency_claims(root: Path, study: str) -> pd.DataFrame:
-    """A study's latency claims, with the operators that ran outside the fast kernels. A claim of before tables named
-    the machine is of the one that measured last under its conditions."""
+    """A study's latency claims, with the operators that ran outside the fast kernels. A claim in an older table
+    without devices gets the device that was measured last under its conditions."""
     measured = _with_batch(study_table(root, study, LATENCY))
     claims = _with_batch(study_table(root, study, LATENCY_CLAIMS))
     conditions = ["runtime", "threads", "batch"]
@@ -90,5 +90,5 @@ def _latency_claims(root: Path, study: str) -> pd.DataFrame:
 
 
 def _with_batch(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the number of images at a time, which is 1 where an older table does not tell."""
+    """The table with the batch size, which is 1 where an older table has none."""
     return table.assign(batch=table["batch"].fillna(1).astype(int) if "batch" in table else 1)

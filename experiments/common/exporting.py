@@ -1,4 +1,4 @@
-"""Exports networks side by side, each in a process of its own, before anything is timed."""
+"""Exports networks in parallel worker processes, before anything is timed."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def export_all(
     Args:
         subjects: The networks.
         runtimes: All with the same folder and threads.
-        batches: Images at a time.
-        workers: Processes side by side; None = one a core.
+        batches: Batch sizes.
+        workers: Processes in parallel; None = one per core.
 
     Returns:
-        The reason of each export that failed.
+        The reason of each failed export.
     """
     todo = {
         key_of(runtime.name, batch, subject): subject
@@ -73,7 +73,7 @@ def export_all(
 
 
 def _end_with_parent() -> None:
-    """In a worker: end when the program does, even if it is killed."""
+    """End this worker when the program ends, even if that is killed."""
 
     def watch() -> None:
         if (parent := parent_process()) is not None:
@@ -84,8 +84,8 @@ def _end_with_parent() -> None:
 
 
 def _export(runtime: str, batch: int, subject: Subject, threads: int, folder: Path) -> str | None:
-    """In a worker, so that exporting leaves no trace in the memory of the process that times. Returns why it failed."""
-    torch.set_num_threads(1)  # sums in one order, so that the network is the same when it is timed
+    """Export in a worker, to leave no trace in the memory of the process that times. Returns why it failed, or None."""
+    torch.set_num_threads(1)  # a fixed order of sums, so that the network is the same when it is timed
     try:
         prepare(
             make_runtime(runtime, threads=threads, folder=folder),

@@ -1,4 +1,4 @@
-"""Markdown: tables, and documents whose tables stand between marks."""
+"""Markdown tables, and documents with tables between marks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mnet.studies.results.table_view import Table
 
 
 def markdown_table(table: Table) -> str:
-    """A table in Markdown, numeric columns set to the right."""
+    """A table in Markdown, numeric columns aligned to the right."""
     return pipe_table(list(table.columns), table.texts(), [title for title, right in table.columns.items() if right])
 
 
 def pipe_table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
-    """A Markdown table; the columns in `right` are set to the right."""
+    """A Markdown table; the columns in `right` are aligned to the right."""
     marks = ["--:" if title in right else "---" for title in titles]
     cells = [[cell_text(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in (titles, marks, *cells))
 
 
 def cell_text(text: str) -> str:
-    """A text as one cell shows it: it ends no cell and no row, and begins no HTML, link or image."""
+    """Escape the text of a cell, so that it cannot end a cell or row, or begin HTML, a link or an image."""
     plain = path_text(" ".join(text.split())).replace("|", r"\|").replace("](", r"]\(")
     return re.sub("<(?=[A-Za-z/!?])", "&lt;", plain)
 

@@ -1,6 +1,6 @@
 """The command line of every program: options are the fields of a dataclass, their docstrings are the help.
 
-`--name=value` sets a field, and `--config=FILE` reads fields from YAML, over which the command line wins. A program may
+`--name=value` sets a field, and `--config=FILE` reads fields from YAML; the command line wins. A program may
 also take the settings of a trial, and with `--trainer.NAME=VALUE` the arguments of Lightning's Trainer.
 """
 
@@ -40,13 +40,13 @@ SET_BY_THE_TRIAL = {
 
 @dataclass(frozen=True)
 class Arguments(Generic[T]):
-    """What a program was called with."""
+    """The parsed command line of a program."""
 
     options: T
     values: argparse.Namespace
     """Every argument as text; positional ones are only here."""
     settings: dict[str, object]
-    """Settings of trials, unread."""
+    """Settings of trials, unparsed."""
     trainer: dict[str, object]
     """Arguments of the Trainer that differ from their defaults."""
 
@@ -63,9 +63,9 @@ class Parser(argparse.ArgumentParser, Generic[T]):
         """
         Args:
             options: A dataclass with a default for each field.
-            description: Of the program.
-            trial: Whether settings of trials are taken too.
-            trainer: Whether arguments of Lightning's Trainer are taken too.
+            description: Description of the program.
+            trial: Whether settings of trials are accepted too.
+            trainer: Whether arguments of Lightning's Trainer are accepted too.
         """
         super().__init__(
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -95,7 +95,7 @@ class Parser(argparse.ArgumentParser, Generic[T]):
         return f"usage: {' '.join([self.prog, *map(str, names), '[--NAME=VALUE ...]'])}\n"
 
     def format_help(self) -> str:
-        """The help, with the one line of `format_usage`."""
+        """The help, with the one-line usage of `format_usage`."""
         self.usage = self.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
         return super().format_help()
 
@@ -169,14 +169,14 @@ class Parser(argparse.ArgumentParser, Generic[T]):
 
 
 def _add_options(parser: argparse._ActionsContainer, cls: type) -> None:
-    """Add the fields of a dataclass; a flag alone, as `--write`, sets a bool."""
+    """Add the fields of a dataclass; a flag without a value, such as `--write`, sets a bool."""
     for name, text in field_help(cls).items():
         flag: dict[str, str] = {"nargs": "?", "const": "true"} if hints(cls)[name] is bool else {}
         parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE", **flag)  # type: ignore[arg-type]
 
 
 def _at_home(value: Any) -> Any:
-    """`~` and `~/...` as paths of the home folder, which neither make nor YAML makes of them."""
+    """Expand `~` and `~/...` to the home folder, since neither make nor YAML does."""
     if isinstance(value, list):
         return [_at_home(item) for item in value]
     is_home = isinstance(value, str) and (value == "~" or value.startswith("~/"))
@@ -235,7 +235,7 @@ def _trainer_arguments() -> tuple[dict[str, object], dict[str, object]]:
 
 
 def _fits(value: object, hint: object) -> bool:
-    """Whether a value from YAML has a type; a text also fits what Lightning makes from a name, as a strategy."""
+    """Whether a value from YAML fits a type; a text also fits what Lightning makes from a name, such as a strategy."""
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if get_origin(hint) is Literal:

@@ -1,4 +1,4 @@
-"""Report pages: one of all studies, or one for each."""
+"""Report pages: one for all studies, or one for each."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def write_pages(root: Path, studies: Sequence[str] | None = None) -> Iterator[Pa
 
 
 def _descriptions(root: Path) -> dict[str, str]:
-    """Every study with results: first those of experiments/sweeps, in their order."""
+    """Study -> description, for all studies with results: first those of experiments/sweeps, in their order."""
     with_results = studies_with_results(root)
     declared = [name for name in list_studies(SWEEPS) if name in with_results]
     return {name: _description(root, name) for name in dict.fromkeys([*declared, *with_results])}
 
 
 def _description(root: Path, study: str) -> str:
-    """The description in the sweep file that a search left, or in that of experiments/sweeps; "" without either."""
+    """The description in the sweep file that a search wrote, or in that of experiments/sweeps; "" without either."""
     if (path := find_table(root, study, f"{study}.yaml")) is not None:
         try:
             content = load_yaml(path)

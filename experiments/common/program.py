@@ -21,7 +21,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 
 class Program(Protocol):
-    """Takes the arguments of a call, by default this process's, and returns an exit code."""
+    """Takes command-line arguments, by default this process's, and returns an exit code."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
 
@@ -29,7 +29,7 @@ class Program(Protocol):
 def program(main: Callable[[Sequence[str]], int]) -> Program:
     """A program's `main`, whose errors become one line on stderr and an exit code.
 
-    The code is 2 for bad input, 1 if a file cannot be read or written, 130 after Ctrl-C, and else what `main` returns.
+    The code is 2 for bad input, 1 if a file cannot be read or written, 130 after Ctrl-C, otherwise what `main` returns.
     """
 
     @functools.wraps(main)
@@ -58,8 +58,8 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
 
 @contextmanager
 def patient_output() -> Iterator[None]:
-    """Printing never ends a program: what a terminal cannot show becomes `?`, and what nobody reads, as behind `head`,
-    is dropped."""
+    """Keep printing from ending a program: what a terminal cannot show becomes `?`, and what nobody reads, as in a pipe
+    to `head`, is dropped."""
     before = sys.stdout, sys.stderr
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
@@ -73,12 +73,12 @@ def patient_output() -> Iterator[None]:
 
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-"""What a terminal follows instead of showing it, but for the ends of lines and tabs."""
+"""Control characters, which terminals obey, except tabs and line ends."""
 
 
 class Patient:
-    """A stream that goes on after its reader has gone. Control characters are shown: names and reasons come from files
-    of others. Rich, whose colours are such characters, escapes its texts itself and writes to the stream below."""
+    """A stream that keeps working after its reader has gone. Control characters are escaped: names and reasons come
+    from files of others. Rich, whose colours are such characters, gets escaped texts and writes to the stream below."""
 
     def __init__(self, stream: TextIO, *, escaping: bool = True) -> None:
         self._stream, self._escaping = stream, escaping
@@ -86,14 +86,14 @@ class Patient:
             self.rich_proxied_file = Patient(stream, escaping=False)
 
     def write(self, text: str) -> int:
-        """As of a stream."""
+        """As `TextIO.write`."""
         shown = CONTROLS.sub(lambda match: path_text(match[0]), text) if self._escaping else text
         with self._dropping():
             self._stream.write(shown)
         return len(text)
 
     def flush(self) -> None:
-        """As of a stream."""
+        """As `TextIO.flush`."""
         with self._dropping():
             self._stream.flush()
 
@@ -111,7 +111,7 @@ class Patient:
 def begin_training() -> None:
     """For programs that train: warnings are plain lines, and SIGINT and SIGTERM raise KeyboardInterrupt.
 
-    A shell ignores the first in background jobs.
+    A shell makes its background jobs ignore SIGINT.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for stop in (signal.SIGINT, signal.SIGTERM):

@@ -26,7 +26,7 @@ from mnet.tasks import Metric
 
 
 class Display:
-    """Progress of the runs, accuracies and time left: live on a terminal, elsewhere one line an event."""
+    """Progress of the runs, accuracies and time left: live on a terminal, elsewhere one line per event."""
 
     def __init__(self, studies: Sequence[Study], jobs: Sequence[Job], todo: Sequence[Job]) -> None:
         """

@@ -1,4 +1,4 @@
-"""The speed of this machine, for the time that runs will take."""
+"""The speed of this machine, to estimate how long runs will take."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ PUBLISHED_RUNS = HERE.parent / "results" / PUBLISHED / "activation" / RUNS
 
 
 def measured_rates(root: Path) -> Rates:
-    """From the runs of a results folder; where there is none, from the published ones."""
+    """Rates fitted to the runs of a results folder; to published ones if it has none."""
     return fit_rates(timed_runs(root, PUBLISHED_RUNS))

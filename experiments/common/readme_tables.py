@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/*.md, as the published results have them."""
+"""The tables of README.md and docs/*.md, made from the published results."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ from mnet.studies.study import list_studies
 from mnet.tasks import TASKS, task_in
 
 LONGER = "longer"
-"""The folder of results of the profile with that name."""
+"""The results folder of the profile with that name."""
 NOT_MEASURED = "Not measured yet."
 DATA = "fashion_mnist at 28 px"
-"""The setting that rows do not repeat."""
+"""The most common setting, which rows leave out."""
 DECIDED = ("up", "down")
 SINGLE = Cell("one sample")
 
 
 def fill(text: str, root: Path) -> str:
-    """A document with its tables as the published results have them.
+    """A document with its tables filled in from the published results.
 
     Raises:
-        ConfigError: It wants a table that there is not.
+        ConfigError: The document names an unknown table.
     """
 
     def table(name: str) -> str:
@@ -124,7 +124,7 @@ def commands(root: Path) -> str:
 
 
 def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The studies of classification that compare their cells with the first; others compare within their networks."""
+    """(study, summary) for every classification study that compares cells with the first, except those of searches."""
     within = studies_with(root, EFFECTS)
     for study in studies_with(root, SUMMARY):
         table = study_table(root, study, SUMMARY)
@@ -155,7 +155,7 @@ def longer(root: Path) -> str:
 
 
 def found(root: Path) -> str:
-    """What searches found, beside the same network scaled by width, and whole."""
+    """The networks that searches found, next to the start network, scaled by width and whole."""
     tables = []
     more = (text_column("search"), text_column("network"), number_column("latency", digits=3))
     for study in list_searches(root):
@@ -201,12 +201,12 @@ def segmentation(root: Path) -> str:
 
 
 def effects(root: Path) -> str:
-    """What int8 does within every network."""
+    """The effect of int8 within every network."""
     return within_networks(root, "quantization")
 
 
 def bf16(root: Path) -> str:
-    """What training in 16 bits does within every network."""
+    """The effect of training in 16 bits within every network."""
     return within_networks(root, "precision")
 
 
@@ -235,7 +235,7 @@ def laboratory(root: Path) -> str:
 
 
 def int8(root: Path) -> str:
-    """int8 networks against the same in fp32, on every runtime that is quick at it."""
+    """int8 networks against the same in fp32, on every runtime with int8 kernels."""
     return markdown_table(int8_table(study_table(root, "quantization", LATENCY)))
 
 
@@ -259,12 +259,12 @@ BENCH_COLUMNS = (
 
 
 def bench(root: Path) -> str:
-    """What `make bench` measured, misses too."""
+    """What `make bench` measured, including missed goals."""
     return markdown_table(build_table("Bench", BENCH_COLUMNS, read_table(root / BENCH)))
 
 
 def gpu_tests(root: Path) -> str:
-    """How the tests that wait for a GPU ended."""
+    """Outcomes of the tests that need a GPU."""
     path = root / GPU / GPU_CORRECT
     if not path.is_file():
         return NOT_MEASURED
@@ -303,12 +303,12 @@ def gpu_steps(root: Path) -> str:
 
 
 def gpu_seeds(root: Path) -> str:
-    """What seeds trained as one network gain on a GPU."""
+    """The gain from training seeds as one network on a GPU."""
     return gpu_bench(root / GPU / GPU_SEEDS)
 
 
 def gpu_bench(path: Path) -> str:
-    """A table of ratios, with the columns that it has of images a second and memory."""
+    """A table of ratios, with images per second and memory if the file has them."""
     if not path.is_file():
         return NOT_MEASURED
     rows = read_table(path)
@@ -327,7 +327,7 @@ ANSWER_COLUMNS = (
 
 
 def gpu_answers(root: Path) -> str:
-    """The claims that were open, and what many seeds on a GPU say of them."""
+    """The claims that were undecided, and their verdicts with many seeds on a GPU."""
     path = root / GPU / GPU_ANSWERS
     return markdown_table(build_table("Answers", ANSWER_COLUMNS, read_table(path))) if path.is_file() else NOT_MEASURED
 

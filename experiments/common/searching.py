@@ -31,16 +31,16 @@ from mnet.studies.trial import Trial
 
 MADDS = "madds"
 WIDTHS = tuple(step / 40 for step in range(8, 41))
-"""The widths that are timed beside the network found."""
+"""The widths that are timed with the network found."""
 SEEDS = 5
-"""Of the final study."""
+"""Seeds of the final study."""
 BUDGET_S = 20.0
 """Seconds of one comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(RunOptions):
-    """What both searches are asked for, beside the settings of the start network."""
+    """Options of both searches, other than the settings of the start network."""
 
     name: str | None = None
     """Name of the search and of its folder; default: the method and the model."""
@@ -82,7 +82,7 @@ def compared_cells(start: Trial, folder: Path, scaled: Mapping[str, object]) -> 
 
     Args:
         start: The trial that the search began with.
-        folder: Of the search; it holds the network found.
+        folder: The folder of the search, with the network found.
         scaled: The setting that scales, `width` or `target_madds`.
     """
     toggles = {name: value for name, value in start.toggles().items() if value is not None and name != "width"}
@@ -93,9 +93,9 @@ def compared_cells(start: Trial, folder: Path, scaled: Mapping[str, object]) -> 
 
 
 def matched_width(start: Trial, network: Network, others: Mapping[str, Network], runtime: str, folder: Path) -> float:
-    """The width at which the start network takes as long as `network`, or the next one that takes longer.
+    """The width at which the start network takes as long as `network`, or the least longer; the widest if none does.
 
-    The widths, `network` and `others` are timed here in the same rounds; the measurements go to `CHECK`.
+    The widths, `network` and `others` are timed on this machine in the same rounds; the measurements go to `CHECK`.
     """
     whole = network_of(replace(start, width=None, target_madds=None))
     widths: dict[float, Network] = {}
@@ -142,14 +142,14 @@ def train_compared(
     """Train the cells from scratch as a study, from a sweep file that can also be run by itself.
 
     Args:
-        name: Of the search.
+        name: Name of the search.
         start: The trial that the search began with.
-        cells: Of `compared_cells`.
+        cells: The cells, from `compared_cells`.
         method: How the search works, for the study's description.
         command: The make target that repeats the search.
-        folder: Of the search; the sweep file goes there.
+        folder: The folder of the search, for the sweep file.
         engine: Runs the trials.
-        options: Of the search.
+        options: Options of the search.
 
     Returns:
         The exit code of `run_studies`.

@@ -6,12 +6,12 @@ import gc
 
 
 def hold_collection() -> None:
-    """Collect no garbage until `main` begins: imports leave little, and looking for it takes a tenth of a start."""
+    """Collect no garbage until `main` begins: imports leave little, and looking for it takes a tenth of the start."""
     gc.disable()
 
 
 def allow_collection() -> None:
-    """The opposite; what was imported stays, and is not looked through again."""
+    """Collect garbage again, but not among what was imported."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

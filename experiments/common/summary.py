@@ -1,4 +1,4 @@
-"""The table that a study ends with."""
+"""The table that is printed at the end of a study."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float, sec
 
     Args:
         study: The study.
-        tables: Of its finished runs.
-        folder: Of the study.
-        margin: Of its verdicts.
-        seconds: For each cell, what a seed of it and of the baseline takes here.
+        tables: Tables of its finished runs.
+        folder: Its folder.
+        margin: The margin of its verdicts.
+        seconds: Cell -> seconds that a seed of it and of the baseline takes on this machine.
     """
     summary = tables.summary
     if summary.empty:

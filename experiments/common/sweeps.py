@@ -48,7 +48,7 @@ def _values(name: str, value: object) -> Sequence[object]:
 def load_sweep(
     study: str, profile: str, seeds: int | None = None, settings: Mapping[str, object] | None = None
 ) -> Study:
-    """A study as `overrides` changes its file.
+    """Load a study from its file, changed by `overrides`.
 
     Raises:
         ConfigError: An unknown study, profile, setting or value.

@@ -13,7 +13,7 @@ from mnet.errors import path_text
 from mnet.studies.results.table_view import Table as TableView
 
 WIDTH = 160
-"""Characters of a table that is written to a file or a pipe."""
+"""Width, in characters, of a table that is written to a file or a pipe."""
 
 
 def make_console() -> Console:
@@ -23,7 +23,7 @@ def make_console() -> Console:
 
 
 def print_line(console: Console, line: str, style: str | None = None) -> None:
-    """Print text as it is, above what is shown live; a long line is not broken."""
+    """Print text without markup, above any live display; a long line is not wrapped."""
     console.print(path_text(line), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -32,7 +32,7 @@ def print_table(table: TableView, title: str | None = None, styles: Mapping[str,
 
     Args:
         table: The table.
-        title: Above the table.
+        title: Title above the table.
         styles: Text of a cell -> its colour.
     """
     print_rows(title, table.columns, table.texts(), styles=styles)
@@ -49,8 +49,8 @@ def print_rows(
     """Print rows of text.
 
     Args:
-        title: Above the table.
-        columns: Title -> whether the column is numeric, and so set to the right.
+        title: Title above the table.
+        columns: Title -> whether the column is numeric, and so aligned to the right.
         rows: The cells of each row, in the order of `columns`.
         footer: A last row, set apart.
         styles: Text of a cell -> its colour.

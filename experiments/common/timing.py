@@ -29,7 +29,7 @@ from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS
 from mnet.studies.study import Study
 
 PROFILE = "latency"
-"""Of experiments/profiles.yaml: the papers' networks at 224 px. `all` means the studies that it names."""
+"""The profile of experiments/profiles.yaml with the papers' networks at 224 px. `all` means the studies it names."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Plan:
     pairs: Sequence[ClaimPair]
 
     def on(self, runtime: Runtime) -> Plan:
-        """Where int8 is simulated, the plan without the int8 networks that only claims name: minutes, for no speed."""
+        """The plan; if int8 is simulated, without the int8 networks that only claims name: minutes, for no speed-up."""
         if not runtime.simulates:
             return self
         cells = {cell.name for cell in self.study.cells}
@@ -59,9 +59,9 @@ class Precision:
 
     threads: int
     half_width: float
-    """Stop once every interval is this narrow, as a share of its ratio,"""
+    """Stop when the half width of every interval is below this share of its ratio."""
     budget_s: float
-    """or after so many seconds of rounds."""
+    """Stop after this many seconds of rounds."""
 
 
 def time_study(
@@ -70,10 +70,10 @@ def time_study(
     """Time all networks of a plan on one runtime, in the same rounds.
 
     Args:
-        plan: What is timed.
-        runtime: Runs it.
-        batch: Images at a time.
-        failures: Of `export_all`.
+        plan: The networks.
+        runtime: The runtime.
+        batch: Batch size.
+        failures: Failed exports, from `export_all`.
         precision: When to stop.
     """
     title = f"{plan.study.name} on {runtime.name}"
@@ -94,7 +94,7 @@ def time_study(
         begun, task = time.monotonic(), bar.add_task(title, total=precision.budget_s)
 
         def report_progress(rounds: int, widest: float) -> None:
-            """Update the bar. The half width falls with the root of the rounds: the end may come before the budget."""
+            """Update the bar. The half width falls with the root of the rounds, so the budget may not be needed."""
             spent = time.monotonic() - begun
             needed = spent * (widest / precision.half_width) ** 2
             bar.update(task, completed=spent, total=max(spent, min(precision.budget_s, needed)))
@@ -118,12 +118,12 @@ def latency_studies() -> list[str]:
 
 
 def keep(folder: Path, table: pd.DataFrame, claims: pd.DataFrame) -> None:
-    """Write what was measured over the rows of the same networks and conditions; all other rows stay.
+    """Write what was measured, in place of rows of the same networks and conditions; all other rows stay.
 
     Args:
-        folder: Of the study.
-        table: Of `latency_table`.
-        claims: Of `claims_table`; without a column `device`, of the machine of `table`.
+        folder: The folder of the study.
+        table: Rows of `latency_table`.
+        claims: Rows of `claims_table`; without a column `device`, they get that of `table`.
     """
     merge_rows(folder / LATENCY, table, ("variant", *KEY))
     if not claims.empty:
@@ -138,10 +138,10 @@ def _progress(title: str) -> Progress:
 
 
 def time_blocks(plan: Plan, folder: Path, runtime: Runtime, precision: Precision) -> Iterator[Path | pd.DataFrame]:
-    """Time every block of the baseline, and the differences of the same blocks in networks that have as many.
+    """Time every block of the baseline, and how the same blocks differ in networks with as many.
 
     Yields:
-        Each file as it is written; and the differences, of `compare_blocks`.
+        Each file as it is written, and the differences from `compare_blocks`.
 
     Raises:
         ConfigError: The baseline is an int8 graph, whose blocks cannot be timed one by one.

@@ -1,7 +1,7 @@
 """Data sets by name.
 
-Each has `num_classes`, `in_channels`, `resolution` and three loaders. Its `tasks` say which labels it has; a data set
-with several tasks takes the setting `task`.
+Each has `num_classes`, `in_channels`, `resolution` and three loaders. Its `tasks` are those that its labels allow; a
+data set with several tasks has the setting `task`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class AnnotatedSettings(DataSettings):
 
 
 class AnnotatedData(ImageData):
-    """A data set for detection or segmentation. A base next to a kind of `DecodedImages`."""
+    """Mixin of a data set for detection or segmentation; the other base is a `DecodedImages` class."""
 
     settings_type = AnnotatedSettings
     settings: AnnotatedSettings

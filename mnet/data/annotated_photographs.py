@@ -43,7 +43,7 @@ from mnet.data.transforms import (
 from mnet.errors import DataError, path_text
 
 MIN_BOX_SIDE = 1.0
-"""Boxes narrower than this many pixels, after clipping to the image, are dropped."""
+"""Boxes with a side below this many pixels, after clipping to the image, are dropped."""
 VAL_SHARE = 0.2
 """Largest share of the training images for validation."""
 SCALES = (0.5, 2.0)
@@ -66,7 +66,7 @@ class Source(ABC):
 
     @abstractmethod
     def size_of(self, index: int) -> tuple[int, int]:
-        """Width and height of `read`.
+        """Width and height of the image that `read` returns.
 
         Raises:
             DataError: Its file is not an image.
@@ -101,7 +101,7 @@ class BoxSource(Source):
         return read_sizes(path)[0] if size is None else size
 
     def objects(self, index: int) -> tuple[Tensor, Tensor]:
-        """Boxes (n, 4) in pixels of `read`, clipped, and labels (n,)."""
+        """Boxes (n, 4) in pixels of the image from `read`, clipped to it, and labels (n,)."""
         objects = self.images[index].objects
         boxes = torch.tensor([corners for corners, _ in objects], dtype=torch.float32).reshape(-1, 4)
         labels = torch.tensor([label for _, label in objects], dtype=torch.int64)
@@ -113,11 +113,11 @@ class AnnotatedImage(NamedTuple):
 
     path: Path
     size: tuple[int, int] | None
-    """Annotated width and height; None if they are not."""
+    """Annotated width and height; None if the annotation has none."""
     objects: Sequence[tuple[Sequence[float], int]]
     """Left, top, right and bottom of each, and its class from 1 on."""
     annotation: Path
-    """The file that has them."""
+    """The annotation file."""
 
 
 class MaskSource(Source):
@@ -126,7 +126,7 @@ class MaskSource(Source):
     def __init__(self, files: Sequence[tuple[Path, Path]], classes: int) -> None:
         """
         Raises:
-            DataError: A file is missing, or a mask has several channels or another size than its image.
+            DataError: A file is missing, or a mask has several channels or a size other than its image's.
         """
         self.files, self.classes = files, classes
         for image, mask in files:
@@ -143,7 +143,7 @@ class MaskSource(Source):
         return read_sizes(self.files[index][1])[0]
 
     def mask(self, index: int) -> np.ndarray:
-        """The class of every pixel of `read`, (H, W) uint8.
+        """The class of every pixel of the image from `read`, (H, W) uint8.
 
         Raises:
             DataError: It cannot be read, or has a class out of range.
@@ -152,7 +152,7 @@ class MaskSource(Source):
         return check_mask(self.classes_of(read_indices(file), file), file, self.classes)
 
     def classes_of(self, indices: np.ndarray, file: Path) -> np.ndarray:
-        """The classes that the values of a mask's file stand for."""
+        """The classes that the values in a mask file stand for."""
         return indices
 
 
@@ -167,7 +167,7 @@ class PhotographSettings(FileSettings, AnnotatedSettings):
 class AnnotatedPhotographs(AnnotatedData, DecodedImages):
     """A data set of annotated photographs. A subclass implements `source`.
 
-    Images are decoded once, whole, and scaled to `resolution` on the shorter side where they are larger.
+    Whole images are decoded once and, if they are larger, scaled down to `resolution` on the shorter side.
     """
 
     settings_type = PhotographSettings
@@ -189,7 +189,7 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
     @classmethod
     @abstractmethod
     def folder(cls, data_dir: Path) -> Path:
-        """Where the files of the data set are."""
+        """The folder that contains the files of the data set."""
 
     def prepare_data(self) -> None:
         """
@@ -203,7 +203,7 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
         """Decode, or open what was decoded before, and split.
 
         Raises:
-            DataError: As `source`; an unreadable image; or too little room.
+            DataError: As `source`; an unreadable image; or too little memory or disk space.
         """
         if self._splits:
             return
@@ -274,7 +274,7 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
         )
 
     def transforms(self) -> tuple[Transform, Transform]:
-        """For training and for evaluation."""
+        """The transforms for training and for evaluation."""
         side = self.resolution
         finish = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)])
         if self.task == "detection":
@@ -293,7 +293,7 @@ class AnnotatedPhotographs(AnnotatedData, DecodedImages):
 
     @cached_property
     def _parts(self) -> dict[str, ClassImages]:
-        """What identifies the files, by the folder that they are in."""
+        """Top-level folder -> number and hash of its files."""
         members: dict[str, list[int]] = {}
         for index, name in enumerate(self.files.names):
             members.setdefault(Path(name).parts[0], []).append(index)
@@ -357,7 +357,7 @@ def clip_boxes(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> tuple[Te
 def check_sizes(image: Path, mask: Path) -> None:
     """
     Raises:
-        DataError: The mask has several channels, or a size that its image has neither upright nor as it is stored.
+        DataError: The mask is not one channel of integers, or has neither the upright nor the stored size of its image.
     """
     open_indices(mask).close()
     (size, _), sizes = read_sizes(mask), read_sizes(image)

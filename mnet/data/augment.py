@@ -41,7 +41,7 @@ UNCHANGED = Augment(flip=False)
 RESIZED_CROP = Augment(flip=True, resized=True)
 
 CACHED = 2**17
-"""Numbers that a core works on at a time: they stay in its cache."""
+"""Numbers processed at a time on a CPU, to stay in a core's cache."""
 
 
 def scale_and_shift(
@@ -53,7 +53,7 @@ def scale_and_shift(
 
 
 class Draws(NamedTuple):
-    """Random numbers for the augmentation of N images; None where it takes none."""
+    """Random numbers for the augmentation of N images; None for those that it does not use."""
 
     offsets: Tensor | None
     """(2, N) int64: row and column of the crop."""
@@ -74,7 +74,7 @@ class Draws(NamedTuple):
 
     @classmethod
     def join(cls, parts: Sequence[Draws]) -> Draws:
-        """Those of several batches, of the same augmentation, one after another."""
+        """Concatenate the draws for several batches with the same augmentation."""
         columns = zip(*parts, strict=True)
         return cls(*(None if one[0] is None else torch.cat(one, min(1, one[0].dim() - 1)) for one in columns))
 
@@ -118,8 +118,8 @@ def normalise(
 
 
 def _empty(shape: Sequence[int], device: torch.device) -> Tensor:
-    """A float tensor to be filled. On a CPU in huge pages, which numpy asks for: batches of photographs are too large
-    for the allocator to keep, and fresh small pages take longer than their contents."""
+    """An uninitialised float tensor. On a CPU it uses huge pages, which numpy requests: batches of photographs are too
+    large for the allocator to reuse, and mapping fresh small pages takes longer than filling them."""
     if device.type != "cpu":
         return torch.empty(shape, device=device)
     count, align = math.prod(shape), 16  # numbers in a cache line, where torch's tensors start

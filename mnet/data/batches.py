@@ -42,7 +42,7 @@ class Shard(NamedTuple):
     def check(self, batch_size: int) -> None:
         """
         Raises:
-            ConfigError: The shards would differ in size, and the mean of their gradients from the batch's gradient.
+            ConfigError: The shards would differ in size, so the mean of their gradients is not the batch's gradient.
         """
         if batch_size % self.world:
             raise ConfigError(
@@ -60,7 +60,7 @@ class Resumable:
     Lightning calls `sampler.set_epoch` at the start of each epoch, after `iter()`: iterators must be lazy.
     """
 
-    batch_sampler = None  # Lightning expects it beside `sampler`
+    batch_sampler = None  # Lightning expects it next to `sampler`
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -101,9 +101,9 @@ class Resumable:
 class Batches(Resumable):
     """A loader over decoded images, in memory or mapped from disk, on any device.
 
-    The training order is a pure function of (seed, epoch), the augmentation of a batch one of (seed, epoch, batch
-    index), so resuming needs no state of a random generator. On another kind of device the order is the same and the
-    augmentation differs.
+    The training order depends only on (seed, epoch), the augmentation of a batch only on (seed, epoch, batch index), so
+    resuming needs no state of a random generator. On another kind of device the order is the same, but the augmentation
+    differs.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Batches(Resumable):
             images: (N, C, H, W) uint8; or a store, with images of any sizes.
             labels: (N,) int64; boxes or masks for `TargetBatches`.
             rows: (N,) int64, which of the images to use, if not all.
-            side: height and width of the batches in pixels; None = that of the images, all of one size.
+            side: height and width of the batches in pixels; None = that of the images, which have one size.
             device: where the batches are made; None = where the images are.
             batch_size: images per batch, over all devices together.
             mean: per channel, of pixels scaled to [0, 1].
@@ -154,7 +154,7 @@ class Batches(Resumable):
         self.shard = shard if train else ALL
         self.shard.check(self.batch_size)
         self.train = train
-        self.augment = augment if train and augment != UNCHANGED else None  # no random numbers where nothing changes
+        self.augment = augment if train and augment != UNCHANGED else None  # no random numbers if nothing changes
         self.seed = seed
         self._scale, self._shift = scale_and_shift(mean, std, self.device)
         self._generator = Generator(self.device)
@@ -185,7 +185,7 @@ class Batches(Resumable):
         images = self._read(chosen, index).permute(0, 3, 1, 2)
         augment = self.augment
         if augment is not None and augment.resized:
-            augment = replace(augment, flip=False)  # done
+            augment = replace(augment, flip=False)  # already done by `_read`
         if isinstance(chosen, Tensor):
             chosen = chosen.to(self.device, non_blocking=True)
         return normalise(images, self._scale, self._shift, augment, self._seeded(index)), self.labels[chosen]
@@ -208,7 +208,7 @@ class Batches(Resumable):
         side = int(sizes[0, 0]) if self.side is None else self.side
         if self.augment is None or not self.augment.resized:
             return scale_crops(images, centre_crops(sizes, side), side, self.device)
-        generator = Generator().manual_seed(self._seed(index))  # of the CPU: nothing waits for a GPU
+        generator = Generator().manual_seed(self._seed(index))  # on the CPU, so nothing waits for a GPU
         crops = draw_crops(sizes, generator)
         mirrored = torch.rand(len(images), generator=generator) < 0.5 if self.augment.flip else None
         return scale_crops(images, crops, side, self.device, mirrored)
@@ -224,9 +224,9 @@ class Batches(Resumable):
 
 
 class ReplicatedBatches(Resumable):
-    """The batches of several loaders over the same images, made together: what each would yield, to the same bits.
+    """The batches of several loaders over the same images, made together: bit for bit what each loader would yield.
 
-    A batch is the loaders' images side by side, (N, K * C, H, W), and a list of their labels.
+    A batch is the loaders' images, concatenated along the channels to (N, K * C, H, W), and a list of their labels.
     """
 
     def __init__(self, loaders: Sequence[Batches]) -> None:
@@ -253,7 +253,7 @@ class ReplicatedBatches(Resumable):
         """
         Args:
             chosen: (K, N) indices of images.
-            index: The batch's number in the epoch.
+            index: index of the batch in the epoch.
         """
         (count, size), first = chosen.shape, self.loaders[0]
         augment, draws = first.augment, None

@@ -1,4 +1,4 @@
-"""Cityscapes: 2,975 + 500 photographs of 2048 x 1024 with fine masks, of which 19 classes are evaluated."""
+"""Cityscapes: 2,975 + 500 photographs of 2048 x 1024 with fine masks; 19 classes are evaluated."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CityscapesSource(MaskSource):
     def classes_of(self, indices: np.ndarray, file: Path) -> np.ndarray:
         """
         Raises:
-            DataError: A value that is no class of Cityscapes.
+            DataError: A value outside 0 to 255.
         """
         if indices.min() < 0 or indices.max() >= len(_TRAIN_ID):
             raise DataError(f"{path_text(file)} has values from {indices.min()} to {indices.max()}; expected 0 to 255.")

@@ -48,10 +48,10 @@ class COCO(AnnotatedPhotographs):
 
 
 def read_annotations(file: Path) -> Mapping[str, list[Any]]:
-    """A file in COCO's format.
+    """Read a file in COCO's format.
 
     Raises:
-        DataError: It is not one.
+        DataError: It cannot be read, or is not in that format.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -66,10 +66,10 @@ def read_annotations(file: Path) -> Mapping[str, list[Any]]:
 def list_annotated(
     content: Mapping[str, list[Any]], folder: Path, file: Path, label_of: Mapping[object, int]
 ) -> list[AnnotatedImage]:
-    """The images by id, with their objects in the order of the file.
+    """The images sorted by id, with their objects in the order of the file.
 
     Raises:
-        DataError: An image or an annotation is wrong; it is named by its id.
+        DataError: An image or an annotation is wrong; the message gives its id.
     """
     objects: dict[object, list[tuple[list[float], int]]] = {
         _field(item, "id", file, "image"): [] for item in content["images"]
@@ -108,7 +108,7 @@ def _is_number(value: object) -> bool:
 
 
 def _field(item: object, key: str, file: Path, kind: str) -> Any:
-    """A value of an image, an annotation or a category. An id is a number or a text."""
+    """A value of an image, an annotation or a category. An id is an integer or a string."""
     if not isinstance(item, dict) or key not in item:
         raise _wrong(item, file, kind, f"{key} is missing")
     value = item[key]

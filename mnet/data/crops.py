@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 from torchvision.ops import roi_align
 
 SCALE = (0.08, 1.0)
-"""Range of the area of a random crop, over the image's."""
+"""Range of a random crop's area, as a share of the image's."""
 ASPECT = (3 / 4, 4 / 3)
-"""Range of its width over its height."""
+"""Range of a random crop's width over its height."""
 TRIES = 10
 
 
@@ -28,8 +28,8 @@ def draw_crops(sizes: Tensor, generator: Generator) -> Tensor:
         generator: the source of the random numbers, on the CPU.
 
     Returns:
-        (N, 4) int64: top, left, height and width, within the images. The largest centre crop within `ASPECT` where
-        `TRIES` draws all exceed the image.
+        (N, 4) int64: top, left, height and width, within the images. If all `TRIES` draws exceed an image, its crop is
+        the largest centre crop within `ASPECT`.
     """
     count = len(sizes)
     height, width = sizes.float().unbind(1)
@@ -48,7 +48,7 @@ def draw_crops(sizes: Tensor, generator: Generator) -> Tensor:
 
 
 def centre_crops(sizes: Tensor, side: int) -> Tensor:
-    """The middle squares of images, (N, 4) int64 as of `draw_crops`; sides of at least `side`."""
+    """The middle squares of images with sides of at least `side`: (N, 4) int64, as `draw_crops` returns them."""
     corners = (sizes - side) // 2
     return torch.cat([corners, torch.full_like(sizes, side)], 1)
 
@@ -60,8 +60,8 @@ def scale_crops(
 
     Args:
         images: (H, W, C) uint8 each, on one device.
-        crops: (N, 4) int64, of `draw_crops`.
-        side: in pixels.
+        crops: (N, 4) int64, as `draw_crops` returns them.
+        side: side of the squares, in pixels.
         device: where to scale.
         mirrored: (N,) bool, which of them to mirror left to right.
     """
@@ -75,7 +75,7 @@ def scale_crops(
 
 
 def _scale_each(parts: Sequence[Tensor], side: int) -> Tensor:
-    """One after another on each thread: small images are fastest so on a CPU."""
+    """Scale one image at a time per thread, which is fastest for small images on a CPU."""
     result = torch.empty(len(parts), side, side, parts[0].shape[2], dtype=torch.uint8)
 
     def scale(i: int) -> None:
@@ -96,7 +96,7 @@ def _scale_each(parts: Sequence[Tensor], side: int) -> Tensor:
 
 
 def scale_together(parts: Sequence[Tensor], side: int, device: torch.device) -> Tensor:
-    """All in one call, which a GPU needs: (N, side, side, C) float."""
+    """Scale all images in one call, as a GPU needs it: (N, side, side, C) float."""
     sizes = torch.tensor([part.shape[:2] for part in parts])
     height, width = sizes.amax(0).tolist()
     padded = torch.zeros((len(parts), height, width, parts[0].shape[2]), dtype=torch.uint8, device=parts[0].device)

@@ -28,7 +28,7 @@ class DecodedSettings(DataSettings):
 
 
 GPU_SHARE = 0.5
-"""Share of a GPU's free memory up to which images are held there."""
+"""Images are held on a GPU if they fit in this share of its free memory."""
 
 
 class Images(NamedTuple):
@@ -39,7 +39,7 @@ class Images(NamedTuple):
     labels: Any
     """(N,) int64; or boxes or masks (`mnet.data.targets`)"""
     rows: Tensor | None = None
-    """(N,) int64, which of the images these are; None = all."""
+    """(N,) int64, indices of the images to use; None = all."""
 
 
 class DecodedImages(ImageData):
@@ -121,14 +121,14 @@ class InMemoryImages(DecodedImages):
 
     @abstractmethod
     def read(self) -> tuple[Images, Images]:
-        """Train (validation included) and test, at any size.
+        """Training (validation included) and test images, at any size.
 
         Raises:
             DataError: Missing, truncated or corrupt files.
         """
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of training and validation images among those of train."""
+        """Indices of training and validation images in the published training set."""
         return stratified_split(labels, self.settings.val_size)
 
     def setup(self, stage: str | None = None) -> None:
@@ -145,12 +145,12 @@ class InMemoryImages(DecodedImages):
 
 
 def channels_last(images: Tensor, labels: Tensor | Targets) -> Images:
-    """The memory layout of `Batches`, so that all loaders share these bytes."""
+    """Images in the memory layout of `Batches`, so that all loaders share their bytes."""
     return Images(images.contiguous(memory_format=torch.channels_last), labels)
 
 
 def resize(images: Tensor, resolution: int) -> Tensor:
-    """uint8 (N, C, H, W) to (N, C, resolution, resolution), antialiased."""
+    """Resize uint8 (N, C, H, W) to (N, C, resolution, resolution), antialiased."""
     if images.shape[-2:] == (resolution, resolution):
         return images
     result = torch.empty((*images.shape[:2], resolution, resolution), dtype=torch.uint8)

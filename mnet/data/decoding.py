@@ -1,6 +1,6 @@
-"""Reading image files: an image comes out as a person sees it, upright, RGB, 8 bits.
+"""Read image files as a viewer shows them: upright, RGB, 8 bits.
 
-What cannot be read is named, with the reason, on one line.
+An error names the file and the reason on one line.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ IMAGE_SUFFIXES = (
 FORMATS = (
     "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "ICO", "PCX", "QOI", "TGA",
 )  # fmt: skip
-"""Formats that a file may have, whatever its suffix, by Pillow's names: raster images alone. None starts another
-program, as PostScript does. TGA is last, since only its contents tell that a file is none."""
+"""Formats that are read, whatever the suffix, by Pillow's names: only raster images, since PostScript and the like
+start another program. TGA is last because it has no signature at its start."""
 ORIENTATION = 0x0112
-"""The EXIF tag."""
+"""EXIF tag of the orientation."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,7 +40,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image of each EXIF orientation upright; it is upright at 1."""
+"""EXIF orientation -> operation that turns the image upright; orientation 1 needs none."""
 
 Image.init()
 _READABLE = tuple(name for name in FORMATS if name in Image.OPEN)  # an older Pillow has no AVIF
@@ -63,7 +63,7 @@ def open_lazily(path: str | Path) -> Image.Image:
 def _open(path: str | Path) -> Image.Image:
     """
     Raises:
-        OSError: It is a device or a pipe, which might never end, or no image.
+        OSError: The file is a device or a pipe, which might never end, or not an image.
     """
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
@@ -71,7 +71,7 @@ def _open(path: str | Path) -> Image.Image:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """A whole image: upright, RGB, 8 bits.
+    """A decoded image: upright, RGB, 8 bits.
 
     Raises:
         UnreadableImage: Not a readable image.
@@ -81,7 +81,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def open_stored(path: str | Path) -> tuple[Image.Image, int]:
-    """A whole image as it is stored, RGB, 8 bits; and its EXIF orientation.
+    """A decoded image as stored, RGB, 8 bits, and its EXIF orientation.
 
     Raises:
         UnreadableImage: Not a readable image.
@@ -91,16 +91,16 @@ def open_stored(path: str | Path) -> tuple[Image.Image, int]:
 
 
 def open_annotated(path: Path, size: tuple[int, int] | None, annotation: str) -> Image.Image:
-    """A whole image as it was annotated: upright, or as it is stored where only that has the annotated size.
+    """A decoded image as it was annotated: upright, or as stored if only that has the annotated size.
 
     Args:
         path: the image.
         size: the annotated width and height; None = upright.
-        annotation: what says so, for the message.
+        annotation: the annotation file, for the message.
 
     Raises:
         UnreadableImage: Not a readable image.
-        DataError: Neither has the annotated size.
+        DataError: Neither orientation has the annotated size.
     """
     stored, orientation = open_stored(path)
     upright = turn(stored, orientation)
@@ -113,7 +113,7 @@ def open_annotated(path: Path, size: tuple[int, int] | None, annotation: str) ->
 
 
 def read_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Width and height of an image, upright and as it is stored, without decoding it.
+    """Width and height of an image, upright and as stored, without decoding it.
 
     Raises:
         UnreadableImage: Not an image.
@@ -124,11 +124,11 @@ def read_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def open_indices(path: Path) -> Image.Image:
-    """An image whose values are no colours but indices, such as a mask's: one channel, not decoded yet.
+    """An image whose values are indices, not colours, such as a mask: one channel, not decoded yet.
 
     Raises:
         UnreadableImage: Not a readable image.
-        DataError: It has several channels.
+        DataError: It has several channels or floating-point values.
     """
     image = open_lazily(path)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
@@ -143,11 +143,11 @@ def open_indices(path: Path) -> Image.Image:
 
 
 def read_indices(path: Path) -> np.ndarray:
-    """The values of `open_indices`, upright: (H, W) of integers.
+    """The indices that an image holds, upright: (H, W) int64.
 
     Raises:
         UnreadableImage: Not a readable image.
-        DataError: It has several channels.
+        DataError: It has several channels or floating-point values.
     """
     with open_indices(path) as image, naming(path):
         image.load()
@@ -156,7 +156,7 @@ def read_indices(path: Path) -> np.ndarray:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Whatever fails while an image is read becomes an `UnreadableImage` with its path and the reason."""
+    """Turn any error while an image is read into an `UnreadableImage` with its path and the reason."""
     try:
         yield
     except DataError:
@@ -178,12 +178,12 @@ def reason(error: Exception) -> str:
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """An image of an EXIF orientation, upright."""
+    """Turn an image of this EXIF orientation upright."""
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation of an opened file, 1 to 8; 1 if it has none. No other tag is read: it may be malformed."""
+    """EXIF orientation of an opened file, 1 to 8; 1 if it has none. Other tags are not read: they may be malformed."""
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
     orientation = exif_orientation(image.info.get("exif") or _exif_text(image))
@@ -226,12 +226,12 @@ def _exif_text(image: Image.Image) -> bytes:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits, as a person sees them: what is transparent is white.
+    """Convert to three channels of 8 bits, on white where the image is transparent.
 
-    16 bits keep the upper 8, or the lower 8 if no value has more; floating-point numbers are from 0 to 1.
+    Integers of 12 or 16 bits keep the upper 8, or the lower 8 if none exceeds 255; floating-point values are 0 to 1.
 
     Raises:
-        ValueError: Numbers out of range.
+        ValueError: Values out of range.
     """
     if image.mode.startswith("I"):
         image = Image.fromarray(_integers_to_bytes(image))
@@ -258,7 +258,7 @@ def _integers_to_bytes(image: Image.Image) -> np.ndarray:
 def _floats_to_bytes(values: np.ndarray) -> np.ndarray:
     """(H, W) uint8 of numbers from 0 to 1."""
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):  # nor if one is no number
+    if not (low >= 0 and high <= 1):  # true for NaN too
         raise ValueError(
             f"its floating-point values are from {low:g} to {high:g}; expected 0 to 1: save it with 8 bits"
         )

@@ -18,7 +18,7 @@ COMMAND_TIMEOUT_S = 600
 
 @contextlib.contextmanager
 def quiet_network() -> Iterator[None]:
-    """No progress bars and a timeout, for torchvision's downloads."""
+    """Give torchvision's downloads a timeout, and hide their progress bars."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT_S)
     try:
@@ -32,7 +32,7 @@ def run_program(command: list[str], folder: Path) -> None:
     """Run a command in `folder`, without a shell.
 
     Raises:
-        DataError: The command failed; the message is its last line.
+        DataError: The command failed; the message has the last line of its errors.
     """
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
     if result.returncode:

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 60,000 + 10,000 grey images of 10 kinds of garment, 28x28. Found or downloaded, and verified.
+"""Fashion-MNIST: 60,000 + 10,000 grey images of 10 kinds of garment, 28x28, found locally or downloaded, and verified.
 
 Source: Xiao, Rasul and Vollgraf 2017, https://github.com/zalandoresearch/fashion-mnist
 """
@@ -80,7 +80,7 @@ class FashionMNIST(InMemoryImages):
 
 
 LARGEST = 64 * MEGABYTE
-"""More than any of the files unpacked."""
+"""Limit in bytes of a file, packed or unpacked."""
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -101,7 +101,7 @@ def verified(folder: Path, name: str) -> bytes:
         data = read_limited(path, LARGEST)
         if path.name != name:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                data = packed.read(LARGEST)  # whatever it would grow to
+                data = packed.read(LARGEST)  # however much it would unpack to
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}). Delete it and run again.") from error
     if hashlib.sha256(data).hexdigest() != SHA256[name]:

@@ -1,7 +1,7 @@
-"""What identifies a user's own images: their classes, relative names and contents.
+"""The fingerprint of a user's own images: a hash of their classes, relative names and contents.
 
-A file is hashed once, and again only when its size or one of its times has changed: hashes are kept in the cache
-folder. A folder that was moved, or is mounted elsewhere, has the same fingerprint.
+A file is hashed once, and again only if its size or one of its times has changed: hashes are kept in the cache
+folder. A folder that is moved, or mounted elsewhere, keeps its fingerprint.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Files:
 
     @property
     def fingerprint(self) -> str:
-        """Of names and contents."""
+        """Fingerprint of the names and contents of all files."""
         return self.fingerprint_of(range(len(self.names)))
 
     def fingerprint_of(self, indices: Sequence[int]) -> str:
-        """Of some of the files."""
+        """Fingerprint of the files at these indices."""
         digest = hashlib.sha256()
         for index in indices:
             digest.update(os.fsencode(self.names[index]) + b"\0" + self.digests[index].tobytes())
@@ -54,13 +54,13 @@ class Files:
 
 
 def hash_files(folder: Path, paths: Sequence[Path]) -> Files:
-    """The files' hashes, from the cache where neither size nor times have changed.
+    """The files' hashes, from the cache if neither size nor times have changed.
 
     Raises:
         DataError: A file cannot be read.
     """
     real = os.path.realpath(folder)
-    by_name = sorted((os.path.relpath(path, folder), path) for path in paths)  # links by the names that they have here
+    by_name = sorted((os.path.relpath(path, folder), path) for path in paths)  # a link by its own name
     names = [name for name, _ in by_name]
     stats = np.array([_stat(path) for _, path in by_name], np.int64).reshape(-1, 3)
     index = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:16]}.npz"
@@ -69,7 +69,7 @@ def hash_files(folder: Path, paths: Sequence[Path]) -> Files:
         todo = [by_name[i][1] for i in stale]
         for i, digest in zip(stale, map_files(_hash, todo, f"hashing {len(todo):,} files"), strict=True):
             digests[i] = np.frombuffer(digest, np.uint8)
-        with suppress(OSError):  # a cache that cannot be written costs time only
+        with suppress(OSError):  # an unwritable cache only costs time
             joined = np.frombuffer(b"\0".join(map(os.fsencode, names)), np.uint8)
             write_atomic(index, lambda file: np.savez(file, names=joined, stats=stats, digests=digests))
     return Files(folder, tuple(names), digests)

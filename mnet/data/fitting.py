@@ -1,6 +1,6 @@
-"""An image file as the bytes that are stored of it: decoded, scaled and cropped in one pass.
+"""Read the pixels of an image file that a store keeps: decoded, scaled and cropped in one pass.
 
-A JPEG is decoded to an eighth, a quarter or half of its size where that is enough, for a fraction of the work.
+A JPEG is decoded to an eighth, a quarter or half of its size if that is enough, for a fraction of the work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def read_pixels(path: Path, side: int, *, whole: bool = False, crop_share: float
     Args:
         path: The file.
         side: Pixels of the shorter side of the result.
-        whole: All of the image, at its aspect ratio; else a square from its middle.
+        whole: Keep the whole image, at its aspect ratio; else a square from its middle.
         crop_share: Side of the square over the shorter side of the image.
 
     Raises:
@@ -42,7 +42,7 @@ def read_pixels(path: Path, side: int, *, whole: bool = False, crop_share: float
 
 
 def read_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image as it is stored; None if it is none. Its pixels are not decoded."""
+    """Width and height of an image as stored, without decoding it; None if the file is not an image."""
     try:
         with open_lazily(path) as image:
             return image.size

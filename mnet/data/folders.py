@@ -1,6 +1,6 @@
-"""A folder of images for each class: finding the files, and splitting them by name.
+"""Folders with one folder of images per class: find the files and split them by name.
 
-Links are followed, hidden files and folders are not, and what is left out is counted.
+Links are followed, hidden files and folders are skipped, and files that are left out are counted.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from mnet.data.decoding import IMAGE_SUFFIXES
 from mnet.errors import DataError, counted, path_text
 
 TEST_SHARE = 0.2
-"""Share of images for the test, in a folder without folders of splits."""
+"""Share of images for the test set, in a folder without split folders."""
 VAL_SHARE = 0.1
 """Largest share of the training images for validation."""
 SPLITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 )
-"""Names of folders of splits, in any case."""
+"""Split -> names of its folder, in upper or lower case."""
 HIDDEN = frozenset({"@eadir", "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"})
-"""What systems leave in folders, in lower case, beside names that begin with a dot."""
+"""Files and folders of the system, in lower case, in addition to names that begin with a dot."""
 OUTSIDE = "outside the class folders"
 
 Sample = tuple[Path, int]
@@ -43,19 +43,19 @@ class Listing:
 
     folder: Path
     class_names: tuple[str, ...]
-    """In the order of the classes; printable, also where a folder's name is not UTF-8."""
+    """In the order of the labels; printable even if a folder's name is not UTF-8."""
     train: tuple[Sample, ...]
-    """Validation included, unless the user has a split for it."""
+    """Validation included, unless the user has a validation split."""
     val: tuple[Sample, ...] | None
     """The user's own validation split; None: `split` holds it out of `train`."""
     test: tuple[Sample, ...]
     left_out: Mapping[str, int]
-    """Number of files that are not used, by what they are: `.txt`, `hidden`, `in extra`."""
+    """Number of unused files by kind, such as `.txt`, `hidden`, `in extra`."""
     test_folder: str | None = None
-    """The folder of the test images, if it is not called a test: the user's validation split."""
+    """Name of the user's validation folder, if its images are the test set."""
 
     def __str__(self) -> str:
-        """As `2 classes, 22 training and 6 test images, 36 files left out: 36 .heic`."""
+        """Such as `2 classes, 22 training and 6 test images, 36 files left out: 36 .heic`."""
         counts = [f"{len(self.train):,} training"]
         if self.val is not None:
             counts.append(f"{len(self.val):,} validation")
@@ -70,7 +70,7 @@ class Listing:
 
     @property
     def train_and_val(self) -> tuple[Sample, ...]:
-        """The images that are not tested."""
+        """The training and validation images."""
         return self.train + (self.val or ())
 
     @property
@@ -91,15 +91,15 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """The images below a folder, which has a folder for each class, or folders of splits with the same classes each.
+    """The images below a folder that has class folders, or split folders with the same class folders in each.
 
-    Folders of splits are `train` and `test`, with or without `val`, by any of the names in `SPLITS`. Of `train` and
-    `val` alone, `val` is the test, as in ImageNet's layout and its readers; validation is then held out of `train`.
-    Without them, a fixed part of the images is the test, chosen by name.
+    Split folders are `train` and `test`, with or without `val`, under any of the names in `SPLITS`. If there are only
+    `train` and `val`, `val` is the test set, as in ImageNet's layout and its readers, and validation images are held
+    out of `train`. Without split folders, the test set is a fixed part of the images, chosen by name.
 
     Raises:
-        DataError: Missing or empty folders, fewer than 2 classes, a class that is not in every split, or folders of
-            splits beside those of classes.
+        DataError: Missing or empty folders, fewer than 2 classes, a class that is not in every split or has too few
+            images, or as `find_splits`.
     """
     left_out: Counter[str] = Counter()
     inside = list_folders(folder, left_out)
@@ -140,10 +140,10 @@ def hold_out(train: Sequence[Sample], val_size: int, folder: Path) -> tuple[Tens
 
 
 def find_splits(folder: Path, inside: Sequence[Path]) -> dict[str, Path]:
-    """The folders of splits among those `inside` a folder; none if these are classes.
+    """The split folders among those `inside` a folder; none if these are classes.
 
     Raises:
-        DataError: Two folders for a split, folders of splits that are not complete, or names that resemble splits'.
+        DataError: Two folders for one split, an incomplete set of split folders, or names that resemble split names.
     """
     splits: dict[str, Path] = {}
     for path in inside:
@@ -171,7 +171,7 @@ def find_splits(folder: Path, inside: Sequence[Path]) -> dict[str, Path]:
 def check_names(folder: Path, inside: Sequence[Path]) -> None:
     """
     Raises:
-        DataError: Folders that differ in the name of a split alone, such as seg_train and seg_test.
+        DataError: Folders whose names differ only in a split name, such as seg_train and seg_test.
     """
     looks: dict[str, dict[str, Path]] = {}
     for path in inside:
@@ -230,7 +230,7 @@ def list_images(
 
 
 def list_folders(folder: Path, left_out: Counter[str]) -> list[Path]:
-    """The folders in a folder by name, without hidden ones and links back to it. Files beside them are left out.
+    """The folders in a folder, by name, without hidden ones and links back to it. Files next to them are left out.
 
     Raises:
         DataError: No such folder.
@@ -250,13 +250,13 @@ def list_folders(folder: Path, left_out: Counter[str]) -> list[Path]:
 
 
 def find_images(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
-    """The images below a folder, at any depth, sorted by path. What is left out is counted in `left_out`."""
+    """The images below a folder, at any depth, sorted by path. Other files are counted in `left_out`."""
     return sorted(walk(folder, Counter() if left_out is None else left_out))
 
 
 def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """The images below a folder. Each folder is read once, by its own path if it has one below `folder`: links that
-    lead to a folder already read, or back up, are not followed."""
+    """The images below a folder. Each folder is read once, through a link only if it is not itself below `folder`.
+    Links to `folder` or its parents are not followed."""
     real = os.path.realpath(folder)
     waiting, links, read = [(real, folder)], list[tuple[str, Path]](), set[str]()
     while waiting or links:
@@ -279,7 +279,7 @@ def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files below a folder but hidden ones, sorted by path."""
+    """All files below a folder except hidden ones, sorted by path."""
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
@@ -288,7 +288,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def split_by_name(samples: Sequence[Sample], share: float, purpose: str) -> list[bool]:
-    """Which images are held out: about `share` of each class; of 2 or more images at least one, and never all."""
+    """Which images are held out: about `share` of each class, at least one if it has 2 or more, and never all."""
     ranks = np.array([_rank(path, purpose) for path, _ in samples])
     labels = np.array([label for _, label in samples])
     held_out = ranks < share
@@ -301,7 +301,7 @@ def split_by_name(samples: Sequence[Sample], share: float, purpose: str) -> list
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not the user's: `.ipynb_checkpoints`, `._img.jpg`, `@eaDir`."""
+    """Whether a file or folder is hidden or the system's: `.ipynb_checkpoints`, `._img.jpg`, `@eaDir`."""
     return name.startswith(".") or name.lower() in HIDDEN
 
 
@@ -311,22 +311,22 @@ def is_image(entry: os.DirEntry[str]) -> bool:
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a file or a link to one; not if it is a link to itself."""
+    """Whether an entry is a file or a link to one; False for a link to itself."""
     return Path(entry).is_file() if entry.is_symlink() else entry.is_file()
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; not if it is a link to itself."""
+    """Whether an entry is a folder or a link to one; False for a link to itself."""
     return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def leads_up(folder: Path, entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link to `folder` or to one that `folder` is in: a loop."""
+    """Whether an entry is a link to `folder` or one of its parents, which is a loop."""
     return entry.is_symlink() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(entry))
 
 
 def kind_of(entry: os.DirEntry[str]) -> str:
-    """What a file that is left out is called."""
+    """The kind under which a file that is left out is counted."""
     if entry.is_symlink() and not is_file(entry):
         return "broken links"
     return Path(entry.name).suffix.lower() or "without a suffix"
@@ -338,7 +338,7 @@ def count_files(entry: os.DirEntry[str]) -> int:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name.
+    """The entries of a folder, sorted by name.
 
     Raises:
         DataError: It cannot be read.
@@ -351,6 +351,6 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _rank(path: Path, purpose: str) -> float:
-    """A number in [0, 1) that depends only on the image's class and name."""
+    """A number in [0, 1) that depends only on `purpose` and the names of the image and its folder."""
     digest = hashlib.sha256(os.fsencode(f"{purpose}/{path.parent.name}/{path.name}")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""Classification data sets of image files: decoded once, into memory or into a file that processes map.
+"""Classification data sets of image files: decoded once, into memory or into a memory-mapped file.
 
 The base of a user's own images, ImageNet and Imagenette.
 """
@@ -26,7 +26,7 @@ from mnet.errors import DataError, path_text
 from mnet.resources import Storage
 
 SAMPLED = 5000
-"""Training images from which mean and standard deviation are computed, at most."""
+"""Largest number of training images from which mean and standard deviation are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +34,17 @@ class FileSettings(DecodedSettings):
     """Settings of a data set of image files."""
 
     storage: Storage = "auto"
-    """Where decoded images are held: memory; disk, in the folder `MNET_CACHE`, once for all runs; auto = memory if a
-    quarter of what is free is enough. The same bits either way."""
+    """Where decoded images are held: memory; disk = in the folder `MNET_CACHE`, shared by all runs; auto = memory if a
+    quarter of the free memory is enough. Results do not depend on it."""
     skip_unreadable: bool = False
-    """Go on without images that cannot be read."""
+    """Leave out images that cannot be read; otherwise stop."""
 
 
 class ImageFiles(DecodedImages):
     """A classification data set of image files. A subclass implements `list_files`.
 
-    Images are scaled on the shorter side and cropped to the middle; for random resized crops all of each image is kept,
-    at the same scale.
+    Images are scaled by the shorter side and cropped to the middle square; for random resized crops the whole image is
+    kept, at the same scale.
     """
 
     settings_type = FileSettings
@@ -80,7 +80,7 @@ class ImageFiles(DecodedImages):
         """Decode, or open what was decoded before, and split.
 
         Raises:
-            DataError: As `prepare_data`; an unreadable image; or too little room.
+            DataError: As `prepare_data`; an unreadable image; or too little memory or disk space.
         """
         if self._splits:
             return
@@ -110,13 +110,13 @@ class ImageFiles(DecodedImages):
 
     @property
     def test_labels(self) -> Tensor:
-        """(N,) int64, in the order of the test."""
+        """(N,) int64, in the order of the test set."""
         labels: Tensor = self._splits["test"].labels
         return labels
 
     @property
     def layout(self) -> Layout:
-        """What is kept of each image."""
+        """How images are scaled and cropped before they are stored."""
         augment = self.settings.augment
         whole = augment is not None and augment.resized
         side = round(self.resolution / self.crop_share) if whole else self.resolution
@@ -130,7 +130,7 @@ class ImageFiles(DecodedImages):
         return self.listing.split(self.settings.val_size)
 
     def store_key(self) -> str:
-        """Identifies the images that are decoded: by name, size and time."""
+        """Identifies the images to decode, by path, size and modification time."""
         digest = hashlib.sha256()
         for path, _ in self.listing.all:
             stat = path.stat()

@@ -1,4 +1,4 @@
-"""A user's own images, in a folder for each class."""
+"""A user's own images, in one folder per class."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from mnet.data.module import ClassImages, Description
 
 
 class ImageFolder(ImageFiles):
-    """`data_dir/train/<class>/…` with `data_dir/test/<class>/…`, or a single `data_dir/<class>/…` that is split.
+    """Images in `data_dir/train/<class>/…` and `data_dir/test/<class>/…`, or in `data_dir/<class>/…`, which is split.
 
-    Splits are by a hash of each image's class and name, so an added image moves no other (except in a class so small
-    that it had to give up its only test or validation image). `num_classes` and `class_names` are set after
-    `prepare_data()`, `in_channels`, `mean` and `std` after `setup()`: 1 channel if every image is grey, else 3.
+    Images are split by a hash of their own and their folder's name, so adding one moves no other, except if it replaces
+    the only test or validation image of a small class, or if `val_size` limits the validation share. `num_classes` and
+    `class_names` are set after `prepare_data()`, `in_channels`, `mean` and `std` after `setup()`: 1 channel if every
+    image is grey, else 3.
     """
 
     name = "imagefolder"
@@ -33,11 +34,11 @@ class ImageFolder(ImageFiles):
 
     @cached_property
     def _classes(self) -> dict[str, ClassImages]:
-        """Name -> what identifies the images of a class, in the order of the labels."""
+        """Class name -> image counts and hash, in the order of the labels."""
         label_of = {self.files.name_of(path): label for path, label in self.listing.all}
         members: list[list[int]] = [[] for _ in self.class_names]
         for index, name in enumerate(self.files.names):
-            if name in label_of:  # else it is unreadable
+            if name in label_of:  # otherwise it is unreadable
                 members[label_of[name]].append(index)
         counts = {
             split: images.labels.bincount(minlength=self.num_classes).tolist() for split, images in self._splits.items()

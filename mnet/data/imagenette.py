@@ -22,7 +22,7 @@ class ImagenetteSettings(PublishedFileSettings):
     """Settings of Imagenette."""
 
     size: Literal["full", "320px", "160px"] = "160px"
-    """Which of the published archives: the shorter side of its images."""
+    """Published archive, by the shorter side of its images."""
 
 
 class Imagenette(PublishedFiles):

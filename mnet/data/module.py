@@ -1,7 +1,7 @@
-"""The interface of every data set: settings, what a network must know of the images, and loaders.
+"""The interface of every data set: settings, the properties of its images that a network needs, and loaders.
 
-It needs no Lightning, so that a program that asks for a name or a size starts without; `mnet.studies.runs.datamodule`
-hands a run's images to Lightning.
+It does not import Lightning, so that a program that needs only a name or a size starts without it;
+`mnet.studies.runs.datamodule` passes a run's images to Lightning.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class DataSettings:
 
 
 class ClassImages(TypedDict):
-    """The images of a class of a user's own: how many, and a hash of their names and contents."""
+    """One class of a user's own images: image counts, and a hash of names and contents."""
 
     train: int
     val: int
@@ -66,7 +66,7 @@ class ClassImages(TypedDict):
 
 
 class Description(TypedDict, total=False):
-    """What a run keeps of its images: all that prediction needs, and of a user's own what tells them apart."""
+    """What a run stores about its images: what prediction needs and, for a user's own, what identifies them."""
 
     dataset: str
     label_names: list[str]
@@ -75,15 +75,15 @@ class Description(TypedDict, total=False):
     mean: list[float]
     std: list[float]
     images: str
-    """The fingerprint."""
+    """Fingerprint of a user's own images."""
     classes: dict[str, ClassImages]
 
 
 class ImageData:
-    """A data set: what a network must know of its images, and three loaders.
+    """A data set: the properties of its images that a network needs, and three loaders.
 
-    `num_classes`, `in_channels`, `resolution` and `class_names` are set after `prepare_data()` and `setup()`; those of
-    a published data set, before.
+    `num_classes`, `in_channels`, `resolution` and `class_names` are set after `prepare_data()` and `setup()`. A
+    published data set has them before, except for class names that are only in its files.
     """
 
     settings_type: ClassVar[type[DataSettings]] = DataSettings
@@ -91,29 +91,29 @@ class ImageData:
     name: str
     """The key in `DATASETS`."""
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    """Those of `mnet.tasks.TASKS` that its labels allow."""
+    """The tasks of `mnet.tasks.TASKS` that its labels allow."""
     native_resolution: ClassVar[int]
     """Height and width in pixels when `resolution` is None."""
     train_size: ClassVar[int | None] = None
     """Images in the published training set, validation included; None for a user's own images."""
     published_sizes: ClassVar[Mapping[str, tuple[int, int]]] = MappingProxyType({})
-    """Task -> images of the published training set and test, where no hash tells that all are there."""
+    """Task -> number of published training and test images, for data sets whose files are not verified by hash."""
     named_by_files: ClassVar[bool] = False
     """Whether the class names are only in the files."""
     is_users: ClassVar[bool] = False
-    """Whether the images are a user's own: the name does not identify them, their fingerprint does."""
+    """Whether the images are a user's own: identified by their fingerprint, not by the data set's name."""
     flip_crop: ClassVar[Augment] = Augment(flip=True)
-    """What `flip_crop` means for these images."""
+    """The augmentation that the name `flip_crop` stands for."""
     num_classes: int
     in_channels: int
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
-    """Per channel, of training pixels scaled to [0, 1]."""
+    """Mean per channel of training pixels scaled to [0, 1]."""
     std: tuple[float, ...]
     device: torch.device = torch.device("cpu")
-    """Where the images are, if they fit there, and batches are made."""
+    """Where batches are made; the images are held there too if they fit."""
     shard: Shard = ALL
-    """The part of every training batch that is this process's."""
+    """This process's part of every training batch."""
 
     def __init__(self, **settings: object) -> None:
         """
@@ -143,7 +143,7 @@ class ImageData:
 
     @classmethod
     def other_sizes(cls, task: str, train: int, test: int) -> str:
-        """How many images there are and were published, where that differs: another data set, or a part of it."""
+        """Found and published image counts as text if they differ (another data set, or a part of it); else empty."""
         published = cls.published_sizes.get(task, (train, test))
         if (train, test) == published:
             return ""
@@ -154,16 +154,16 @@ class ImageData:
 
     @classmethod
     def classes(cls, task: str) -> int | None:
-        """Number of classes for a task; None if only the files tell."""
+        """Number of classes for a task; None if it is known only from the files."""
         return getattr(cls, "num_classes", None)
 
     @classmethod
     def augmentation(cls, name: Augmentation) -> Augment:
-        """What the name of an augmentation means for these images."""
+        """The augmentation that a name stands for."""
         return {"none": UNCHANGED, "flip_crop": cls.flip_crop, "resized_crop": RESIZED_CROP}[name]
 
     def description(self) -> Description:
-        """What a run keeps of its images, after `setup()`."""
+        """What a run stores about its images; call after `setup()`."""
         return {
             "dataset": self.name,
             "label_names": list(self.label_names),
@@ -175,12 +175,12 @@ class ImageData:
 
     @cached_property
     def files(self) -> Files:
-        """The files of a user's own images and their hashes, as of `hash_files`; looked at once."""
+        """The files of a user's own images and their hashes, from `hash_files`, computed once."""
         return self.hash_files(self.data_dir)
 
     @classmethod
     def hash_files(cls, data_dir: Path) -> Files:
-        """The files of a user's own images in a folder.
+        """The files of a user's own images in a folder, with their hashes.
 
         Raises:
             DataError: There are none, or one cannot be read.
@@ -211,11 +211,11 @@ class ImageData:
         return data
 
     def place(self, device: torch.device, shard: Shard) -> None:
-        """Set where batches are made, and which part of them is this process's."""
+        """Set where batches are made, and this process's part of them."""
         self.device, self.shard = device, shard
 
     def prepare_data(self) -> None:
-        """Look for the files, and fetch them where that is possible.
+        """Look for the files, and fetch them if possible.
 
         Raises:
             DataError: They are missing or damaged.
@@ -225,7 +225,7 @@ class ImageData:
         """Read and split the images, once."""
 
     def train_dataloader(self) -> Resumable:
-        """Batches of training images in an order and with an augmentation that follow from the seed."""
+        """Batches of training images; their order and augmentation follow from the seed."""
         raise NotImplementedError
 
     def val_dataloader(self) -> Resumable:

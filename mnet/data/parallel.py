@@ -1,4 +1,4 @@
-"""Work on many files by all cores of this machine, in order, with a progress bar."""
+"""Process many files on all cores, in order, with a progress bar."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 8
-"""Results that may wait for their turn, for each thread."""
+"""Items in progress or waiting for their turn, per thread."""
 QUIET_S = 2.0
-"""Shorter work says nothing."""
+"""Seconds before progress is shown; shorter work shows nothing."""
 LINES_S = 60.0
-"""Between lines, where there is no terminal."""
+"""Seconds between progress lines without a terminal."""
 
 
 def map_files(function: Callable[[Item], Result], items: Sequence[Item], title: str, done: int = 0) -> Iterator[Result]:
-    """As `map`, in as many threads as there are cores, with few results waiting.
+    """Like `map`, in as many threads as there are cores, with few results waiting.
 
     Args:
-        function: one that spends its time outside of Python: reading, decoding, hashing.
-        items: what is left to do.
-        title: what the progress bar is called.
-        done: how many were done before.
+        function: should spend its time outside Python: reading, decoding, hashing.
+        items: items left to process.
+        title: title of the progress bar.
+        done: number of items processed before.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(cores()) as pool, report_progress(title, done + len(items), done) as advance:

@@ -1,4 +1,4 @@
-"""The base of ImageNet and Imagenette: image files of a published train and val, read in torchvision's layout."""
+"""The base of ImageNet and Imagenette: image files of published train and val splits, in torchvision's layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mnet.errors import DataError, path_text
 Split = Literal["train", "val"]
 """A published split."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's training images, as published networks expect them."""
+"""ImageNet's training mean and standard deviation per channel, as published networks expect them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,10 @@ class PublishedFileSettings(FileSettings):
 
 
 class PublishedFiles(ImageFiles):
-    """Validation is a fixed part of the published train; the published val is the test. A subclass implements
-    `source`."""
+    """Validation images are a fixed part of the published train split; the published val split is the test set.
+
+    A subclass implements `source`.
+    """
 
     settings_type = PublishedFileSettings
     settings: PublishedFileSettings

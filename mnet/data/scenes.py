@@ -102,7 +102,7 @@ class ScenesData(AnnotatedData, InMemoryImages):
         FashionMNIST(data_dir=self.data_dir).prepare_data()
 
     def read(self) -> tuple[Images, Images]:
-        """Fashion-MNIST's train and test."""
+        """Fashion-MNIST's training and test images."""
         return FashionMNIST(data_dir=self.data_dir).read()
 
     def setup(self, stage: str | None = None) -> None:
@@ -129,7 +129,7 @@ def compose(garments: Garments, split: str, indices: range, resolution: int) -> 
     """Scenes of a split.
 
     Args:
-        garments: Those of the split.
+        garments: The garments of the split.
         split: train, val or test; selects the random numbers.
         indices: The scenes to compose; each is the same in any range.
         resolution: Height and width of the canvas, in pixels.
@@ -217,7 +217,7 @@ def _paste(
     present: np.ndarray,
     slot: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a garment on each canvas; for slot 0 a piece of one as clutter, which stays background.
+    """Draw a garment on each canvas; for slot 0, a piece of one as clutter, which counts as background.
 
     Returns:
         The garments' labels, and the number of pixels that each covers; (N,).

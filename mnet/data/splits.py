@@ -1,4 +1,4 @@
-"""The validation split: fixed, and with the class proportions of train."""
+"""The validation split: fixed, and with the class proportions of the training set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_val_size(val_size: int, train_size: int) -> None:
 
 
 def stratified_split(labels: Tensor, val_size: int) -> tuple[Tensor, Tensor]:
-    """Indices (train, validation), each in ascending order and in the proportions of the classes.
+    """Indices (train, validation), each in ascending order and with the class proportions of `labels`.
 
     A pure function of labels and size. Quotas are rounded by largest remainder, so they add up to `val_size`.
 

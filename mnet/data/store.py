@@ -1,7 +1,7 @@
-"""Decoded images as bytes, in memory or in a file that processes map: decoded once, then read without decoding.
+"""Decoded images as bytes, in memory or in a memory-mapped file: decoded once, then read without decoding.
 
-A file lies in the cache folder (`MNET_CACHE`) under a key of the images and their layout. It is written in order, so
-that a build that was stopped goes on, and renamed when it is complete. Processes that map it share its pages.
+A store on disk is in the cache folder (`MNET_CACHE`), under a key of its images and layout. It is written in order, so
+that a stopped build can resume, and renamed when it is complete. Processes that map it share its pages.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from mnet.files import write_json
 from mnet.resources import Storage, cache_folder, free_memory, free_shared_memory
 
 MEMORY_SHARE = 0.25
-"""Share of the free memory up to which decoded images are held there."""
+"""With `auto` storage, images are held in memory if they fit in this share of the free memory."""
 DISK_SHARE = 0.95
-"""Share of the free disk that a store may take."""
+"""Share of the free disk space that a store may take."""
 SAMPLED = 256
-"""Images whose size is looked at to estimate the size of a store."""
+"""Largest number of images whose sizes are read to estimate the size of a store."""
 FLUSHED = 2048
-"""Images after which a build on disk can go on."""
+"""Images per flush to disk; a stopped build resumes after the last flush."""
 FORMAT = 1
-"""Of a store on disk; another one is built anew."""
+"""Version of the format on disk, part of a store's key."""
 PIXELS, SIZES, DESCRIPTION, UNREADABLE = "pixels.bin", "sizes.bin", "store.json", "unreadable.json"
 PART = 3 * 2**24
 NO_IMAGE = np.empty((0, 0, 3), np.uint8)
@@ -46,20 +46,20 @@ NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 
 @dataclass(frozen=True)
 class Layout:
-    """What is stored of an image."""
+    """How images are scaled and cropped before they are stored."""
 
     side: int
     """Pixels of the shorter side."""
     whole: bool = False
-    """All of it, at its aspect ratio; else a square from its middle."""
+    """Keep the whole image, at its aspect ratio; else a square from its middle."""
     crop_share: float = 1.0
     """Side of the square over the shorter side of the image."""
 
 
 class ImageStore:
-    """Decoded images, one after another: all of one size, or each of its own.
+    """Decoded images, one after another, of one size or of different sizes.
 
-    It can be sent to another process: in memory it is shared after `share_memory_`, on disk it is mapped there.
+    It can be sent to another process, which maps a store on disk and shares one in memory after `share_memory_`.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class ImageStore:
         """
         Args:
             pixels: (bytes,) uint8, rows of pixels of `channels` bytes.
-            sizes: (N, 2) int64, height and width; 0 of an image that could not be read.
-            channels: 1 if all images are grey, else 3; 1 of masks.
-            unreadable: index -> reason, of the images that could not be read.
-            folder: where they lie on disk.
+            sizes: (N, 2) int64, height and width; 0 for an image that could not be read.
+            channels: 1 for masks or if all images are grey, else 3.
+            unreadable: index -> reason, for the images that could not be read.
+            folder: folder of a store on disk; None = in memory.
         """
         self.pixels, self.sizes, self.channels, self.folder = pixels, sizes, channels, folder
         self.unreadable = dict(unreadable or {})
@@ -97,7 +97,7 @@ class ImageStore:
         return self.pixels.nbytes
 
     def uniform(self) -> Tensor:
-        """Images of one size, without a copy: (N, C, H, W) uint8 channels_last. Unreadable ones are not among them."""
+        """Images of one size, without the unreadable ones: (N, C, H, W) uint8 channels_last, not copied."""
         height, width = self.sizes.amax(0).tolist()
         return self.pixels.view(-1, height, width, self.channels).permute(0, 3, 1, 2)
 
@@ -126,22 +126,22 @@ class ImageStore:
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """A store that is made, or opened where it is on disk already."""
+    """Builds a store, or opens it if it is already on disk."""
 
     items: Sequence[Any]
-    """What there is an image of, such as paths."""
+    """One item per image, such as its path."""
     read: Callable[[Any], np.ndarray]
     """Decodes an item as the layout says: (H, W, C) uint8."""
     size_of: Callable[[Any], tuple[int, int] | None]
     """Width and height of an item's image, without decoding it."""
     layout: Layout
     key: Callable[[], str]
-    """Identifies the images by their contents; called only where the store is on disk."""
+    """Identifies the images by their contents; called only for a store on disk."""
     storage: Storage = "auto"
     skip_unreadable: bool = False
     """Leave out images that cannot be read; else the first of them raises."""
     channels: int | None = None
-    """Of what `read` gives; None = 3, of which 1 is kept if every image is grey."""
+    """Channels that `read` returns; None = 3, of which 1 is kept if every image is grey."""
 
     def make(self) -> ImageStore:
         """
@@ -154,7 +154,7 @@ class Build:
         return self._on_disk(needed)
 
     def estimate(self) -> int:
-        """Bytes of the decoded images, from the sizes of some of them."""
+        """Estimated bytes of the decoded images, from the sizes of some of them."""
         count, side, ratio = len(self.items), self.layout.side, 1.0
         if self.layout.whole:
             sizes = [self.size_of(item) for item in self.items[:: math.ceil(count / SAMPLED)]]
@@ -201,7 +201,7 @@ class Build:
             )
 
     def _write(self, folder: Path, title: str) -> None:
-        """Decode into a folder, going on where an earlier build stopped."""
+        """Decode into a folder, resuming where an earlier build stopped."""
         folder.mkdir(exist_ok=True)
         sizes = _read_sizes(folder)
         unreadable = {index: why for index, why in _read_unreadable(folder).items() if index < len(sizes)}
@@ -215,7 +215,7 @@ class Build:
                     pixels.write(image.data)
                 _flush(pixels)
                 write_json(folder / UNREADABLE, unreadable)
-                lengths.write(np.array([image.shape[:2] for image in images], np.int32).tobytes())  # now they count
+                lengths.write(np.array([image.shape[:2] for image in images], np.int32).tobytes())  # now complete
                 _flush(lengths)
         grey = self.channels is None and _all_grey(folder / PIXELS)
         if grey:
@@ -230,7 +230,7 @@ class Build:
         return 1 if grey else self.channels or 3
 
     def _decoded(self, start: int, title: str) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Index and pixels (H, W, 3) uint8 of the images from `start` on, in order; the reason of unreadable ones."""
+        """Index and pixels (H, W, C) uint8 of the images from `start` on, in order; the reason if one is unreadable."""
         return enumerate(map_files(self._decode, self.items[start:], title, start), start)
 
     def _decode(self, item: Any) -> np.ndarray | str:
@@ -248,7 +248,7 @@ def _fits_in_memory(needed: int) -> bool:
 
 
 def _open(folder: Path) -> ImageStore:
-    """A finished store. Its pixels are mapped, not read."""
+    """Open a finished store; its pixels are mapped, not read."""
     path = folder / PIXELS
     pixels = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     channels = json.loads((folder / DESCRIPTION).read_text())["channels"]
@@ -256,7 +256,7 @@ def _open(folder: Path) -> ImageStore:
 
 
 def _read_sizes(folder: Path) -> Tensor:
-    """(N, 2) int64 of the images that are complete."""
+    """Sizes of the images that are complete, (N, 2) int64."""
     path = folder / SIZES
     content = np.fromfile(path, np.int32) if path.is_file() else np.empty(0, np.int32)
     return torch.from_numpy(content[: len(content) // 2 * 2].astype(np.int64)).view(-1, 2)
@@ -269,7 +269,7 @@ def _read_unreadable(folder: Path) -> dict[int, str]:
 
 @contextmanager
 def _appended(path: Path, length: int) -> Iterator[IO[bytes]]:
-    """A file to write after its first `length` bytes; what lies beyond them is cut off."""
+    """A file open for writing after its first `length` bytes; the rest is cut off."""
     with path.open("r+b" if path.exists() else "wb") as file:
         file.truncate(length)
         file.seek(length)
@@ -298,7 +298,7 @@ def _all_grey(path: Path) -> bool:
 
 
 def _keep_first_channel(path: Path) -> None:
-    """Rewrite pixels of three equal channels with one."""
+    """Rewrite pixels with three equal channels as one channel."""
     smaller = path.with_suffix(".grey")
     with smaller.open("wb") as file:
         for part in _parts(path):

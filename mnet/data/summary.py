@@ -1,4 +1,4 @@
-"""What a study is about to use of a user's own images, in a few lines."""
+"""A summary, in a few lines, of the user's own images that a study is about to use."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mnet.data.module import ClassImages, ImageData
 from mnet.errors import counted, path_text
 
 SHOWN = 8
-"""Classes and files that are named, at most."""
+"""Largest number of classes whose counts are all listed."""
 UNBALANCED = 1.5
-"""Ratio of the largest class to the smallest, in the test, from which accuracies are also averaged over classes."""
+"""Ratio of the largest to the smallest class in the test set above which accuracy is also averaged over classes."""
 SAMPLED = 256
-"""Images whose size is looked at."""
+"""Largest number of images whose sizes are read."""
 
 
 def describe(data: ImageData) -> Iterator[str]:
-    """What there is of a user's own images; nothing is said of published ones.
+    """Summary lines of a user's own images (`ImageData.is_users`); none for a published data set.
 
-    Of class folders: classes with counts, sizes, channels, splits; what is unbalanced, or a copy; the accuracy to beat.
+    For class folders: classes with counts, sizes, channels, splits; imbalance and copies; the accuracy to beat.
     """
     if isinstance(data, ImageFolder):
         yield from _describe_folder(data)
@@ -49,7 +49,7 @@ def _describe_folder(data: ImageFolder) -> Iterator[str]:
 
 
 def majority(classes: Mapping[str, ClassImages]) -> str:
-    """The accuracy that any network must beat, and what an image of the test is worth."""
+    """The accuracy that any network must beat, and how much one test image counts."""
     tests = {name: images["test"] for name, images in classes.items()}
     total, largest = sum(tests.values()), max(tests, key=lambda name: tests[name])
     return (
@@ -59,12 +59,12 @@ def majority(classes: Mapping[str, ClassImages]) -> str:
 
 
 def one_image(tested: int) -> float:
-    """What an image of the test is worth, in points of accuracy."""
+    """How much one test image counts, in percentage points of accuracy."""
     return 100 / tested
 
 
 def is_unbalanced(classes: Mapping[str, ClassImages]) -> bool:
-    """Whether the classes of the test differ much in size."""
+    """Whether the classes differ much in size in the test set."""
     counts = [images["test"] for images in classes.values()]
     return max(counts) > UNBALANCED * min(counts)
 
@@ -94,7 +94,7 @@ def _counts(classes: Mapping[str, ClassImages]) -> str:
 
 
 def _copies(listing: Listing, files: Files) -> Iterator[str]:
-    """A line if images of the test are training images too, to the byte."""
+    """A line if test images are also training images, byte for byte, and one if there are other copies."""
     digest_of = dict(zip(files.names, (digest.tobytes() for digest in files.digests), strict=True))
 
     def digests(samples: tuple[tuple[Path, int], ...]) -> dict[Path, bytes]:

@@ -26,7 +26,7 @@ class StoredObjects(NamedTuple):
 
     @classmethod
     def of(cls, objects: Sequence[tuple[Tensor, Tensor]]) -> StoredObjects:
-        """From boxes (n, 4) and labels (n,) of each image."""
+        """Join the boxes (n, 4) and labels (n,) of each image."""
         counts = torch.tensor([len(labels) for _, labels in objects])
         return cls(
             torch.cat([boxes for boxes, _ in objects]), torch.cat([labels for _, labels in objects]), counts.cumsum(0)
@@ -51,7 +51,7 @@ class StoredObjects(NamedTuple):
 
 
 class TransformedBatches(Resumable):
-    """A loader. The order is a function of seed and epoch, the augmentation of an image one of (seed, epoch, index)."""
+    """A loader. Its order depends only on (seed, epoch), the augmentation of an image only on (seed, epoch, index)."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class TransformedBatches(Resumable):
     ) -> None:
         """
         Args:
-            images: of any sizes.
+            images: images of any sizes.
             targets: their boxes or masks.
             rows: (N,) int64, which of them to use.
-            transform: for an image and its target.
-            collate: makes a batch.
+            transform: transforms an image and its target.
+            collate: makes a batch of transformed samples.
             batch_size: images per batch, over all devices together.
-            seed: of order and augmentation.
+            seed: seed of order and augmentation.
             train: shuffle, and drop an incomplete last batch (unless it is the only one).
             shard: the part of every training batch to yield; evaluation yields all images.
 

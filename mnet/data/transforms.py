@@ -56,7 +56,7 @@ class SegmentationTransform:
 
 
 class Letterbox:
-    """The whole image in a canvas (H, W), at its aspect ratio; the mask of the padding is `IGNORED`."""
+    """Fits the whole image in a canvas (H, W), at its aspect ratio; the mask of the padding is `IGNORED`."""
 
     def __init__(self, canvas: tuple[int, int]) -> None:
         self.canvas = canvas

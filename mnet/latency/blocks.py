@@ -1,8 +1,8 @@
-"""Latency by block: every part of a network as a program of its own, timed in the same paired rounds.
+"""Latency by block: the parts of a network as separate programs, all timed in the same paired rounds.
 
-A part runs on the input that it has in the network. Its weights and input stay in the processor's caches, which they
-do not in the whole network, and each part pays for a call: the parts together take a tenth to a quarter less than a
-large network, and more than a tiny one. The tables' `attrs` have both times.
+A part runs on the input that it gets in the network. Its weights and input stay in the processor's caches, unlike in
+the whole network, and each part adds the cost of a call. Together the parts take a tenth to a quarter less time than a
+large network, and more than a tiny one. `attrs` of `block_latency`'s table has both times.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ def block_latency(
     """The latency of every part of a network.
 
     Args:
-        net: In float, with the statistics of its batch norms set.
+        net: A float classifier whose batch norm statistics are set.
         runtime: One of `mnet.latency.RUNTIMES`; the parts are exported to a temporary folder.
         resolution: Height and width of the images.
         threads: Threads per part.
-        budget_s: Seconds of rounds; at least `MIN_ROUNDS` rounds are run.
+        budget_s: Seconds to spend on rounds; at least `MIN_ROUNDS` rounds are run.
         batch: Images per call.
         seed: Seed of the images and of the order within rounds.
 
     Returns:
         One row per part, in the order of execution: `block, kind, resolution` (of its output), `in_channels,
-        out_channels, madds, params, ms, low, high` (with the 95% interval of its ratio to the whole network), `share`
+        out_channels, madds, params, ms, low, high` (from the 95% interval of its ratio to the whole network), `share`
         and `madds_share` (of the sum of all parts), `delegated, undelegated` (number of operators; 0 if the runtime
         does not delegate). `attrs`: `whole_ms`, `sum_ms`, `rounds`, and `notes` on disturbances.
 
     Raises:
-        ConfigError: Not a float network of this family, or an unknown runtime or number of threads.
+        ConfigError: Not a float classifier of this family, an unknown runtime, or a number out of range.
         ExportError: The runtime cannot run a part.
     """
     timed = _time_parts({"": net}, "", runtime, resolution, threads, budget_s, batch, seed)
@@ -100,15 +100,15 @@ def compare_blocks(
     """Differences in latency between variants, part by part, all timed in the same rounds.
 
     Args:
-        nets: Variants with equally many blocks, by name.
+        nets: Variants with the same number of parts, by name.
         baseline: One of them.
         runtime, resolution, threads, budget_s, batch, seed: As for `block_latency`.
 
     Returns:
         One row per variant and part, the last part being the whole network: `variant, block, kind, resolution,
         baseline_ms, ms, ratio, low, high, us, us_low, us_high`. `us` is the difference to the baseline's part in
-        microseconds: the ratio and its 95% interval over rounds, less 1, times the baseline's median. `attrs`: `rounds`
-        and `notes`.
+        microseconds: (ratio - 1) times the baseline's median, likewise for the ends of the 95% interval over rounds.
+        `attrs`: `rounds` and `notes`.
 
     Raises:
         ConfigError: Unknown baseline, nothing to compare, variants with different numbers of parts, or as

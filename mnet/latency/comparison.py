@@ -26,15 +26,14 @@ EXPORTED = Path("results/exported")
 COLUMNS = ("variant", "median_ms", "ratio", "low", "high", "rounds", "stopped")
 
 WARM_CALLS, GROUPS, GROUP_S = 3, 11, 0.0002
-"""A sample is the median over this many groups of calls, after this many warm-up calls. A group lasts at least
-`GROUP_S` seconds, some thousand times the resolution of the clock. Networks take longer, so that a group is one call,
-and the median ignores calls that an interrupt hit; groups of several calls would favour the variant with the smaller
-ones."""
+"""A sample is the median over `GROUPS` groups of calls, after `WARM_CALLS` warm-up calls. A group lasts at least
+`GROUP_S` seconds, some thousand times the resolution of the clock. Networks take longer, so a group is one call and the
+median ignores calls hit by an interrupt; groups of several calls would favour the variant with the smaller groups."""
 ROUNDS, WARMUP = 15, 10
-"""Smallest number of rounds, and largest number of rounds before them, which are not counted."""
+"""Minimum number of rounds, and maximum number of warm-up rounds, which are not counted."""
 
 BUSY, DRIFT, STRAYS = 0.25, 0.05, 0.1
-"""Thresholds of notes: cores kept busy by other programs, change of the baseline, share of outliers."""
+"""Thresholds for notes: cores kept busy by other programs, change of the baseline, share of outliers."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +59,20 @@ def compare(
         runtime: One of `mnet.latency.RUNTIMES`.
         resolution: Height and width of the images, for all variants or by variant.
         threads: Threads per network, each on its own core.
-        half_width: Stop when no 95% interval extends further than this share from its ratio.
-        budget_s: Seconds of rounds after which to stop in any case.
+        half_width: Stop when no 95% interval extends further from its ratio than this share of it.
+        budget_s: Stop after this many seconds of rounds in any case, but not before `ROUNDS` rounds.
         batch: Images per call.
         folder: Where exported programs are kept.
         seed: Seed of the images and of the order within rounds.
 
     Returns:
-        One row per variant: `variant, median_ms, ratio, low, high, rounds, stopped`. `stopped` is precise, budget, or
-        failed with the reason. `attrs["notes"]` lists disturbances of the measurement, which are logged too, and
-        `attrs["table"]` what was run: operators, kernels, files, machine.
+        One row per variant: `variant, median_ms, ratio, low, high, rounds, stopped`. `stopped` is baseline, precise,
+        budget, or the reason why there is no ratio. `attrs["notes"]` lists disturbances of the measurement, which are
+        also logged; `attrs["table"]` has the columns of `Measurement.table`: operators, kernels, files, conditions.
 
     Raises:
-        ConfigError: Unknown baseline, runtime or variant of `resolution`, a runtime that is not installed, more
-            threads than this process may use, or nothing to compare.
+        ConfigError: Unknown baseline or runtime, a variant without a resolution, a runtime that is not installed, a
+            number out of range, or nothing to compare.
     """
     if baseline not in nets:
         raise unknown("baseline", baseline, nets)
@@ -117,7 +116,7 @@ class Measurement:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per variant, in the order given: `COLUMNS`, the program, its agreement with eager, the machine."""
+        """One row per variant, in the order given: `COLUMNS`, the program, its agreement with eager, the conditions."""
         return pd.DataFrame([self._row(name) for name in self.variants])
 
     def _row(self, name: str) -> dict[str, object]:
@@ -199,13 +198,13 @@ def measure(
 
 
 def program_sample(program: Program, example: Tensor, delay: float = 0.0, groups: int = GROUPS) -> Sample:
-    """Seconds per call of a program that is loaded anew for every sample: the median over groups of calls.
+    """Seconds per call of a program that is reloaded for every sample: the median over groups of calls.
 
     Args:
         program: The program to time.
         example: Its input.
-        delay: Seconds that every call waits at its end, busily.
-        groups: How many groups of calls.
+        delay: Seconds of busy waiting at the end of every call.
+        groups: Number of groups of calls.
     """
     timer, calls = timer_for(program.device), 0
 
@@ -234,7 +233,7 @@ def _delayed(run: Run, seconds: float) -> Run:
 
 
 def disturbances(paired: PairedTimes, baseline: str) -> list[str]:
-    """Disturbances of a measurement that its reader should know of, one line each."""
+    """Disturbances of a measurement that its reader should know about, one line each."""
     notes = []
     if paired.others > BUSY:
         name = busiest_program()

@@ -1,4 +1,4 @@
-"""The machine that a latency is measured on: its clock, its load, its other programs, and the cores a process keeps."""
+"""The machine that latency is measured on: its clock, its load, its other programs, and pinning to cores."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mnet.provenance import provenance
 
 CPUS = Path("/sys/devices/system/cpu")
 BUSY_PERCENT = 5
-"""Of one core, from which `busiest_program` names a program."""
+"""Usage, in percent of one core, above which `busiest_program` names a program."""
 
 
 def machine_facts(device: str = "cpu") -> dict[str, object]:
     """The provenance of a latency: `device, governor, mhz, load, torch, mnet, revision`.
 
-    `governor` and `mhz` are the processor's, which launches a GPU's work; empty and nan where the system does not
+    `governor` and `mhz` are the CPU's, also for a GPU, whose work it launches; empty and nan if the system does not
     report them.
 
     Args:
-        device: What ran: cpu, or cuda, which is named by the GPU.
+        device: What ran: cpu, or cuda, for which `device` is the GPU's name.
     """
     made_on = provenance(torch.device(device))
     governor, mhz = "", float("nan")
@@ -83,13 +83,13 @@ def pinned(threads: int) -> Iterator[str]:
 
 
 _cores_before: list[list[int]] = []
-"""The cores that this process had before each `pinned` that it is in."""
+"""The cores of this process before each active `pinned`, outermost first."""
 
 
 @contextmanager
 def unpinned() -> Iterator[None]:
-    """Inside `pinned`, give this process back all its cores for a while, for work that is not timed. The processes that
-    it starts meanwhile keep them."""
+    """Inside `pinned`, temporarily give this process all its cores back, for work that is not timed. Processes started
+    meanwhile keep them."""
     pinned_to = _usable_cores()
     with suppress(OSError, AttributeError):
         os.sched_setaffinity(0, _cores_before[0] if _cores_before else pinned_to)
@@ -115,7 +115,7 @@ class BackgroundLoad:
 
     @property
     def cores(self) -> float:
-        """The mean number of busy cores, this process left out."""
+        """The mean number of busy cores, without this process."""
         wall, busy, process = (now - start for now, start in zip(self._read(), self._start, strict=True))
         return max(0.0, busy - process) / wall if wall > 0 else 0.0
 

@@ -21,7 +21,7 @@ from mnet.latency.timing import Sample
 
 MIN_ROUNDS = 9
 NORMAL = 1.959964
-"""Quantile of a 95% interval."""
+"""Normal quantile for a two-sided 95% interval."""
 STEADY = 0.05
 """Largest relative difference between two consecutive samples of a steady baseline."""
 OUTLIER = 1.25
@@ -119,13 +119,13 @@ def time_in_rounds(
     Args:
         samples: Variants by name.
         baseline: One of them.
-        budget_s: Seconds after which no further round begins; `min_rounds` are always run.
-        half_width: Stop when no interval extends further than this share from its ratio.
-        min_rounds: At least `MIN_ROUNDS`.
-        warmup: Largest number of rounds that are run first and not counted; fewer if the baseline is steady.
+        budget_s: Seconds after which no further round starts.
+        half_width: Stop when no interval extends further from its ratio than this share of it.
+        min_rounds: Rounds that are always run; at least `MIN_ROUNDS`.
+        warmup: Maximum number of warm-up rounds, which are not counted; fewer if the baseline is steady sooner.
         seed: Seed of the order within rounds.
-        report_progress: Called with the number of rounds and the widest half interval whenever precision is checked.
-        skip_failures: Leave out a variant that raises, instead of ending; and accept a single variant.
+        report_progress: Called with the number of rounds and the largest relative half width at every precision check.
+        skip_failures: Leave out a variant that raises (not the baseline) instead of failing; accept a single variant.
 
     Raises:
         ConfigError: Unknown baseline, nothing to compare it with, or too few rounds for an interval.
@@ -208,8 +208,8 @@ def ratio(times: np.ndarray, baseline: np.ndarray, half_width: float) -> Ratio:
 def _grow_heap() -> None:
     """Make glibc keep up to 62 MB of freed memory, as in any program that has freed a large block.
 
-    Otherwise it may return a network's activations to the system and fault them in again in every forward pass of one
-    variant and of no other: up to 30% of V2's latency, at random.
+    Otherwise it may return a network's activations to the system and fault them in again in every forward pass, for one
+    variant and not the others, at random: up to 30% of V2's latency.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
 
@@ -224,7 +224,7 @@ def _no_garbage_collection() -> Iterator[None]:
     try:
         yield
     finally:
-        if not frozen:  # what the caller has frozen cannot be told apart: the next timing need not visit it again
+        if not frozen:  # objects that the caller froze cannot be told apart from these, so all stay frozen
             gc.unfreeze()
         if enabled:
             gc.enable()

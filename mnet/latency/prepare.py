@@ -16,12 +16,12 @@ from mnet.models.network import MobileNet
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "int8": 0.6}
 """fp32: largest error relative to the largest score. int8: root of the mean squared error relative to the standard
 deviation of all scores. Kernels that round differently reach 0.1 to 0.5, most in deep untrained networks; one tensor
-whose scale is wrong by 2 reaches 0.7 to 2.4, and outputs of no use at all 1 and more."""
+whose scale is wrong by a factor of 2 reaches 0.7 to 2.4, and useless outputs 1 or more."""
 TIE = 2
 """In int8, classes whose eager score is within this many 8-bit steps of the best count as best. Untrained networks have
 many, and kernels that round differently choose among them."""
 CHECKED: Mapping[Precision, int] = {"fp32": 2, "int8": 16}
-"""Number of images on which outputs are compared; of a larger batch, as many, since eager runs them on one core."""
+"""Number of images on which outputs are compared; no more from a larger batch, since eager runs them on one core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +31,17 @@ class PreparedVariant:
     program: Program
     example: Tensor
     agreement: float
-    """With eager. fp32: largest error over the largest score; int8: share of images with the same best class, ties
-    included."""
+    """Agreement with eager. fp32: largest error over the largest score; int8: share of images with the same best
+    class, ties included."""
     facts: Mapping[str, object] = field(default_factory=dict)
-    """More columns of its row."""
+    """Further columns of its table row."""
 
 
 def prepare(runtime: Runtime, net: nn.Module, resolution: int, *, batch: int = 1, seed: int = 0) -> PreparedVariant:
     """The network as a program of the runtime, its outputs checked against eager.
 
     Raises:
-        ExportError: It cannot be exported or run, or its outputs are not finite or not those of eager.
+        ExportError: The network cannot be exported or run, or its outputs are not finite or differ from eager's.
     """
     random = torch.Generator().manual_seed(seed)
     channels = _in_channels(net)

@@ -1,8 +1,8 @@
-"""The latency of networks that were never run: parts with other channels are timed once, then interpolated.
+"""The latency of networks that were never run: parts are timed once at several channel counts, then interpolated.
 
-Between measurements, the time of a part is taken as linear in the channels of its expansion and in those at its ends;
-without an expansion, in its multiply-adds. A network takes an offset plus a multiple of the sum of its parts, both
-fitted to whole networks timed in the same rounds, since every part pays for a call and keeps its weights in caches.
+Between measurements, the time of a part is assumed linear in the channels of its expansion and in those at its ends;
+without an expansion, in its multiply-adds. Every part adds the cost of a call and keeps its weights in caches, so a
+network takes an offset plus a multiple of the sum of its parts, both fitted to whole networks timed in the same rounds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LatencyTable:
         """Milliseconds of a network that differs from the table's only in channels.
 
         Raises:
-            ConfigError: It has other blocks.
+            ConfigError: The network has other parts.
         """
         scale, offset = self.line
         return offset + scale * self.sum_of(network)
@@ -81,7 +81,7 @@ class LatencyTable:
 
     @cached_property
     def wholes(self) -> pd.DataFrame:
-        """Rows of the networks that were timed whole: `ms`, and `sum_ms` of their parts."""
+        """Rows of the whole networks: `ms`, and `sum_ms` of their parts."""
         return self.rows[self.rows["block"] == WHOLE]
 
     @cached_property
@@ -92,7 +92,7 @@ class LatencyTable:
 
     @cached_property
     def errors(self) -> np.ndarray:
-        """(networks,): relative error of each of `wholes`, predicted by the line through the others."""
+        """(networks,): relative error of each of `wholes`, predicted by the line fitted to the others."""
         sums, times = self.wholes[["sum_ms", "ms"]].to_numpy(float).T
         errors = []
         for i in range(len(sums)):
@@ -118,7 +118,7 @@ def read_latency_table(path: Path) -> LatencyTable:
         ConfigError: The file is missing or not such a table.
     """
     try:
-        return LatencyTable(pd.read_csv(path, float_precision="round_trip"))  # a resumed search must decide the same
+        return LatencyTable(pd.read_csv(path, float_precision="round_trip"))  # a resumed search repeats its decisions
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a table of latencies: {error}") from None
 
@@ -143,7 +143,7 @@ def measure_table(
         threads: Threads per part.
         budget_s: Seconds of rounds.
         seed: Seed of the images and of the order within rounds.
-        report_progress: Called with the number of prepared programs, and how many there are.
+        report_progress: Called with the number of prepared programs and their total.
 
     Raises:
         ConfigError, ExportError: As `block_latency`.
@@ -189,7 +189,7 @@ def measure_table(
 
 
 def _identity(part: Part, number: int) -> str:
-    """Equal for parts that are timed only once: the same layers in any of the networks."""
+    """A key, equal for parts with the same layers in any of the networks: they are timed only once."""
     if part.block == WHOLE:
         return str((WHOLE, number))
     return str((part.kind, *(replace(layer, layer="") for layer in part.layers)))
@@ -224,7 +224,7 @@ def part_shapes(network: Network, resolution: int) -> pd.DataFrame:
 
 
 def interpolate(xs: ArrayLike, ys: ArrayLike, x: float) -> float:
-    """Linear between points, and beyond them as between the last two; points with the same x are averaged."""
+    """Linear between points, and beyond them through the nearest two; points with the same x are averaged."""
     points = pd.Series(np.asarray(ys, float)).groupby(np.asarray(xs, float)).mean()
     positions, values = points.index.to_numpy(), points.to_numpy()
     if len(positions) == 1:

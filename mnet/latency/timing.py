@@ -1,4 +1,4 @@
-"""Clocks: how long work takes, on the CPU or on a GPU's own queue."""
+"""Timers: how long work takes on the CPU or in a GPU's queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Work = Callable[[], object]
 Sample = Callable[[], float]
 """Does the work once and returns the seconds it took."""
 Timer = Callable[[Work, int], float]
-"""Runs work a number of times and returns the seconds that took."""
+"""Runs work a given number of times and returns the seconds it took in total."""
 
 
 def timed(work: Work, *, calls: int = 1, device: str = "cpu") -> Sample:
@@ -28,7 +28,7 @@ def timer_for(device: str) -> Timer:
 
 
 def _cpu_seconds(work: Work, calls: int) -> float:
-    """Nothing but `work` allocates or looks up names between the two readings."""
+    """Nothing but `work` allocates or looks up names between the two clock readings."""
     times, now = repeat(None, calls), time.perf_counter
     start = now()
     for _ in times:
@@ -56,7 +56,7 @@ def synchronise(device: str) -> None:
 def calls_for(work: Work, seconds: float, timer: Timer) -> int:
     """How many calls of `work` in a row take at least `seconds`.
 
-    The shortest of three tries counts: a disturbed try would pass for longer work.
+    The shortest of three tries counts: a disturbance makes the work look longer.
     """
     calls = 1
     while (spent := min(timer(work, calls) for _ in range(3))) < seconds:

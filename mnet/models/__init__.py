@@ -1,1 +1,1 @@
-"""The family: what a MobileNet is, as data; the networks built from it; what they cost."""
+"""The MobileNet family: networks described as data, the modules built from them, and what they cost."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a network for one image of some resolution."""
+    """The cost of a network for one image of a given resolution."""
 
     rows: tuple[LayerCost, ...]
 
@@ -77,7 +77,7 @@ def _layers(net: Network, resolution: int) -> Iterator[LayerCost]:
     stem, size = net.stem, resolution
     yield convolution("stem.conv", "stem", (net.in_channels, stem.out_channels), size, stem.kernel, stem.stride)
     size = (size - 1) // stem.stride + 1
-    # elements of the maps so far that the head takes
+    # elements of the maps so far that the head reads
     kept = stem.out_channels * size**2 if _takes(head_maps, -1, inside=False) else 0
     for i, block in enumerate(resolve_blocks(net)):
         rows = list(_block_layers(net, i, block, size, kept, inside_kept=_takes(head_maps, i, inside=True)))
@@ -108,8 +108,8 @@ def _takes(maps: Sequence[FeatureMap], block: int, *, inside: bool) -> bool:
 def _block_layers(
     net: Network, i: int, block: ResolvedBlock, size: int, kept: int, *, inside_kept: bool
 ) -> Iterator[LayerCost]:
-    """The layers of a block on a map of `size` pixels a side, while `kept` elements of earlier maps wait for the head;
-    `inside_kept`: so does the block's expansion."""
+    """The layers of a block on a map of `size` pixels a side, while `kept` elements of earlier maps stay in memory
+    for the head; `inside_kept`: the block's expansion stays too."""
     name, thin, wide, out = f"blocks.{i}", block.in_channels, block.expanded, block.row.out_channels
     shortcut = thin * size**2 if block.shortcut and net.shortcut == "bottleneck" else 0
     channels = {"start": (thin, thin), "expand": (thin, wide), "depthwise": (wide, wide), "project": (wide, out)}

@@ -20,7 +20,7 @@ DEAD = 0.01
 """Fraction of the initial norm below which a depthwise kernel counts as dead."""
 
 DEAD_LOG = "kernels/dead"
-"""Where training logs the percentage of dead kernels; per layer as `kernels/dead/<layer>`."""
+"""Name under which training logs the percentage of dead kernels; per layer `kernels/dead/<layer>`."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class DeadKernelStats:
     """The dead depthwise kernels of a network."""
 
     share: float
-    """Fraction of all kernels."""
+    """Fraction of all kernels that are dead."""
     least: float
     """The smallest norm, as a fraction of the mean norm at initialisation."""
     layers: Mapping[str, float]
-    """Layer -> fraction of its kernels."""
+    """Layer -> fraction of its kernels that are dead."""
 
 
 def dead_kernels(net: nn.Module, replicas: int = 1) -> list[DeadKernelStats]:
@@ -184,7 +184,7 @@ class Embedding:
     dimensions: int
     curve: Tensor
     back: Tensor
-    """(N, 2) as `curve`."""
+    """(N, 2), like `curve`."""
 
     @property
     def lost(self) -> float:
@@ -202,7 +202,7 @@ def spiral(count: int = 500, turns: float = 2.5) -> Tensor:
 def through_relu(dimensions: Sequence[int], seed: int = 0, curve: Tensor | None = None) -> list[Embedding]:
     """A curve through a random matrix, ReLU, and the inverse of the matrix, for each number of dimensions.
 
-    The fewer dimensions, the more collapses: why a bottleneck should be linear. Source: V2 §3.2, figure 1.
+    The fewer dimensions, the more collapses, which is why a bottleneck should be linear. Source: V2 §3.2, figure 1.
     """
     curve = spiral() if curve is None else curve
     embeddings = []

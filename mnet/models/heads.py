@@ -23,10 +23,10 @@ BOX = 4
 
 
 class Head(nn.Module, ABC):
-    """A head, and the maps that it takes."""
+    """A head and its input maps."""
 
     replicas = 1
-    """Networks whose channels are side by side in the maps, see `mnet.models.replicas`."""
+    """Number of networks whose channels are side by side in the maps, see `mnet.models.replicas`."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ HEADS: Mapping[HeadKind, type[Head]] = {"ssdlite": SSDLiteHead, "lr_aspp": LRASP
 
 
 def head_spec(network: Network) -> spec.Head:
-    """The head's settings, of a network that has a head."""
+    """The settings of the head of a network that has one."""
     assert network.head is not None
     return network.head
 

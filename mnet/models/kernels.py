@@ -1,5 +1,5 @@
-"""Kernels that train faster than PyTorch's own, with the same result up to the order of summation: on the CPU, and for
-replicas on a GPU."""
+"""Kernels that train faster than PyTorch's own, on the CPU and for replicas on a GPU, with the same results up to the
+order of summation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 SMALL_MAP = 4
-"""Pixels a side, up to which `Conv2d` takes the paths of this module."""
+"""Largest map, in pixels a side, for which `Conv2d` uses the fast CPU paths of this module."""
 NARROW = 8
-"""Columns of a result, up to which a product of matrices is faster with its second factor transposed in memory."""
+"""Most result columns at which a matrix product is faster with its second factor transposed in memory."""
 
 
 def use_cpu_kernels(x: Tensor) -> bool:
-    """Whether `x` takes the paths of this module: on the CPU, neither cast to bf16 nor compiled."""
+    """Whether to use this module's CPU kernels: `x` is on the CPU, without autocast or compilation."""
     return x.device.type == "cpu" and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d that trains faster on small maps, as after five strides at 28 px.
+    """nn.Conv2d that trains faster on small maps, such as those after five strides at 28 px.
 
-    There the gradient of a depthwise kernel is a few products, a pointwise convolution of one pixel is one product,
+    On these, the gradient of a depthwise kernel is a few products, a pointwise convolution of one pixel is one product,
     and kernel taps that only ever meet padding need no arithmetic.
     """
 
@@ -49,8 +49,8 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(x, used, self.bias, self.stride, reach * self.dilation[0], self.dilation, self.groups)
 
     def _depthwise_in_16_bits(self, x: Tensor) -> Tensor:
-        """By PyTorch's kernel. For channels_last in 16 bits, cuDNN launches one a channel for some sizes of map: 16,528
-        of them, 59 of 66 ms, in a step of sixteen V3-Small on an H200 (cuDNN 9.19)."""
+        """The convolution with PyTorch's kernel. For channels_last in 16 bits and some map sizes, cuDNN launches one
+        kernel per channel: 16,528 kernels, 59 of 66 ms, in a step of sixteen V3-Small on an H200 (cuDNN 9.19)."""
         with torch.backends.cudnn.flags(enabled=torch.compiler.is_compiling()):
             out = self._conv_forward(x, self.weight, self.bias)
         return out.contiguous(memory_format=torch.channels_last)
@@ -66,7 +66,7 @@ class _Context(FunctionCtx):
 class SmallDepthwise(torch.autograd.Function):
     """A padded depthwise convolution with a kernel wider than the map.
 
-    The kernel's gradient is summed output pixel by output pixel; oneDNN takes five times as long here.
+    The kernel's gradient is summed output pixel by output pixel; oneDNN takes five times as long for it.
     """
 
     @staticmethod
@@ -83,7 +83,7 @@ class SmallDepthwise(torch.autograd.Function):
         grad_taps = weight.new_zeros(kernel, kernel, len(weight))
         pixels, grads = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
         for i, j in itertools.product(*map(range, grad.shape[2:])):
-            top, left = i * stride - centre, j * stride - centre  # of the kernel, on the map
+            top, left = i * stride - centre, j * stride - centre  # the kernel's position on the map
             patch = pixels[:, max(0, top) : top + kernel, max(0, left) : left + kernel]
             taps = grad_taps[max(0, -top) :, max(0, -left) :][: patch.shape[1], : patch.shape[2]]
             taps += (patch * grads[:, i : i + 1, j : j + 1]).sum(0)
@@ -91,7 +91,7 @@ class SmallDepthwise(torch.autograd.Function):
 
 
 class LeanReLU6(torch.autograd.Function):
-    """ReLU6 that saves its output, as the next layer does anyway, where PyTorch's saves its input as well.
+    """ReLU6 that saves only its output, which the next layer saves anyway; PyTorch's also saves its input.
 
     V2 trains a tenth faster with it on the CPU.
     """
@@ -127,9 +127,9 @@ def grouped_product(rows: Tensor, weight: Tensor, bias: Tensor | None, groups: i
 
 class GroupedProduct(torch.autograd.Function):
     """`grouped_product` without the two transpositions that a batched product needs: every group reads and writes its
-    columns in place. On a CPU the transpositions cost what a batched call saves.
+    columns in place. On a CPU, the transpositions cost as much as a batched call saves.
 
-    The result of a group does not depend on the number of groups, to the last bit.
+    The result of a group does not depend on the number of groups, down to the last bit.
     """
 
     @staticmethod
@@ -154,7 +154,7 @@ class GroupedProduct(torch.autograd.Function):
         parts = (rows.chunk(groups, 1), grad.chunk(groups, 1), weights, grad_rows.chunk(groups, 1), grad_weights)
         for x, grad_out, weight, grad_x, grad_weight in zip(*parts, strict=True):
             torch.mm(grad_out, weight, out=grad_x)
-            if out_features > in_features:  # a product takes ten times as long to a narrow result as to its transpose
+            if out_features > in_features:  # a narrow result takes ten times as long as its transpose
                 torch.mm(x.t(), grad_out, out=grad_weight.t())
             else:
                 torch.mm(grad_out.t(), x, out=grad_weight)
@@ -162,8 +162,8 @@ class GroupedProduct(torch.autograd.Function):
 
 
 class BatchedProduct(torch.autograd.Function):
-    """`grouped_product` as one batched product, whose factors and results are read and written where they are: a GPU
-    takes matrices with gaps between their rows, and torch.bmm alone would return a tensor to be transposed."""
+    """`grouped_product` as one batched product that reads and writes in place, through views: a GPU accepts matrices
+    with gaps between their rows, and torch.bmm without `out` would return a tensor that needs a transposition."""
 
     @staticmethod
     def forward(ctx: _Context, rows: Tensor, weights: Tensor) -> Tensor:

@@ -45,11 +45,11 @@ def convolution(
 
     Args:
         layer, kind: As in `LayerCost`.
-        channels: Of input and output.
+        channels: Input and output channels.
         size: Height and width of the input, in pixels.
-        kernel, stride, groups: Of the convolution.
+        kernel, stride, groups: The convolution's settings.
         bias: Whether it has a bias instead of a batch norm.
-        kept: Elements of other maps in memory.
+        kept: Elements of other maps that are in memory.
     """
     in_channels, out_channels = channels
     out_size = (size - 1) // stride + 1
@@ -71,7 +71,7 @@ def convolution(
 def linear(
     layer: str, kind: str, in_features: int, out_features: int, *, kept: int = 0, bias: bool = True
 ) -> LayerCost:
-    """A fully connected layer, or a 1x1 convolution on channel means; arguments as of `convolution`."""
+    """A fully connected layer, or a 1x1 convolution on channel means; arguments as in `convolution`."""
     return LayerCost(
         layer=layer,
         kind=kind,

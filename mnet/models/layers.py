@@ -24,7 +24,7 @@ class Activate(nn.Module):
     """An activation by name, in place at inference only.
 
     In training, writing in place breaks the gradient of any layer that saved its output (a ReLU before an in-place
-    dropout), and costs a copy where the backward pass needs the input (all but ReLU).
+    dropout), and costs a copy if the backward pass needs the input (all but ReLU).
     """
 
     def __init__(self, name: Activation) -> None:
@@ -129,14 +129,14 @@ class InvertedResidual(nn.Module):
         return self.narrow(x, self.widen(x))
 
     def widen(self, x: Tensor) -> Tensor:
-        """The start depthwise and the expansion, if there are any: C4 where the block is the first of the last stage
-        and has its stride later."""
+        """The output of the start depthwise and the expansion, if there are any: C4 if the block is the first of the
+        last stage and its stride comes later."""
         if self.start is not None:
             x = self.start(x)
         return x if self.expand is None else self.expand(x)
 
     def narrow(self, x: Tensor, expanded: Tensor) -> Tensor:
-        """From the block's input and its expansion to its output."""
+        """The block's output, from its input and its expansion."""
         out = expanded
         if self.depthwise is not None:
             inner = self.depthwise(out)
@@ -148,7 +148,7 @@ class InvertedResidual(nn.Module):
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether it is a convolution with one kernel per channel.
+    """Whether a layer is a convolution with one kernel per channel.
 
     The stem of stacked replicas (`mnet.models.replicas`) on grey images is not, despite a group per input channel.
     """

@@ -1,4 +1,4 @@
-"""One builder: a `Network` in, an `nn.Module` out. It knows nothing of versions."""
+"""One builder for all versions: a `Network` in, an `nn.Module` out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnet.models.toggles import describe
 
 
 class MobileNet(nn.Module):
-    """The module of a `Network`, which it keeps as `.network`.
+    """The module built from a `Network`, which it keeps as `.network`.
 
     Shape:
         (N, in_channels, H, W) -> (N, num_classes), or the output of the network's head, see `mnet.models.heads`.
@@ -98,7 +98,7 @@ def initialise(module: nn.Module) -> None:
 
     Source: torchvision's MobileNets; the papers give no initialisation.
     """
-    if next(module.parameters()).is_meta:  # without values, which take longer to draw there than the layers to build
+    if next(module.parameters()).is_meta:  # no values to draw, which would take longer than building the layers
         return
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -115,7 +115,7 @@ def create_model(
     """A MobileNet with toggles as keyword arguments, e.g. `create_model('mobilenet_v2', activation='hswish')`.
 
     Args:
-        model: One of `list_models()`, or a file of `write_network`; or a `Network`, built as it is.
+        model: One of `list_models()`, a file written by `write_network`, or a `Network`, built without further changes.
         num_classes: Outputs of the classifier; None = the table's number, 1000 in the papers.
         in_channels: Channels of the images; None = the table's number, 3 in the papers.
         toggles: Fields of `mnet.Toggles`; None = as in the paper.

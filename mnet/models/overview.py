@@ -1,4 +1,4 @@
-"""Tables for readers: a network as the papers print it, all toggles, and what each changes of the cost."""
+"""Tables for readers: a network as the papers print it, all toggles, and how each changes the cost."""
 
 from __future__ import annotations
 

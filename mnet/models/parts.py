@@ -1,4 +1,4 @@
-"""The parts of a network: stem, blocks, tail and head. Which layers form each, what they cost, and each as a module."""
+"""The parts of a network (stem, blocks, tail and head): the layers of each, what they cost, and each as a module."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def cut(net: MobileNet, images: Tensor) -> Iterator[Part]:
     """The parts of a classifier in the order of execution, each with its input in the network.
 
     Args:
-        net: Put in eval mode.
+        net: The network; it is put in eval mode.
         images: (N, C, H, W), square.
 
     Raises:

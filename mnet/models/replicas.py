@@ -1,11 +1,11 @@
 """K networks of one table as one network: their channels side by side, every layer called once for all of them.
 
-A step of a small network is calls as much as arithmetic, and an ablation trains nearly the same network many times.
+Small networks spend as much of a step on calls as on arithmetic, and ablations train nearly the same network often.
 Replicas share nothing: each has its own weights, batch statistics, gradients and dropout. A replica computes what it
 would compute alone, up to the order of summation, and one that diverges does not affect the others.
 
-Every parameter and buffer of the stacked network is its replicas' concatenated along the first dimension, under the
-same name. `join` and `split` convert between the two, also for the state of an optimiser.
+Every parameter and buffer of the stacked network has the replicas' values concatenated along the first dimension, under
+the same name. `join` and `split` convert between the two, also for the state of an optimiser.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def stack(nets: Sequence[MobileNet]) -> MobileNet:
 
 
 def _replicate(layer: nn.Module, count: int) -> nn.Module | None:
-    """The layer for `count` replicas, its weights not filled in; None if the layer itself serves any channels."""
+    """The layer for `count` replicas, its weights not filled in; None if the layer works for any number of them."""
     if isinstance(layer, nn.Conv2d):
         return ReplicatedConv2d(layer, count)
     if isinstance(layer, nn.Linear):
@@ -91,11 +91,11 @@ def _part(state: Any, count: int, index: int) -> Any:
 
 
 FEW_CHANNELS = 4
-"""Of a replica's input, up to which a GPU convolves by products of matrices; a stem's are 1 or 3."""
+"""Most input channels of a replica at which a GPU convolves by matrix products; a stem has 1 or 3."""
 
 
 class ReplicatedConv2d(Conv2d):
-    """K convolutions side by side: as one grouped convolution, or, if pointwise, as K products of matrices."""
+    """K convolutions side by side: as one grouped convolution, or, if pointwise, as K matrix products."""
 
     def __init__(self, layer: nn.Conv2d, count: int) -> None:
         super().__init__(
@@ -120,8 +120,8 @@ class ReplicatedConv2d(Conv2d):
         return out.view(n, height, width, -1).permute(0, 3, 1, 2)
 
     def by_windows(self, x: Tensor) -> Tensor:
-        """The convolution as products with all windows of the image: for few channels a GPU's grouped convolutions, a
-        seventh of a step of sixteen V3-Small, take several times as long."""
+        """The convolution as matrix products with all windows of the image: for few channels, a GPU's grouped
+        convolutions (a seventh of a step of sixteen V3-Small) take several times as long."""
         kernel, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
         pixels = functional.pad(x, [int(padding)] * 4).permute(0, 2, 3, 1)
         windows = pixels.unfold(1, kernel, stride).unfold(2, kernel, stride)  # (N, H, W, K * in, kernel, kernel)
@@ -144,7 +144,7 @@ class ReplicatedLinear(nn.Module):
 
 
 class ReplicatedDropout(nn.Module):
-    """K dropouts side by side; if they were seeded, each draws from its own seed."""
+    """K dropouts side by side; once seeded, each draws from its own seed."""
 
     def __init__(self, p: float, count: int) -> None:
         super().__init__()
@@ -155,13 +155,13 @@ class ReplicatedDropout(nn.Module):
         self._mask: Tensor | None = None
 
     def seed(self, seeds: Sequence[int]) -> None:
-        """Draw from these seeds in the next call, one a replica."""
+        """Draw the next mask from these seeds, one per replica."""
         self._seeds = seeds
         if self._mask is not None:
             self._mask.copy_(self._draw(self._mask))
 
     def hold_mask(self) -> None:
-        """From now on draw when seeded, into a tensor that stays where it is: recorded calls
+        """From now on, draw the mask in `seed`, into a tensor that keeps its address: recorded calls
         (`mnet.training.recorded`) cannot take seeds."""
         self._holds_mask = True
 
@@ -180,7 +180,7 @@ class ReplicatedDropout(nn.Module):
     @torch.compiler.disable  # otherwise each step's seeds are compiled in
     @torch.no_grad()
     def _draw(self, like: Tensor) -> Tensor:
-        """Zeros, and 1 / (1 - p) where a value is kept."""
+        """A mask: 1 / (1 - p) for the values to keep, 0 for the others."""
         assert self._seeds is not None
         parts = []
         for part, seed in zip(torch.ones_like(like).chunk(self.replicas, 1), self._seeds, strict=True):

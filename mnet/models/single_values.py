@@ -1,4 +1,4 @@
-"""Where a batch of one image leaves batch norm a single value per channel, whose variance is 0."""
+"""Batch norms that get a single value per channel, whose variance is 0, from a batch of one image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mnet.models.spec import Network
 
 
 def check_batch_of_one(network: Network, resolution: int) -> None:
-    """Refuse to train on batches of one image where that cannot work. Nothing is computed.
+    """Refuse to train on batches of one image if that cannot work. Nothing is computed.
 
     Raises:
-        ConfigError: A batch norm has one value per channel.
+        ConfigError: A batch norm would get one value per channel.
     """
     layer = find_single_value(network, resolution)
     if layer is not None:
@@ -29,7 +29,7 @@ def check_batch_of_one(network: Network, resolution: int) -> None:
 
 @cache
 def find_single_value(network: Network, resolution: int) -> str | None:
-    """The first layer whose batch norm has one value per channel of a single image; None if there is none."""
+    """The first layer whose batch norm gets one value per channel from a single image; None if there is none."""
     found: list[str] = []
     with torch.device("meta"):
         net, image = create_model(network).train(), torch.empty(1, network.in_channels, resolution, resolution)

@@ -30,8 +30,7 @@ Form = Literal["ib", "extra_dw", "convnext", "ffn", "fused"]
 Part = Literal["start", "expand", "depthwise", "project"]
 
 ADDED = ("start_kernel", "fused", "norm")
-"""Fields of rows that are younger than the first run ids and stored networks, which leave them out where they are
-off."""
+"""Fields added after the first run ids and stored networks; both leave them out when they are off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +64,13 @@ class Block:
     """Non-linearity after the projection; None = linear bottleneck."""
     start_kernel: int | None = None
     """Size of a depthwise kernel on the block's input, before the expansion and without non-linearity; odd. It has the
-    stride where there is no other depthwise convolution."""
+    stride if there is no other depthwise convolution."""
     fused: bool = False
     """Whether the expansion is a full convolution of size `kernel`, with the stride, in place of the depthwise one."""
 
     @property
     def form(self) -> Form:
-        """Which spatial convolutions it has, in V4's names (figure 4); V1's to V3's rows are all `ib`."""
+        """The row's spatial convolutions, in V4's names (figure 4); V1's to V3's rows are all `ib`."""
         if self.fused:
             return "fused"
         if self.start_kernel is None:
@@ -84,7 +83,7 @@ class Block:
         return "+".join(f"{size}x{size}" for size in (self.start_kernel, self.kernel) if size is not None)
 
     def with_kernel(self, size: int) -> Block:
-        """With this size in every depthwise convolution that it has; a fused row has none."""
+        """The row with this size for all its depthwise kernels; a fused row has none."""
         if self.fused:
             return self
         return replace(self, kernel=self.kernel and size, start_kernel=self.start_kernel and size)
@@ -93,7 +92,7 @@ class Block:
         """Convolution -> size of its kernel, in the order of execution.
 
         Args:
-            separable: False: a depthwise convolution and the 1x1 after it are one full convolution.
+            separable: If False, a depthwise convolution and the 1x1 after it are one full convolution.
         """
         expand = 0 if self.expansion is None else 1
         start, middle = self.start_kernel or 0, self.kernel or 0
@@ -107,7 +106,7 @@ class Block:
         return {part: size for part, size in sizes.items() if size}
 
     def strided(self, separable: bool) -> Part:
-        """The convolution that has the stride: the depthwise one, or what stands for it."""
+        """The convolution that has the stride: the depthwise one, or the one in its place."""
         if self.fused or (self.kernel is None and not separable):
             return "expand"
         if self.kernel is None:
@@ -127,7 +126,7 @@ class Hidden:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What replaces pooling and classifier, for detection or segmentation."""
+    """The head that replaces pooling and classifier, for detection or segmentation."""
 
     kind: HeadKind
     filters: tuple[int, ...]
@@ -142,7 +141,7 @@ class Head:
 class Network:
     """A whole network: stem -> blocks -> 1x1 tail -> global pooling -> hidden -> dropout -> classifier.
 
-    A `head` replaces everything from the pooling on, and takes feature maps of the first three.
+    A `head` replaces everything from the pooling on, and reads feature maps of the stem, the blocks and the tail.
     """
 
     name: str
@@ -168,7 +167,7 @@ class Network:
     """The width multiplier that the rows already include."""
     width_rule: WidthRule = "paper"
     torchvision_rounds: bool = False
-    """Whether torchvision scales this table by another rule than the authors (V3)."""
+    """Whether torchvision scales this table by a different rule than the authors (V3)."""
     reduced_tail: bool = False
     """Whether the channels after C4 are already halved."""
     in_channels: int = 3
@@ -198,8 +197,8 @@ class Network:
 
     @cached_property
     def canonical(self) -> str:
-        """What differs from the defaults, as JSON. It is kept: the claims ask for that of few networks, thousands of
-        times."""
+        """The fields that differ from the defaults, as JSON. Cached: claims ask for it thousands of times, but for few
+        networks."""
         return json.dumps(changed(self, _stored), sort_keys=True)
 
     def to_dict(self) -> dict[str, object]:
@@ -243,7 +242,7 @@ class ResolvedBlock:
     row: Block
     kernels: Mapping[Part, int]
     strided: Part
-    """As of `Block`, for the network's `separable`."""
+    """As in `Block`, for the network's `separable`."""
     in_channels: int
     expanded: int
     """Channels of the depthwise convolution after the expansion."""
@@ -291,7 +290,7 @@ def resolve_blocks(network: Network) -> list[ResolvedBlock]:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMap:
-    """A map that a head may take: (N, channels, ceil(H / stride), ceil(W / stride))."""
+    """A map that a head can read: (N, channels, ceil(H / stride), ceil(W / stride))."""
 
     name: str
     block: int
@@ -314,9 +313,9 @@ def feature_maps(network: Network) -> dict[str, FeatureMap]:
 
     Returns:
         C2, C3: the output of the stage's first block (torchvision's LR-ASPP takes this C3). C4: the expansion of the
-        last stage's first block, or its input if it has none (V3 §6.3) or the stride is before it. last: the output of
-        the last block. C5: the map that is pooled for the classifier: the output of the 1x1 tail, or of the last block
-        if there is no tail.
+        last stage's first block, or its input if it has none (V3 §6.3) or the stride comes before it. last: the output
+        of the last block. C5: the map that is pooled for the classifier: the output of the 1x1 tail, or of the last
+        block if there is no tail.
     """
     blocks, tail = resolve_blocks(network), network.tail
     strides = list(itertools.accumulate((block.stride for block in blocks), operator.mul, initial=network.stem.stride))
@@ -355,7 +354,7 @@ def feature_map(network: Network, name: str) -> FeatureMap:
 
 
 def last_map(network: Network) -> FeatureMap:
-    """The map that segmentation takes: C5, or `last` where the 1x1 tail serves classification alone (V2's 1280).
+    """The map that segmentation uses: C5, or `last` if the 1x1 tail only serves classification (V2's 1280).
 
     Source: the parameters in V3, table 7.
     """

@@ -1,5 +1,5 @@
-"""The papers' tables, to be read beside the papers. A row's comment is the size of its input for 224 px images, V4's for
-the paper's."""
+"""The papers' tables, to be compared with the papers. A row's comment is the size of its input for images of 224 px, in
+V4 for those of the paper."""
 
 # ruff: noqa: E501
 from __future__ import annotations
@@ -249,11 +249,11 @@ def list_models() -> list[str]:
 
 
 FILES = (".yaml", ".yml")
-"""Suffixes of a file of `write_network`."""
+"""Suffixes of files written by `write_network`."""
 
 
 def table(model: str) -> Network:
-    """The published table of a model, or the network in a file of `write_network`.
+    """The published table of a model, or the network in a file written by `write_network`.
 
     Raises:
         ConfigError: Unknown model (the message has the nearest name), or a missing or malformed file.

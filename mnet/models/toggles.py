@@ -63,12 +63,12 @@ class Toggles:
     """Input size divided by the last feature map's size, reached by dropping the earliest strides; for small images."""
     # What each row does.
     uib: Literal["ib", "extra_dw", "convnext", "ffn"] | None = None
-    """Where each row with an expansion has depthwise convolutions: after it (ib), before it too (extra_dw), before it
-    only (convnext), or nowhere, strided rows apart (ffn). Source: V4 §4, figure 4, table 1."""
+    """Depthwise convolutions of each row with an expansion: after it (ib), also before it (extra_dw), only before it
+    (convnext), or none except in strided rows (ffn). Source: V4 §4, figure 4, table 1."""
     separable: bool | None = None
-    """False: a full convolution instead of each depthwise and the 1x1 after it. Source: V1, table 4."""
+    """False: one full convolution instead of each depthwise convolution and the 1x1 after it. Source: V1, table 4."""
     kernel: Literal[3, 5] | None = None
-    """Size of every depthwise kernel that there is; 3 in the minimalistic V3."""
+    """Size of every depthwise kernel; 3 in the minimalistic V3."""
     activation: Activation | None = None
     """Every non-linearity outside SE. Source: V3 §5.2, table 5."""
     hswish_from: int | None = None
@@ -78,8 +78,8 @@ class Toggles:
     bottleneck: Literal["linear", "relu", "relu6"] | None = None
     """Non-linearity after the projection. Source: V2, figure 6a."""
     shortcut: Shortcut | None = None
-    """Between bottlenecks, between expansions (around the depthwise convolution after the expansion, of the same
-    blocks), or none. Source: V2, figure 6b."""
+    """Shortcuts between bottlenecks, between expansions (in the same blocks, around the depthwise convolution after the
+    expansion), or none. Source: V2, figure 6b."""
     se: bool | None = None
     """Squeeze-and-excite before the projection of every block, or of none. Source: V3 §5.3."""
     se_ratio: float | None = None
@@ -89,7 +89,7 @@ class Toggles:
     output_stride: Literal[8, 16, 32] | None = None
     """The largest total stride; later strides become dilations of every kernel of their row and of later rows.
     Source: V3 §6.4."""
-    # Width, once and last.
+    # Width and its rounding, last.
     width_rule: WidthRule | None = None
     """How scaled channels are rounded: the authors' rule, or torchvision's for V3."""
     width: float | None = None
@@ -119,7 +119,7 @@ def describe(
     """The network that `create_model` would build, as data.
 
     Args:
-        model: One of `list_models()`, or a file of `write_network`.
+        model: One of `list_models()`, or a file written by `write_network`.
         num_classes: Outputs of the classifier; None = the table's number, 1000 in the papers.
         in_channels: Channels of the images; None = the table's number, 3 in the papers.
         toggles: Fields of `Toggles`.
@@ -167,7 +167,7 @@ def shallow(net: Network, value: bool) -> Network:
 
 
 def last_stage(net: Network, value: str) -> Network:
-    """`full` ends V3 as V2 ends: one more block, then the wide 1x1 before pooling. `streamlined` is the inverse.
+    """`full` ends V3 like V2: one more block, then the wide 1x1 before pooling. `streamlined` is the inverse.
 
     The full stage of V3-Small follows V3-Large's: an expansion to 576, a projection to twice the last block's channels
     (192), and the 1x1 to 1024 at 7x7.
@@ -240,9 +240,9 @@ def total_stride(net: Network, value: int) -> Network:
 
 
 def uib(net: Network, value: Form) -> Network:
-    """A kernel that is missing gets the size of the row's other one, 3 if it has none.
+    """A missing kernel gets the size of the row's other one, or 3 if there is none.
 
-    Rows without expansion and fused rows stay: they are no universal inverted bottlenecks.
+    Rows without expansion and fused rows stay as they are: they are not universal inverted bottlenecks.
     """
     if all(row.expansion is None or row.fused for row in net.blocks):
         raise ConfigError(
@@ -382,7 +382,7 @@ def _each_block(net: Network, change: Callable[[Block], Block]) -> Network:
 
 
 def _with_activations(net: Network, choose: Callable[[int], Activation]) -> Network:
-    """Every activation chosen by its layer's output channels, layer by layer from the input on."""
+    """The network with activations chosen by the output channels of their rows, in order from the input."""
 
     def change(row: Block) -> Block:
         chosen = choose(row.out_channels)

@@ -1,4 +1,4 @@
-"""Which width multiplier gives a network a wanted number of multiply-adds."""
+"""The width multiplier that gives a network a wanted number of multiply-adds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTHS = tuple(step / 200 for step in range(10, 801))
 def solve_width(network: Network, resolution: int, millions: float) -> float:
     """The width of `WIDTHS` at which `network` comes nearest to `millions` of multiply-adds.
 
-    Of widths that round to the same channels, the one that is shortest to write (1.0 before 0.995).
+    Of widths with the same multiply-adds, the one that is shortest to write (1.0 before 0.995).
 
     Args:
         network: At width 1.

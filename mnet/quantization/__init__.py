@@ -33,7 +33,7 @@ Images = Tensor | Iterable[Tensor]
 CALIBRATION_BATCH = 64
 
 SOURCE = "mnet_source"
-"""Key in the `meta` of a graph of `quantize`: (float network, images), for a runtime that quantises by itself."""
+"""Key in the `meta` of a graph from `quantize`: (float network, images), for runtimes that quantise by themselves."""
 
 aten = torch.ops.aten
 
@@ -61,7 +61,7 @@ def quantize(net: MobileNet, images: Images) -> nn.Module:
 
     Args:
         net: In float; unchanged.
-        images: For calibration: a few hundred training images, normalised as for training.
+        images: A few hundred training images for the calibration, normalised as for training.
 
     Returns:
         A module on the CPU, always in eval mode, for any batch size at the resolution of the images.
@@ -130,7 +130,7 @@ def _export(net: MobileNet, images: Tensor) -> GraphModule:
 
 
 def set_observing(prepared: nn.Module, on: bool) -> None:
-    """Whether a network prepared for training still updates its ranges."""
+    """Set whether a network prepared for training still updates its ranges."""
     from torchao.quantization.pt2e import disable_observer, enable_observer
 
     prepared.apply(enable_observer if on else disable_observer)
@@ -152,7 +152,7 @@ def _accept_modes(graph: GraphModule) -> GraphModule:
 
 
 def save(converted: nn.Module, path: Path) -> None:
-    """Write an int8 graph, with 8-bit weights, for `load`.
+    """Write an int8 graph, with 8-bit weights, to a file for `load`.
 
     Args:
         converted: From `quantize` or `convert`.
@@ -163,7 +163,7 @@ def save(converted: nn.Module, path: Path) -> None:
 
 
 def load(path: Path) -> nn.Module:
-    """The int8 network in a file of `save`, e.g. the `weights.pt` of a run with precision=int8. No code in it is run.
+    """The int8 network in a file from `save`, e.g. the `weights.pt` of a run with precision=int8. Runs no code in it.
 
     Raises:
         ConfigError: torchao is not installed, or the file holds something else, e.g. float weights, or a graph that an
@@ -172,7 +172,7 @@ def load(path: Path) -> nn.Module:
     check_installed()
     try:
         network = build_graph(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many types for other files, and recommends to run their code
+    except Exception as error:  # torch raises many types for other files, and recommends running their code
         reason = path_text(str(error))[:200] if isinstance(error, ValueError) else "it holds something else"
         if _is_exported_program(path):
             reason = "an earlier mnet wrote it, in a format that can run code. Delete the run's folder and run it again"
@@ -181,7 +181,7 @@ def load(path: Path) -> nn.Module:
 
 
 def _is_exported_program(path: Path) -> bool:
-    """Whether `torch.export.save` wrote it."""
+    """Whether `torch.export.save` wrote the file."""
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         return any(name.endswith("/archive_format") for name in archive.namelist())
     return False

@@ -1,4 +1,4 @@
-"""Where a MobileNet is rounded to 8 bits: as XNNPACK and TFLite's kernels do.
+"""Where a MobileNet is rounded to 8 bits: in the same places as in XNNPACK's and TFLite's kernels.
 
 Imports torchao and executorch; `mnet.quantization` imports it on use.
 """
@@ -17,12 +17,12 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 aten = torch.ops.aten
 
 SMALLEST_SCALE = 2**-12
-"""Of weights and activations: XNNPACK's limit."""
+"""Smallest scale of weights and activations: XNNPACK's limit."""
 
 WEIGHTED = (aten.conv2d.default, aten.linear.default)
 JOINING = (aten.add.Tensor, aten.mul.Tensor)
 CLAMPS = (aten.relu.default, aten.relu6.default)
-"""A kernel that ends in one applies it before rounding."""
+"""A kernel that ends in one of these applies it before rounding."""
 CURVES = (aten.hardswish.default, aten.silu.default, aten.hardsigmoid.default, aten.sigmoid.default)
 """One operator each, 8 bits in and out; an int8 kernel has a table of 256 entries."""
 ROUNDED = (*WEIGHTED, *JOINING, *CLAMPS, *CURVES, aten.mean.dim)
@@ -66,7 +66,7 @@ class Int8Quantizer(Quantizer):
 
 
 def _last_node(node: Node) -> Node:
-    """The last node of the operator that begins at `node`: the clamp behind it, if nothing else reads its output."""
+    """The last node of the operator that begins at `node`: the clamp after it, if nothing else reads its output."""
     user = next(iter(node.users))
     merges = node.target in (*WEIGHTED, *JOINING) and len(node.users) == 1 and user.target in CLAMPS
     return user if merges else node

@@ -1,9 +1,9 @@
-"""An int8 graph as tensors and a list of calls, from which it is built again: no code of a file is run.
+"""An int8 graph stored as tensors and a list of calls, and rebuilt from them: no code in a file is run.
 
     {"format": FORMAT, "tensors": {name: Tensor}, "calls": [[operator, [argument, ...]], ...], "output": number}
 
-An argument is a number, true or false, None, a dtype, a list of such, {"tensor": name}, or {"call": number}, the result
-of an earlier call; number 0 is the images.
+An argument is a number, a boolean, None, a dtype, a list of these, {"tensor": name}, or {"call": number}: the result of
+an earlier call, or the images for number 0.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ OPERATORS = (
     *("quantized_decomposed.quantize_per_tensor.default", "quantized_decomposed.dequantize_per_tensor.default"),
     "quantized_decomposed.dequantize_per_channel.default",
 )
-"""All that the int8 graph of a MobileNet calls. Each only computes; among the others are some that open files."""
+"""All operators that the int8 graph of a MobileNet calls. They only compute; some of torch's others open files."""
 
 
 def describe_graph(graph: GraphModule) -> dict[str, object]:
-    """The content of a file for an int8 graph.
+    """An int8 graph as the content of a file.
 
     Raises:
-        ValueError: It calls something that is not among `OPERATORS`.
+        ValueError: The graph calls something that is not in `OPERATORS`.
     """
     state = graph.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -43,7 +43,7 @@ def describe_graph(graph: GraphModule) -> dict[str, object]:
             references[node] = {"call": 0}
         elif node.op == "get_attr":
             name = str(node.target).replace(".", "_")
-            tensors[name] = state[str(node.target)].clone()  # not what it may be a part of
+            tensors[name] = state[str(node.target)].clone()  # if it is a view, without the rest
             references[node] = {"tensor": name}
         elif node.op == "call_function":
             if str(node.target) not in OPERATORS or node.kwargs:

@@ -1,1 +1,1 @@
-"""Architecture search: NetAdapt, which narrows a network, and a search over the blocks of one. Source: V3 §4."""
+"""Architecture search: NetAdapt, which narrows a network, and a search over a network's blocks. Source: V3 §4."""

@@ -4,7 +4,7 @@ Every candidate is trained briefly (the proxy), as a run of an engine, and its c
 for accurate and cheap candidates. Accuracy is measured on validation images only. One candidate is picked by MnasNet's
 reward, accuracy x (cost / target) ^ w. Source: Tan et al. 2019, equation 2; V3 §4.1: w = -0.15 for V3-Small, not -0.07.
 
-A resumed search asks the sampler the same questions again and finds the answers in its folder.
+A resumed search asks the sampler for the same candidates again and finds their results in its folder.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from mnet.studies.runs.store import CANDIDATES
 from mnet.studies.trial import Trial
 
 Costs = Callable[[Sequence[Network]], Sequence[float]]
-"""Costs of several networks, as shares of the start network's; together, so that they can be timed in the same
-rounds."""
+"""Costs of several networks, as shares of the start network's. One call takes all of them, so that they can be timed in
+the same rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSearch:
-    """How to search."""
+    """Settings of a search over blocks."""
 
     population: int = 8
     """Candidates per generation."""
@@ -90,7 +90,7 @@ def search_blocks(
 
     Args:
         start: The network to start from, with data and recipe.
-        costs: The costs of networks.
+        costs: Measures the costs of networks.
         settings: How to search.
         folder: The folder of the search: `CANDIDATES`, networks and runs.
         engine: Trains the candidates.

@@ -15,7 +15,7 @@ KNOBS: Mapping[str, tuple[object, ...]] = {
     "activation": (None, "relu", "hswish"),
     "channels": (0.75, 1.0, 1.25),
 }
-"""Values of each stage: None = as in the start network; expansion and channels are multiples of its own."""
+"""Values for each stage: None = as in the start network; expansion and channels are factors on its values."""
 _UNCHANGED: Mapping[str, object] = {"expansion": 1.0, "channels": 1.0}
 
 Choices = Mapping[str, object]

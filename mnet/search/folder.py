@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 START_NETWORK, FOUND_NETWORK, NETWORKS, SETTINGS = "seed.yaml", "network.yaml", "networks", "search.yaml"
 PROPOSALS = "proposals"
-"""Study of a search's runs, in its folder. Searches do not share runs, since most of their weights are deleted."""
+"""The study of a search's runs, in its folder. Searches share no runs, since most of their weights are deleted."""
 
 
 def record_settings(
@@ -53,7 +53,7 @@ def record_settings(
 
 def trial_of(start: Trial, path: Path) -> Trial:
     """The trial of the network in a file, with the data and recipe of `start`, evaluated on validation only."""
-    no_toggles: dict[str, Any] = dict.fromkeys(Toggles.__dataclass_fields__)  # the file has their effects
+    no_toggles: dict[str, Any] = dict.fromkeys(Toggles.__dataclass_fields__)  # the file includes their effects
     return replace(start, **no_toggles, target_madds=None, model=str(path), tested=False)
 
 
@@ -69,6 +69,6 @@ def accuracy(job: Job) -> float:
 
 
 def delete_weights(folders: Sequence[Path]) -> None:
-    """Delete weights that no later step starts from: a search makes hundreds."""
+    """Delete weights that no later step starts from: a search writes hundreds."""
     for folder in folders:
         (folder / WEIGHTS).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """NetAdapt: from a trained network, step by step, to a faster one. Source: Yang et al. 2018; its criterion, V3 §4.2.
 
 In each step, every proposal removes channels in one place, just enough to save a given share of the start network's
-cost. It starts with the strongest channels of the last network's weights and is trained for a few steps. The proposal
-that loses least accuracy for its saving is the next network. Accuracy is measured on validation images only.
+cost. It starts from the strongest channels of the last network's weights and is trained for a few steps. The proposal
+that loses least accuracy per unit of cost saved is the next network. Accuracy is measured on validation images only.
 
 Every proposal is a run of an engine, like those of studies: on this machine or elsewhere, and never trained twice.
 Decisions are kept in `trace.csv`, so a search that was killed resumes there and ends with the same network.
@@ -47,7 +47,7 @@ _START = "start"
 
 @dataclass(frozen=True, kw_only=True)
 class NetAdapt:
-    """How to search."""
+    """Settings of NetAdapt."""
 
     target: float = 0.58
     """Cost at which to stop, as a share of the start network's. V3-Small at 28 px keeps its validation accuracy down to
@@ -55,9 +55,9 @@ class NetAdapt:
     delta: float = 0.01
     """Smallest saving of a step, as a share of the start network's cost. Source: V3 §4.2."""
     tune_steps: int = 60
-    """Training steps per proposal; V3 has 10,000."""
+    """Training steps per proposal; V3 uses 10,000."""
     tune_lr: float = 0.2
-    """Highest learning rate of these, as a share of the recipe's."""
+    """Highest learning rate of these steps, as a share of the recipe's."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -100,7 +100,7 @@ def adapt(
         settings: How to search.
         folder: The folder of the search: `START_NETWORK`, `TRACE`, `FOUND_NETWORK` and the runs.
         engine: Trains the runs.
-        on_step: Called with every step as it is decided, and its number of proposals.
+        on_step: Called with every step once it is decided, and its number of proposals.
         on_event: Called with every event of a run.
 
     Returns:
@@ -154,7 +154,7 @@ def adapt(
 
 
 def _best(last: Step, candidates: Sequence[Proposal], accuracies: Sequence[float]) -> int:
-    """The index of the proposal that loses least accuracy for its saving; of equal ones, the cheaper."""
+    """The index of the proposal that loses the least accuracy per unit of cost saved; on a tie, the cheapest."""
 
     def gain(i: int) -> tuple[float, float]:
         change = (accuracies[i] - last.accuracy) / (last.cost - candidates[i].cost)
@@ -166,7 +166,7 @@ def _best(last: Step, candidates: Sequence[Proposal], accuracies: Sequence[float
 def _tuning_trial(start: Trial, last: Step, proposal: Proposal, settings: NetAdapt, folder: Path) -> Trial:
     """The trial that tunes a proposal: a few steps of the recipe, from the last network's weights.
 
-    All proposals of a step see the same images; other steps see others.
+    All proposals of a step see the same images; other steps see different ones.
     """
     path = folder / NETWORKS / f"{last.number + 1:03d}-{proposal.space}.yaml"
     if not path.exists() or table(str(path)) != proposal.network:
@@ -182,8 +182,8 @@ def _tuning_trial(start: Trial, last: Step, proposal: Proposal, settings: NetAda
 
 
 class Trace:
-    """The file of all decisions: every proposal of every step, and which was taken. It may be from a search that went
-    further."""
+    """The file of all decisions: every proposal of every step, and which was taken. It may have later steps, from a
+    search that got further."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TRACE
@@ -191,13 +191,13 @@ class Trace:
         self.rows: list[dict[str, object]] = [] if found is None else rows_of(found[1])
 
     def accuracies(self, step: int, run_ids: Sequence[str]) -> list[float] | None:
-        """Accuracies of the proposals of a step; None if it was not decided among exactly these."""
+        """Accuracies of the proposals of a step; None unless the file has exactly these for it."""
         by_run = {str(row["run_id"]): float(str(row["accuracy"])) for row in self.rows if row["step"] == step}
         return [by_run[run_id] for run_id in run_ids] if set(by_run) == set(run_ids) else None
 
     def add(self, step: int, candidates: Sequence[tuple[Proposal | None, float, float, str]], best: int) -> None:
-        """Write a step: proposal, accuracy, cost and run id of each candidate. Later steps, which an earlier search
-        with other settings left, are dropped."""
+        """Write a step: proposal, accuracy, cost and run id of each candidate. Later steps, left by an earlier search
+        with other settings, are dropped."""
         if self.accuracies(step, [run_id for *_, run_id in candidates]) is not None:
             return
         self.rows = [row for row in self.rows if int(str(row["step"])) < step]

@@ -1,8 +1,8 @@
 """NetAdapt's proposals for a network: fewer channels in one expansion or one bottleneck.
 
-Source: V3 §4.2. Blocks that shortcuts join share their bottleneck and are narrowed together; no proposal adds or
-removes a shortcut. The last 1x1, the hidden layer and the stem stay, unless a shortcut joins the stem to the first
-bottleneck.
+Source: V3 §4.2. Blocks joined by shortcuts share their bottleneck and are narrowed together; no proposal adds or
+removes a shortcut. The last 1x1 and the hidden layer keep their channels, as does the stem unless a shortcut joins it
+to the first bottleneck.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mnet.models.spec import Network
 from mnet.weights.truncation import Space, bottleneck_spaces, sizes
 
 DIVISOR = 8
-"""Channels stay multiples of it, as in the papers' tables."""
+"""Channels stay multiples of this, as in the papers' tables."""
 
 Cost = Callable[[Network], float]
 """The cost of a network: milliseconds, or multiply-adds."""

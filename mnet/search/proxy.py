@@ -1,4 +1,4 @@
-"""Does the proxy, a brief training, rank candidates as a full training does?"""
+"""Does the proxy, a brief training, rank candidates as full training does?"""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def check_proxy(
     engine: Engine,
     on_event: OnEvent = lambda event: None,
 ) -> pd.DataFrame:
-    """Train `count` candidates in full, evenly spaced from the one that the proxy ranks last to the first.
+    """Train `count` candidates in full, evenly spaced in the proxy's ranking from the worst to the best.
 
     Returns:
-        One row each: `network`, `proxy` and `full`, validation accuracies in percent. Written to `PROXY`.
+        One row per candidate: `network`, `proxy` and `full`, validation accuracies in percent. Written to `PROXY`.
     """
     trained = candidates.dropna(subset=["accuracy"]).drop_duplicates("run_id")
     rows = list(_evenly_spaced(trained, count))
@@ -91,7 +91,7 @@ def rank_correlation(proxy: Sequence[float], full: Sequence[float], *, seed: int
     random = np.random.default_rng(seed)
     ranks = stats.rankdata(pairs[:, random.integers(0, len(proxy), (RESAMPLES, len(proxy)))], axis=2)
     ranks -= ranks.mean(axis=2, keepdims=True)
-    spread = np.sqrt((ranks**2).sum(axis=2).prod(axis=0))  # zero where a resample holds one value alone: no ranking
+    spread = np.sqrt((ranks**2).sum(axis=2).prod(axis=0))  # zero if a resample has a single value: no ranking
     correlations = (ranks[0] * ranks[1]).sum(axis=1)[spread > 0] / spread[spread > 0]
     low, high = np.quantile(correlations, [0.025, 0.975])
     spearman, kendall = stats.spearmanr(*pairs).statistic, stats.kendalltau(*pairs).statistic

@@ -21,7 +21,7 @@ _RESULTS = {"load": "loading", "study_table": "archive", "decide": "decide", "pa
 
 
 def __getattr__(name: str) -> object:
-    """What belongs to results is imported when used: training needs neither pandas nor plots."""
+    """Import the results modules on first use: training needs neither pandas nor plots."""
     if name not in _RESULTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"mnet.studies.results.{_RESULTS[name]}"), name)

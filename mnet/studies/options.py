@@ -1,4 +1,4 @@
-"""From names and values, as a command line, a sweep file or a table spells them, to a `Trial`."""
+"""Build a `Trial` from names and values as a command line, a sweep file or a table spells them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARAMETERS = tuple(hints(Trial))
 """Every setting of a trial."""
 
 VARIANT = "variant"
-"""The option whose value is several settings in one string."""
+"""The option that holds several settings in one string."""
 
 MAY_BE_PATHS = ("model", "pretrained")
 """Options whose value is a name, or a path that exists."""
@@ -55,7 +55,7 @@ def expand(options: Mapping[str, object]) -> dict[str, object]:
 
 
 def listed(name: str, text: str) -> list[str]:
-    """The values that a text lists for an option, separated by commas. A path is one value, whatever is in its name."""
+    """The comma-separated values of an option. A path is one value, even with commas in its name."""
     is_path = hints(Trial).get(name) is Path or (name in MAY_BE_PATHS and _exists(text))
     return [text] if is_path else text.split(",")
 
@@ -63,7 +63,7 @@ def listed(name: str, text: str) -> list[str]:
 def _exists(path: str) -> bool:
     try:
         return Path(path).expanduser().exists()
-    except (OSError, RuntimeError):  # longer than a name can be; no such home
+    except (OSError, RuntimeError):  # name too long; no such home folder
         return False
 
 
@@ -106,8 +106,8 @@ def read_variant(variant: str) -> dict[str, object]:
 
 
 def cell_name(options: Mapping[str, object]) -> str:
-    """The name of a cell of a study: the values that vary, `relu` or `se=true, se_ratio=0.5`; a variant as it is
-    written, `se=true kernel=5`."""
+    """The name of a cell: the values that vary, such as `relu` or `se=true, se_ratio=0.5`; a variant is written as
+    given, such as `se=true kernel=5`."""
     if len(options) == 1:
         return text(next(iter(options.values())))
     return ", ".join(text(value) if name == VARIANT else f"{name}={text(value)}" for name, value in options.items())

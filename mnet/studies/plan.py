@@ -1,7 +1,7 @@
-"""The plan of a study, `plan.yaml`: at how many seeds it is looked at, written before its first run.
+"""The plan of a study, `plan.yaml`: after how many seeds it is analysed, written before its first run.
 
-Intervals hold over all looks of the plan together, so the plan is part of every result: looks are added, never taken
-away, and a look that was added later is told.
+Intervals hold over all looks of the plan together, so the plan is part of every result: looks can be added but not
+removed, and adding them later is reported.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from mnet.studies.sources import read_source
 from mnet.studies.study import Study
 
 LOOKS = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
-"""Numbers of seeds at which a study that runs until it is decided is looked at."""
+"""Numbers of seeds at which a study that runs until it is decided is analysed."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """When a study is looked at, and what it compares."""
+    """When a study is analysed, and what it compares."""
 
     looks: tuple[int, ...]
     margin: float
-    """Points below which a difference is of no interest."""
+    """Smallest difference of interest, in points."""
     cells: Mapping[str, str]
     """Name of a cell -> the run id of its seed 0."""
 
@@ -56,25 +56,25 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 def looks_of(study: Study, root: Path) -> tuple[int, ...] | None:
-    """The looks of a study's plan; None if it has none, or one for other networks."""
+    """The looks of a study's plan; None if it has no plan, or one without some of its cells."""
     plan = read_plan(root / study.name)
     return plan.looks if plan is not None and plan.cells.items() >= _cells(study).items() else None
 
 
 def make_plan(study: Study, root: Path, looks: Sequence[int], margin: float) -> Iterator[str]:
-    """Write the plan of a study, before its first run, or add looks to the one that it has.
+    """Write the plan of a study before its first run, or add looks to its existing plan.
 
     Args:
         study: The study.
         root: The results folder.
-        looks: Numbers of seeds at which it is to be looked at. Fewer than were planned add nothing.
-        margin: Points below which a difference is of no interest.
+        looks: Numbers of seeds at which to analyse it. Those up to the last planned look add nothing.
+        margin: Smallest difference of interest, in points.
 
     Yields:
-        What changes in a plan that was there, a sentence each.
+        A sentence for each change to an existing plan.
 
     Raises:
-        ConfigError: There is a file that is no plan.
+        ConfigError: The existing file is not a plan.
     """
     folder, cells = root / study.name, _cells(study)
     before = read_plan(folder)

@@ -18,7 +18,7 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """The content of a YAML file, and where it is written."""
+    """The content of a YAML file, with its path and line numbers."""
 
     path: Path
     content: object
@@ -53,7 +53,7 @@ def read_source(path: Path) -> Source:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
 
 
-@lru_cache(maxsize=64)  # all profiles are in one file, which every study asks for
+@lru_cache(maxsize=64)  # all profiles are in one file, which every study reads
 def _parse(path: Path, content: bytes) -> Source:
     text = content.decode()
     return Source(path, read_yaml(text), dict(_lines(path, compose_yaml(text), ())))

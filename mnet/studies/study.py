@@ -25,7 +25,7 @@ from mnet.tasks import Task
 __all__ = ["METRICS", "Cell", "Study", "check_sweep", "lay_over", "list_studies", "load_profile", "load_study"]
 
 MOST_RUNS = 100_000
-"""Of a study: a hundred times what the largest has."""
+"""Limit for one study: a hundred times the size of the largest."""
 
 Overrides = Mapping[str, Sequence[object]]
 """Option -> values that replace those of a file."""
@@ -60,7 +60,7 @@ class Study:
 
     @property
     def task(self) -> Task:
-        """The task of all its networks."""
+        """The task that all its networks share."""
         return self.cells[0].trials[0].task
 
     @property
@@ -111,7 +111,7 @@ def load_study(path: Path, overrides: Overrides | None = None) -> Study:
 def _check_runs(study: str, grid: Mapping[str, Sequence[object]]) -> None:
     """
     Raises:
-        ConfigError: The values would make more than `MOST_RUNS` runs. They are counted before they are read.
+        ConfigError: The study would have more than `MOST_RUNS` runs. Values are counted before they are read.
     """
     counts = {name: _count(values) for name, values in grid.items()}
     if (runs := math.prod(counts.values())) > MOST_RUNS:
@@ -188,7 +188,7 @@ def _build(name: str, description: str, grid: Mapping[str, Sequence[object]]) ->
 
 
 def _with_images(trial: Trial, known: dict[tuple[str, Path], str | None]) -> Trial:
-    """The trial with the fingerprint of a user's own images, which is found once for all."""
+    """The trial with the fingerprint of a user's own images, computed once per data set and folder."""
     if trial.images is not None or not trial.dataset_class().is_users:
         return trial
     key = trial.dataset, trial.data_dir

@@ -1,4 +1,4 @@
-"""The sweep file of a grid: checked before anything runs, by what W&B allows and by what a trial understands.
+"""Sweep files of a grid, checked before anything runs against what W&B allows and what a trial accepts.
 
 Other methods of W&B (random, bayes) draw their settings. Such a file can be registered with W&B, which checks it; only
 a grid can run as a study.
@@ -160,7 +160,7 @@ def _check_values(source: Source, at: Place, entry: Mapping[str, object]) -> Non
 
 
 def _check_variants(source: Source, parameters: Mapping[str, dict[str, object]]) -> None:
-    """No setting may be in a variant and a parameter of its own."""
+    """Check that no setting is both in a variant and a separate parameter."""
     for i, variant in enumerate(values_of(parameters[VARIANT]) if VARIANT in parameters else ()):
         for name in read_variant(str(read_option(VARIANT, variant))):
             if name in parameters:

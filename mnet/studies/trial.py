@@ -33,7 +33,7 @@ RECIPE_OVERRIDES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
 
 
 class InputSpec(NamedTuple):
-    """The input of a network. For a user's folders, which are not read yet, 3 channels and 10 classes are assumed."""
+    """Size, channels and classes of the images. A user's folders are not read yet: 3 channels, 10 classes assumed."""
 
     resolution: int
     in_channels: int
@@ -49,20 +49,20 @@ class Trial(Toggles):
     """
 
     model: str = "mobilenet_v3_small"
-    """One of mnet.list_models(), or a file with a network, such as make search writes."""
+    """One of mnet.list_models(), or a network file such as those that make search writes."""
     dataset: str = "fashion_mnist"
     """One of mnet.data.DATASETS."""
     data_dir: Path = Path("data")
-    """Folder of the data set; it is downloaded there if it is missing."""
+    """Folder of the data set; it is downloaded there if missing."""
     images: str | None = None
-    """The fingerprint of a user's own images, which a run records. Given by hand, other images are refused."""
+    """Fingerprint of your own images, recorded by every run. If you set it, other images are refused."""
     storage: Storage = "auto"
-    """Where decoded images of your own are held: memory; disk = in the folder MNET_CACHE, decoded once for all runs;
-    auto = memory where they fit. Results do not depend on it."""
+    """Where your own images are held once decoded: memory; disk = the folder MNET_CACHE, decoded once for all runs;
+    auto = memory if they fit. Results do not depend on it."""
     skip_unreadable: bool = False
-    """Go on without images of your own that cannot be read; they are counted."""
+    """Skip and count images of your own that cannot be read."""
     target_madds: float | None = None
-    """Multiply-adds in millions at this resolution; the width is solved for. Excludes `width`."""
+    """Multiply-adds in millions at this resolution, which set the width multiplier. Excludes `width`."""
     resolution: int | None = None
     """Height and width of the images in pixels; None = the data set's."""
     recipe: str = "quick"
@@ -80,7 +80,7 @@ class Trial(Toggles):
     decay_depthwise: bool | None = None
     """Whether weight decay applies to depthwise kernels; None = the recipe's. V1 excludes them (§3.3)."""
     augment: Augmentation | None = None
-    """Random changes to training images: none; flip_crop, mirrored and moved by a few pixels; resized_crop, a part of
+    """Random changes to training images: none; flip_crop = mirror and shift by a few pixels; resized_crop = crop of
     random size and aspect, as for ImageNet; None = the recipe's."""
     precision: Precision = "fp32"
     """Arithmetic. tf32 (NVIDIA GPUs) and bf16 (autocast) apply to convolutions and matrix products, in training and in
@@ -93,7 +93,7 @@ class Trial(Toggles):
     tested: bool = True
     """False: evaluate on validation images only, as a search does. Studies do not compare such runs."""
     seed: int = 0
-    """Seed of initial weights, order and augmentation."""
+    """Seed of initial weights, image order and augmentation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,7 +125,7 @@ class Trial(Toggles):
 
     @property
     def quantized(self) -> bool:
-        """Whether its network is the fp32 run's, in 8 bits."""
+        """Whether the network is the fp32 run's, quantized to 8 bits."""
         return self.precision in QUANTIZED
 
     @property
@@ -138,7 +138,7 @@ class Trial(Toggles):
         return {field.name: getattr(self, field.name) for field in fields(Toggles)}
 
     def settings(self) -> dict[str, str | int | float | bool | None]:
-        """All fields by name as plain values, for YAML and tables; `images` as it is known."""
+        """All fields by name as plain values, for YAML and tables; `images` is the fingerprint."""
         values = {**asdict(self), "images": self.fingerprint}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
@@ -154,8 +154,8 @@ class Trial(Toggles):
     def solved_width(self) -> float:
         """The width that gives `target_madds`.
 
-        It is solved for the input of the data set, not for the arguments of `network`, so that a trial has the same
-        width where it is named, hashed and trained.
+        It is solved for the input of the data set, not for the arguments of `network`, so that a trial is named, hashed
+        and trained with the same width.
         """
         spec = self.input_spec()
         network = with_toggles(table(self.model), Toggles(**self.toggles()), spec.num_classes, spec.in_channels)  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ class Trial(Toggles):
 
     @property
     def data_key(self) -> tuple[object, ...]:
-        """Equal for trials that can share the images that one of them has read."""
+        """A key of the images in memory, equal for trials that can share them."""
         dataset = self.dataset_class()
         augment = dataset.augmentation(self.full_recipe().augment)
         resolution = dataset.native_resolution if self.resolution is None else self.resolution
@@ -210,19 +210,19 @@ class Trial(Toggles):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Of a user's own images: `images`, or that of the files in `data_dir`. None for a published data set, and
-        where there are no such files."""
+        """Fingerprint of a user's own images: `images`, or that of the files in `data_dir`. None for a published data
+        set, or if the files are missing or unreadable."""
         if self.images is not None or not self.dataset_class().is_users:
             return self.images
         try:
             return self.dataset_class().hash_files(self.data_dir).fingerprint
-        except DataError:  # told where the images are read
+        except DataError:  # reported when the images are read
             return None
 
     def full_recipe(self) -> Recipe:
         """The recipe with this trial's overrides.
 
-        For int8 it is what follows the fp32 run: no epoch, or for int8-qat `quantization_aware`.
+        An int8 recipe covers what follows the fp32 run: no epochs, or for int8-qat `quantization_aware`.
         """
         overrides = {name: value for name in RECIPE_OVERRIDES if (value := getattr(self, name)) is not None}
         trained = replace(recipe(self.recipe), **overrides)
@@ -251,15 +251,15 @@ class Trial(Toggles):
 
     @cached_property
     def _around_seed(self) -> tuple[str, str]:
-        """The canonical JSON of what is computed, up to the seed and after it: claims ask for thousands of seeds."""
+        """The canonical JSON of what is computed, before and after the seed. Claims ask for thousands of run ids."""
         network, *others = self._computed
         content = [network, *(json.dumps(part, sort_keys=True, default=str) for part in others)]
         return f"[{', '.join(content[:3])}, ", "".join(f", {part}" for part in content[3:]) + "]"
 
     @cached_property
     def _computed(self) -> tuple[str, *tuple[object, ...]]:
-        """What a run computes apart from its seed: network (in JSON), recipe, data; then the precision unless it is
-        fp32, with the recipe that follows the fp32 run; and whether it is not tested."""
+        """What a run computes apart from its seed: network (in JSON), recipe and data; unless fp32, the precision, and
+        for int8 the recipe that follows the fp32 run; "untested" if it is not tested."""
         network = self.network(num_classes=2, in_channels=1)
         native = self.resolution in (None, self.dataset_class().native_resolution)
         data: dict[str, object] = {"dataset": self.dataset, "resolution": None if native else self.resolution}
@@ -274,6 +274,6 @@ class Trial(Toggles):
 
 
 def _changed_recipe(recipe: Recipe) -> dict[str, object]:
-    """As `changed`. `augment` was a switch when the first ids were made."""
+    """As `changed`, with augment=none as False: it was a switch when the first ids were made."""
     values = changed(recipe)
     return values | {"augment": False} if recipe.augment == "none" else values

@@ -2,7 +2,7 @@
 
 The head of a network decides its task. To add a task: a module here, its entry in `TASKS`, and its heads in
 `mnet.models.tables.HEADS`. Studies, tables, claims and the report take names, metrics and labels from here. The modules
-are imported on use.
+are imported when used.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Metric:
     """A result of a run, in percent; higher is better."""
 
     name: str
-    """In tables and result.json, and in logs after `val/` and `test/`."""
+    """Name in tables and result.json, and in logs after `val/` and `test/`."""
     label: str
-    """For readers."""
+    """Name shown to readers."""
 
     @property
     def mean(self) -> str:
@@ -65,13 +65,13 @@ class Task:
     heads: tuple[str | None, ...]
     """Values of the toggle `head`; None = the classifier."""
     metrics: tuple[Metric, ...]
-    """Studies compare the first one, and claims are tested by it."""
+    """Studies compare the first one, and claims are tested with it."""
     module: str
     """`module:class` of the LightningModule in this package."""
     resolution: int
     """Height and width, in pixels, at which the papers count multiply-adds (of a square of the same area)."""
     num_classes: int
-    """Classes with which the papers count."""
+    """Number of classes for which the papers count them."""
     dense: bool = False
     """Whether there are scores for every pixel."""
 

@@ -20,29 +20,29 @@ from mnet.models.spec import Network
 
 RATIOS = (2, 3)
 MIN_SCALE, MAX_SCALE, SMALLEST = 0.2, 0.95, 0.1
-"""Sizes of default boxes as fractions of the image, from C4 to the last map; and of C4's square, if C4 has 3 boxes.
+"""Sizes of default boxes as fractions of the image: from C4 to the last map, and of C4's square if C4 has 3 boxes.
 Source: the authors' SSD configurations; SSD §2.2."""
 MATCH_IOU = 0.5
 """Lowest IoU at which a default box is matched to an object; an object's best default box always is."""
 NEGATIVES = 3
-"""Background boxes in the loss per matched box, those with the highest loss. Source: SSD §2.2."""
+"""Background boxes in the loss per matched box: those with the highest loss. Source: SSD §2.2."""
 MIN_SCORE, NMS_IOU, CANDIDATES, MAX_OBJECTS = 0.001, 0.55, 300, 300
 """Source: torchvision's ssdlite320_mobilenet_v3_large."""
 
 
 class Detections(NamedTuple):
-    """The detected objects of an image, by falling score."""
+    """The detected objects of an image, by descending score."""
 
     boxes: Tensor
     """(objects, 4): left, top, right, bottom in pixels."""
     scores: Tensor
     """(objects,), in [0, 1]"""
     labels: Tensor
-    """(objects,), from 1 on"""
+    """(objects,), starting at 1"""
 
 
 class DefaultBoxes(DefaultBoxGenerator):
-    """torchvision's default boxes; with three boxes on the finest map, the authors'."""
+    """torchvision's default boxes, or the authors' if the finest map has three per position."""
 
     def __init__(self, boxes: Sequence[int]) -> None:
         self.boxes = tuple(boxes)
@@ -85,8 +85,8 @@ class Decoder:
         return torch.stack(rows)
 
     def loss(self, outputs: Tensor, target: Boxes) -> Tensor:
-        """Smooth L1 of the matched boxes plus cross-entropy of these and of the worst background boxes, both divided by
-        the number of matched boxes. Source: SSD §2.2; summed as in torchvision.
+        """Smooth L1 of the matched boxes plus cross-entropy of these and of the hardest background boxes, both divided
+        by the number of matched boxes. Source: SSD §2.2; summed as in torchvision.
 
         Args:
             outputs: (N, boxes, classes + 1 + 4), from SSDLite.
@@ -113,7 +113,7 @@ class Decoder:
 
         Args:
             outputs: (N, boxes, classes + 1 + 4), from SSDLite.
-            max_objects: Per image; those with the highest scores.
+            max_objects: Maximum per image; those with the highest scores are kept.
         """
         outputs = outputs.float()
         n, boxes, width = outputs.shape
@@ -123,7 +123,7 @@ class Decoder:
         scores, box = scores[image, label, nth], box[image, label, nth]
         decoded = self.coder.decode_single(outputs[image, box, width - 4 :], self.default[box])
         decoded = clip_boxes_to_image(decoded, self.size)
-        best = batched_nms(decoded, scores, image * width + label, NMS_IOU)  # by falling score
+        best = batched_nms(decoded, scores, image * width + label, NMS_IOU)  # by descending score
         detections = []
         for i in range(n):
             kept = best[image[best] == i][:max_objects]

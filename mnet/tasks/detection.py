@@ -21,7 +21,7 @@ from mnet.training.recipes import Recipe
 Batch = tuple[Tensor, Boxes]
 """Images (N, C, H, W), all of one size, and their objects."""
 COCO_OBJECTS = 100
-"""Objects per image, those with the highest scores, in COCO's mAP."""
+"""Objects per image that count in COCO's mAP: those with the highest scores."""
 
 
 class SSDLiteDetector(TaskModule):

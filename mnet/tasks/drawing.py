@@ -16,9 +16,9 @@ COLOURS = (
     *("#882255", "#44AA99", "#DDCC77", "#332288"),
 )
 MOST_DRAWN = 2048
-"""Pixels of a side. Matplotlib takes 16 bytes and more for each."""
+"""Largest height and width drawn, in pixels. Matplotlib takes at least 16 bytes per pixel."""
 OPACITY = 0.55
-"""Of a mask drawn over its image."""
+"""Opacity of a mask drawn over its image."""
 
 
 class Limit(NamedTuple):
@@ -69,7 +69,7 @@ def draw_boxes(axes: Axes, boxes: np.ndarray, colours: Sequence[str], texts: Seq
 
 
 def draw_mask(axes: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
-    """Draw classes (H, W) over an image; background and unlabelled pixels stay clear."""
+    """Draw classes (H, W) over an image; background and unlabelled pixels stay transparent."""
     drawn = thin_out(mask)
     overlay = np.zeros((*drawn.shape, 4))
     for label in np.unique(drawn):
@@ -79,13 +79,13 @@ def draw_mask(axes: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
 
 
 def legend_handles(labels: Sequence[int], names: Sequence[str]) -> list[Patch]:
-    """The entries of a legend, one per class but the background."""
+    """The entries of a legend, one per class except the background."""
     named = [names[label] for label in labels if names[label] != BACKGROUND]
     return [Patch(color=colour(name, names), label=name) for name in named]
 
 
 def draw_legend(axes: Axes, labels: Sequence[int], names: Sequence[str]) -> None:
-    """Draw a legend beside an image, if there is anything to name."""
+    """Draw a legend next to an image, if there is anything to name."""
     if handles := legend_handles(labels, names):
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 

@@ -31,7 +31,7 @@ from mnet.training.recorded import RecordedNetwork, RecordedStep, can_record, on
 from mnet.weights.transfer import TransferReport
 
 LOG_STEPS = 50
-"""Steps between two logs of training metrics."""
+"""Steps between logs of training metrics."""
 Batch = tuple[Tensor, Any]
 """Images (N, C, H, W) and the task's targets."""
 
@@ -42,7 +42,7 @@ class TrainedModule(L.LightningModule):
     net: nn.Module
     recipe: Recipe
     step_reads_values: bool = False
-    """Whether a step reads values from the device, so that only its network can be recorded."""
+    """Whether a step reads values from the device: then only its network can be recorded, not the step."""
     compiled_as: Compile = "off"
     """How the training steps so far were computed."""
     _mode: Compile = "off"
@@ -53,7 +53,7 @@ class TrainedModule(L.LightningModule):
     _compiled: Callable[..., Any] | None = None
 
     def compile_training(self, mode: Compile) -> None:
-        """Compile or record training steps. Evaluation is neither, because its batches differ in size.
+        """Compile or record training steps, but not evaluation, whose batches differ in size.
 
         Raises:
             ConfigError: As `mnet.training.arithmetic.check_compile`.
@@ -65,11 +65,11 @@ class TrainedModule(L.LightningModule):
 
     @abstractmethod
     def step(self, batch: Any) -> dict[str, Any]:
-        """`loss` of a training batch, with its gradient; and, last, the number that progress shows, if it is another
-        one."""
+        """`loss` of a training batch, with its gradient. The last entry is what the progress display shows: another
+        value, or `loss` itself."""
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """`step`; on a GPU, recorded at the first call unless that was turned off."""
+        """`step`; on a GPU, recorded on the first call unless that was turned off."""
         self._replayed = False
         if not (self._records and on_gpu(batch)):
             return self.step(batch)
@@ -82,23 +82,23 @@ class TrainedModule(L.LightningModule):
         return dict(self._recorded(batch)) if self._replayed else self.step(batch)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The backward pass, unless it was part of what `training_step` replayed."""
+        """The backward pass, unless the replay in `training_step` included it."""
         if not self._replayed:
             super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Forget the gradients of the last step: a replay has overwritten them, where the next one writes."""
+        """Clear the last step's gradients, unless a replay has overwritten them; in place if there is a recording."""
         if not self._replayed:
             optimizer.zero_grad(set_to_none=self._recorded is None)
 
     def run_network(self, images: Tensor) -> Any:
-        """The network's output for images (N, C, H, W), in training as `compile_training` says."""
+        """The network's output for images (N, C, H, W), in training compiled or recorded as `compile_training` set."""
         if self.training and self._recorded_net is not None:
             return self._recorded_net(images)
         return (self._compiled if self._compiled and self.training else self.net)(images)
 
     def on_fit_start(self) -> None:
-        self._recorded = self._recorded_net = None  # the weights may lie elsewhere now
+        self._recorded = self._recorded_net = None  # the weights may have moved in memory
         self._records = self._mode in ("auto", "graphs") and can_record(self.trainer)
         momentum = bn_momentum_for(self.recipe, int(self.trainer.estimated_stepping_batches))
         for module in self.net.modules():
@@ -122,9 +122,9 @@ class TaskModule(TrainedModule):
     """
 
     start: TransferReport | None = None
-    """What it copied from other weights at the start."""
+    """What was copied from pretrained weights at the start."""
     metric_names: ClassVar[tuple[str, ...]]
-    """The logged ones of the values that `metrics` compute: the metrics of the task."""
+    """The values computed by `metrics` that are logged: the metrics of the task."""
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class TaskModule(TrainedModule):
 
     @abstractmethod
     def evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
-        """Update the metrics; returns the network's output."""
+        """Update the metrics and return the network's output."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> list[Any]:
@@ -155,10 +155,10 @@ class TaskModule(TrainedModule):
     @staticmethod
     @abstractmethod
     def fit_image(image: Image.Image, side: int) -> Image.Image:
-        """An image of any size, scaled and cropped as those of a data set with resolution `side`."""
+        """An image of any size, scaled and cropped like the images of a data set with resolution `side`."""
 
     drawable: ClassVar[bool] = False
-    """Whether predictions are drawn beside the truth: such runs keep examples."""
+    """Whether predictions are drawn next to the truth: such runs keep examples."""
     prediction_type: ClassVar[Callable[..., Any]]
     """The type of predictions that consist of several named tensors."""
 
@@ -187,7 +187,7 @@ class TaskModule(TrainedModule):
 
     @staticmethod
     def legend_classes(prediction: Any, limit: Limit) -> list[int]:
-        """The classes that a legend must name, as indices of the names."""
+        """The classes that a legend must name, as indices into the names."""
         return []
 
     @staticmethod
@@ -201,7 +201,7 @@ class TaskModule(TrainedModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """
         Raises:
-            ConfigError: One image, which is too little for a batch norm: the trial's batch divided among devices, or
+            ConfigError: The batch has one image, too few for a batch norm: the trial's batch divided among devices, or
                 the only training image.
         """
         images = batch[0]

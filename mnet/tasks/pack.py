@@ -1,4 +1,4 @@
-"""Several runs that differ only in their seed, trained as one network. Every task works in it unchanged."""
+"""Several runs that differ only in their seed, trained as one network. Every task works in a pack unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnet.tasks.module import LOG_STEPS, Batch, TaskModule, TrainedModule
 
 
 class Pack(TrainedModule):
-    """Trains the networks of several modules as replicas; logs what each would, after its number: `0/val/loss`.
+    """Trains the networks of several modules as replicas; logs each one's values after its number: `0/val/loss`.
 
     A training batch is the members' images side by side, (N, K * C, H, W), and a list of their targets; a validation
     batch is shared by all members.
@@ -24,7 +24,7 @@ class Pack(TrainedModule):
     def __init__(self, members: Sequence[TaskModule]) -> None:
         """
         Args:
-            members: With the same network, recipe and task. They have no network of their own until `release`.
+            members: Modules with the same network, recipe and task. They have no network of their own until `release`.
         """
         super().__init__()
         self.recipe = members[0].recipe
@@ -101,8 +101,8 @@ class Pack(TrainedModule):
 
 
 class PrecomputedOutput(nn.Module):
-    """Replaces a member's network, and returns what its replica has computed, once: nothing must keep the activations
-    of a step, and where a recorded one adds up its gradients, alive."""
+    """Replaces a member's network and returns its replica's output once: a reference kept longer would keep alive the
+    step's activations and, if recorded, its gradient accumulators."""
 
     output: Tensor | None = None
 

@@ -1,6 +1,6 @@
 """How a training step is computed: compiled, recorded or neither, and in which precision. Results differ by rounding.
 
-The forward and backward pass of a training step are compiled (modes of torch.compile) or, as they are, recorded as CUDA
+The forward and backward pass of a training step are compiled (modes of torch.compile) or recorded unchanged as CUDA
 graphs (`graphs`, see `mnet.training.recorded`), which replay without launches from Python.
 """
 
@@ -17,7 +17,7 @@ from mnet.errors import ConfigError, unknown
 from mnet.resources import scratch_folder
 
 Compile = Literal["auto", "off", "graphs", "default", "reduce-overhead", "max-autotune"]
-"""off; graphs = recorded as CUDA graphs; a mode of torch.compile; or auto = graphs on a GPU, elsewhere off."""
+"""off; graphs = recorded as CUDA graphs; a mode of torch.compile; or auto = graphs on a GPU, otherwise off."""
 NOT_COMPILED = ("auto", "off", "graphs")
 """Modes without a compiler."""
 COMPILERS = ("g++", "clang++", "c++")
@@ -49,8 +49,8 @@ def compiled(call: _Call, mode: Compile) -> _Call:
 
 
 def keep_compiled_code() -> None:
-    """Let torch keep compiled code, which later processes run, in a folder of this user alone: its own in /tmp may be
-    anybody's.
+    """Let torch keep compiled code in a folder of this user alone: later processes run it, and torch's default
+    folder in /tmp may be anybody's.
 
     Raises:
         ConfigError: As `scratch_folder`.
@@ -86,7 +86,7 @@ def check_precision(precision: str) -> None:
 
 
 def set_tensor_cores(on: bool) -> None:
-    """Whether a GPU may round fp32 factors to TF32's ten bits, in convolutions and in products of matrices.
+    """Set whether a GPU may round fp32 factors to TF32's ten bits, in convolutions and in matrix products.
 
     By default PyTorch rounds in convolutions only, but `mnet.models.replicas` computes 1x1 convolutions as products.
     """

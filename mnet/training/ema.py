@@ -22,10 +22,10 @@ class WarmEMA(WeightAveraging):
         super().__init__()
         self.decay = decay
         self._pairs: list[tuple[Tensor, Tensor]] = []
-        """Every tensor of the average, and the network's."""
+        """(tensor of the average, the same tensor of the network)."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the average where the weights are, and the count of updates on the CPU: otherwise every step would copy
+        """Keep the average on the weights' device, and the count of updates on the CPU: otherwise every step would copy
         each weight to the CPU, or wait for the GPU's count. Releases of Lightning differ in where they keep both."""
         average = self._average_model
         assert average is not None

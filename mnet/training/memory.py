@@ -1,4 +1,4 @@
-"""Memory that a training step frees stays with the process for the next step."""
+"""Keep the memory that a training step frees in the process, for the next step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Make the C library (glibc only) keep freed memory for reuse instead of returning it to the system.
 
     Every training step frees its activations and allocates the same ones again. If they are returned in between, each
-    page is faulted in and zeroed anew: 5 to 22% of a step on one thread of an AMD EPYC (28 px, batch 96), 17% of a
-    detector's.
+    page is faulted in and zeroed again: 5 to 22% of a step on one thread of an AMD EPYC (28 px, batch 96), 17% of a
+    detector's step.
 
     Returns:
         Whether the C library accepted the options.

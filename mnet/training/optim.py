@@ -12,14 +12,14 @@ from torch.optim import Optimizer
 
 class RMSpropTF(Optimizer):
     """RMSprop with epsilon inside the root, a mean square that starts at one, and the learning rate inside the
-    momentum: a change of the rate does not affect updates already in the buffer.
+    momentum buffer: changing the rate does not affect updates already in the buffer.
 
     Args:
         params: Parameters, or parameter groups.
         lr: Learning rate.
         alpha: Decay of the mean square.
         eps: Added to the mean square before the root.
-        momentum: Of the update.
+        momentum: Decay of the update buffer.
         weight_decay: L2, added to the gradient.
 
     Source: the papers train with TensorFlow's RMSProp; V3 §6.1 and V2 §6.1 give decay and momentum 0.9.

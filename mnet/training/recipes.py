@@ -1,4 +1,4 @@
-"""How to train, as data: the papers' recipes and recipes for short budgets. One table, `RECIPES`.
+"""Training recipes as data: the papers' and those for short budgets. One table, `RECIPES`.
 
 A recipe is independent of network and data. Learning rates are scaled linearly from `lr_batch` to the batch size.
 """
@@ -14,8 +14,8 @@ from typing import Literal
 from mnet.errors import ConfigError, unknown
 
 Augmentation = Literal["none", "flip_crop", "resized_crop"]
-"""flip_crop: mirrored, and moved by a few pixels, as each data set defines it. resized_crop: a part of random size,
-aspect and position, mirrored, as for ImageNet."""
+"""flip_crop: mirrored at random, and moved by a few pixels, as each data set defines it. resized_crop: a part of
+random size, aspect and position, mirrored at random, as for ImageNet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class Recipe:
     decay_epochs: float = 1.0
     label_smoothing: float = 0.0
     augment: Augmentation = "flip_crop"
-    """How training images are augmented; boxes and masks know no `resized_crop`, and take `flip_crop` for it."""
+    """How training images are augmented; `resized_crop` is for classifiers only."""
     dropout: float | None = None
     """None = the network's rate."""
     bn_momentum: float = 0.1
-    """In PyTorch's convention (1 - TensorFlow's decay); short runs raise it, see `bn_momentum_for`."""
+    """In PyTorch's convention (1 - TensorFlow's decay); raised for short runs, see `bn_momentum_for`."""
     ema: float = 0.0
     """Decay of the averaged weights that are evaluated; 0 = no average. See `mnet.training.ema`."""
 
@@ -158,7 +158,7 @@ def recipe(name: str) -> Recipe:
     """The recipe of that name in `RECIPES`.
 
     Raises:
-        ConfigError: Unknown name; the message has the nearest one.
+        ConfigError: Unknown name; the message suggests the nearest one.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
@@ -168,11 +168,11 @@ def recipe(name: str) -> Recipe:
 QAT_EPOCHS, QAT_LR = 0.1, 0.1
 """Epochs and learning rate of quantization-aware training, as fractions of the recipe's."""
 QAT_OBSERVED = 0.7
-"""Fraction of its steps in which activation ranges are still updated."""
+"""Fraction of the steps of quantization-aware training in which activation ranges are still updated."""
 
 
 def quantization_aware(recipe: Recipe) -> Recipe:
-    """How training continues, after `recipe`, with int8 rounding simulated.
+    """The recipe for training that continues after `recipe` with simulated int8 rounding.
 
     `QAT_EPOCHS` of the epochs, but at least one, on a cosine from `QAT_LR` of the learning rate to zero. Both were
     chosen on validation images. No weight decay and no average: with batch norms folded, the weights carry their scale.

@@ -1,7 +1,7 @@
-"""Forward and backward pass of a training step, recorded as CUDA graphs at its first call and replayed from then on.
+"""Forward and backward pass of a training step, recorded as CUDA graphs on the first call and replayed from then on.
 
-A step of a MobileNet on small images is hundreds of kernels of a few microseconds each; launched one by one from
-Python, the GPU waits for most of them. Nothing is compiled: the kernels are those of a step that is not recorded.
+A step of a MobileNet on small images is hundreds of kernels of a few microseconds each. If Python launches them one by
+one, the GPU waits for most of them. Nothing is compiled: the kernels are the same as without a recording.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Shapes = list[tuple[torch.Size, torch.dtype]]
 class RecordedStep:
     """Forward and backward pass of a training step as one CUDA graph, which writes the gradients of all parameters.
 
-    The step must do the same for every batch of a shape: no value may be read from the device.
+    The step must do the same work for every batch of a shape: no value may be read from the device.
     """
 
     def __init__(self, module: nn.Module, step: Callable[[Any], Mapping[str, Any]]) -> None:
         """
         Args:
-            module: Its parameters get gradients; its buffers are as after one step once the first call has returned.
-            step: Takes a batch, of tensors in lists and tuples; returns tensors, among them `loss`.
+            module: Its parameters get gradients. After the first call its buffers are as after one step.
+            step: Takes a batch of tensors in lists and tuples; returns tensors by name, including `loss`.
         """
         self._module, self._step = module, step
         self._params = [param for param in module.parameters() if param.requires_grad]
@@ -44,7 +44,7 @@ class RecordedStep:
         return self._replay is None or shapes_of(batch) == self._shapes
 
     def __call__(self, batch: Any) -> Mapping[str, Any]:
-        """What the step returns for a batch on a GPU, without gradients, which are in the parameters. The next call
+        """What the step returns for a batch on a GPU, detached; the gradients are in the parameters. The next call
         overwrites both.
 
         Raises:
@@ -59,7 +59,7 @@ class RecordedStep:
         return outputs
 
     def _record(self, batch: Any) -> cuda_graphs.Replay[tuple[Any, list[Tensor | None]]]:
-        batch = tree_map(torch.clone, batch)  # this one must not be overwritten
+        batch = tree_map(torch.clone, batch)  # the caller's must not be overwritten
         self._inputs, self._shapes = tree_leaves(batch), shapes_of(batch)
         params, device = self._params, self._params[0].device.type
 
@@ -76,17 +76,16 @@ class RecordedStep:
 
 
 class RecordedNetwork:
-    """A network as two CUDA graphs, of its forward and of its backward pass: for training steps whose loss reads values
-    from the device.
+    """A network as two CUDA graphs, forward and backward: for training steps whose loss reads values from the device.
 
-    What it returns is overwritten by the next call. Input of another shape than the first call's is computed without
-    the recording. Source: torch.cuda.make_graphed_callables, whose limits these are.
+    The next call overwrites what this one returned. Input of another shape than the first call's is computed without
+    the recording. Both are limits of torch.cuda.make_graphed_callables.
     """
 
     def __init__(self, net: nn.Module) -> None:
         """
         Args:
-            net: Its buffers are as after one call once the first call has returned.
+            net: After the first call its buffers are as after one call.
         """
         self._net = net
         self._replay: Callable[[Tensor], Any] | None = None
@@ -101,7 +100,7 @@ class RecordedNetwork:
         if self._replay is None:
             self._shapes = shapes_of(images)
             call = _Outputs(self._net)
-            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # warm-up and recording use two
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # the warm-up has another stream
             try:
                 with unchanged(self._net), casting_anew(images.device.type):
                     first = (images.clone(),)  # this batch must not be overwritten
@@ -126,8 +125,8 @@ class _Outputs(nn.Module):
         return self.outputs
 
     def forget_gradients(self) -> None:
-        """Once recorded, the outputs lead to nothing. Otherwise they would keep alive where autograd adds up the
-        gradients of a weight, which is on the stream of the recording: every later step would wait there."""
+        """Detach the recorded outputs. Otherwise they would keep alive autograd's accumulators of the weights'
+        gradients, which are on the recording's stream: every later step would wait for that stream."""
         for output in tree_leaves(self.outputs):
             if not output._is_view():
                 output.detach_()
@@ -135,7 +134,7 @@ class _Outputs(nn.Module):
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """The calls before and of a recording leave no trace in batch norms and random numbers, and draw dropout where a
+    """Keep batch norms and random numbers unchanged by the warm-up and the recording, and have dropout drawn where a
     replay reads it.
 
     Raises:
@@ -156,13 +155,13 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 
 def casting_anew(device: str) -> torch.autocast:
-    """Autocast as it is, but without cached casts: a replay must cast the weights of its own step."""
+    """The current autocast without cached casts: a replay must cast the weights of its own step."""
     dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
     return torch.autocast(device, dtype, enabled=enabled, cache_enabled=False)
 
 
 def laid_out_as(param: Tensor, grad: Tensor | None) -> Tensor | None:
-    """The gradient in the strides of its parameter, which fused optimisers ask for."""
+    """The gradient with the strides of its parameter, which fused optimisers require."""
     if grad is None:
         return None
     strides = zip(param.shape, param.stride(), grad.stride(), strict=True)
@@ -182,6 +181,6 @@ def on_gpu(batch: object) -> bool:
 
 
 def can_record(trainer: L.Trainer) -> bool:
-    """Whether every step of this Trainer has gradients of its own: one device, and an update after each batch. A replay
-    overwrites the gradients of the last one, to which another batch would be added."""
+    """Whether this Trainer uses one device and updates after each batch. A replay overwrites the last gradients, so
+    they cannot be accumulated."""
     return trainer.world_size == 1 and trainer.accumulate_grad_batches == 1

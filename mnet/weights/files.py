@@ -1,4 +1,4 @@
-"""Weights as people have them: found in whatever holds them, with plain names and numbers. No code in a file is run."""
+"""State dicts from the files that people have, with plain names and numbers. No code in a file is run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "ema")
 """Names of averaged weights, which are preferred: they are the ones to evaluate."""
 PLAIN = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "module")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What DataParallel and DDP, torch.compile, Lightning and training scripts put before every name."""
+"""Prefixes that DataParallel and DDP, torch.compile, Lightning and training scripts add to every name."""
 STEMS = ("stem.conv.weight", "features.0.0.weight", "conv_stem.weight")
-"""The first tensor of a classifier in the layout of mnet, torchvision and timm; before it may stand any prefix."""
+"""The first tensor of a classifier in the layout of mnet, torchvision and timm; any prefix may precede it."""
 MOST = 0.9
-"""Share of the tensors that a prefix has to be before; the others, such as a metric's, are left out."""
+"""Share of the tensors that must have a prefix for it to be removed; the others, such as a metric's, are left out."""
 NESTED = 3
-"""How many mappings may be around a state dict."""
+"""How many mappings deep a state dict may be nested."""
 LFS, PICKLED, ZIPPED = b"version https://git-lfs", pickle.PROTO, b"PK"
-"""What a pointer to a file in Git LFS begins with, a file of torch before 1.6 and one since."""
+"""First bytes of a pointer to a file in Git LFS, of a file of torch before 1.6, and of one since."""
 PICKLES = 5
-"""Of a file of torch before 1.6: magic number, version, system, content, keys."""
+"""Pickles in a file of torch before 1.6: magic number, version, system, content, keys."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def read_state(source: Mapping[str, Any] | str | Path) -> State:
     """A state dict from a mapping, or from a .pt, .pth, .ckpt or .safetensors file.
 
     Args:
-        source: Behind the name of a file, `#ENTRY` chooses what to take of it, by a key or by the prefix of a network
-            in it; else averaged weights are preferred.
+        source: The mapping or file. In `FILE#ENTRY`, the entry is a key in the file or the prefix of a network in it;
+            without one, averaged weights are preferred.
 
     Raises:
-        ConfigError: The file is missing or cannot be read, has no state dict, or numbers that are not finite.
+        ConfigError: The file is missing, cannot be read, has no state dict, or has numbers that are not finite.
     """
     if isinstance(source, Mapping):
         state, where = find_state(source, None, "the mapping"), "the mapping"
@@ -64,7 +64,7 @@ def read_state(source: Mapping[str, Any] | str | Path) -> State:
 
 
 def split_entry(source: str) -> tuple[Path, str | None]:
-    """A file of weights, and the entry after its `#`."""
+    """The path of a file of weights, and the entry after its `#`, if any."""
     path = Path(source).expanduser()
     name, mark, entry = source.rpartition("#")
     if mark and not path.exists():
@@ -73,10 +73,10 @@ def split_entry(source: str) -> tuple[Path, str | None]:
 
 
 def read_file(path: Path) -> object:
-    """The content of a file of weights; objects other than tensors and plain values are left empty.
+    """The content of a file of weights; objects other than tensors and plain values become empty stand-ins.
 
     Raises:
-        ConfigError: It is missing, or cannot be read.
+        ConfigError: The file is missing or cannot be read.
     """
     if not path.is_file():
         raise ConfigError(f"{path_text(path)} is neither a file of weights nor the folder of a run, and not imagenet")
@@ -107,7 +107,7 @@ def read_file(path: Path) -> object:
 
 
 def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """Empty classes under the names of those in a file that torch would not load: they take what they are given."""
+    """Empty classes with the names of those in a file that torch would not load; they accept any arguments."""
     if zipfile.is_zipfile(path):
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     else:
@@ -116,9 +116,9 @@ def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any]
 
 
 def _globals_in_old_file(path: Path) -> set[str]:
-    """What the pickles of a file of torch before 1.6 name, but for what tensors are made of. Nothing is run."""
+    """The globals in the pickles of a file of torch before 1.6, except those that tensors need. Nothing is run."""
     names = set()
-    with path.open("rb") as file, suppress(ValueError):  # it is no such file, which torch says
+    with path.open("rb") as file, suppress(ValueError):  # not such a file, which torch reports
         for _ in range(PICKLES):
             for code, argument, _ in pickletools.genops(file):
                 if code.name == "GLOBAL":
@@ -128,10 +128,10 @@ def _globals_in_old_file(path: Path) -> set[str]:
 
 
 class _StandIn:
-    """An object of a class that is not loaded. Of a network its tensors are kept."""
+    """An object of a class that is not loaded. If it is a network, its tensors are kept."""
 
     parts: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """Of a network: its parameters, buffers and modules."""
+    """The parameters, buffers and modules, if it is a network."""
 
     def __new__(cls, *_: object, **__: object) -> _StandIn:
         return object.__new__(cls)
@@ -145,7 +145,7 @@ class _StandIn:
         self.parts = {name: given[name] for name in parts if isinstance(given.get(name), Mapping)}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Of a network, under the names of its state dict. A part that is in it twice comes once."""
+        """The tensors of a network, under the names of its state dict. Modules already visited are skipped."""
         left, seen = [("", self)], {id(self)}
         while left:
             prefix, module = left.pop()
@@ -160,12 +160,12 @@ def find_state(content: object, entry: str | None, where: str) -> State:
     """The state dict in the content of a file.
 
     Args:
-        content: Of the file.
-        entry: The name of what to take; None = averaged weights, else plain ones.
-        where: What the content is of, for messages.
+        content: The content of the file.
+        entry: The name of the entry to take; None = averaged weights if there are any, else plain ones.
+        where: Where the content comes from, for messages.
 
     Raises:
-        ConfigError: There is none, or no such entry.
+        ConfigError: There is no state dict, no such entry, or more than one network to choose from.
     """
     notes: list[str] = []
     entries: list[str] = []
@@ -213,11 +213,11 @@ def _has_tensors(content: object, depth: int = NESTED) -> bool:
 
 
 def plain(tensors: Mapping[str, Tensor], network: str = "") -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors in single precision under names without the prefixes of wrappers, and what was removed.
+    """Tensors in single precision, under names without the prefixes of wrappers, and notes on what was changed.
 
     Args:
-        tensors: By name.
-        network: What the names of the one to take begin with, if there are several.
+        tensors: Tensors by name.
+        network: The prefix of the network to take, if there are several.
     """
     notes = []
     prefixes = [f"{network}."] if network else _networks(tensors)
@@ -235,7 +235,7 @@ def plain(tensors: Mapping[str, Tensor], network: str = "") -> tuple[dict[str, T
 
 
 def _networks(names: Mapping[str, Tensor]) -> list[str]:
-    """What stands before the names of each classifier in there."""
+    """The prefix of each classifier among the tensors."""
     starts = {name.removesuffix(stem): None for name in names for stem in STEMS if name.endswith(stem)}
     return [start for start in starts if not start or start.endswith(".")]
 

@@ -1,5 +1,5 @@
-"""Weights in other libraries' layouts: torchvision's for V2 and V3 (timm's for V1 and V4, which it does not have), and
-timm's. A network of one's own has the names of the published one that ends as it does.
+"""Weights in other libraries' layouts: torchvision's for V2 and V3 (timm's for V1 and V4, which torchvision lacks), and
+timm's. A user's own network gets the names of the published one with the same kind of last stage.
 
 Networks with a head use the layouts of torchvision's SSDLite and LR-ASPP, which exist on V3.
 """
@@ -35,8 +35,8 @@ def to_torchvision(net: MobileNet) -> dict[str, Tensor]:
 def to_timm(net: MobileNet) -> dict[str, Tensor]:
     """The state dict of `net` under timm's names, in their order; tensors are shared.
 
-    timm's `mobilenetv1_100`, `mobilenetv2_*`, `mobilenetv3_*` and `mobilenetv4_conv_*` take it at the same width. Their
-    batch norms have an epsilon of 1e-5, also those of V3, where the paper's code, torchvision and `tf_mobilenetv3_*`
+    timm's `mobilenetv1_100`, `mobilenetv2_*`, `mobilenetv3_*` and `mobilenetv4_conv_*` accept it at the same width.
+    Their batch norms have an epsilon of 1e-5, even in V3, where the paper's code, torchvision and `tf_mobilenetv3_*`
     have 1e-3.
 
     Raises:
@@ -49,7 +49,7 @@ def to_timm(net: MobileNet) -> dict[str, Tensor]:
 
 
 CONV_HEAD = "conv_head.weight"
-"""timm's V3 has its fully connected layer as a 1x1 convolution; in V4 it is one here too."""
+"""timm's last 1x1 convolution. In mnet, V3's is a fully connected layer; V2's and V4's are 1x1 convolutions too."""
 
 
 def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> MobileNet:
@@ -63,15 +63,15 @@ def load_torchvision(net: MobileNet, state_dict: Mapping[str, Tensor]) -> Mobile
 
 
 def load_named(net: MobileNet, state_dict: Mapping[str, Tensor], names: Mapping[str, str]) -> MobileNet:
-    """Copy weights into `net`, whose tensors are called otherwise in them, and return it.
+    """Copy weights with other tensor names into `net`, and return it.
 
     Args:
         net: Unchanged if names or shapes differ.
         state_dict: The weights.
-        names: Tensor name in mnet -> in the weights.
+        names: Tensor name in mnet -> its name in the weights.
 
     Raises:
-        ConfigError: As of `load_torchvision`.
+        ConfigError: As in `load_torchvision`.
     """
     state = net.state_dict()
     differences = {
@@ -128,7 +128,7 @@ def _pairs(network: Network, layout: Callable[[Network], NamePairs]) -> NamePair
 
 
 def in_torchvision(network: Network) -> bool:
-    """Whether torchvision has such a network; a network of one's own is like V2 or V3 by its last stage."""
+    """Whether torchvision has such a network; for a user's own network, the last stage decides."""
     paper = MODELS.get(network.name, network)
     return paper.tail is not None and not _has_norm(paper)
 
@@ -256,9 +256,9 @@ def _timm_block(block: ResolvedBlock, row: Block, index: int, *, uib: bool) -> I
     """timm's names, within the stage, of each convolution of a block and of its batch norm.
 
     Args:
-        block: Of the network.
-        row: The paper's in its place.
-        index: Of the block in timm's stage.
+        block: The network's block.
+        row: The paper's row at the same position.
+        index: The block's index in timm's stage.
         uib: Whether timm builds it as a universal inverted bottleneck (V4).
     """
     if _is_pair(row):

@@ -1,4 +1,4 @@
-"""Start a network from weights, whoever saved them, and say what was recognised and what fits."""
+"""Start a network from weights in any known layout, and report what was recognised and what fits."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from mnet.weights.transfer import (
 )
 
 RUN_CONFIG = "config.yaml"
-"""In a run's folder."""
+"""The settings, in a run's folder."""
 
 
 def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: str | None = None) -> TransferReport:
-    """Copy into `net` what fits of given weights, and report what they are and what fits.
+    """Copy into `net` the weights that fit, and report what they are and what fits.
 
-    Nothing that a file contains is run. Prefixes of DataParallel, DDP, torch.compile and Lightning are removed,
-    averaged weights preferred (choose others by `FILE#ENTRY`), half precision widened. Of another number of classes all
-    but the classifier is kept, or of a head the layers that have a channel a class; toggles keep what they do not
-    change.
+    No code in a file is run. Prefixes of DataParallel, DDP, torch.compile and Lightning are removed, averaged weights
+    preferred (choose others by `FILE#ENTRY`), half precision widened. If the number of classes differs, everything is
+    kept except the classifier, or a head's layers with a channel per class. If toggles differ, everything that they do
+    not change is kept.
 
     Args:
-        net: With any toggles, at the width of the weights.
+        net: The network, with any toggles, at the width of the weights.
         source: A state dict; a .pt, .pth, .ckpt or .safetensors file of torchvision, timm, Lightning or mnet, or of a
             training script with such a network; the folder of a finished run; or `imagenet`, torchvision's download.
-        model: The file of the network before its toggles, where it is one of your own.
+        model: The file of the network before its toggles, if it is one of your own.
 
     Raises:
-        ConfigError: There are no such weights, or they are of another network; the message says which tensors differ
-            and what they look like. `net` is unchanged.
+        ConfigError: There are no such weights, or they belong to another network; the message names the tensors that
+            differ and what the weights look like. `net` is unchanged.
     """
-    if not isinstance(source, Mapping):  # whose text is that of all its numbers
+    if not isinstance(source, Mapping):  # str() of a mapping would format all its numbers
         if str(source) == IMAGENET:
             source = download(net.network.name)
         elif Path(source).expanduser().is_dir():
@@ -76,14 +76,14 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: 
 
 
 def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet_v3_large") -> tuple[MobileNet, str]:
-    """The published classifier that weights are of, with these weights, and what was recognised.
+    """The published classifier that weights belong to, with these weights, and what was recognised.
 
     Args:
-        source: As of `load_weights`, but for folders and `imagenet`.
-        model: Looked at first, where several have the same names and shapes.
+        source: As in `load_weights`, except folders and `imagenet`.
+        model: Tried first, if several models have the same names and shapes.
 
     Raises:
-        ConfigError: As `load_weights`; or the classifier was cut off.
+        ConfigError: As in `load_weights`, or the weights have no classifier.
     """
     state = read_state(source)
     found = recognise(state.tensors, describe(model))
@@ -98,15 +98,15 @@ def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet
 
 
 def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> TransferReport:
-    """Copy into `net` what fits of the network of a finished run.
+    """Copy into `net` the weights of a finished run that fit.
 
     Args:
-        net: As of `load_weights`.
-        folder: The run's.
-        network: What was trained; None = as its config says.
+        net: As in `load_weights`.
+        folder: The run's folder.
+        network: The network that was trained; None = the one in the run's config.
 
     Raises:
-        ConfigError: It is no such folder, or its network has a head or int8 weights.
+        ConfigError: The folder is not that of a finished run, or its network has a head or int8 weights.
     """
     if not (folder / RUN_WEIGHTS).is_file() or not (folder / RUN_CONFIG).is_file():
         raise ConfigError(
@@ -131,11 +131,11 @@ def _network_of(folder: Path, tensors: Mapping[str, Tensor]) -> Network:
 
 
 CLASS_LAYERS = ("head.scores", "head.low", "head.high")
-"""Of detectors and segmenters: what has channels for each class."""
+"""Layers of detectors and segmenters with channels per class."""
 
 
 def _load_with_head(net: MobileNet, state: State) -> TransferReport:
-    """Weights of the same detector or segmenter, in mnet's layout or torchvision's."""
+    """Load weights of the same detector or segmenter, in mnet's layout or torchvision's."""
     current, given = net.state_dict(), state.tensors
     ours = STEMS[0] in given
     names = {name: name for name in current} if ours else torchvision_names(net.network, current)

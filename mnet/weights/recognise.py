@@ -1,4 +1,4 @@
-"""Whose weights these are: the library, the model, its width and classes, from names and shapes alone."""
+"""Recognise weights: the library, the model, its width and its classes, from names and shapes alone."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ OTHERS = {
     "conv1.weight": "a ResNet or another family",
 }
 BACKBONE, CLASSIFIER = ("stem.", "blocks."), "classifier"
-"""What the names of mnet's tensors begin with, before the last 1x1 convolution; and a classifier's in every layout."""
+"""Prefixes of mnet's tensors before the last 1x1 convolution, and of a classifier's in every layout."""
 WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.25, 1.3, 1.4)
-"""Widths that are published."""
+"""Published widths."""
 MINIMALISTIC: Mapping[str, object] = {"se": False, "activation": "relu", "kernel": 3}
 """Toggles of the minimalistic V3."""
 VARIANTS: tuple[tuple[str, Mapping[str, object]], ...] = (
@@ -47,7 +47,7 @@ VARIANTS: tuple[tuple[str, Mapping[str, object]], ...] = (
 
 @dataclass(frozen=True)
 class Recognised:
-    """The network that some weights are of."""
+    """The network that some weights belong to."""
 
     library: Library
     network: Network
@@ -58,17 +58,17 @@ class Recognised:
 
     @property
     def has_classifier(self) -> bool:
-        """Whether it was not cut off."""
+        """Whether the weights include a classifier."""
         return any(name.startswith(CLASSIFIER) for name in self.names)
 
     @property
     def classes(self) -> str:
-        """As `1,000 classes`."""
+        """For example `1,000 classes`."""
         return f"{self.network.num_classes:,} classes" if self.has_classifier else "no classifier"
 
     @property
     def name(self) -> str:
-        """As `timm mobilenet_v3_large, width 0.75`."""
+        """For example `timm mobilenet_v3_large, width 0.75`."""
         network = self.network
         width = "" if network.width == 1 else f", width {network.width:g}"
         rule = ", torchvision's rounding" if network.width != 1 and network.width_rule == "torchvision" else ""
@@ -79,12 +79,12 @@ def recognise(tensors: Mapping[str, Tensor], like: Network, paper: Network | Non
     """The published classifier, or the one of a user's file, whose names and shapes these weights have.
 
     Args:
-        tensors: by name, without prefixes.
-        like: the network they are for, whose model and width are looked at first.
-        paper: what `like` was before its toggles; None = the published network of its name.
+        tensors: Tensors by name, without prefixes.
+        like: The network they are for, whose model and width are tried first.
+        paper: `like` before its toggles; None = the published network of its name.
 
     Raises:
-        ConfigError: No such network; the message says what is nearest, and what differs.
+        ConfigError: No such network; the message names the nearest one and what differs.
     """
     library = next((library for mark, library in MARKS.items() if mark in tensors), None)
     if library is None:
@@ -118,7 +118,7 @@ def recognise(tensors: Mapping[str, Tensor], like: Network, paper: Network | Non
 def candidates(
     like: Network, paper: Network | None, in_channels: int, num_classes: int
 ) -> Iterator[tuple[Network, str]]:
-    """Published networks, the likeliest first, each with how it differs from the paper's; and `like` itself."""
+    """Published networks and `like` itself, the likeliest first, each with how it differs from the paper's."""
     published = MODELS.get(like.name, like)
     widths = [like.width, *(width for width in WIDTHS if width != like.width)]
     for table in dict.fromkeys([published if paper is None else paper, published, *MODELS.values()]):
@@ -155,7 +155,7 @@ def names_in(library: Library, network: Network) -> Mapping[str, str] | None:
 
 
 def differences(tensors: Mapping[str, Tensor], network: Network, names: Mapping[str, str]) -> list[str]:
-    """What keeps weights from being those of a network."""
+    """Why weights are not those of a network: one message per missing, unexpected or differently shaped tensor."""
     wanted = {key for key in names.values() if not key.endswith(COUNTER)}
     given = {key for key in tensors if not key.endswith(COUNTER)}
     problems = [f"{key} is missing" for key in sorted(wanted - given)]
@@ -168,11 +168,11 @@ def differences(tensors: Mapping[str, Tensor], network: Network, names: Mapping[
 
 
 COUNTER = "num_batches_tracked"
-"""Of batch norms: batches so far, which many files lack."""
+"""A batch norm's number of batches so far, which many files lack."""
 
 
 def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without the ones at its end: a 1x1 convolution is a fully connected layer."""
+    """A shape without the ones at its end, so that a 1x1 convolution equals a fully connected layer."""
     sizes = list(shape)
     while sizes and sizes[-1] == 1:
         sizes.pop()

@@ -1,10 +1,10 @@
 """Start from the weights of the paper's network, whatever the toggles: copy what fits, and report the rest.
 
-A toggle changes some rows of the network. Tensors are matched by
-their position in it and copied as they are, or adapted in one of these ways:
+A toggle changes some rows of the network. Tensors are matched by their position in it and copied unchanged, or adapted
+in one of these ways:
 
 - a smaller depthwise kernel keeps the centre; a larger one is padded with zeros and computes the same;
-- a stem for grey images sums its filters over the colours, and treats a grey image as the original treats it in colour.
+- a stem for grey images sums its filters over the colours, and treats a grey image as the original treats it in RGB.
 
 Everything else is initialised as in a new network.
 """
@@ -31,9 +31,9 @@ from mnet.weights.files import split_entry
 from mnet.weights.truncation import truncated
 
 RUN_WEIGHTS = "weights.pt"
-"""In a run's folder."""
+"""The weights, in a run's folder."""
 RUN_FOLDER = re.compile(r"/runs/[0-9a-f]{12}$")
-"""The folder of a run, where mnet wrote it: its name is the run id. Any other is known by its content."""
+"""The folder of a run where mnet wrote it: its name is the run id. Weights elsewhere are known by their content."""
 IMAGENET = "imagenet"
 """Instead of a file: torchvision's ImageNet weights, downloaded once."""
 
@@ -73,7 +73,7 @@ def transfer_published(net: MobileNet, paper: Network, weights: Mapping[str, Ten
     Args:
         net: With any toggles, number of classes and input channels; without a head.
         paper: The paper's network, or a published variant of it.
-        weights: Its tensors by name; what is missing is initialised as in a new network.
+        weights: Its tensors by name; for missing ones, `net` keeps its own.
     """
     return _copy_matching(net, weights, _matched_blocks(net.network, paper))
 
@@ -109,7 +109,7 @@ def _copy_matching(net: MobileNet, source: Mapping[str, Tensor], blocks: Mapping
 
 
 def _matched_blocks(network: Network, paper: Network) -> dict[int, int]:
-    """Block -> the paper's block in its position, also where toggles removed or inserted rows."""
+    """Block -> the paper's block at its position, even if toggles removed or inserted rows."""
     rows, paper_rows = (
         [(block.in_channels, block.expanded, block.row.out_channels) for block in resolve_blocks(one)]
         for one in (network, paper)
@@ -156,7 +156,7 @@ def download(model: str) -> Path:
     """The file of torchvision's ImageNet weights of a model, in torch's cache; its hash is checked every time.
 
     Raises:
-        ConfigError: It has none, the download failed, or the file in the cache is not torchvision's.
+        ConfigError: torchvision has none, the download failed, or the file in the cache is not torchvision's.
     """
     url = published_url(model)
     if url is None:
@@ -179,7 +179,7 @@ def download(model: str) -> Path:
 
 
 def published_url(model: str) -> str | None:
-    """Where torchvision's ImageNet weights of a model are; None if it has none."""
+    """The URL of torchvision's ImageNet weights of a model; None if there are none."""
     from torchvision import models  # slow to import, and rarely needed
 
     return str(models.get_model_weights(model).DEFAULT.url) if model in models.list_models() else None
@@ -199,7 +199,7 @@ def weights_key(source: str, model: str) -> str:
 
     Args:
         source: As `Trial.pretrained`.
-        model: Whose weights torchvision is asked for.
+        model: The model whose weights `imagenet` means.
     """
     if source == IMAGENET:
         url = published_url(model)

@@ -1,4 +1,4 @@
-"""The weights of a network for one with fewer channels: the strongest are kept. Source: NetAdapt §3.2, V3 §4.2.
+"""Weights for a network with fewer channels: the strongest channels are kept. Source: NetAdapt §3.2, V3 §4.2.
 
 Layers share channels: removing a filter also removes a column of every layer that reads it and, across shortcuts, a
 filter of every layer that adds to it. A `Space` is a set of channels that are kept or removed together.
@@ -18,7 +18,7 @@ from mnet.models.spec import Network, Part, ResolvedBlock, resolve_blocks
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 Space = str
-"""stem, bottleneck.3 (shared by the blocks from the third on that shortcuts join), expansion.3, squeeze.3, tail or
+"""stem, bottleneck.3 (shared by block 3 and later blocks joined to it by shortcuts), expansion.3, squeeze.3, tail or
 hidden."""
 
 
@@ -96,7 +96,7 @@ def strength(net: MobileNet) -> dict[Space, Tensor]:
     """Space -> (channels,): how much each channel contributes.
 
     The norm of what is written to the channel, times the norm of the weights that read it. The scale of a batch norm
-    replaces the norm of the filter before it; of several writes in a row, the last counts.
+    replaces the norm of the filter before it; of several writes within a block, the last counts.
     """
     state = net.state_dict()
     written: dict[tuple[Space, str], Tensor] = {}
@@ -121,7 +121,7 @@ def truncated(net: MobileNet, network: Network) -> dict[str, Tensor]:
 
     Args:
         net: A classifier.
-        network: With as many blocks as `net`. Where it has more channels, all channels are kept.
+        network: A network with as many blocks as `net`. Where it has more channels, all channels are kept.
     """
     strengths = strength(net)
     kept: Mapping[Space, Tensor] = {

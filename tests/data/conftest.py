@@ -1,4 +1,4 @@
-"""Data sets of a few images stand for the published ones, whose sizes tests/trust checks."""
+"""Data sets of a few images stand in for the published ones, whose sizes tests/trust checks."""
 
 import pytest
 

@@ -30,7 +30,7 @@ def image(path: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, i
 
 
 def write_coco(root: Path, objects: list[list[dict]]) -> Path:
-    """The same images in train and val. `objects` are the annotations of each, without ids."""
+    """Write the same images to train and val; `objects` has the annotations of each image, without ids."""
     for split in ("train", "val"):
         images, annotations = [], []
         for i, items in enumerate(objects):
@@ -53,7 +53,7 @@ def write_coco(root: Path, objects: list[list[dict]]) -> Path:
 
 
 def write_voc(root: Path, objects: list[list[tuple[str, tuple, int]]], mask: np.ndarray | None = None) -> Path:
-    """Each object is a name, a box as VOC counts (from 1, including the last pixel) and whether it is difficult."""
+    """Each object is a name, a box as VOC counts (from 1, last pixel included) and whether it is difficult."""
     base, names = root / "VOCdevkit/VOC2012", []
     for i, items in enumerate(objects):
         names.append(f"2012_{i:06}")
@@ -185,7 +185,7 @@ def test_cityscapes_has_19_classes_and_is_evaluated_at_an_aspect_ratio_of_two(tm
 
 
 def test_data_sets_can_be_sent_to_workers(tmp_path, monkeypatch):
-    """They receive the path of what is on disk, and map it."""
+    """Workers receive only the path of the images on disk, and map them."""
     monkeypatch.setenv("MNET_CACHE", str(tmp_path / "cache"))
     roots = [
         ("coco", "detection", write_coco(tmp_path / "coco", [[], [], []])),

@@ -1,4 +1,4 @@
-"""Wrong annotations are named by file and id before training; boxes and masks follow their turned images."""
+"""Wrong annotations are reported by file and id before training; boxes and masks follow their rotated images."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mnet.data.targets import IGNORED
 from mnet.errors import DataError
 
 CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
-"""COCO's 80."""
+"""COCO's 80 category ids."""
 SIZE = 48, 32
-"""Width and height of an image that is seen."""
+"""Width and height of an image as displayed."""
 OBJECT = 8, 4, 24, 28
-"""Left, top, right and bottom of the red object in it."""
+"""Left, top, right and bottom of its red object."""
 STORE = {
     1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90,
     8: Image.Transpose.ROTATE_270, 5: Image.Transpose.TRANSPOSE,
 }  # fmt: skip
-"""How a camera stores an image of each EXIF orientation."""
+"""EXIF orientation -> how a camera transposes the image that it stores."""
 
 
 def scene(path: Path, orientation: int = 1, *, tag: bool = True) -> None:
-    """A red object on black, stored as a camera does."""
+    """Write a red object on black, stored as a camera does."""
     image = Image.new("RGB", SIZE)
     image.paste((255, 0, 0), OBJECT)
     save(image, path, orientation, tag=tag)
@@ -46,7 +46,7 @@ def save(image: Image.Image, path: Path, orientation: int, *, tag: bool = True) 
 
 
 def coco(root: Path, change: Callable[[dict[str, Any]], object] = lambda content: None, count: int = 3) -> Path:
-    """COCO's layout; `change` is made to its validation file."""
+    """Write COCO's layout; `change` edits the validation annotations."""
     left, top, right, bottom = OBJECT
     for split in ("train", "val"):
         images = [{"id": i, "file_name": f"{i}.png", "width": SIZE[0], "height": SIZE[1]} for i in range(1, count + 1)]
@@ -69,7 +69,7 @@ def coco(root: Path, change: Callable[[dict[str, Any]], object] = lambda content
 def voc(
     root: Path, objects: str = "", *, orientation: int = 1, tag: bool = True, mask: Image.Image | None = None
 ) -> Path:
-    """VOC's layout, three images in each split."""
+    """Write VOC's layout, with three images in each split."""
     base = root / "VOCdevkit/VOC2012"
     names = [f"2012_{i}" for i in range(3)]
     for folder in ("Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
@@ -85,7 +85,7 @@ def voc(
 
 
 def indices() -> Image.Image:
-    """The object's mask, class 8, as it is seen."""
+    """The object's mask, class 8, as displayed."""
     mask = Image.new("P", SIZE)
     mask.putpalette([0, 0, 0] * 8 + [64, 0, 0])
     mask.paste(8, OBJECT)
@@ -100,13 +100,13 @@ def opened(name: str, root: Path, **settings: object) -> ImageData:
 
 
 def first(data: ImageData) -> tuple[torch.Tensor, Any]:
-    """The first test image, (H, W) bool where it is red, and its target."""
+    """Where the first test image is red, as a bool tensor (H, W), and its target."""
     images, target = next(iter(data.test_dataloader()))
     return images[0, 0] * data.std[0] + data.mean[0] > 0.5, target
 
 
 def touches(red: torch.Tensor, box: torch.Tensor) -> bool:
-    """Whether a box is around the red object, by a pixel."""
+    """Whether a box fits the red object to within 1.5 pixels."""
     rows, columns = torch.nonzero(red.any(1)).flatten(), torch.nonzero(red.any(0)).flatten()
     around = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     return bool((around - box).abs().max() <= 1.5)

@@ -80,7 +80,7 @@ def test_a_copy_for_another_run_shares_the_images_and_changes_order_and_augmenta
     assert (copy.settings.batch_size, copy.settings.seed, data.settings.batch_size, data.settings.seed) == (3, 7, 2, 0)
     loaders = [one.train_dataloader() for one in (data, copy, copy.for_run(3, 7))]
     default = ImageFolder.flip_crop
-    assert [loader.augment for loader in loaders] == [default, None, default]  # None changes nothing
+    assert [loader.augment for loader in loaders] == [default, None, default]  # None = no augmentation
     assert copy._splits["train"].images is data._splits["train"].images
 
 

@@ -1,4 +1,4 @@
-"""Images of every kind that people have come out as a person sees them, or are refused by name."""
+"""Images of every kind that users have are decoded as a person sees them, or are refused by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RAMP_BYTES = (RAMP * 255).round().astype(np.uint8)
 
 
 def pixels(path: Path) -> np.ndarray:
-    """(H, W, 3); the other way to read a file has to agree."""
+    """Decode a file to (H, W, 3); the other way to read it has to agree."""
     image = open_image(path)
     assert image.mode == "RGB"
     again = path.with_name("again.png")
@@ -34,14 +34,14 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def exif(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
-    """EXIF data of tags: number, type, count and the four bytes of the value."""
+    """EXIF data with these tags: (number, type, count, the four bytes of the value)."""
     content = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(entries))
     return b"Exif\0\0" + head + content + struct.pack(order + "I", 0) + struct.pack("<ii", -1, 0)
 
 
 def corner(width: int = 64, height: int = 48) -> Image.Image:
-    """Black, with a white corner on the upper left."""
+    """A black image with a white upper left quarter."""
     image = Image.new("RGB", (width, height))
     image.paste((255, 255, 255), (0, 0, width // 2, height // 2))
     return image
@@ -63,7 +63,7 @@ STORED = {
     7: corner().transpose(Image.Transpose.TRANSVERSE),
     8: corner().transpose(Image.Transpose.ROTATE_270),
 }
-"""What a camera stores with each orientation."""
+"""EXIF orientation -> image as a camera stores it."""
 
 SHORT, ASCII, SIGNED_FRACTION = 3, 2, 10
 DAMAGED = {
@@ -122,7 +122,7 @@ def test_an_orientation_outside_exif_is_read(tmp_path: Path, kind: str) -> None:
         (".pgm", Image.fromarray((RAMP * 65535).round().astype(np.uint16))),
         (".tif", Image.fromarray((RAMP * 65535).round().astype(np.int32))),
         (".tif", Image.fromarray(RAMP.astype(np.float32))),
-        (".png", Image.fromarray(RAMP_BYTES.astype(np.uint16))),  # 8 bits in 16
+        (".png", Image.fromarray(RAMP_BYTES.astype(np.uint16))),  # 8-bit values in 16 bits
         (".png", Image.fromarray(RAMP_BYTES).convert("LA")),
         (".png", Image.fromarray(RAMP_BYTES).convert("RGBA")),
         (".gif", Image.fromarray(RAMP_BYTES)),
@@ -176,7 +176,7 @@ def test_a_formats_content_counts_and_not_its_suffix(tmp_path: Path) -> None:
 
 
 def png(width: int, height: int) -> bytes:
-    """The head of an image that claims to be large."""
+    """The header of a PNG that claims this size."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return head + struct.pack(">I", 1 << 20) + b"IDAT"

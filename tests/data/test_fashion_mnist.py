@@ -18,7 +18,7 @@ SIZES = {"train": 40, "t10k": 20}
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Small idx files of random garments that count as the published ones."""
+    """Small idx files of random garments that are accepted as the published ones."""
     random = np.random.default_rng(0)
     contents = {}
     for part, count in SIZES.items():

@@ -1,4 +1,4 @@
-"""Hashes of a user's files: of names and contents alone, and made again only where a file may have changed."""
+"""Hashes of a user's files depend on names and contents alone; only files that may have changed are hashed again."""
 
 from __future__ import annotations
 

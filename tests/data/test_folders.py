@@ -1,4 +1,4 @@
-"""People's folders: what in them is an image, a class and a split, and what is said of the rest."""
+"""Users' folders: what counts as an image, a class and a split, and what is reported about the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnet.errors import DataError
 
 
 def files(root: Path, names: str, count: int = 3, suffix: str = ".jpg") -> Path:
-    """Empty images in each of the folders `names`: a folder is listed without decoding them."""
+    """Create empty images in each of the folders `names`: listing a folder decodes none."""
     for name in names.split():
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -32,7 +32,7 @@ VALIDATION = ["cat/04", "dog/deep/04", "dog/deep/06", "dog/deep/19"]
 
 
 def test_images_are_split_by_name_as_they_always_were(tmp_path: Path) -> None:
-    """Published: an update must not move an image of a folder from train to test. These are the splits of 2026."""
+    """The published splits of 2026: an update must not move an image of a folder from train to test."""
     listing = list_folder(files(tmp_path, "cat dog/deep", 20))
     assert [path.stem for path, label in listing.test if label == 0] == TEST_CATS
     assert [path.stem for path, label in listing.test if label == 1] == TEST_DOGS

@@ -84,7 +84,7 @@ def test_empty_and_crowded_scenes_occur_and_mostly_hidden_garments_have_no_box()
 
 
 def data_of(task: str, monkeypatch, **settings) -> ScenesData:
-    """Garments of train are bright, those of test dim."""
+    """Training garments are bright, test garments dim."""
     train, test = (
         Images(torch.from_numpy(part.pixels).unsqueeze(1), torch.from_numpy(part.labels))
         for part in (garments(40, 250), garments(40, 60))

@@ -1,4 +1,4 @@
-"""Images that are decoded once: in memory or on disk, the same bits; built, resumed and refused."""
+"""Images that are decoded once, to the same bits in memory and on disk: how a store is built, resumed and refused."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_store_is_built_once_and_goes_on_where_it_was_stopped(
     count = len(decoded)
     data(root, storage="disk")
     assert len(decoded) == count
-    photograph(root / "cat/0.jpg", (70, 70))  # another image is another store
+    photograph(root / "cat/0.jpg", (70, 70))  # a changed image needs a new store
     data(root, storage="disk")
     assert len(decoded) == count + 24
 

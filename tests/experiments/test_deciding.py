@@ -1,4 +1,4 @@
-"""Seeds until everything is decided: what is trained next, when it stops, and that a stopped call goes on alike."""
+"""Seeds until everything is decided: what is trained next, when it stops, and how a stopped call continues."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,11 +30,11 @@ from mnet.studies.study import studies_of_profile
 
 EFFECTS = {"paper": 0.0, "relu": -2.0, "relu6": 0.0, "hswish": 0.5}
 SPREAD = 0.22
-"""The cells are decided after 3, 5 and 8 seeds; all tables are written again after each of the runs."""
+"""Chosen so that cells are decided after 3, 5 and 8 seeds; all tables are rewritten after each run."""
 
 
 def accuracy(trial: Trial) -> float:
-    """Of a cell and a seed, always the same."""
+    """Accuracy of a cell and a seed, always the same."""
     cell = list(EFFECTS).index("paper" if trial.activation is None else trial.activation)
     noise = np.random.default_rng([cell, trial.seed]).normal(0, SPREAD)
     return 90 + list(EFFECTS.values())[cell] + float(noise)
@@ -63,7 +63,7 @@ class Trainer:
 
 @pytest.fixture(scope="module", autouse=True)
 def _thresholds_of_fewer_studies() -> Iterator[None]:
-    """What is decided when is not what is tested here, but that it is decided alike."""
+    """Fewer simulations suffice: these tests check that decisions agree, not when they are made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnet.studies.results.decide.SIMULATED", 4_000)
         thresholds.cache_clear()
@@ -138,7 +138,7 @@ def test_the_plan_stands_before_the_first_run_and_looks_are_only_added(tmp_path)
     plan = read_plan(tmp_path / "activation")
     assert plan is not None
     assert (plan.looks, plan.margin, list(plan.cells)) == ((3,), 0.5, list(EFFECTS))
-    assert list(make_plan(subject, tmp_path, [2], 0.5)) == []  # fewer seeds than planned are no new look
+    assert list(make_plan(subject, tmp_path, [2], 0.5)) == []  # fewer seeds than planned add no look
     (change,) = make_plan(subject, tmp_path, [8], 0.5)
     assert "looked at after 3 seeds before, now also after 8" in change
     (change,) = make_plan(subject, tmp_path, [8], 0.2)
@@ -155,7 +155,7 @@ def test_the_plan_stands_before_the_first_run_and_looks_are_only_added(tmp_path)
 
 
 def test_a_second_look_by_hand_is_part_of_the_interval(tmp_path, capsys):
-    """Eight seeds after three are wider than eight seeds at once."""
+    """Intervals at eight seeds are wider after a look at three than without one."""
     for name, looks in (("once", [8]), ("twice", [3, 8])):
         subject, root = study(8), tmp_path / name
         Trainer().run([Job(trial, root, "activation") for _, trial in subject.trials], lambda event: None)
@@ -183,7 +183,7 @@ def test_claims_have_the_cells_of_their_networks_in_the_chosen_setting(names):
     assert planned["v3-last-stage-accuracy"].cells == ("full", "streamlined")
     assert planned["v3-se-accuracy"].setting.context["total_stride"] == "16"
     trained = {one.id for one in claims if one.pair and one.kind not in ("arithmetic", "latency")}
-    assert trained - planned.keys() <= {"v3-resolution-beats-width"}  # whose networks are in two studies
+    assert trained - planned.keys() <= {"v3-resolution-beats-width"}  # its networks are in two studies
 
 
 def test_what_is_likely_to_be_decided_soon_comes_first():

@@ -99,7 +99,7 @@ def test_a_cluster_gives_a_trial_one_device(settings, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def options(images, tiny_model) -> list[str]:
-    """Of a study of one cell on two devices, or of its only run."""
+    """Options of a study of one cell, or of its only run."""
     settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "model": tiny_model, "batch_size": 10}
     return [f"--{name}={value}" for name, value in (settings | {"epochs": 2, "activation": "relu"}).items()]
 

@@ -1,4 +1,4 @@
-"""experiments/gpu.py rehearsed: every part runs on the processor, goes on where it stopped, and dies alone."""
+"""experiments/gpu.py rehearsed: every part runs on the CPU, continues where it stopped, and fails alone."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mnet.errors import ConfigError
 
 DATA = Path(__file__).parents[2] / "data"
 PARTS = [part for part in gpu.SHARES if part != "answers" or (DATA / "FashionMNIST").is_dir()]
-"""Claims are trained on Fashion-MNIST, which any study fetches; all other parts need no file."""
+"""The part `answers` trains on Fashion-MNIST, which any study downloads; the other parts need no file."""
 
 
 @pytest.fixture(scope="module")

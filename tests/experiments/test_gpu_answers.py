@@ -18,7 +18,7 @@ from mnet.studies.runs.store import RESULT, write_config
 DATA = Path(__file__).parents[2] / "data"
 IDS = ("v3-small-minimalistic-accuracy", "v3-small-vs-v2-accuracy", "v3-small-vs-thin-large", "v1-width-075")
 CLAIMS = [claim for claim in load_claims(CLAIMS_FILE) if claim.id in IDS]
-CELLS = [  # in millions of multiply-adds, and what is decided once they are trained
+CELLS = [  # name, millions of multiply-adds, and claims that are decided once it is trained
     ("model=mobilenet_v2 width=0.35", 3.96, ()),
     ("model=mobilenet_v3_large, width=0.35", 3.25, ()),
     ("model=mobilenet_v3_small", 4.93, IDS[1:3]),
@@ -30,12 +30,12 @@ SECOND_PER_MADD = 1e-6
 
 
 class TimedEngine:
-    """Trains nothing: a clock goes on as far as a run's arithmetic takes."""
+    """Trains nothing, but advances a clock by the time that the arithmetic of the runs takes."""
 
     def __init__(self, clock: SimpleNamespace, largest_pack: int = 99, noise: int = 0) -> None:
         self.clock, self.largest_pack, self.noise = clock, largest_pack, noise
         self.cells: list[str] = []
-        """Network and seeds at once, of each call."""
+        """Network and pack size of each call."""
 
     def run(self, jobs, on_event) -> None:
         trial = jobs[0].trial
@@ -57,7 +57,7 @@ class TimedEngine:
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):
-    """A call of the part on the claims of `IDS`, with three seeds, on a clock that starts at 0."""
+    """Calls the part on the claims of `IDS`, with three seeds first, on a clock that starts at 0."""
     monkeypatch.setattr(answers, "SEEDS", (3, 4))
     monkeypatch.setattr(answers, "LOOKS", (3, 4))
     monkeypatch.setattr(answers, "open_claims", lambda rehearse: CLAIMS)

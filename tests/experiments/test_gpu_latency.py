@@ -1,4 +1,4 @@
-"""The latency part of the GPU job: what it times, and what a network that fails leaves."""
+"""The latency part of the GPU job: what it times, and what remains when a network fails."""
 
 import pandas as pd
 from benchmarks.gpu import latency

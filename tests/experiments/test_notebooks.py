@@ -17,16 +17,16 @@ import notebooks
 
 ALL = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 READ = [path for path in ALL if not path.stem.startswith("07")]
-"""Those that read tables; the last one runs a study of its own, see test_own_study.py."""
+"""Those that only read tables; the last one runs a study, see test_own_study.py."""
 LIVE = "04_latency"
-"""Measures on this machine, and says what disturbs it."""
+"""Measures on this machine, and reports what disturbs it."""
 MACHINE = re.compile(r"/(work|root|home|tmp|Users|private|opt|usr|var)/|\b[A-Z]:\\")
 SIZE = 300_000
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> dict[str, str]:
-    """Name -> its value in the notebooks: the published tables and nothing else are read, and measuring is short."""
+    """Name -> its value in the notebooks, so that they read only the published tables and measure briefly."""
     root = notebooks.published_only(notebooks.RESULTS, tmp_path_factory.mktemp("results"))
     return {"RESULTS": f"Path({str(root)!r})", "SECONDS": "0.1"}
 
@@ -36,7 +36,7 @@ def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def check_outputs(notebook: nbformat.NotebookNode) -> None:
-    """Every cell was run, in order, without an error; every call of a figure drew one."""
+    """Check that every cell ran, in order, without an error, and that every call of a chart drew one."""
     assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
     for cell in code(notebook):
         assert all(output.output_type != "error" for output in cell.outputs)
@@ -79,7 +79,7 @@ def test_a_notebook_runs_top_to_bottom_on_published_tables_alone(path, sources, 
     done = notebooks.execute(path, sources)
     check_outputs(done)
     texts = [output.text for cell in code(done) for output in cell.outputs if output.get("name") == "stderr"]
-    assert path.stem == LIVE or not texts  # a warning of pandas or altair would be in what is committed
+    assert path.stem == LIVE or not texts  # a warning of pandas or altair would be committed
     assert any(
         cell.source.splitlines()[-1].startswith("RESULTS = ") or "\nRESULTS = " in cell.source for cell in done.cells
     )
@@ -103,7 +103,7 @@ def test_committed_outputs_are_whole_small_and_of_no_machine(path):
     check_outputs(notebook)
     assert notebook.metadata == notebooks.KEPT
     for cell in notebook.cells:
-        assert not cell.metadata  # no times of execution
+        assert not cell.metadata  # no execution times
         texts = [cell.source, *(output.get("text", "") for output in cell.get("outputs", []))]
         texts += [
             one for output in cell.get("outputs", []) for kind, one in output.get("data", {}).items() if "text" in kind

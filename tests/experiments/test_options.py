@@ -16,7 +16,7 @@ from mnet.studies.options import trial_from
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a call asks for."""
+    """Options of a program."""
 
     seeds: int | None = None
     """Number of seeds."""

@@ -1,4 +1,4 @@
-"""A user's own images, from the first study to a folder that has changed, moved or gone."""
+"""A user's own images, from the first study to a folder that has changed, moved or disappeared."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_run_knows_its_images(images: Path, tmp_path: Path, capsys: pytest.Cap
     settings = dict(option.removeprefix("--").split("=") for option in TINY)
     trained = load_sweep("activation", "quick", 1, {**settings, "activation": "relu", "data_dir": str(images)})
     subjects, _ = list_subjects(trained, (), out)
-    assert {subject.input_spec for subject in subjects.values()} == {(32, 3, 2)}  # not the ten classes of others
+    assert {subject.input_spec for subject in subjects.values()} == {(32, 3, 2)}  # not ten classes as in other data
     moved = images.rename(tmp_path / "moved")
     assert study(moved, out) == 0
     assert "1 finished before" in capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_an_image_that_is_replaced_is_another_data_set(images: Path) -> None:
 
 
 def test_images_that_change_between_two_runs_of_a_study_are_refused(images: Path, tmp_path: Path) -> None:
-    """Workers that read the images themselves would else train on others."""
+    """Otherwise workers that read the images themselves would train on different ones."""
     settings = dict(option.removeprefix("--").split("=") for option in TINY)
     trial = trial_from({**settings, "data_dir": images})
     pinned = trial_from({**trial.settings(), "seed": 1})

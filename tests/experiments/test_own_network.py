@@ -1,4 +1,4 @@
-"""A network in a file, wherever a model is named."""
+"""A network in a file, which is accepted wherever a model is named."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Notebook 07 does what it says: images, a toggle and a study from scratch, in a copy beside the checkout."""
+"""Notebook 07 does what it says: images, a toggle and a study from scratch, in a copy of the checkout."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ SHORT = '"--width=0.25 --resolution=32 --total_stride=8 --batch_size=40 --epochs
 
 
 def sources() -> dict[str, str]:
-    """File -> hash, of what the notebook copies."""
+    """File -> hash, for the files that the notebook copies."""
     files = [*ROOT.glob("mnet/**/*.py"), *ROOT.glob("experiments/**/*.yaml")]
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -58,13 +58,13 @@ def test_the_study_trains_every_cell_with_every_seed(done):
     text = output(done, "subprocess.run(command").text
     assert "3 cells, 6 runs" in text
     assert "[6/6]" in text
-    assert "\x1b" not in text  # no colours of a terminal
+    assert "\x1b" not in text  # no terminal colours
 
 
 @FULL
 def test_its_table_has_the_cells_in_order_and_its_figure_is_drawn(done):
     table = output(done, "summary_of(").data["text/html"]
     assert table.index("<th>paper</th>") < table.index("<th>3</th>") < table.index("<th>1</th>")
-    assert len(re.findall(r"<th>(paper|3|1)</th>\s*<td>2</td>", table)) == 3  # with two seeds each
+    assert len(re.findall(r"<th>(paper|3|1)</th>\s*<td>2</td>", table)) == 3  # two seeds each
     assert "<td>own</td>" in output(done, "reading(").data["text/html"]
     assert "image/png" in output(done, "study_chart(").data

@@ -1,4 +1,4 @@
-"""Names, paths, pipes and terminals as people have them."""
+"""Names, paths, pipes and terminals as users have them."""
 
 from __future__ import annotations
 

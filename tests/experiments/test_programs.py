@@ -1,7 +1,7 @@
 """The programs as a user calls them, on a small folder of images.
 
-Calls are of a program's `main`, in this process: a new one imports torch and Lightning for longer than it trains.
-test_damage.py and test_kill.py have ablate.py in processes of its own, and test_wandb.py has train.py.
+Tests call a program's `main` in this process: a new one takes longer to import torch and Lightning than to train.
+test_damage.py and test_kill.py run ablate.py in separate processes, and test_wandb.py runs train.py.
 """
 
 import importlib
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def study(images, tiny_model, tmp_path_factory):
-    """The arguments of a small activation study, the folder that a first call has filled, and what that printed."""
+    """The arguments of a small activation study, the folder that a first call has filled, and that call's output."""
     out = tmp_path_factory.mktemp("results")
     arguments = ("activation", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28")
     arguments += (f"--model={tiny_model}", "--batch_size=16", "--activation=paper,relu", "--seeds=2", f"--out={out}")
@@ -86,7 +86,7 @@ def test_other_arguments_of_the_trainer_make_another_run(study):
 
 @pytest.fixture
 def wandb_offline(monkeypatch):
-    """W&B reads this from the environment, and keeps it until it is torn down."""
+    """W&B reads its mode from the environment, and keeps it until it is torn down."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     wandb.teardown()

@@ -1,4 +1,4 @@
-"""What experiments/gpu.py measured, published: beside the results of a CPU, never in their place."""
+"""Publishing what experiments/gpu.py measured: next to the results of a CPU, never in their place."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ ANSWER |= {"high": 0.6, "n": 16, "verdict": "reproduced", "on": "a GPU", "before
 
 @pytest.fixture
 def measured(tmp_path) -> Path:
-    """A folder of experiments/gpu.py: two tables, the runs of a study, and latencies of another."""
+    """A results folder of experiments/gpu.py: two tables, the runs of a study, and latencies of another."""
     root = tmp_path / "gpu"
     (root / "answers/se").mkdir(parents=True)
     (root / "activation").mkdir()
@@ -61,7 +61,7 @@ def test_latencies_of_a_gpu_join_those_of_the_processor_once(measured, tmp_path)
         list(publish.copy_gpu(measured, into))
     for name in (LATENCY, LATENCY_CLAIMS):
         before, after = (read_table(folder / "activation" / name) for folder in (PUBLISHED, into))
-        before = before[before["runtime"] != "cuda-graphs"]  # where those of a GPU have been published
+        before = before[before["runtime"] != "cuda-graphs"]  # in case those of a GPU have been published
         old, new = after[after["runtime"] != "cuda-graphs"], after[after["device"] == "H100"]
         assert old["low"].tolist() == before["low"].tolist()
         assert new["low"].tolist() == before.loc[before["runtime"] == "eager", "low"].tolist()

@@ -19,7 +19,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def test_the_time_left_weighs_each_run_by_its_estimate(monkeypatch):
-    """A run in bf16 takes three times as long on a CPU: once the fp32 run is done, a quarter of the work is."""
+    """A run in bf16 takes three times as long on a CPU: once the fp32 run is done, so is a quarter of the work."""
     trials = [Trial(precision=precision) for precision in PRECISIONS]
     cells = tuple(Cell(trial.precision, (trial,), {"precision": trial.precision}) for trial in trials)
     jobs = [Job(trial, Path("results"), "study") for trial in trials]

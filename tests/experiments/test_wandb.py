@@ -1,6 +1,6 @@
 """Weights & Biases: its real client, core, agent and reader, against a server on the loopback interface.
 
-Processes of their own are an agent and its training; the rest runs in this one.
+An agent and its training run in separate processes, the rest in this one.
 """
 
 import json
@@ -56,13 +56,13 @@ def home(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def account(home, server) -> dict[str, str]:
-    """The same with an account on the server."""
+    """The environment of a user with an account on the server."""
     return {**home, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
 
 
 @pytest.fixture(scope="module")
 def small(images) -> dict[str, object]:
-    """Settings that make a trial of a network of the papers take a second."""
+    """Settings with which a trial of a paper's network takes a second."""
     return {
         "dataset": "imagefolder",
         "data_dir": str(images),
@@ -81,7 +81,7 @@ def tiny(small, tiny_model) -> dict[str, object]:
 
 @contextmanager
 def as_user(environment: dict[str, str]) -> Iterator[None]:
-    """This process is that user's: W&B reads its settings anew, and keeps nothing for the time after."""
+    """Make this process that user's: W&B rereads its settings, and keeps nothing afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() - environment.keys():
             patch.delenv(name)
@@ -107,14 +107,14 @@ def begin(environment: dict[str, str], program: str, *arguments: str, **settings
 
 
 def end(process: subprocess.Popen, code: int = 0) -> str:
-    """What a process printed, once it has ended with the expected code."""
+    """Wait for a process to end with the expected code; return what it printed."""
     output, _ = process.communicate()
     assert process.returncode == code, output
     return output
 
 
 def register(account: dict[str, str], settings: dict[str, object], out: Path) -> str:
-    """The full id of a sweep over the activation study, as it was printed."""
+    """Register a sweep over the activation study; return its full id as printed."""
     printed = StringIO()
     with as_user(account), redirect_stdout(printed):
         assert sweep.main(["activation", *options(settings), f"--out={out}"]) == 0
@@ -122,7 +122,7 @@ def register(account: dict[str, str], settings: dict[str, object], out: Path) ->
 
 
 def train_here(settings: dict[str, object], out: Path) -> Path:
-    """The folder of a run of the activation study, trained in this process without W&B."""
+    """Train a run of the activation study in this process without W&B; return its folder."""
     arguments = [*options(settings), f"--out={out}", "--study=activation", "--wandb=off"]
     assert train.main(arguments) == 0
     (folder,) = (out / "activation" / "runs").iterdir()
@@ -130,15 +130,15 @@ def train_here(settings: dict[str, object], out: Path) -> Path:
 
 
 def wait_for(condition, process: subprocess.Popen | None = None) -> None:
-    """Wait for a condition, which never holds once the process has ended."""
+    """Wait for a condition; fail if the process ends before it holds."""
     while not condition():
         assert process is None or process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
 
 
 def kill(agent: subprocess.Popen) -> list[int]:
-    """SIGKILL an agent and the process group of its training, if they live; returns all that were below it, W&B's
-    core among them, which has to notice by itself."""
+    """SIGKILL an agent and the process group of its training, if they are alive. Return all its descendants, including
+    W&B's core, which has to notice by itself."""
     if agent.poll() is not None:
         return []
     below = psutil.Process(agent.pid).children(recursive=True)
@@ -155,9 +155,9 @@ def measured(result: dict[str, object]) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def swept(small, account, server, tmp_path_factory):
-    """A grid of two activations that is worked off: the sweep and its runs as the server knows them, and the results
-    folder. An agent trains the second; the first, whose run has finished before, is told to this process as to one
-    that an agent has started."""
+    """A finished grid of two activations: the sweep and its runs as the server knows them, and the results folder. An
+    agent trains the second; the first, whose run has finished before, is given to this process as if an agent had
+    started it."""
     out = tmp_path_factory.mktemp("results")
     before = train_here({**small, "activation": "paper", "seed": 0}, out) / "result.json"
     written = before.stat().st_mtime_ns
@@ -278,7 +278,7 @@ def test_without_an_account_or_a_network_one_line_says_what_is_missing(tmp_path,
 
 @pytest.fixture(scope="module")
 def offline(tiny, home, tmp_path_factory):
-    """The output of a run that has no W&B account, and the file that W&B wrote offline."""
+    """The output of a run without a W&B account, and the file that W&B wrote offline."""
     out = tmp_path_factory.mktemp("offline")
     arguments = [*options(tiny), "--wandb=on", "--variant=se=false kernel=3", "--study=without", f"--out={out}"]
     printed = StringIO()
@@ -289,7 +289,7 @@ def offline(tiny, home, tmp_path_factory):
 
 def test_without_an_account_a_run_trains_and_one_line_says_how_to_upload_it(offline):
     output, file = offline
-    *_, first, last = output.splitlines()  # after what is said of the images
+    *_, first, last = output.splitlines()  # after the lines about the images
     assert first.startswith("no W&B account: logging offline; ")
     assert f"wandb sync {file.parents[1]}/offline-*`" in first
     assert last.startswith("finished: test top-1")

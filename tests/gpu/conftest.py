@@ -8,7 +8,7 @@ def pytest_addoption(parser) -> None:
 
 @pytest.fixture
 def device(request) -> str:
-    """The GPU; the CPU in a rehearsal. Without either the test is skipped."""
+    """The GPU, or the CPU in a rehearsal; otherwise the test is skipped."""
     if torch.cuda.is_available():
         return "cuda"
     if not request.config.getoption("--rehearse", default=False):

@@ -1,5 +1,5 @@
-"""What only a GPU can show. Runs as a part of experiments/gpu.py, on a machine that has little installed; the quickest
-first, for the time may not suffice for all."""
+"""What only a GPU can show. Runs as a part of experiments/gpu.py, on a machine with few packages; the quickest tests
+come first, since time may run out."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +26,7 @@ from mnet.training import recipe
 from mnet.training.arithmetic import set_tensor_cores
 
 NEAR = {"fp32": 2e-3, "tf32": 5e-2, "bf16": 5e-2}
-"""How far losses may be apart that differ by rounding."""
+"""Tolerance for losses that differ only by rounding."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def trial(images, tiny_model) -> Trial:
 
 @pytest.fixture
 def precision(request, device) -> str:
-    """tf32 becomes fp32 where it is not to be had."""
+    """The precision, with fp32 for tf32 on a CPU."""
     return "fp32" if device == "cpu" and request.param == "tf32" else request.param
 
 
@@ -65,7 +65,7 @@ def test_batches_are_where_the_images_are_in_the_same_order(device):
 
 @pytest.mark.parametrize("held", ["on the GPU", "on the CPU"])
 def test_random_crops_are_those_of_the_cpu(held, images, device, monkeypatch):
-    """Scaled in one call, from images that fit on the GPU or are sent."""
+    """They are scaled in one call, from images that fit on the GPU or are sent to it."""
     monkeypatch.setattr("mnet.data.decoded.GPU_SHARE", 0.5 if held == "on the GPU" else 0.0)
     data = create_data("imagefolder", data_dir=images, resolution=28, batch_size=8, augment=RESIZED_CROP)
     data.setup()
@@ -112,7 +112,7 @@ def test_what_was_stopped_resumes_to_the_same(seeds, trial, device, tmp_path, mo
 
 
 class Strict(DeadKernels):
-    """Lets no step wait for the GPU, apart from the first ones, in which it is recorded."""
+    """Makes a step that waits for the GPU an error, except for the first ones, which are recorded."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 2 and torch.cuda.is_available():
@@ -138,7 +138,7 @@ def test_no_step_waits_for_the_gpu(named, compile, trial, device, tmp_path, monk
 
 @pytest.mark.parametrize("head", ["lr_aspp", "ssdlite"])
 def test_steps_of_detection_and_segmentation(head, device, monkeypatch):
-    monkeypatch.setattr(SSDLiteDetector, "metrics", lambda self: {})  # its mAP needs a package of its own
+    monkeypatch.setattr(SSDLiteDetector, "metrics", lambda self: {})  # its mAP needs another package
     set_tensor_cores(False)
     task = next(task for task in TASKS.values() if head in task.heads)
     data = create_data("scenes", task=task.name, resolution=96, batch_size=8)

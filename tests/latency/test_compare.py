@@ -167,7 +167,7 @@ def test_int8_agrees_by_best_class_and_near_ties_count():
     expected = torch.zeros(16, 100)
     expected[:, 7], expected[:, 8], expected[:, 9] = 2.55, 2.54, 2.0
     near, other = expected.clone(), expected.clone()
-    near[:, 8], other[:, 9] = 2.56, 2.56  # a step below the best; far below it
+    near[:, 8], other[:, 9] = 2.56, 2.56  # a class one step below the best; one far below it
     assert check_outputs("r", "int8", near, expected) == 1
     assert check_outputs("r", "int8", other, expected) == 0
     with pytest.raises(ExportError, match="not finite"):

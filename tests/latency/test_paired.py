@@ -14,7 +14,7 @@ class Machine:
     """A noisy machine: its speed drifts twofold, and each sample has a jitter of 3%."""
 
     def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng([seed, 1])  # not the stream that orders the rounds
+        self.random = np.random.default_rng([seed, 1])  # not the stream that shuffles the rounds
         self.samples = 0
 
     def sample(self, seconds: float):
@@ -97,7 +97,7 @@ def test_garbage_is_not_collected_while_timing():
 
 
 def test_what_a_program_has_frozen_stays_frozen_and_nothing_else_does():
-    """Programs freeze their imports: thawed by one timing, they would be visited by every later collection."""
+    """Programs freeze their imports: if a timing thawed them, every later collection would visit them."""
     gc.unfreeze()
     samples = dict.fromkeys("ab", lambda: 1.0)
     try:
@@ -108,7 +108,7 @@ def test_what_a_program_has_frozen_stays_frozen_and_nothing_else_does():
         paired_ratios(samples, "a", budget_s=0)
         assert gc.get_freeze_count() >= before
     finally:
-        gc.freeze()  # as tests/conftest.py has it
+        gc.freeze()  # as in tests/conftest.py
 
 
 @pytest.mark.parametrize(

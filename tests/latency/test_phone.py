@@ -134,7 +134,7 @@ def phone(tmp_path, monkeypatch):
 
 
 def models(folder: Path, *names: str) -> dict[str, Path]:
-    """Files named like exported ones, `variant.suffix`, by variant."""
+    """Write a file for each of `names`, `variant.suffix`; return variant -> file."""
     folder.mkdir(exist_ok=True)
     for i, name in enumerate(names):
         (folder / f"{i}{Path(name).suffix}").write_text(name)
@@ -246,7 +246,7 @@ def test_the_script_fails_with_one_line(phone, tmp_path, settings, broken, messa
 
 
 def printed(folder: Path, **milliseconds: list[float | str]) -> None:
-    """Write the output of a phone: a time, or another text, by model and round."""
+    """Write the output of a phone by model and round: a time in ms, or another text."""
     (folder / "printed").mkdir()
     names = {file.split(".")[0][3:]: file for file in read_manifest(folder)["models"]}
     for name, times in milliseconds.items():

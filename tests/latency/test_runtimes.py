@@ -22,10 +22,10 @@ EXPORTING = ("executorch", "onnxruntime", "litert")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Of what is exported.
+    """The folder of exported files.
 
-    ExecuTorch exports a dozen attentions and bilinear interpolations itself, to look for them, which takes half of the
-    first export. The networks here have none.
+    ExecuTorch exports a dozen attentions and bilinear interpolations as patterns to look for, which takes half of the
+    first export. The networks of these tests have none.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("executorch.backends.xnnpack.partition.graphs.sdpa.get_graphs", list)
@@ -58,7 +58,7 @@ def test_outputs_agree_with_eager_and_the_program_is_described(name, net, folder
 def test_the_whole_float_network_is_delegated_to_xnnpack(net, folder):
     info = prepare(make_runtime("executorch", folder=folder), net, 32).program.info
     assert info.delegated["hardswish"] > 3  # one operator per h-swish, not a multiplication and a clamp
-    assert set(info.undelegated) <= {"to_dim_order_copy"}  # of scalars
+    assert set(info.undelegated) <= {"to_dim_order_copy"}  # copies of scalars
     assert not prepare(make_runtime("litert", folder=folder), net, 32).program.info.undelegated
 
 
@@ -98,7 +98,7 @@ def test_a_network_is_exported_once_and_each_network_has_its_own_file(net, folde
         patch.setattr(type(runtime), "export", lambda *_: pytest.fail("exported again"))
         again = prepare(runtime, tiny(), 32).program.info
     assert again == first
-    content = Path(first.file).read_bytes()  # in place of an export of seconds
+    content = Path(first.file).read_bytes()  # instead of an export that takes seconds
     monkeypatch.setattr(type(runtime), "export", lambda *_: (content, {}))
     elsewhere, example = make_runtime("onnxruntime", folder=tmp_path), torch.zeros(1, 3, 32, 32)
     others = [elsewhere.prepare(other, example).info for other in (net, tiny(seed=1), tiny(activation="relu"))]
@@ -166,7 +166,7 @@ def test_a_runtime_on_a_gpu_is_refused_where_there_is_none(name, monkeypatch):
 
 @pytest.fixture
 def processor_as_gpu(monkeypatch):
-    """The runtimes for a GPU run on the processor; a call that is recorded is called again instead."""
+    """Run the runtimes for a GPU on the CPU; calls are repeated instead of recorded and replayed."""
     monkeypatch.setattr(torch_cuda.CudaRuntime, "device", "cpu")
     monkeypatch.setattr("mnet.cuda_graphs.record", lambda call: call)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
@@ -187,7 +187,7 @@ def test_the_runtimes_of_a_gpu_compute_what_eager_does_in_every_bit_of_fp32(name
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
     assert torch.allclose(scores, net(ready.example), atol=1e-4)
     weight = next(ready.program.module.parameters())
-    assert next(net.parameters()).data_ptr() != weight.data_ptr()  # a network is not moved off the processor
+    assert next(net.parameters()).data_ptr() != weight.data_ptr()  # the network itself stays on the CPU
 
 
 @pytest.mark.usefixtures("processor_as_gpu")

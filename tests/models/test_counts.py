@@ -75,7 +75,7 @@ def saved(model: str, before: dict, after: dict) -> float:
 
 
 def test_streamlining_saves_34_million_madds():
-    """V3 §5.1 prints 30M, counting its figure 5 gives 34.3M."""
+    """V3 §5.1 prints 30M; counting its figure 5 gives 34.3M."""
     assert saved("mobilenet_v3_large", {"last_stage": "full"}, {}) == pytest.approx(34.3, abs=0.05)
     assert mnet.describe("mobilenet_v3_large", last_stage="full").tail.out_channels == 1280
 
@@ -104,7 +104,7 @@ def test_v1_spends_95_percent_of_its_madds_in_pointwise_convolutions():
     madds = 100 * layers["madds"] / layers["madds"].sum()
     assert madds[["project", "depthwise", "classifier"]].round(2).tolist() == [94.86, 3.06, 0.18]
     assert madds["stem"].round(2) == 1.91  # the paper prints 1.19: its four shares then miss 100 by 0.72
-    biases = layers["out_channels"] * [1, 2, 2, 2]  # the classifier's bias, two a channel of a batch norm
+    biases = layers["out_channels"] * [1, 2, 2, 2]  # the classifier's bias, two per channel of a batch norm
     weights = layers["params"] - biases
     share = 100 * weights / weights.sum()
     assert share[["project", "depthwise", "classifier", "stem"]].round(2).tolist() == [74.59, 1.06, 24.33, 0.02]
@@ -150,9 +150,9 @@ def off(
     """(width, resolution, quantity) -> (printed, counted) where they differ in the printed digits.
 
     Args:
-        digits: Of the printed parameters, in millions.
-        per_bn_channel: Parameters that the source counts for a channel of a batch norm.
-        whole: How the source makes multiply-adds whole.
+        digits: Decimals of the printed parameters, in millions.
+        per_bn_channel: Parameters that the source counts per channel of a batch norm.
+        whole: How the source rounds multiply-adds to whole millions.
     """
     differences = {}
     for width, resolution, madds, params in grid:
@@ -173,7 +173,7 @@ def test_v1s_tables_match_except_for_a_truncated_cell():
 
 
 def test_the_slim_page_of_v1_matches_except_for_its_wrong_cells():
-    """Its parameters are counted with three for a batch norm's channel: bias and the two running statistics."""
+    """It counts three parameters per channel of a batch norm: bias and the two running statistics."""
     assert off("mobilenet_v1", SLIM_V1, digits=2, per_bn_channel=3) == {
         (0.5, 224, "madds"): (150, 149),  # 149.497: rounded twice
         # the page's rows at width 0.75 are wrong; V1's own table 6 has 325
@@ -196,7 +196,7 @@ def test_v3_large_matches_table_9_except_for_named_cells():
     assert off("mobilenet_v3_large", V3_LARGE_TABLE_9, digits=1) == {
         **truncated,
         (0.5, 224, "params"): (2.6, 2.7),  # 2.69, truncated too
-        # 7.55 if the 1280 features before the classifier are not scaled above width 1; the madds say that they are
+        # 7.55 if the 1280 features before the classifier are not scaled above width 1; the madds show they are
         (1.25, 224, "params"): (7.5, 8.3),
         # 39.47 and 2.13: unexplained, one unit of the last digit
         (0.35, 224, "madds"): (40, 39),

@@ -1,4 +1,4 @@
-"""Diagnostics: planted faults are detected, and cases with known answers."""
+"""Diagnostics: planted faults are detected, and known cases give their known answers."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Networks laid out as the papers print them, what toggles cost."""
+"""Networks laid out as the papers print them, and what toggles cost."""
 
 import math
 

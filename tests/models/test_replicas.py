@@ -23,7 +23,7 @@ NARROW = {"width": 0.1}
 
 
 def tame(network: mnet.Network) -> mnet.Network:
-    """With batch norms that do not magnify rounding: over a few pixels they divide by almost zero."""
+    """Keep batch norms from magnifying rounding: over a few pixels they divide by almost zero."""
     head = network.head and replace(network.head, bn_eps=1.0)
     return replace(network, bn_eps=1.0, head=head)
 
@@ -43,7 +43,7 @@ def networks(network: mnet.Network, dtype: torch.dtype = torch.float64) -> list[
 
 
 def train(network: mnet.Network, side: int, dtype: torch.dtype = torch.float64, lr: float = 0.002):
-    """Train K networks as one and alone, through the same steps: the outputs of the last step, and the states."""
+    """Train K networks as one and alone, through the same steps; return the last outputs and the states."""
     nets = networks(network, dtype)
     stacked = stack(nets)
     recipe = replace(RECIPES["v1"], lr=lr)
@@ -143,7 +143,7 @@ def test_the_stem_of_stacked_networks_on_grey_images_is_not_depthwise():
 
 
 def test_a_stem_by_windows_is_its_convolution():
-    """A GPU's way, on the CPU."""
+    """The GPU's method, run on the CPU."""
     for channels, kernel, stride in ((1, 3, 2), (3, 5, 1)):
         layer = nn.Conv2d(channels, 4, kernel, stride, kernel // 2, bias=False)
         stem = ReplicatedConv2d(layer, K).double()
@@ -158,7 +158,7 @@ def test_a_stem_by_windows_is_its_convolution():
 
 
 def test_a_batched_product_is_the_product_of_every_group():
-    """A GPU's way, on the CPU."""
+    """The GPU's method, run on the CPU."""
     for groups, inside, outside, rows in ((3, 8, 16, 40), (1, 8, 5, 7), (4, 1, 16, 10)):
         x = torch.randn(rows, groups * inside, dtype=torch.float64, requires_grad=True)
         weights = torch.randn(groups, outside, inside, dtype=torch.float64, requires_grad=True)
@@ -171,7 +171,7 @@ def test_a_batched_product_is_the_product_of_every_group():
 
 
 def test_a_depthwise_convolution_in_16_bits_is_one():
-    """A GPU's way, on the CPU."""
+    """The GPU's method, run on the CPU."""
     layer = Conv2d(6, 6, 5, 2, 2, groups=6, bias=False)
     images = torch.randn(2, 6, 9, 8).contiguous(memory_format=torch.channels_last)
     out = layer._depthwise_in_16_bits(images)

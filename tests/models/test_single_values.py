@@ -62,7 +62,7 @@ def test_a_trial_of_single_images_is_refused_before_anything_is_read() -> None:
 
 
 def test_a_batch_that_comes_out_as_one_image_is_refused_before_the_first_step() -> None:
-    """As where a larger batch is divided among devices, or one training image is all there is."""
+    """For example when a batch is divided among devices, or when there is only one training image."""
     network = describe("mobilenet_v3_small", head="r_aspp", width=0.35, num_classes=3)
     module = ASPPSegmenter(network, recipe("quick"))
     batch: tuple[Tensor, Masks] = torch.randn(1, 3, 64, 64), Masks(torch.zeros(1, 64, 64, dtype=torch.uint8))

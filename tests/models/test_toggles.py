@@ -164,7 +164,7 @@ def test_hswish_from_80_is_the_published_v3_large_but_for_its_stem():
 
 
 def forms(model: str, **chosen) -> dict[str, int]:
-    """Form of a row, with its kernels -> number of such rows."""
+    """Form and kernels of a row -> number of such rows."""
     return dict(Counter(f"{row.form} {row.sizes}".strip() for row in mnet.describe(model, **chosen).blocks))
 
 
@@ -180,7 +180,7 @@ def test_uib_gives_every_row_with_an_expansion_one_form():
 def test_a_kernel_is_set_where_there_is_a_depthwise_convolution():
     network = mnet.describe("mobilenet_v4_conv_medium", kernel=5)
     assert [row.form for row in network.blocks] == [row.form for row in mnet.describe(network.name).blocks]
-    assert {row.sizes for row in network.blocks} == {"3x3", "5x5", "5x5+5x5", ""}  # 3x3 is the fused row's, in full
+    assert {row.sizes for row in network.blocks} == {"3x3", "5x5", "5x5+5x5", ""}  # 3x3: the fused row's full one
 
 
 def test_full_convolutions_replace_each_depthwise_and_the_1x1_after_it():

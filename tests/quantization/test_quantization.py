@@ -26,7 +26,7 @@ CURVES = {
 
 
 def with_statistics(network):
-    """The network with batch norms that have statistics."""
+    """Build the network, with batch norms that have seen images."""
     torch.manual_seed(0)
     net = mnet.create_model(network)
     for layer in net.modules():
@@ -103,7 +103,7 @@ def test_weights_are_rounded_channel_by_channel_to_8_bits(v2):
 def test_a_convolution_and_its_relu6_are_one_operator_before_rounding(v2):
     net, int8 = v2
     clamps = [node for node in int8.graph.nodes if node.target in (aten.relu6.default, aten.relu.default)]
-    assert len(clamps) == count(net, Activate) == 11 + 5  # stem, tail, in four blocks two and in one; and in SE
+    assert len(clamps) == count(net, Activate) == 11 + 5  # stem, tail, two in four blocks, one in the fifth; five in SE
     assert {node.args[0].target for node in clamps} == {aten.conv2d.default}
     assert all(is_rounded(user) for node in clamps for user in node.users)
 
@@ -115,7 +115,7 @@ def test_every_curve_is_one_operator_with_8_bits_in_and_out(activation, gate):
     targets = Counter(node.target for node in int8.graph.nodes)
     assert targets[CURVES[activation]] == count(net, Activate, activation) == 12
     assert targets[CURVES[gate]] == count(net, SqueezeExcite) == 3
-    assert targets[aten.mul.Tensor] == 3  # of SE alone: no x * sigmoid(x), no x * relu6(x + 3) / 6
+    assert targets[aten.mul.Tensor] == 3  # only in SE: no x * sigmoid(x), no x * relu6(x + 3) / 6
     for node in int8.graph.nodes:
         if node.target in CURVES.values():
             assert is_read(node.args[0])

@@ -59,14 +59,14 @@ def test_choices_change_the_rows_of_their_stage():
 
 
 def test_the_reward_is_that_of_mnasnet():
-    """MnasNet, equation 2: a network at the target is rewarded its accuracy, one at twice the cost 4.7% less."""
+    """MnasNet, equation 2: at the target cost the reward is the accuracy, at twice the cost 4.7% less."""
     assert reward(90.0, 0.7, BlockSearch()) == 90.0
     assert reward(90.0, 1.4, BlockSearch()) == pytest.approx(90 * 2**-0.07)
     assert reward(90.0, 0.35, BlockSearch(w=-0.15)) == pytest.approx(90 * 2**0.15)
 
 
 SHORT = replace(NETWORK, blocks=tuple(NETWORK.blocks[i] for i in (0, 1, 3, 8)))
-"""A block of each stage: every candidate writes its blocks to two files, which takes most of a simulated search."""
+"""One block per stage: writing each candidate's blocks to two files takes most of the time of a simulated search."""
 
 
 @pytest.fixture(scope="module")

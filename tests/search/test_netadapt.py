@@ -22,12 +22,12 @@ from mnet.weights.truncation import sizes
 
 COST = MAdds(28)
 DEAR = {"expansion.1": 0.9, "bottleneck.3": 0.5, "expansion.4": 0.001}
-"""Points of accuracy per channel in these spaces; elsewhere 0.01."""
+"""Points of accuracy per 100 channels in these spaces; elsewhere 0.01."""
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Trial:
-    """A network of five blocks: each proposal writes them to two files, which takes most of a simulated search."""
+    """A network of only five blocks: writing those of each proposal to two files takes most of a simulated search."""
     network = mnet.describe("mobilenet_v3_small", num_classes=10, in_channels=1)
     path = tmp_path_factory.mktemp("models") / "start.yaml"
     mnet.write_network(replace(network, blocks=network.blocks[:5]), path)
@@ -80,7 +80,7 @@ def test_proposals_are_tuned_from_the_last_network_without_testing(start, tmp_pa
     assert not any(trial.tested for trial in tuned)
     assert {trial.pretrained for trial in tuned} == {str(step.folder) for step in steps[:-1]}
     assert [trial.seed for trial in tuned] == sorted(trial.seed for trial in tuned)
-    assert {trial.seed for trial in tuned} == {step.number for step in steps[1:]}  # other images in every step
+    assert {trial.seed for trial in tuned} == {step.number for step in steps[1:]}  # every step sees other images
 
 
 def test_a_stopped_search_ends_with_the_same_files_and_trains_nothing_twice(start, tmp_path):

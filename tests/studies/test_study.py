@@ -1,4 +1,4 @@
-"""Sweep files and profiles: what they become, and how a mistake in one is answered."""
+"""Sweep files and profiles: what they become, and how a mistake in one is reported."""
 
 import importlib.metadata
 import json
@@ -58,7 +58,7 @@ def test_every_study_has_three_seeds_a_question_its_command_and_cells_that_can_a
     study = load_study(path) if profile == "file" else profiled(path.stem, profile)
     assert len(study.cells) > 1
     assert not study.refused
-    seeds = [0, 1, 2, 3] if study.name == "activation" else [0, 1, 2]  # the first study that people run decides more
+    seeds = [0, 1, 2, 3] if study.name == "activation" else [0, 1, 2]  # the first study that people run has one more
     assert all([trial.seed for trial in cell.trials] == seeds for cell in study.cells)
     assert len({cell.name for cell in study.cells}) == len(study.cells)
     assert f"Command: make ablate-{study.name}\n" in study.description
@@ -303,7 +303,7 @@ DRAWN = st.fixed_dictionaries(
 
 @given(DRAWN, st.sampled_from(["{value:.0e}", "{value!r}", "{value:e}"]))
 def test_what_is_accepted_passes_wandbs_schema_also_after_overrides(parameters, form):
-    """Numbers are numbers however they are written: YAML 1.1, which W&B reads, takes 1e-4 as a text."""
+    """Numbers stay numbers in any notation: YAML 1.1, which W&B reads, takes 1e-4 as text."""
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed: make setup")
 
     def written(value) -> str:

@@ -1,4 +1,4 @@
-"""A trial: from options in any spelling to one network, and to one name for what is computed."""
+"""A trial: options in any spelling give one network, and one id for what is computed."""
 
 import pickle
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_no_width_of_the_grid_comes_nearer_to_the_wanted_multiply_adds(model, ta
     found = {alpha: cost(width(network, alpha), 28).madds / 1e6 for alpha in WIDTHS}
     solved = solve_width(network, 28, target)
     assert abs(found[solved] - target) == min(abs(madds - target) for madds in found.values())
-    assert sorted(found.values()) == list(found.values())  # what the bisection stands on
+    assert sorted(found.values()) == list(found.values())  # the bisection relies on this
 
 
 def test_the_published_width_is_found_as_such():

@@ -1,4 +1,4 @@
-"""What a hostile file holds: a pickle whose reading runs code, which leaves a folder behind."""
+"""The content of a hostile file: a pickle that runs code when it is read, which leaves a folder behind."""
 
 import os
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Cells of notebooks in this process, which has imported already what they import."""
+"""Runs cells of notebooks in this process, which has already imported what they import."""
 
 import ast
 
 
 def run_cell(source: str, names: dict[str, object]) -> object:
-    """The value of a cell's last expression, without Jupyter; None where its last line is a statement."""
+    """The value of a cell's last expression, without Jupyter; None if its last line is a statement."""
     statements = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("%"))).body
     last = statements.pop() if isinstance(statements[-1], ast.Expr) else None
     exec(compile(ast.Module(statements, []), "cell", "exec"), names)

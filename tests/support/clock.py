@@ -1,4 +1,4 @@
-"""A clock that a test owns: latencies that are measured with it do not depend on how busy the machine is."""
+"""A clock that a test controls: latencies measured with it do not depend on how busy the machine is."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,11 +11,11 @@ from torch import nn
 from mnet.latency import comparison
 
 LAYER_S = 1e-4
-"""What a convolution or linear layer takes."""
+"""Seconds that a convolution or linear layer takes."""
 
 
 class Clock:
-    """Seconds that pass where a test says so, with a noise of 1%."""
+    """Seconds that pass only when spent, with a noise of 1%."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -32,12 +32,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Iterator[Clock]:
     """The clock of `mnet.latency`. A convolution or linear layer takes `LAYER_S`, any other layer its `seconds`, if it
-    has some; what else takes time calls `spend`."""
+    has any; everything else takes time only by calling `spend`."""
     clock = Clock()
     for module in ("timing", "paired", "comparison"):
         monkeypatch.setattr(f"mnet.latency.{module}.time", SimpleNamespace(perf_counter=clock.perf_counter))
     monkeypatch.setattr(comparison, "WARM_CALLS", 1)  # a clock without outliers needs no more
-    monkeypatch.setattr(comparison.program_sample, "__defaults__", (0.0, 1))  # groups, which are 11
+    monkeypatch.setattr(comparison.program_sample, "__defaults__", (0.0, 1))  # one group instead of 11
     monkeypatch.setitem(comparison.measure.__kwdefaults__, "groups", 1)
 
     def spend(module: nn.Module, *_: object) -> None:

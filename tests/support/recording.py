@@ -1,4 +1,4 @@
-"""CUDA graphs without a GPU: a call is traced into its operators, which are run again from then on, as a graph is."""
+"""CUDA graphs without a GPU: a call is traced into its operators, which are then rerun as a graph is replayed."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -36,8 +36,8 @@ def record(call: Callable[[], Any]) -> Replay[Any]:
 
 
 def record_network(net: nn.Module, inputs: tuple[Tensor], warm_up: int, allow_unused: bool) -> Callable[..., Any]:
-    """Stands in for torch.cuda.make_graphed_callables, of a network with one output: replayed by a function that
-    autograd knows. The images are copied to where the first ones were."""
+    """Stands in for torch.cuda.make_graphed_callables, for a network with one output: an autograd function replays it.
+    New images are copied to where the first ones were."""
     (images,) = inputs
     params = [param for param in net.parameters() if param.requires_grad]
     recorded = record(lambda: (net(images).detach(),))

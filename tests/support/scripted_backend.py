@@ -1,4 +1,4 @@
-"""A backend whose attempts go as written, on a clock of its own."""
+"""A backend whose attempts follow a script, on its own clock."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ class ScriptedBackend:
     """A backend for `Session`.
 
     Args:
-        scripts: Seed -> what each attempt at its job reports: an item a second; a number is seconds of silence.
+        scripts: Seed -> what each attempt at its job reports: one item per second; a number is seconds of silence.
         places: Jobs that run side by side.
         isolated: As `Backend.isolated`.
     """

@@ -1,4 +1,4 @@
-"""In the place of training: functions that processes of any engine can import within seconds."""
+"""Stand-ins for training: functions that processes of any engine can import within seconds."""
 
 import os
 import sys
@@ -11,12 +11,12 @@ from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.store import RESULT, Busy, Result
 
 GUARD_S = 300
-"""After which a stand-in that waits gives up: no verdict, but an end to one that hangs."""
+"""Seconds after which a waiting stand-in gives up; this ends one that hangs, and is no test of speed."""
 PROGRESS = Progress(1, 2, 50.0)
 
 
 def behave(job: Job, report, /, **options) -> Result:
-    """Each seed has another fate: an error, the death of its process, a lock, no memory, or a result."""
+    """Each seed ends differently: an error, the death of its process, a lock, no memory, or a result."""
     import torch
 
     from mnet.studies.engines import slurm
@@ -36,7 +36,7 @@ def behave(job: Job, report, /, **options) -> Result:
     if seed == 3 and first:
         raise MemoryError("no more")
     result = {"top1": 1.0, "threads": torch.get_num_threads(), "gpus": gpus(), **options}
-    folder = Path((job.root / f"folder {seed}").read_text())  # `job.folder` imports torchvision and Lightning to ask
+    folder = Path((job.root / f"folder {seed}").read_text())  # `job.folder` would import torchvision and Lightning
     write_json(folder / RESULT, {name: value for name, value in result.items() if name != "data"})
     return result
 

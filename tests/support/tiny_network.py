@@ -1,7 +1,7 @@
 """A network of two blocks that every runtime exports within seconds.
 
-It has SE, a stride and a shortcut, ReLU in one block and h-swish in the other: another block shows nothing more. Nor
-would a second SE, or an expansion: the last convolution is one. Exporters take seconds for ten operators.
+It has SE, a stride and a shortcut, ReLU in one block and h-swish in the other. Another block, a second SE or an
+expansion (the last convolution is one) would test nothing more, and exporters take seconds for ten operators.
 """
 
 from dataclasses import replace

@@ -39,8 +39,8 @@ chosen = st.dictionaries(st.sampled_from(NAMES), st.none(), max_size=5).flatmap(
 
 
 def shortened(network: Network) -> Network:
-    """Every third block, which is a block of every kind; before a dense head the first and those with a stride, whose
-    maps it reads."""
+    """Keep every third block, which covers every kind; with a dense head, the first and those with a stride, whose maps
+    it reads."""
     blocks = network.blocks
     if network.head:
         return replace(network, blocks=blocks[:1] + tuple(row for row in blocks[1:] if row.stride > 1))

@@ -22,12 +22,12 @@ import yaml
 
 ENTITY = "me"
 API_KEY = "loopback" * 5
-"""Nobody's; this server takes every key."""
+"""Belongs to nobody; this server accepts every key."""
 
 
 @dataclass
 class Run:
-    """What the server knows of a run."""
+    """What the server knows about a run."""
 
     name: str
     """W&B's own id."""
@@ -82,10 +82,10 @@ class WandbServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no news."""
+        """Ignore a client that hangs up."""
 
     def answer(self, operation: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The `data` of a GraphQL operation; None if it is not known here."""
+        """The `data` of a GraphQL operation; None if this server does not know it."""
         method = getattr(self, "on" + re.sub("(?=[A-Z])", "_", operation).lower(), None)
         if method is None:
             self.unanswered.append(operation)
@@ -134,7 +134,7 @@ class WandbServer(ThreadingHTTPServer):
         return {"agentHeartbeat": {"agent": {"id": given["id"]}, "commands": json.dumps(commands)}}
 
     def next_command(self, sweep: Sweep) -> dict[str, Any]:
-        """What an idle agent is to do: a run again, a new one, or go."""
+        """The command for an idle agent: a run again, a new one, or exit."""
         name = next((name for name in sweep.taken if is_dead(self.runs[name], sweep.patience_s)), None)
         if name is None:
             cell = next(sweep.waiting, None)
@@ -179,7 +179,7 @@ class WandbServer(ThreadingHTTPServer):
         return {"upsertBucket": {"bucket": {**self.bucket(run), "project": self.project("mnet")}, "inserted": inserted}}
 
     def on_runs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the public API asks for, a page at a time."""
+        """The runs that the public API asks for, a page at a time."""
         asked, first = json.loads(given["filters"]), int(given["cursor"] or 0)
         known = [(run, self.listed(run)) for run in list(self.runs.values())]
         nodes = [node for run, node in known if asked.items() <= {**node, "sweep": run.sweep}.items()]
@@ -270,7 +270,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Quiet."""
+        """Print nothing."""
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def test_detections_equal_torchvisions(pair):
     for actual, wanted in zip(detections, expected, strict=True):
         assert len(wanted["boxes"]) == 300
         torch.testing.assert_close(actual.scores, wanted["scores"], rtol=1e-4, atol=1e-5)
-        # boxes with equal scores may be in another order, so each looks for its nearest
+        # boxes with equal scores may be in another order, so each is compared with its nearest
         distance = (actual.boxes[:, None] - wanted["boxes"]).abs().amax(2)
         distance[actual.labels[:, None] != wanted["labels"]] = 999
         assert (distance.amin(1) < 0.05).float().mean() > 0.98

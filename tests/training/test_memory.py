@@ -1,4 +1,4 @@
-"""Memory that steps free and use again."""
+"""Memory that a step frees and the next one reuses."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Recorded training steps: the run that it would have been, whatever a recording cannot see."""
+"""Recorded training steps: the same run as without, even where a recording does not fit."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def trial(images, tiny_model) -> Trial:
 
 @pytest.fixture
 def recordings(monkeypatch) -> list[int]:
-    """Steps are recorded on the CPU; counts how often."""
+    """Steps are recorded on the CPU; the list has an entry per recording."""
     made: list[int] = []
 
     def counted(call):
@@ -80,7 +80,7 @@ def test_a_recorded_pack_that_is_stopped_resumes_to_the_runs_alone(trial, record
 
 def test_the_network_of_a_detector_is_recorded_without_its_loss_which_reads_values(recordings):
     table = mnet.describe("mobilenet_v3_small", num_classes=3, in_channels=1, width=0.25, head="ssdlite")
-    table = replace(table, blocks=tuple(table.blocks[i] for i in (0, 3, 8)))  # of three sizes: a head needs no more
+    table = replace(table, blocks=tuple(table.blocks[i] for i in (0, 3, 8)))  # three sizes are enough for a head
     boxes = torch.tensor([[[8.0, 8.0, 40.0, 40.0], [0.0] * 4]]).repeat(2, 1, 1)
     target = Boxes(boxes, torch.tensor([[1, 0], [2, 0]]))
     results = []
@@ -118,7 +118,7 @@ def test_a_batch_of_another_shape_is_computed_without_the_recording(recordings):
 
 
 def test_a_step_of_another_shape_between_recorded_ones_has_gradients_of_its_own(recordings, tiny_model):
-    """They are summed where a replay writes them, and overwritten by the next."""
+    """They are summed in the memory that a replay writes, and the next replay overwrites them."""
     module = ImageClassifier(
         mnet.describe(tiny_model, num_classes=3, in_channels=1), replace(recipe("quick"), dropout=0.0)
     )

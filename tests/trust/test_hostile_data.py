@@ -1,4 +1,4 @@
-"""Parts of published data sets under the published name, and annotations that lead elsewhere."""
+"""Parts of published data sets under the published name, and annotations that lead out of their folder."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_an_unpacking_of_imagenette_that_was_interrupted_is_not_the_benchmark(tm
 
 
 def test_a_part_of_coco_is_said_to_be_other_images(tmp_path):
-    """What its results count as: tests/studies/claims/test_evidence.py."""
+    """tests/studies/claims/test_evidence.py tests what its results count as."""
     data = COCO(data_dir=coco(tmp_path), resolution=32)
     data.prepare_data()
     data.setup()

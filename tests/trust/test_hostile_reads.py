@@ -1,4 +1,4 @@
-"""Files that say more than they hold, grow while they are read, or never end."""
+"""Files that claim more than they hold, grow while they are read, or never end."""
 
 import gzip
 import io
@@ -27,7 +27,7 @@ MEGABYTE = 2**20
 
 @contextmanager
 def at_most(megabytes: int) -> Iterator[None]:
-    """No more memory is taken at any time."""
+    """Check that no more memory is taken at any time."""
     tracemalloc.start()
     try:
         yield

@@ -1,6 +1,6 @@
-"""Results folders that come from others: no number is mistaken for another, and one bad file does not end everything.
+"""Results folders that come from others: no number is mistaken for another, and one bad file does not stop everything.
 
-Every test makes an attempt that succeeded once.
+Every test repeats an attempt that once succeeded.
 """
 
 import itertools
@@ -71,7 +71,7 @@ def study(root: Path):
 
 
 def ids(root: Path) -> set[str]:
-    """The runs that are loaded; none where there is none."""
+    """Ids of the runs that are loaded; empty if there are none."""
     try:
         return set(load(root)["run_id"])
     except ConfigError:
@@ -125,7 +125,7 @@ def test_two_results_of_one_run_are_none_and_copies_are_one(tmp_path, caplog):
     assert all(str(path / RESULT) in caplog.text for path in paths)
     assert find_run(f"se:{'mobilenet_v3_small'}:0", tmp_path).row["top1"] == 80.4  # compare shows both
     write_json(paths[1] / RESULT, {**MEASURED, "epochs": 2, "top1": 80.4, "revision": "ffffffffffff"})
-    assert ids(tmp_path) == {TRIAL.run_id, RELU.run_id}  # of other code
+    assert ids(tmp_path) == {TRIAL.run_id, RELU.run_id}  # results of other code
 
 
 def test_runs_with_other_arguments_of_the_trainer_are_no_evidence_and_displace_none(tmp_path, caplog):
@@ -137,13 +137,13 @@ def test_runs_with_other_arguments_of_the_trainer_are_no_evidence_and_displace_n
     assert rows["top1"].tolist() == [80.0] and rows["run_id"].tolist() == [plain.name]
     assert "trained with limit_test_batches=1" in caplog.text
     assert set(load(tmp_path)["trainer"]) == {"", "limit_test_batches=1"}
-    for folder in other.rglob("runs"):  # a table alone, as it is shared
+    for folder in other.rglob("runs"):  # only a table, as people share it
         write_csv(folder.parent / RUNS, runs_table(study(tmp_path), other))
         shutil.rmtree(folder)
     assert load(tmp_path, plain=True)["top1"].tolist() == [80.0]
     several = results_root(str(tmp_path), {"devices": 2})
     keep(several, RELU, trainer={"devices": 2})
-    assert set(load(tmp_path, plain=True)["run_id"]) == {TRIAL.run_id, RELU.run_id}  # the same, elsewhere
+    assert set(load(tmp_path, plain=True)["run_id"]) == {TRIAL.run_id, RELU.run_id}  # the same run on more devices
 
 
 def test_a_run_with_other_arguments_that_was_put_among_plain_ones_is_none_of_them(tmp_path, caplog):

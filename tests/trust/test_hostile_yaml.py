@@ -1,4 +1,4 @@
-"""Sweep, config and study files that are small, and stand for more than any machine holds."""
+"""Small sweep, config and study files that expand to more than any machine holds."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""An exported program is reused only if it is the one whose hash the table has."""
+"""An exported program is reused only if it has the hash that was stored with it."""
 
 import json
 from pathlib import Path
@@ -36,8 +36,8 @@ def test_a_program_that_another_file_has_replaced_is_exported_again(runtime):
     first, other = (runtime.prepare(net, example) for net in (ours, theirs))
     path = Path(first.info.file)
     assert runtime.prepare(ours, example).info == first.info
-    assert runtime.exports == 2  # what is as it was written is not exported anew
-    path.write_bytes(other.content)  # runs, and is another network
+    assert runtime.exports == 2  # an unchanged file is not exported again
+    path.write_bytes(other.content)  # it runs, but is another network
     again = runtime.prepare(ours, example)
     assert (again.content, again.info.sha256) == (first.content, first.info.sha256)
     assert runtime.exports == 3

@@ -1,4 +1,4 @@
-"""What an image is, its contents say: only the listed formats are decoded, whatever the suffix."""
+"""Contents decide what an image is: only the listed formats are decoded, whatever the suffix."""
 
 import pytest
 from PIL import EpsImagePlugin, Image

@@ -1,4 +1,4 @@
-"""Loading the int8 network of somebody else's run runs none of its code."""
+"""Loading the int8 network of somebody else's run executes none of its code."""
 
 import io
 import re

@@ -38,7 +38,7 @@ def test_a_scratch_folder_that_another_user_has_made_is_refused(tmp_path, monkey
     folder = scratch_folder()
     assert local_folder("s3://bucket").parent == folder
     assert folder.stat().st_mode & 0o777 == 0o700
-    folder.chmod(0o755)  # nobody else could write there: it is closed
+    folder.chmod(0o755)  # others could not write there, so it is only closed
     assert scratch_folder().stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
     with pytest.raises(
@@ -51,7 +51,7 @@ def test_a_scratch_folder_that_another_user_has_made_is_refused(tmp_path, monkey
     with pytest.raises(ConfigError, match="must be a folder of this user alone"):
         scratch_folder()
     monkeypatch.setattr("os.geteuid", lambda: 12345)
-    (tmp_path / "mnet-12345").mkdir(mode=0o700)  # by whoever runs the tests
+    (tmp_path / "mnet-12345").mkdir(mode=0o700)  # made by whoever runs the tests
     with pytest.raises(ConfigError, match=r"owner 12345, drwx------\), but has owner \d+ "):
         scratch_folder()
 

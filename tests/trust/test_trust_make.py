@@ -19,12 +19,12 @@ printf '<%s> ' "$@" >> log
 test "$2" = venv && mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
 exit 0
 """
-"""Notes its arguments, and makes virtual environments of itself."""
+"""Logs its arguments, and makes virtual environments that contain itself."""
 
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Runs the Makefile, as from a shell, in a folder of its own with a Python that trains nothing."""
+    """Runs the Makefile, as from a shell, in its own folder, with a Python that trains nothing."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("pyproject.toml", "constraints.txt", "log"):
         (tmp_path / name).touch()
@@ -35,7 +35,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
     def run(*arguments: str, **environment: str) -> list[str]:
-        """The arguments of the last program that was started."""
+        """Run make; return the arguments of all calls of its Python, in order."""
         (tmp_path / "log").write_text("")
         process = subprocess.run(
             ["make", "--no-print-directory", "PYTHON=./python", *arguments],
@@ -84,7 +84,7 @@ def test_clean_removes_only_what_make_made(make, tmp_path):
     precious.parent.mkdir()
     precious.touch()
     make("setup")
-    make("setup", f"VENV={precious.parent}")  # installs into what is there
+    make("setup", f"VENV={precious.parent}")  # installs into the existing folder
     assert (tmp_path / ".venv/bin/python").exists()
     for name in ("build", "dist", "a.egg-info"):
         (tmp_path / name).mkdir()

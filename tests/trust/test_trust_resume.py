@@ -1,4 +1,4 @@
-"""A run goes on from its own checkpoint, alone or in a pack, and from no other's."""
+"""A run continues from its own checkpoint, alone or in a pack, and from no other's."""
 
 import shutil
 from dataclasses import replace
@@ -14,7 +14,7 @@ from mnet.studies.runs.run import run_job
 from mnet.studies.runs.store import RESUME, WEIGHTS
 
 LAST = 9
-"""The step of eight images at which a run is stopped, of twelve."""
+"""The step at which a run is stopped, of twelve steps of eight images."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def stop(progress):
 
 
 def train(job) -> list[int]:
-    """Finish a run; returns the steps that it reported."""
+    """Finish a run; return the steps that it reported."""
     steps = []
     run_job(job, lambda progress: steps.append(progress.step))
     return steps
@@ -46,7 +46,7 @@ def test_the_checkpoint_of_another_run_is_not_continued(job, packed, tmp_path):
     job.folder.mkdir(parents=True)
     shutil.copy(other.folder / RESUME, job.folder / RESUME)
     assert train(job)[0] <= 1
-    assert train(other)[0] >= LAST  # its own is
+    assert train(other)[0] >= LAST  # its own is continued
     undisturbed = replace(job, root=tmp_path / "undisturbed")
     train(undisturbed)
     weights = [torch.load(run.folder / WEIGHTS, weights_only=True) for run in (job, undisturbed)]

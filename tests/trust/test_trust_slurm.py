@@ -1,4 +1,4 @@
-"""Whoever may write into a shared results folder runs no code in the driver of a Slurm study."""
+"""Users who may write into a shared results folder cannot run code in the driver of a Slurm study."""
 
 import pickle
 from pathlib import Path
@@ -22,7 +22,7 @@ def job(tmp_path) -> Job:
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch) -> Path:
-    """Programs in Slurm's place: the next job is number 7, and it has ended."""
+    """Fake programs of Slurm: the next job is number 7, and it has ended."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, body in (("srun", ""), ("sbatch", "echo Submitted batch job 7"), ("sacct", "echo 'JobID|State'")):

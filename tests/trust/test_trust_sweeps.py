@@ -1,4 +1,4 @@
-"""What the agents of a shared sweep file run is mnet's program, or it is shown and asked for."""
+"""Agents of a shared sweep file run mnet's program; anything else is shown and needs --own_command."""
 
 import pytest
 import sweep
@@ -16,7 +16,7 @@ OURS = ["${env}", "${interpreter}", "${program}"]
 
 @pytest.fixture
 def shared(tmp_path):
-    """Writes a shared sweep file with more lines; returns its path."""
+    """Writes a shared sweep file with additional lines; returns its path."""
 
     def write(*lines: str) -> str:
         method = "random" if lines in (("image_uri: evil",), ("job: evil",)) else "grid"  # a grid refuses these keys

@@ -1,4 +1,4 @@
-"""Weights are what they are said to be: downloaded ones by their hash, given ones by their content."""
+"""Weights are what they claim to be: downloads are checked by hash, given ones are identified by their content."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ V2 = "mobilenet_v2"
 
 @dataclass
 class Published:
-    """In the place of torchvision's entry for a file."""
+    """Replaces torchvision's entry for a file."""
 
     url: str
 
@@ -30,7 +30,7 @@ class Published:
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """Publishes a content in torchvision's place; returns the name that it will have in torch's cache."""
+    """Publishes a content in torchvision's place; returns the path that it will have in torch's cache."""
 
     def publish(content: object):
         torch.save(content, stream := io.BytesIO())
@@ -60,7 +60,7 @@ def test_a_file_in_the_cache_of_downloads_is_hashed_every_time_and_never_run(pub
         with pytest.raises(ConfigError, match=rf"{cached.name} is not torchvision's file: its SHA-256 .*; remove it"):
             mnet.load_weights(net, "imagenet")
     assert net.stem.conv.weight.equal(state["features.0.0.weight"])
-    publish(Attack(marker))  # with the hash that it should have
+    publish(Attack(marker))  # with the right hash
     with pytest.raises(ConfigError, match="cannot be read as weights") as raised:
         mnet.load_weights(net, "imagenet")
     assert "weights_only" not in str(raised.value)

@@ -15,7 +15,7 @@ PINNED = {canonicalize_name(one.name): one for one in map(Requirement, filter(No
 
 
 def direct() -> list[Requirement]:
-    """What pyproject.toml asks for, with every extra."""
+    """The requirements in pyproject.toml, with every extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     found = [Requirement(text) for group in groups for text in group]
@@ -23,7 +23,7 @@ def direct() -> list[Requirement]:
 
 
 def needed() -> set[str]:
-    """The names of the installed packages that those need, and of those."""
+    """The names of these packages and of all packages that they need."""
     todo, seen = [(one, "") for one in direct()], set()
     while todo:
         requirement, extra = todo.pop()

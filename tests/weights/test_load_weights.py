@@ -1,4 +1,4 @@
-"""Weights as people have them: of every library, in every wrapping, without running what a file contains."""
+"""Weights as users have them: from every library, in every wrapping, without running code in a file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OTHER_WIDTHS |= {"mobilenetv1_100", "mobilenetv3_large_100", "mobilenetv3_small_
 
 
 def same_outputs(net: mnet.MobileNet, reference: nn.Module, source: str) -> tuple[Tensor, Tensor]:
-    """`net` takes all weights of `reference`, recognised as `source`. Images, and the reference's outputs."""
+    """Check that `net` takes all weights of `reference`, as `source`; return images and the reference's outputs."""
     report = mnet.load_weights(net, reference.state_dict())
     assert report.share == 1
     assert report.source.startswith(source)
@@ -156,7 +156,7 @@ def test_wrapped_weights_are_found_in_files(wrap: Callable, notes: str, tmp_path
 
 
 def test_tensors_are_not_printed_to_learn_whether_they_are_the_name_of_a_file() -> None:
-    """The text of a state dict takes as long as everything else."""
+    """Printing a state dict takes as long as everything else."""
 
     class Silent(dict):
         def __repr__(self) -> str:

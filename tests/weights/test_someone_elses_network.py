@@ -1,4 +1,4 @@
-"""A network that is not of the family, in a file: EfficientNet-Lite0, against timm's."""
+"""A network from outside the family, in a file: EfficientNet-Lite0, against timm's."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def reference() -> nn.Module:
 
 
 def test_it_equals_timms_and_its_weights_go_in_and_out(reference):
-    """Counts are of hooks on timm's network."""
+    """The expected counts come from hooks on timm's network."""
     net = mnet.create_model(LITE0).eval()
     assert (mnet.cost(net).params, mnet.cost(net).madds) == (4_652_008, 385_187_552)
     report = mnet.load_weights(net, reference.state_dict())

@@ -1,1 +1,1 @@
-"""The parts of `experiments/gpu.py`, the most valuable first: what one GPU gives, within minutes."""
+"""The parts of `experiments/gpu.py`, which measure within minutes what one GPU gives, the most valuable first."""

@@ -1,7 +1,7 @@
-"""Claims that no run has decided yet: their networks with many seeds, cell by cell, until the time is over.
+"""Trains the networks of undecided claims with many seeds, cell by cell, until the time runs out.
 
-Which claims are open follows from the published claims; which networks they need, from the profile `decide`, whose
-settings were chosen for them beforehand. A call goes on where the last one stopped.
+The published claims determine which claims are open. The profile `decide`, whose settings were chosen for them in
+advance, determines which networks they need. A call continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from mnet.studies.runs.store import (
 from mnet.studies.study import Cell, Study
 
 SEEDS = (16, 32)
-"""Seeds of a cell: so many of every open claim first, trained as one network; then more of what is still undecided."""
+"""Seeds of a cell: the first number for every open claim, as one network; the second for those still undecided."""
 PUBLISHED_CLAIMS = HERE.parent / "results" / PUBLISHED / CLAIMS
 COLUMNS = ("id", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "on", "before")
 
 RESERVE_S = 12.0
 """Seconds before the end at which training stops and writes a checkpoint."""
 SILENT_S = 5.0
-"""Training that reports nothing for so long is asked whether the time is over."""
+"""Seconds without a report from training after which the time left is checked."""
 
 REHEARSED = "v3-small-minimalistic-accuracy"
 """The claim of a rehearsal."""
@@ -59,11 +59,11 @@ REHEARSAL_TRAINER = {"limit_val_batches": 1, "limit_test_batches": 2}
 
 
 class OutOfTimeError(Exception):
-    """The part's time is over."""
+    """The part's time has run out."""
 
 
 class PackTooLargeError(Exception):
-    """So many seeds at once do not fit in memory."""
+    """A pack of this size does not fit in memory."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class PlannedCell:
     study: Study
     cell: Cell
     decides: tuple[str, ...]
-    """Claims whose networks are all trained once this one is."""
+    """Claims whose networks are all trained once this cell is."""
 
     @property
     def name(self) -> str:
@@ -81,16 +81,16 @@ class PlannedCell:
 
     @property
     def work(self) -> Workload:
-        """Of one seed."""
+        """Workload of one seed."""
         return workload(self.cell.trials[0])
 
 
 @dataclass
 class Clock:
-    """What a cell takes, from the cells that were trained so far."""
+    """Estimates the time of a cell from the cells trained so far."""
 
     timed: list[tuple[Workload, float]] = field(default_factory=list)
-    """Of a seed, and the seconds that it took."""
+    """(workload of one seed, its training time in seconds)."""
 
     def add(self, work: Workload, seeds: int, seconds: float) -> None:
         self.timed.append((work, seconds / seeds))
@@ -101,7 +101,7 @@ class Clock:
 
 
 def run(settings: Settings) -> None:
-    """Train the networks of open claims and judge the claims, until the time is over."""
+    """Train the networks of open claims and judge the claims, until the time runs out."""
     start_worker_server()
     trainer = REHEARSAL_TRAINER if settings.rehearse else {}
     root = results_root(str(settings.out / GPU_RUNS), trainer)
@@ -130,7 +130,7 @@ def run(settings: Settings) -> None:
 
 
 def open_claims(*, rehearse: bool = False) -> list[Claim]:
-    """The claims about accuracy of two networks whose published verdict is `undecided`; in a rehearsal one claim,
+    """Claims about the accuracy of two networks whose published verdict is `undecided`; in a rehearsal one claim,
     whatever its verdict."""
     published = headlines(read_table(PUBLISHED_CLAIMS)).set_index("id")["verdict"]
     claims = [claim for claim in load_claims(CLAIMS_FILE) if claim.kind == "accuracy" and claim.pair is not None]
@@ -140,7 +140,7 @@ def open_claims(*, rehearse: bool = False) -> list[Claim]:
 
 
 def load_studies(claims: Sequence[Claim], settings: Settings, seeds: int) -> list[Study]:
-    """The studies of the claims in the settings chosen for them; in a rehearsal tiny."""
+    """The studies of the claims, in the settings chosen for them; tiny in a rehearsal."""
     changed: dict[str, object] = {"data_dir": str(settings.data_dir), **(REHEARSAL if settings.rehearse else {})}
     names = dict.fromkeys(claim.study for claim in claims)
     return [load_sweep(name, DECIDING, seeds, changed) for name in names]
@@ -149,8 +149,8 @@ def load_studies(claims: Sequence[Claim], settings: Settings, seeds: int) -> lis
 def plan_cells(claims: Sequence[Claim], studies: Sequence[Study]) -> list[PlannedCell]:
     """The cells that the claims need, in the order of training.
 
-    Next are always the cells of the claim with which most claims are decided per multiply-add: its study's baseline,
-    then its own two networks, each once. A claim whose own networks no study has is left out.
+    The next cells are always those of the claim that gets the most claims decided per multiply-add: the baseline of its
+    study, then its own two networks, each once. A claim whose networks are in no study is left out.
     """
     cells = {cell.trials[0].run_id_of(0): (study, cell) for study in reversed(studies) for cell in study.cells}
     planned = pd.DataFrame([row for study in studies for row in planned_rows(study, DECIDING)])
@@ -184,10 +184,10 @@ def plan_cells(claims: Sequence[Claim], studies: Sequence[Study]) -> list[Planne
 def train_cells(
     order: Sequence[PlannedCell], seeds: int, engine: Engine, settings: Settings, judge: Judge, clock: Clock
 ) -> list[str]:
-    """Train so many seeds of the cells. A cell that would not end in time is left out; later ones may be smaller.
+    """Train `seeds` seeds of each cell. A cell that would not end in time is left out; later ones may be smaller.
 
     Returns:
-        The names of the cells that were trained to their end by this call.
+        The names of the cells that this call trained.
     """
     trained: list[str] = []
     pack = SEEDS[0]
@@ -217,7 +217,7 @@ def train_cells(
             print(f"{planned.name}: stopped, the time is over; the same call goes on", flush=True)
             break
         finished = sum(find_finished(judge.root, job.run_id) is not None for job in jobs)
-        if not finished:  # each run's reason was printed
+        if not finished:  # all failed; each run's reason was printed
             continue
         seconds = left - _left_s(settings)
         clock.add(planned.work, len(jobs), seconds)
@@ -229,20 +229,21 @@ def train_cells(
 
 
 def _left_s(settings: Settings) -> float:
-    """Seconds of training that are left. A rehearsal, which is short, ends by itself."""
+    """Seconds of training left; a rehearsal, which is short, ignores them."""
     return settings.left_s - RESERVE_S
 
 
 def _unfinished(planned: PlannedCell, seeds: int, root: Path) -> list[Job]:
-    """The first so many runs of a cell, but those that have finished or diverged."""
+    """The first `seeds` runs of a cell, except those that have finished or diverged."""
     jobs = [Job(trial, root, planned.study.name) for trial in planned.cell.trials[:seeds]]
     return [job for job in jobs if not has_ended(job)]
 
 
 def _train(jobs: Sequence[Job], pack: int, engine: Engine, settings: Settings) -> None:
-    """
+    """Train jobs as packs until they end or the time runs out.
+
     Raises:
-        OutOfTimeError: The time is over.
+        OutOfTimeError: The time has run out.
         PackTooLargeError: The memory is too small.
     """
     reasons: set[str] = set()
@@ -260,7 +261,7 @@ def _train(jobs: Sequence[Job], pack: int, engine: Engine, settings: Settings) -
 
 
 def _finish(planned: PlannedCell, judge: Judge) -> None:
-    """Share the runs of a cell with the other studies that have them, and judge the claims that they decide."""
+    """Share the runs of a cell with the other studies that contain it, and judge the claims that they decide."""
     trained = {trial.run_id for trial in planned.cell.trials}
     for trial in planned.cell.trials:
         folder = Job(trial, judge.root, planned.study.name).folder
@@ -290,7 +291,7 @@ class Judge:
         self.verdicts: dict[str, str] = {}
 
     def update(self, studies: Sequence[Study]) -> None:
-        """Write the tables of studies with new runs, and the verdicts; print those that are new."""
+        """Write the tables of studies with new runs, and the verdicts; print the new verdicts."""
         for study in studies:
             runs = write_tables(study, self.root).runs
             if not runs.empty:

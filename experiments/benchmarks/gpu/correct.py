@@ -1,4 +1,4 @@
-"""The tests that wait for a GPU, one row each."""
+"""The tests that need a GPU, one row each."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mnet.studies.runs.store import GPU_CORRECT
 ROOT = Path(__file__).parents[3]
 TESTS = "tests/gpu"
 REHEARSED = "order or recorded and quick and fp32 or waits and (quick-auto or v3-off)"
-"""In a rehearsal: both recipes, and each way of computing steps, once."""
+"""Tests of a rehearsal: both recipes, and each way of computing steps, once."""
 
 
 def run(settings: Settings) -> None:
-    """Run the tests of `tests/gpu` and write `correct.csv`: test, outcome, seconds, and what a failure says."""
+    """Run the tests of `tests/gpu` and write `correct.csv`: test, outcome, seconds, and the message of a failure."""
     table = GrowingTable(settings.out / GPU_CORRECT, ("test",), settings.device)
     arguments = [str(ROOT / TESTS), "-q", "-p", "no:xdist", "-o", "addopts=", f"--rootdir={ROOT}", "--no-header"]
     if settings.rehearse:

@@ -36,21 +36,22 @@ ORDER = (
     *(("cuda-graphs", 1), ("cuda-eager", 1), ("cuda-graphs", 32)),
     *(("cuda-graphs", 256), ("cuda-eager", 32), ("cuda-eager", 256)),
 )
-"""Runtimes and batches, the most telling first: the time may not suffice for all."""
+"""(runtime, batch size), the most informative first, since time may run out."""
 COMPILED, COMPILED_CLAIMS, COMPILE_S = "cuda-compile", ("v3-large-vs-v2-latency",), 60.0
-"""A network takes half a minute to compile, so few claims are timed on this runtime, if so many seconds are left."""
+"""The compiling runtime, the few claims timed on it, and the seconds that must be left: compiling takes half a minute
+per network."""
 THREADS, HALF_WIDTH, SHORTEST_S = 1, 0.01, 0.1
 WARMUP = 4
-"""Rounds that are not counted, at most. A GPU is steady sooner than a processor."""
+"""Most rounds discarded as warm-up; a GPU is steady sooner than a CPU."""
 REHEARSED_STUDIES, REHEARSED_PX, REHEARSED_BLOCKS = 1, 32, 2
-"""In a rehearsal: studies, pixels, and how many of a network's blocks it has."""
+"""Sizes of a rehearsal: studies, pixels, and blocks of a network."""
 REHEARSED_BATCH = 2
-"""Images at a time in place of those of `ORDER`; of the compiled networks, still one."""
+"""Batch size in a rehearsal, instead of those in `ORDER`; compiled networks still get one image."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A measurement: a study's networks on a runtime, so many images at a time."""
+    """A measurement: a study's networks on a runtime at a batch size."""
 
     plan: Plan
     runtime: Runtime
@@ -61,7 +62,7 @@ class Step:
 
 
 class Networks:
-    """The networks, each built once, whichever studies share it."""
+    """Networks, each built once for all studies that share it."""
 
     def __init__(self) -> None:
         self.built: dict[Hashable, nn.Module] = {}
@@ -74,8 +75,8 @@ class Networks:
 
 
 def run(settings: Settings) -> None:
-    """Time the papers' pairs until the time is over, and write the tables after every measurement."""
-    torch.set_num_threads(THREADS)  # as many as there are cores while timing: more would wait for each other
+    """Time the papers' pairs until the time runs out, and write the tables after every measurement."""
+    torch.set_num_threads(THREADS)  # timing uses one core: more threads would wait for each other
     networks = Networks()
     todo = [step for step in list_steps(settings) if not is_measured(step, settings.out)]
     for i, step in enumerate(todo):
@@ -86,7 +87,7 @@ def run(settings: Settings) -> None:
             continue
         try:
             take(step, networks, settings, left_s / (len(todo) - i))
-        except Exception as error:  # the measurements after it may still succeed
+        except Exception as error:  # later measurements may still succeed
             print(f"latency: {step} failed: {first_line(error)}", flush=True)
         if settings.device == "cuda":
             torch.cuda.empty_cache()
@@ -106,7 +107,7 @@ def list_steps(settings: Settings) -> Iterator[Step]:
 
 
 def runtime_of(name: str, settings: Settings) -> Runtime | None:
-    """The runtime, or in a rehearsal the one that stands in for it; None, after a line, if it cannot run here."""
+    """The runtime, or its stand-in in a rehearsal; None, with a printed reason, if it cannot run on this machine."""
     try:
         return make_runtime("eager" if settings.rehearse else name, threads=THREADS, folder=settings.out / "exported")
     except ConfigError as error:
@@ -115,8 +116,8 @@ def runtime_of(name: str, settings: Settings) -> Runtime | None:
 
 
 def list_plans(rehearse: bool) -> Iterator[Plan]:
-    """The studies with latency claims in fp32, classifiers first: the networks that those claims compare, all small in
-    a rehearsal."""
+    """Plans of the studies with latency claims in fp32, classifiers first: only the networks that those claims compare,
+    cut to a few blocks in a rehearsal."""
     claims, later = load_claims(CLAIMS_FILE), []
     for name in latency_studies():
         if not any(claim.study == name and claim.kind == "latency" for claim in claims):
@@ -150,14 +151,14 @@ def _shortened(subject: Subject) -> Subject:
 
 
 def restricted(plan: Plan, claims: Sequence[str]) -> Plan:
-    """The plan with the networks of some of its claims only, in the same order: the first is the baseline."""
+    """The plan with only the networks of some of its claims, in the same order: the first is the baseline."""
     pairs = [pair for pair in plan.pairs if pair.claim.id in claims]
     names = {name for pair in pairs for name in (pair.baseline, pair.variant)}
     return replace(plan, subjects={name: one for name, one in plan.subjects.items() if name in names}, pairs=pairs)
 
 
 def is_measured(step: Step, out: Path) -> bool:
-    """Whether the tables have a time of every network of this step, by the same code on the same device."""
+    """Whether the table has a time for every network of this step, by the same code on the same device."""
     with suppress(OSError, KeyError, pd.errors.EmptyDataError):
         rows = pd.read_csv(out / step.plan.study.name / LATENCY, dtype=str, keep_default_na=False)
         facts = machine_facts(step.runtime.device)
@@ -170,13 +171,13 @@ def is_measured(step: Step, out: Path) -> bool:
 
 
 def take(step: Step, networks: Networks, settings: Settings, share_s: float) -> None:
-    """Measure a step and write its rows, unless the fewest rounds would take longer than the time that is left.
+    """Measure a step and write its rows, unless even the minimum number of rounds would take longer than the time left.
 
     Args:
         step: What to measure.
-        networks: The networks.
-        settings: Of the part.
-        share_s: Seconds for this step, preparation included; the fewest rounds are run even if they take longer.
+        networks: The networks built so far.
+        settings: Settings of the part.
+        share_s: Seconds for this step, preparation included; the minimum number of rounds runs even if it takes longer.
     """
     started, groups = time.monotonic(), 1 if settings.rehearse else GROUPS
     ready: dict[str, PreparedVariant] = {}
@@ -193,7 +194,7 @@ def take(step: Step, networks: Networks, settings: Settings, share_s: float) -> 
         if _left_s(settings) <= 0:
             print(f"latency: no time left to prepare {step}", flush=True)
             return
-    if _shortest(seconds) > _left_s(settings):  # a first sample also sets up the GPU; a second tells what rounds take
+    if _shortest(seconds) > _left_s(settings):  # the first sample also sets up the GPU; a second shows the true time
         seconds = {name: _seconds_of_a_sample(variant, groups) for name, variant in ready.items()}
         if _shortest(seconds) > _left_s(settings):
             print(f"latency: {_shortest(seconds):.0f} s are too long for {step}", flush=True)
@@ -226,17 +227,17 @@ def write(step: Step, measurement: Measurement, out: Path) -> None:
 
 
 def _left_s(settings: Settings) -> float:
-    """Seconds that are left. A rehearsal, which is short, ends by itself."""
+    """Seconds left; no limit for a rehearsal, which is short."""
     return math.inf if settings.rehearse else settings.left_s
 
 
 def _seconds_of_a_sample(variant: PreparedVariant, groups: int) -> float:
-    """Seconds that a sample of a round takes, which fails here if it does in the rounds."""
+    """Seconds of one sample; a network that would fail in the rounds already fails in this one."""
     started = time.monotonic()
     program_sample(variant.program, variant.example, groups=groups)()
     return time.monotonic() - started
 
 
 def _shortest(seconds: dict[str, float]) -> float:
-    """Seconds of the fewest rounds and those before them; seconds of a sample by network."""
+    """Seconds of the minimum number of rounds and two before them; `seconds` has those of a sample by network."""
     return math.fsum(seconds.values()) * (MIN_ROUNDS + 2)

@@ -1,7 +1,7 @@
-"""Seeds of a cell as one network on a GPU: how many, against one after another and against processes side by side.
+"""Seeds of a cell as one network on a GPU: how many, against one after another and against parallel processes.
 
-Every variant trains with batches that are on the GPU, in steps that are recorded as one CUDA graph unless its name says
-otherwise. A sample is seconds of a step, for each seed.
+Every variant trains on batches in GPU memory, in steps that are recorded as one CUDA graph unless its name says
+otherwise. A sample is the seconds of a step per seed.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ CASES = (("mobilenet_v3_small", 1.0), ("mobilenet_v2", 0.35), ("mobilenet_v3_lar
 RESOLUTION, BATCH = 32, 128
 ONE = "one seed after another"
 TOGETHER, PROCESSES = 4.0, 1.0
-"""Goals: throughput of many seeds as one over one seed after another, and of any pack over processes."""
+"""Goals for throughput: of many seeds as one over one seed after another, and of any pack over processes."""
 MANY = 16
-"""Seeds from which `TOGETHER` is the goal; of fewer, to be no slower."""
+"""Number of seeds from which the goal is `TOGETHER`; fewer need only be no slower."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ VARIANTS: Mapping[str, Variant] = {
     "one seed after another, not recorded": Bare(1, recorded=False),
     "8 seeds as one, not recorded": Bare(8, recorded=False),
 }
-"""The most telling first, for the time may not suffice for all."""
+"""The most informative first, since time may run out."""
 REHEARSED: Mapping[str, Variant] = {
     ONE: Bare(1),
     "2 seeds as one": Bare(2),
@@ -103,7 +103,7 @@ REHEARSED: Mapping[str, Variant] = {
 
 
 def run(settings: Settings) -> None:
-    """Write `seeds.csv`: a row per network and variant, its throughput over that of one seed after another.
+    """Write `seeds.csv`: per network and variant, its throughput over one seed after another and over processes.
 
     Raises:
         DataError: Fashion-MNIST cannot be found.
@@ -111,7 +111,7 @@ def run(settings: Settings) -> None:
     cases = CASES[:1] if settings.rehearse else CASES
     variants = REHEARSED if settings.rehearse else VARIANTS
     most = max((variant.seeds for variant in variants.values() if isinstance(variant, SideBySide)), default=0)
-    # Forked before this process uses the GPU, which none may inherit; they end with it.
+    # Forked before this process uses the GPU, since CUDA does not survive a fork; they end with this process.
     pools = [ProcessPoolExecutor(1, get_context("fork")) for _ in range(most)]
     for pool in pools:
         pool.submit(os.getpid).result()
@@ -159,7 +159,7 @@ def _compare(
                 build = partial(side_by_side, network, variant, data.batch_size, settings, pools)
             steps.build_loop(samples, peaks, name, build)
             if isinstance(variant, SideBySide):
-                peaks.pop(name, None)  # theirs is not in this process
+                peaks.pop(name, None)  # they use memory in other processes
         if ONE not in samples:
             return
         budget = max(settings.rounds_s, budget_s - (time.monotonic() - started))
@@ -178,7 +178,7 @@ def _compare(
 
 
 def goal_of(variant: Variant, *, over_processes: bool) -> float | None:
-    """The goal beside a variant; None for what is not ours or trains one seed."""
+    """The goal of a variant; None for processes and for a single seed."""
     if isinstance(variant, SideBySide) or variant.seeds == 1:
         return None
     return PROCESSES if over_processes else TOGETHER if variant.seeds >= MANY else 1.0
@@ -239,7 +239,7 @@ def study_pack(
     folder: Path,
     resources: ExitStack,
 ) -> Sample:
-    """Seconds per step and seed of a pack as a study trains it; of a run alone, if it has one seed."""
+    """Seconds per step and seed of a pack as a study trains it, or of a run alone if there is one seed."""
     modules = [ImageClassifier(network, loops.RECIPE) for _ in range(variant.seeds)]
     datas = [data.for_run(data.batch_size, seed) for seed in range(variant.seeds)]
     alone = variant.seeds == 1
@@ -257,7 +257,7 @@ def side_by_side(
     settings: Settings,
     pools: Sequence[ProcessPoolExecutor],
 ) -> Sample:
-    """Seconds per step and seed of processes that train a seed each, at the same time."""
+    """Seconds per step and seed of parallel processes that train one seed each."""
     chosen = pools[: variant.seeds]
 
     def all_at_once(count: int) -> float:
@@ -268,15 +268,15 @@ def side_by_side(
         return time.perf_counter() - start
 
     all_at_once(3)
-    count = 4 * steps.steps_for(all_at_once(8) / 8, settings)  # so many that handing out the work does not count
+    count = 4 * steps.steps_for(all_at_once(8) / 8, settings)  # enough steps to make handing out the work negligible
     return lambda: all_at_once(count) / (count * variant.seeds)
 
 
 def seconds_in_process(network: mnet.Network, batch_size: int, device: str, count: int) -> float:
-    """In a process of its own: seconds of `count` steps."""
+    """Seconds of `count` steps; runs in a worker process."""
     torch.set_num_threads(1)
     return _steps_in_process(network, Bare(1), batch_size, device)(count)
 
 
 _steps_in_process = cache(_bare_steps)
-"""Built by the first call of a process."""
+"""Built by the first call in a process."""

@@ -1,7 +1,7 @@
 """The speed of a training step on a GPU: as a study trains, with every switch, in bare loops and in torchvision's.
 
-All variants of a network and resolution are timed in the same rounds. A study's variant is one long training, in a
-thread that runs only while it is sampled, so that a sample is steps alone and starts nothing.
+All variants of a network and resolution are timed in the same rounds. A study's variant is one long training in a
+thread that runs only while it is sampled, so that a sample contains steps and no start-up.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ CASES = (
 )
 BATCH = 128
 SMALL, LARGE_IMAGES = 64, 2560
-"""Pixels up to which all images of the benchmark are taken; and how many are beyond."""
+"""Resolution up to which all images of the benchmark are used, and the number used above it."""
 COMPILED = (("mobilenet_v3_small", 32), ("mobilenet_v3_large", 32))
-"""Cases that torch.compile takes part in: it compiles for a minute each."""
+"""Cases that are also timed with torch.compile, which takes a minute to compile each."""
 COMPILE_SECONDS = 75.0
 
 
@@ -51,7 +51,7 @@ class Reference:
     """torchvision's loop."""
 
     workers: int | None
-    """Processes that decode, augment and normalise images one by one; None takes our batches."""
+    """Processes that decode, augment and normalise images one by one; None uses our batches."""
 
 
 STUDY = "as a study trains"
@@ -73,7 +73,7 @@ VARIANTS: Mapping[str, How | Reference] = {
     "bare loop, NCHW": How(channels_last=False),
     "bare loop, bf16": How("bf16"),
 }
-"""The most telling first, for the time may not suffice for all."""
+"""The most informative first, since time may run out."""
 BARE_COMPILED: Mapping[str, How] = {
     "bare loop, torch.compile": How(compile="default"),
     "bare loop, torch.compile with CUDA graphs": How(compile="reduce-overhead"),
@@ -83,16 +83,16 @@ REHEARSED = (
     *("a study in bf16", "a study, images copied", next(iter(BARE_COMPILED))),
 )
 CASE_SECONDS = 75.0
-"""What all loops of a case take; with less, the later ones are left out. Cases that are not reached are measured by
-the next call."""
+"""Time for all loops of a case; with less, the later ones are left out. Cases that are not reached are measured by the
+next call."""
 BUILDING = 0.6
 """Share of a case's time after which no further loop is built."""
 GOALS = {"bare loop, CUDA graphs": 0.9, "bare loop, torch.compile with CUDA graphs": 0.9}
-"""Ratio of throughputs that a study should reach; 1 of everything else in the same precision."""
+"""Throughput ratio that a study should reach; 1 against everything else in the same precision."""
 
 
 def goal_of(variant: str) -> float | None:
-    """The goal beside a variant; None for one of another precision, which has another result."""
+    """The goal against a variant; None for another precision, which gives other results."""
     how = {**VARIANTS, **BARE_COMPILED}[variant]
     return GOALS.get(variant, 1.0) if isinstance(how, Reference) or how.precision == "fp32" else None
 
@@ -124,7 +124,7 @@ def _compare(
     budget_s: float,
     variants: Mapping[str, How | Reference],
 ) -> None:
-    """Time the variants that the table lacks, beside the study's own step, and torchvision's loops once."""
+    """Time the variants that the table lacks, in the same rounds as the study's own step."""
     started = time.monotonic()
     batch = 8 if settings.rehearse else BATCH
     case = f"training step, {resolution} px, batch {batch}"
@@ -180,7 +180,7 @@ def _compare(
 
 
 def build_loop(samples: dict[str, Sample], peaks: dict[str, float], name: str, build: Callable[[], Sample]) -> None:
-    """Add a loop and the memory that it needs at most, in GiB; one that fails is left out, with a line."""
+    """Add a loop and its peak memory in GiB; a loop that fails is reported and left out."""
     before = _reset_peak()
     try:
         sample = build()
@@ -194,7 +194,7 @@ def build_loop(samples: dict[str, Sample], peaks: dict[str, float], name: str, b
 
 
 def _reset_peak() -> int:
-    """Forget the most memory that was allocated; returns the bytes that are."""
+    """Reset the peak of allocated memory; return the bytes allocated now."""
     if not torch.cuda.is_available():
         return 0
     free_memory()  # what an earlier loop left behind must not be freed while this one is built
@@ -208,18 +208,18 @@ def sampled(steps: loops.Steps, settings: Settings) -> Sample:
 
 
 def steps_for(seconds_per_step: float, settings: Settings) -> int:
-    """How many steps a sample takes."""
+    """Number of steps in a sample."""
     return max(1, min(50, round(settings.sample_s / seconds_per_step)))
 
 
 def free_memory() -> None:
-    """Give the GPU back what nothing refers to."""
+    """Free GPU memory that nothing refers to."""
     gc.collect()
     torch.cuda.empty_cache()
 
 
 class Garments(ColourGarments):
-    """A part of Fashion-MNIST in RGB: as many images as fit in memory at 224 px."""
+    """A subset of Fashion-MNIST in RGB: above `SMALL` pixels only as many images as fit in memory."""
 
     def read(self) -> tuple[Images, Images]:
         size = LARGE_IMAGES if self.resolution > SMALL else IMAGES
@@ -229,17 +229,17 @@ class Garments(ColourGarments):
 
 
 class GarmentsOnHost(Garments):
-    """The same in the memory of the CPU: every batch is augmented there and copied to the GPU."""
+    """The same in CPU memory: every batch is augmented there and copied to the GPU."""
 
     def place(self, device: torch.device, shard: Shard) -> None:
         super().place(torch.device("cpu"), shard)
 
 
 class Noise(GarmentsOnHost):
-    """For a rehearsal: a few images of noise, which need no file."""
+    """A few images of noise for a rehearsal, which need no file."""
 
     def prepare_data(self) -> None:
-        """Nothing."""
+        """Nothing to prepare."""
 
     def read(self) -> tuple[Images, Images]:
         images = torch.randint(256, (200, 3, 28, 28), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""A folder to take to a phone: models, a schedule of random rounds and the script that runs it."""
+"""A kit for a phone: a folder with models, a schedule of random rounds and the script that runs it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_kit(
         folder: Where to write. The results of an earlier kit stay if its models are the same.
         baseline: A variant; None = the first.
         threads: Threads per model.
-        rounds: Each runs every variant once; at least `MIN_ROUNDS`.
+        rounds: In each, every variant runs once; at least `MIN_ROUNDS`.
         runs: Inferences per process.
         warmup: Inferences before these, if the benchmark program can warm up.
         big_cores: Hexadecimal mask of the cores to run on.

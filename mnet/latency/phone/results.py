@@ -20,7 +20,7 @@ from mnet.latency.phone.runners import LONGEST_LINE, RUNNERS, Runner
 _TROUBLE = re.compile(r"error|fail|abort|denied|not found|no such|cannot|killed|segmentation| F ", re.IGNORECASE)
 """Matches the line that explains why a program failed."""
 LARGEST_OUTPUT = 16 * MEGABYTE
-"""Of one run of a program."""
+"""Most bytes that are read from one file of output; larger ones are left out."""
 
 
 def import_results(folder: Path, baseline: str | None = None) -> pd.DataFrame:
@@ -32,8 +32,9 @@ def import_results(folder: Path, baseline: str | None = None) -> pd.DataFrame:
 
     Returns:
         One row per variant: `variant, median_ms, ratio, low, high, rounds, stopped`. A ratio is over the rounds in
-        which both ran. `stopped` is baseline; phone; failed, with the first line of output that explains it; or the
-        number of rounds, if there are fewer than `MIN_ROUNDS`: then `low` and `high` are nan and the ratio is kept.
+        which both ran. `stopped` is baseline; phone; failed, with the first line of output that explains it; no ratio,
+        if the baseline failed; or the number of rounds, if there are fewer than `MIN_ROUNDS`: then only `low` and
+        `high` are nan.
         `attrs["device"]` has the phone and its state from the first round to the last, `attrs["failed"]` the reason
         of each failed run.
 
@@ -129,7 +130,7 @@ def _read_device(printed: Path) -> dict[str, str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Of a file; none if it is missing or cannot be read."""
+    """The lines of a file; empty if it is missing or cannot be read."""
     try:
         lines = read_limited(path, LARGEST_OUTPUT).decode(errors="replace").splitlines()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The runtimes' benchmark programs for Android: how they are called, and how their output is read."""
+"""The runtimes' benchmark programs for Android: how to call them and how to read their output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Runner:
     arguments: str
     """Its command line; the script's shell defines $MODEL, $THREADS, $RUNS and $WARMUP."""
     patterns: Sequence[tuple[str, float]]
-    """Patterns of a time, with the seconds in its unit; a group `calls` is the number of inferences in the time. The
+    """Patterns of a time, each with its unit in seconds; a group `calls` is the number of inferences in that time. The
     last match of the first pattern that matches counts."""
     final_text: str = ""
     """Text in the output of every complete run."""
@@ -40,7 +40,7 @@ class Runner:
 
 
 LONGEST_LINE = 1000
-"""Characters that are looked at: a search for a pattern may take the square of it."""
+"""Characters of a line that are searched: the time of a search may grow with their square."""
 NUMBER = r"(?P<time>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 
 RUNNERS: Mapping[str, Runner] = {

@@ -56,7 +56,7 @@ GPU_RUNTIMES = tuple(name for name, (module, *_) in RUNTIMES.items() if module =
 """Runtimes that need an NVIDIA GPU."""
 
 FACTS = ".json"
-"""Suffix of the file beside an exported program that has what its export determines."""
+"""Suffix of the file next to an exported program, with the fields that its export determines."""
 SIMULATED = "int8 simulated in float: its accuracy, not its speed"
 
 
@@ -71,7 +71,7 @@ class ProgramInfo:
     runtime: str
     version: str
     kernels: str
-    """The library of its kernels."""
+    """Kernel library."""
     precision: Precision
     threads: int
     delegated: Counts = field(default_factory=dict)
@@ -79,15 +79,15 @@ class ProgramInfo:
     undelegated: Counts = field(default_factory=dict)
     """Operators that fall back to the runtime's own, slower kernels."""
     file: str = ""
-    """The exported program."""
+    """Path of the exported program."""
     sha256: str = ""
     file_bytes: int = 0
     export_seconds: float = 0.0
     note: str = ""
-    """Why its time does not represent such a network."""
+    """Why its time is not representative, if so."""
 
     def row(self) -> dict[str, object]:
-        """Columns of a table: operators as numbers, and the names of those that fall back."""
+        """Table columns: numbers of operators, and the names of those that fall back."""
         counts = {"delegated": sum(self.delegated.values()), "undelegated": sum(self.undelegated.values())}
         names = " ".join(f"{name}:{count}" for name, count in self.undelegated.items())
         return {**asdict(self), **counts, "undelegated_ops": names}
@@ -110,8 +110,8 @@ class Program(ABC):
     def fresh(self, example: Tensor) -> Run:
         """The program loaded once more, at another place in memory, with its input set.
 
-        The place of the weights changes a latency by a percent for as long as a program lives. With a new place in
-        every round, the interval covers that.
+        Where the weights lie in memory shifts the latency of a loaded program by a percent. With a new place in every
+        round, the interval covers this.
         """
 
 
@@ -141,7 +141,7 @@ class Runtime(ABC):
         """
 
     def describe(self, module: nn.Module) -> ProgramInfo:
-        """What is known of a program before its export."""
+        """What is known about a program before its export."""
         return ProgramInfo(
             runtime=self.name,
             version=self.version,
@@ -199,7 +199,7 @@ def make_runtime(name: str, *, threads: int = 1, folder: Path = Path("results/ex
         folder: Where exported programs are kept.
 
     Raises:
-        ConfigError: An unknown name, or a missing package or device. The message has the remedy.
+        ConfigError: An unknown name, or a missing package or device. The message names the remedy.
     """
     if name not in RUNTIMES:
         raise unknown("runtime", name, RUNTIMES)
@@ -222,7 +222,7 @@ def precision_of(module: nn.Module) -> Precision:
 
 
 def _kept_facts(path: Path) -> dict[str, object] | None:
-    """The facts of a program that was exported before; None if it is missing, or not the file that they tell of."""
+    """The facts of a program that was exported before; None if the file is missing or they do not match it."""
     try:
         facts = json.loads(path.with_suffix(FACTS).read_bytes())
         found = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""ExecuTorch: PyTorch's on-device runtime, delegating to XNNPACK, the kernels that TFLite uses too."""
+"""ExecuTorch: PyTorch's on-device runtime, delegating to XNNPACK, whose kernels TFLite uses too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PteProgram(Program):
         self.program, self.method = self._load()
 
     def _load(self) -> tuple[LoadedProgram, Method]:
-        """The method reads the memory of its program, which must live as long."""
+        """The program and its method, which reads the program's memory: keep both alive."""
         _use_threads(self.info.threads)
         program = Loader.get().load_program(str(self.path))
         return program, program.load_method("forward")
@@ -98,7 +98,7 @@ def _short_name(name: str) -> str:
 
 
 def _use_threads(threads: int) -> None:
-    """Resize the thread pool of the process. Programs loaded before must not run afterwards."""
+    """Resize the thread pool of the process. Programs loaded earlier must not run afterwards."""
     if native._threadpool_get_thread_count() != threads:
         with silenced():
             native._unsafe_reset_threadpool(threads)

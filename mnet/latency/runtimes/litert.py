@@ -1,4 +1,4 @@
-"""LiteRT, formerly TFLite, the papers' own runtime, with its XNNPACK delegate."""
+"""LiteRT (formerly TFLite, the papers' runtime) with its XNNPACK delegate."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class LiteRT(ExportingRuntime):
 
 
 def _quantise(path: Path, images: Tensor, batch: int) -> Path:
-    """The file in int8, weights per channel, by LiteRT's quantiser, calibrated on the images of `quantize`.
+    """The file in int8 by LiteRT's quantiser: weights per channel, calibrated on the images of `quantize`.
 
     LiteRT's converter refuses the graph that ExecuTorch accepts: it represents per-channel weights differently.
     """

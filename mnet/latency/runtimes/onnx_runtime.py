@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU. Int8 graphs become its quantised operators where it recognises the pattern."""
+"""ONNX Runtime on the CPU. It turns int8 graphs into its quantised operators if it recognises the pattern."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnet.latency.runtimes import ExportingRuntime, Program, ProgramInfo, Run, c
 from mnet.latency.runtimes.torch_eager import eval_mode
 
 FLOAT_IN_INT8 = ("DequantizeLinear", "QuantizeLinear")
-"""Remain in an int8 graph around operators that run in float."""
+"""Operators that remain in an int8 graph around those that run in float."""
 
 
 class OnnxProgram(Program):

@@ -22,7 +22,7 @@ class CompiledProgram(TorchProgram):
         self.source = source
 
     def fresh(self, example: Tensor) -> Run:
-        """The parameters move in memory. The compiled code stays, since compiling again would take minutes."""
+        """Move the parameters in memory but keep the compiled code: compiling again would take about a minute."""
         for tensor in (*self.source.parameters(), *self.source.buffers()):
             tensor.data = tensor.data.clone()
         return bind_input(self.module, example)

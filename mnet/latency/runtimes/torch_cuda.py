@@ -1,7 +1,7 @@
 """PyTorch on an NVIDIA GPU: in eager mode, compiled by Inductor, or recorded as a CUDA graph.
 
-All compute in fp32 with every bit, since outputs are compared with those of the CPU; by default cuDNN would round to
-TF32. All store images channels_last.
+All compute in full fp32, since outputs are compared with those of the CPU; by default cuDNN would round to TF32. All
+store images channels_last.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CudaProgram(Program):
         return bind_input(copy.deepcopy(self.module), self.place(example))
 
     def place(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) on the GPU; there, other strides take far less time to write than on the CPU."""
+        """Images (N, C, H, W) on the GPU, channels_last: rearranged there, which is far faster than on the CPU."""
         return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
 
@@ -54,7 +54,7 @@ class CudaCompiledProgram(CudaProgram):
         self.source = source
 
     def fresh(self, example: Tensor) -> Run:
-        """The parameters move in memory. The compiled code stays, since compiling again would take a minute."""
+        """Move the parameters in memory but keep the compiled code: compiling again would take a minute."""
         set_tensor_cores(False)
         for tensor in (*self.source.parameters(), *self.source.buffers()):
             tensor.data = tensor.data.clone()
@@ -72,7 +72,7 @@ class CudaGraphProgram(CudaProgram):
 
 
 class CudaRuntime(Runtime):
-    """What the runtimes on an NVIDIA GPU share."""
+    """The base of the runtimes on an NVIDIA GPU."""
 
     device = "cuda"
     simulates = True
@@ -102,7 +102,7 @@ class CudaRuntime(Runtime):
 
     @abstractmethod
     def load(self, module: nn.Module, example: Tensor, info: ProgramInfo) -> Program:
-        """The program of a module that nothing else uses."""
+        """The program that runs `module`, which nothing else uses."""
 
     def place(self, module: nn.Module) -> nn.Module:
         """The module on the GPU, channels_last."""
@@ -124,7 +124,7 @@ class CudaCompiled(CudaRuntime):
 
     def load(self, module: nn.Module, example: Tensor, info: ProgramInfo) -> Program:
         source = self.place(fused_for_export(module))
-        with unpinned(), silenced():  # compiling takes every core; what is timed later, one
+        with unpinned(), silenced():  # compiling uses every core, timing only the pinned ones
             program = CudaCompiledProgram(compile_module(source), source, info, self.device)
             program(example)
         return program
@@ -141,6 +141,6 @@ def _cudnn() -> str:
 
 @cache
 def _driver() -> str:
-    """The driver with its version, such as driver 580.159; empty if nvidia-smi does not tell."""
+    """The driver with its version, such as driver 580.159; empty if nvidia-smi does not report it."""
     version = ask_driver("driver_version")
     return f"driver {version}" if version else ""

@@ -1,1 +1,1 @@
-"""What the papers claim, and what the runs say about it."""
+"""What the papers claim, and what our runs show about it."""

@@ -14,7 +14,7 @@ from mnet.tasks import Task, task_of
 KINDS = ("arithmetic", "accuracy", "latency", "quantization", "detection", "segmentation")
 DIRECTIONS = ("up", "down", "flat")
 COPY, SECOND_HAND = "v4-copy", "†"
-"""`seen_in` of a number that was read in a third party's copy of the paper alone, and the mark printed with it."""
+"""`seen_in` of a number that was read only in a third party's copy of the paper, and the mark printed with it."""
 
 NetworkSetup = Mapping[str, object]
 """A network of a claim: `model` and the settings that differ from it."""
@@ -33,7 +33,7 @@ class Claim:
     metric: str
     kind: str
     verified: bool
-    """False: from memory; its numbers are not printed as the paper's."""
+    """False = quoted from memory; its numbers are not shown as the paper's."""
     seen_in: str
     direction: str | None = None
     """The sign of variant - baseline that the claim states; flat = no difference beyond a margin."""
@@ -43,9 +43,9 @@ class Claim:
     variant: NetworkSetup | None = None
     model: str | None = None
     margin: float | None = None
-    """What `flat` allows, in the metric's unit; None = the default of `verdicts.RULE`."""
+    """Smallest difference of interest, in the metric's unit; None = the default of `verdicts.RULE`."""
     beyond: Mapping[str, object] | None = None
-    """Settings under which the same difference is subtracted: `precision: fp32` leaves the effect of int8 alone."""
+    """Settings for a second difference, which is subtracted: `precision: fp32` leaves only the effect of int8."""
     untestable: str | None = None
     """Why no study can test it."""
     note: str | None = None
@@ -54,7 +54,7 @@ class Claim:
 
     @property
     def pair(self) -> tuple[NetworkSetup, NetworkSetup] | None:
-        """The two networks that are compared, of a series the first and the last; None if the family lacks one."""
+        """The two networks that are compared, or the ends of a series; None if the claim does not name two."""
         if self.baseline is not None and self.variant is not None:
             return self.baseline, self.variant
         series = self.more.get("series")
@@ -65,13 +65,13 @@ class Claim:
 
     @property
     def cited(self) -> str:
-        """Table, figure or section, marked where a third party's copy is all that was read of the number."""
+        """Table, figure or section, marked if the number was read only in a third party's copy."""
         return f"{self.source} {SECOND_HAND}" if self.seen_in.partition(";")[0] == COPY else self.source
 
     @property
     def printed(self) -> float | None:
         """The paper's number for variant - baseline, or variant / baseline; None if it prints none, if it was not
-        verified, or if it is in milliseconds of a phone."""
+        verified, or if it is in milliseconds on a phone."""
         series = self.more.get("series")
         if not self.verified or (self.kind == "latency" and self.metric != "latency_ratio"):
             return None
@@ -82,7 +82,7 @@ class Claim:
 
 
 def load_claims(path: Path) -> tuple[Claim, ...]:
-    """The claims of a file, in its order.
+    """The claims of a file, in file order.
 
     Raises:
         ConfigError: A claim is defined twice, lacks a key that every claim has, or has a value of the wrong type. The

@@ -1,4 +1,4 @@
-"""Arithmetic claims: parameters and multiply-adds as counted, beside the printed ones."""
+"""Arithmetic claims: counted parameters and multiply-adds against the printed ones."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def _numbers(claim: Claim) -> tuple[list[float], list[float]]:
 
 
 def _single(claim: Claim) -> NetworkSetup:
-    """The network of a claim about one."""
+    """The network of a claim about a single network."""
     return {"model": claim.model, **{name: claim.more[name] for name in ("width", "resolution") if name in claim.more}}
 
 
 def _network(setup: NetworkSetup) -> tuple[Network, int]:
-    """A network of a claim, and the size of its images in pixels: the task's if the claim does not say."""
+    """A network of a claim, and the size of its images in pixels: the task's if the claim does not name it."""
     task = task_of_setup(setup)
     toggles = {name: value for name, value in setup.items() if name not in ("model", "resolution")}
     network = describe(str(setup["model"]), num_classes=task.num_classes, **toggles)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def _early_share(network: Network, resolution: int) -> float:
 
 
 def _extra_dw_share(network: Network, resolution: int) -> float:
-    """Percent of the strided rows that have two depthwise convolutions, of those that are not fused."""
+    """Of the strided rows that are not fused, the percentage with two depthwise convolutions."""
     forms = [row.form for row in network.blocks if row.stride > 1 and not row.fused]
     return 100 * forms.count("extra_dw") / len(forms)
 

@@ -33,12 +33,12 @@ COPIED = ("id", "paper", "statement", "kind", "metric", "direction", "study")
 MEASURED = ("paper_value", "ours", "low", "high", "n", "margin")
 PAPERS_DATA = ("imagenet", "coco", "voc", "cityscapes")
 RUNTIMES = ("litert", "executorch", "onnxruntime", "eager", "cuda-graphs", "cuda-eager", "cuda-compile")
-"""The runtime of the papers first, under its present name; a GPU's after those of the processor."""
+"""The order of runtimes: the papers' first, under its present name; those of a GPU last."""
 
 SEARCH, SEARCH_COMMAND = "search", "make search"
-"""The study of the claim on NetAdapt, and the command that searches."""
+"""The study of the claim on NetAdapt, and the command that runs the search."""
 DEAD = "dead_kernel_share"
-"""The metric of the claim on depthwise kernels: percent that died."""
+"""The metric of the claim on depthwise kernels: percent that are dead."""
 MOST = 50.0
 
 Row = dict[str, object]
@@ -58,19 +58,19 @@ def claims_table(
 
     Args:
         claims: From `load_claims`.
-        runs: From `load`; a run that several studies share counts once for each machine that trained it.
-        planned: What the studies would train, the cheapest first: a row per cell, with the settings and the `run_id`
+        runs: From `load`; a run shared by several studies counts once per machine that trained it.
+        planned: What the studies would train, the cheapest first: one row per cell, with the settings and the `run_id`
             of its trial with seed 0, its `study`, and the `command`.
         latencies: Study -> its `latency-claims.csv`, with `device` and, in `fell_back`, operators outside fast kernels;
-            the latest last. Without a column `batch`, one image at a time.
+            the latest rows last. Without a column `batch`, the batch is one image.
         searches: Study of NetAdapt -> its `summary.csv`: the network scaled by width first, then the found one.
-        plans: Study -> its plans, own before published; the looks of the first that names the networks count, other
-            evidence is one look.
+        plans: Study -> its plans, own before published. Evidence is judged at the looks of the first plan that has its
+            networks, or at a single look if none has.
         chosen: As for `find_evidence`.
 
     Returns:
-        `COLUMNS`, a row per claim and piece of evidence, the headline first: in the chosen setting, then the claim's
-        own network before one that stands in for it, then the longest training; runtimes in the order of `RUNTIMES`.
+        `COLUMNS`, one row per claim and piece of evidence, the headline first: the chosen setting, then the claim's own
+        network before a substitute, then the longest training; runtimes in the order of `RUNTIMES`.
         `ours`, `low` and `high` are in points of the headline metric, ratios of milliseconds, or counts; `n` counts
         seeds or rounds.
     """
@@ -122,8 +122,8 @@ def _untested(why: str) -> Row:
 
 
 def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
-    """A latency claim on every runtime, batch and machine it was timed at: one image at a time first, as in the papers,
-    and of several machines the one that measured last."""
+    """A latency claim for every runtime, batch and machine that timed it: batch 1 first, as in the papers, and the
+    machine that measured last before the others."""
     rows = pd.DataFrame() if table is None else table[table["id"] == claim.id]
     if rows.empty:
         command = f"make latency-{claim.study}"
@@ -161,7 +161,7 @@ def _trained(
     """A claim about accuracy, mAP or mIoU in every context where both networks were trained."""
     for evidence in find_evidence(claim, runs, chosen):
         looks = next((plan.looks for plan in plans if evidence.is_within(plan.cells.values())), None)
-        if looks is not None and evidence.n < looks[0]:  # the plan does not look yet
+        if looks is not None and evidence.n < looks[0]:  # before the first look of the plan
             continue
         judged = evidence.judge(margin_of(claim), looks)
         ours, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
@@ -193,8 +193,8 @@ def _untrained(claim: Claim, plan: RunIndex, commands: Commands, chosen: Collect
 
 
 def _dead_kernels(claim: Claim, runs: RunIndex, commands: Commands) -> Iterator[Row]:
-    """The claim that most depthwise kernels of a model die, wherever it was trained as published; runs with the weight
-    decay of the recipe first."""
+    """The claim that most depthwise kernels of a model die, in each context in which the published model was
+    trained; contexts with the recipe's weight decay first."""
 
     def order(context: Mapping[str, object]) -> tuple[bool, float]:
         other_decay = any(context.get(name, PAPER) != PAPER for name in ("weight_decay", "decay_depthwise"))
@@ -244,7 +244,7 @@ def _trial_name(trial: Trial) -> str:
 
 
 def _reason(verdict: ClaimVerdict, claim: Claim, unit: str, interval: tuple[float, float] | None = None) -> str:
-    """Why a measured claim has its verdict, in a clause."""
+    """Why a measured claim has its verdict, as a clause."""
     margin = margin_of(claim)
     zero, allowed = ("1", f"{margin:.0%} of 1") if unit == "ratio" else ("0", f"{margin:g} points")
     if interval is not None and math.isnan(interval[0]):

@@ -1,4 +1,4 @@
-"""The runs that test a claim: those of its two networks, trained alike in everything else, of every machine."""
+"""The runs that test a claim: those of its two networks, on every machine, with all other settings equal."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mnet.studies.trial import Trial
 from mnet.tasks import TASKS
 
 PAPER = text(None)
-"""How a table writes a setting that is as in the paper."""
+"""The text in tables for a setting that is as in the paper."""
 CONTEXT = (
     "dataset", "images", "pretrained", "recipe", "epochs", "epoch_steps", "batch_size", "lr", "weight_decay",
     "decay_depthwise", "augment", "resolution",
 )  # fmt: skip
 """Settings that both runs of a pair share: data and training."""
 SCALE = ("width", "stem_stride", "total_stride", "width_rule", "lowest_boxes")
-"""Toggles that both may share as well: they set the size of the network, not the question."""
+"""Toggles that both may share as well: they change the size of the networks, not the question."""
 
 Commands = Mapping[str, Mapping[str, str]]
-"""Run id with seed 0 -> each command that trains it -> its study; the cheapest first."""
+"""Run id of seed 0 -> each command that trains it -> its study; the cheapest first."""
 
 
 class Block(NamedTuple):
-    """What runs share that are compared: the same seed on the same machine."""
+    """What compared runs share: the machine and the seed."""
 
     machine: str
     seed: int
@@ -49,7 +49,7 @@ class RunIndex:
         machines = runs["device"].fillna("") if "device" in runs else ""
         runs = runs.assign(device=machines).drop_duplicates(["run_id", "device"])
         headlines = [task.headline.name for task in TASKS.values() if task.headline.name in runs]
-        runs = runs.assign(headline=runs[headlines].astype(float).bfill(axis=1).iloc[:, 0])  # each has its task's own
+        runs = runs.assign(headline=runs[headlines].astype(float).bfill(axis=1).iloc[:, 0])  # each run has only one
         setting = [name for name in PARAMETERS if name in runs and name != "seed"]
         runs = runs.assign(settings=runs.groupby(setting, sort=False, dropna=False).ngroup())  # a number for each cell
         self._studies = {str(name): rows for name, rows in runs.groupby("study")}
@@ -73,7 +73,7 @@ class RunIndex:
 
     @classmethod
     def of_plan(cls, planned: pd.DataFrame) -> RunIndex:
-        """Cells as if each had one run: where a claim could be tested.
+        """Index planned cells as if each had one run, to find where a claim could be tested.
 
         Args:
             planned: As for `claims_table`.
@@ -82,12 +82,12 @@ class RunIndex:
 
     def has_any(self, setup: NetworkSetup, context: Mapping[str, object], model: str | None) -> bool:
         """Whether any run has the model, width, data set and epochs of a claim's network. Most have none in most
-        contexts, and a trial takes longer to build than this to look up."""
+        contexts, and this lookup is faster than building a trial."""
         trained = model or setup["model"], scaled_width(setup, context), context["dataset"], _number(context["epochs"])
         return trained in self._trained
 
     def values(self, setup: NetworkSetup, context: Mapping[str, object], model: str | None) -> tuple[Trial, pd.Series]:
-        """The trial of `in_context`, and the headline metric of its task by `Block`, of its finished runs. Kept: claims
+        """The trial of `in_context`, and the headline metric of its finished runs by `Block`. Cached, because claims
         share networks."""
         key = (*map(repr, sorted(setup.items())), *map(repr, context.items()), model)
         if key not in self._trials:
@@ -110,8 +110,8 @@ class RunIndex:
         return pd.Series(by_block, dtype=float, index=pd.MultiIndex.from_tuples(by_block, names=Block._fields))
 
     def companions(self, study: str, context: Mapping[str, object], trials: Sequence[Trial]) -> list[pd.Series]:
-        """Headline metric by `Block`, of each other cell of a study in the same context: they show how much runs of one
-        cell differ."""
+        """Headline metric by `Block` of each other cell of a study in the same context: they show how much runs of one
+        cell vary."""
         if study not in self._studies:
             return []
         rows = self._studies[study]
@@ -149,9 +149,9 @@ class Evidence:
     """Runs that test a claim."""
 
     values: pd.DataFrame
-    """The headline metric: a row a `Block` that has all runs of the claim, a column a cell."""
+    """The headline metric: one row per `Block` that has all runs of the claim, one column per cell."""
     contrast: np.ndarray
-    """(cells,): what the claim is about. Cells with a zero only show how much runs differ."""
+    """(cells,): weights of the cells in the claim. Cells with weight zero only show how much runs vary."""
     groups: Sequence[int]
     """As for `judge`."""
     context: Mapping[str, object]
@@ -161,11 +161,11 @@ class Evidence:
 
     @property
     def n(self) -> int:
-        """Seeds that all of the claim's networks have, on every machine."""
+        """Number of seeds that all networks of the claim have, summed over machines."""
         return len(self.values)
 
     def is_within(self, run_ids: Collection[str]) -> bool:
-        """Whether both networks are among those with these run ids, with seed 0."""
+        """Whether the run ids of both networks with seed 0 are among these."""
         return all(trial.run_id in run_ids for trial in self.trials)
 
     def judge(self, margin: float, looks: Sequence[int] | None) -> pd.Series:
@@ -183,7 +183,7 @@ class Evidence:
         return describe_context(self.context, self.models)
 
     def commands(self, commands: Commands, study: str) -> list[str]:
-        """What trains both networks: one command, of `study` if possible, or two."""
+        """The commands that train both networks: a single one, of `study` if possible, or two."""
         baseline, variant = (commands.get(trial.run_id, {}) for trial in self.trials)
         shared = sorted(
             (command for command in baseline if command in variant), key=lambda name: baseline[name] != study
@@ -192,12 +192,12 @@ class Evidence:
 
 
 class Setting(NamedTuple):
-    """Where a claim is tested."""
+    """A setting in which a claim is tested."""
 
     context: Mapping[str, object]
     """A row of `RunIndex.contexts`."""
     model: str | None
-    """A model that stands in for the claim's; None = its own."""
+    """A model that replaces the claim's; None = the claim's own."""
 
 
 def find_evidence(claim: Claim, runs: RunIndex, chosen: Collection[str] = ()) -> list[Evidence]:
@@ -206,7 +206,7 @@ def find_evidence(claim: Claim, runs: RunIndex, chosen: Collection[str] = ()) ->
     Args:
         claim: A claim about two networks.
         runs: The results.
-        chosen: Run ids with seed 0 of the networks in the settings that were chosen beforehand: those come first.
+        chosen: Run ids with seed 0 of the networks in the settings chosen in advance; that evidence comes first.
     """
     found = [evidence_in(claim, runs, setting) for setting in settings_of(claim, runs)]
     distinct = {one.trials[0].run_id + one.trials[1].run_id: one for one in found if one is not None}
@@ -239,7 +239,7 @@ def evidence_in(claim: Claim, runs: RunIndex, setting: Setting) -> Evidence | No
             cells.append(found)
             if cells[-1].empty:
                 return None
-    except ConfigError:  # the model that stands in lacks a toggle
+    except ConfigError:  # the replacement model lacks a toggle
         return None
     values = pd.concat(cells, axis=1, join="inner", ignore_index=True)
     if values.empty:
@@ -253,7 +253,7 @@ def evidence_in(claim: Claim, runs: RunIndex, setting: Setting) -> Evidence | No
     unused = [0] * (values.shape[1] - len(contrast))
     claimed = str(claim.pair[0]["model"])
     return Evidence(
-        values=values.sort_index(level=["seed", "machine"]),  # so that a look is the first rows, on all machines
+        values=values.sort_index(level=["seed", "machine"]),  # so that a look takes the first rows, on all machines
         contrast=np.array([*contrast, *unused], float),
         groups=[*groups, *unused],
         context=setting.context,
@@ -263,7 +263,7 @@ def evidence_in(claim: Claim, runs: RunIndex, setting: Setting) -> Evidence | No
 
 
 def _stand_ins(baseline: str, variant: str) -> list[str | None]:
-    """Models a claim may be tested on: its own (None), and for a claim within one model the other of the same paper."""
+    """Models a claim may be tested on: its own (None) and, for a claim about one model, others of the same paper."""
     if baseline != variant:
         return [None]
     paper = baseline.split("_")[1]
@@ -276,7 +276,7 @@ def in_context(setup: NetworkSetup, context: Mapping[str, object], model: str | 
     Args:
         setup: The network of the claim.
         context: A row of `RunIndex.contexts`.
-        model: A model that stands in; None = the claim's own.
+        model: A model that replaces the claim's; None = the claim's own.
 
     Raises:
         ConfigError: The network cannot be built in the context.
@@ -294,7 +294,7 @@ def scaled_width(setup: NetworkSetup, context: Mapping[str, object]) -> float:
 
 
 def describe_context(context: Mapping[str, object], models: tuple[str, str]) -> str:
-    """Where a claim was tested, in words."""
+    """The context in which a claim was tested, in words."""
     claimed, trained = models
     parts = [f"{context['dataset']} at {context['resolution']} px", f"{context['epochs']} epochs"]
     if (start := context.get("pretrained", PAPER)) != PAPER:
@@ -309,13 +309,13 @@ def describe_context(context: Mapping[str, object], models: tuple[str, str]) -> 
 
 
 def _distinct(rows: pd.DataFrame) -> list[dict[str, object]]:
-    """The different rows of a data frame, without empty values."""
+    """The distinct rows of a data frame, without empty values."""
     records = rows.drop_duplicates().to_dict("records")
     return [{str(name): value for name, value in row.items() if not pd.isna(value)} for row in records]
 
 
 def _width(value: object) -> float:
-    """The number that a table writes."""
+    """A width as a number; 1 for `paper`."""
     return 1.0 if value == PAPER else _number(value)
 
 

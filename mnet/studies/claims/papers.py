@@ -1,4 +1,4 @@
-"""The networks that the papers publish, beside what is counted, trained and timed here."""
+"""The networks that the papers publish, next to what we count, train and time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLES = {
 DETECTORS = "v3_table6"
 COLUMNS = ("source", "model", "width", "resolution", "top1", "madds_millions", "params_millions", "pixel1_ms")
 OWN_RESOLUTION = 224
-"""Side of the papers' images in pixels, unless they vary it."""
+"""Image size of the papers in pixels, unless they vary it."""
 
 
 def published_points(claims: Path) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def published_points(claims: Path) -> pd.DataFrame:
         claims: experiments/claims.yaml.
 
     Returns:
-        `COLUMNS`, a row per network: `top1` in percent on ImageNet, `pixel1_ms` on one big core of a Pixel 1; nan where
+        `COLUMNS`, a row per network: `top1` in percent on ImageNet, `pixel1_ms` on one big core of a Pixel 1; nan if
         nothing is printed.
 
     Raises:
@@ -57,7 +57,7 @@ def published_points(claims: Path) -> pd.DataFrame:
 
 
 def _published_table(source: Source, name: str) -> list[list[Any]]:
-    """A table below `published`, a list per network.
+    """A table below `published`, one list per network.
 
     Raises:
         ConfigError: There is no such table.
@@ -75,7 +75,7 @@ def published_detectors(claims: Path) -> pd.DataFrame:
         claims: experiments/claims.yaml.
 
     Returns:
-        `COLUMNS` with `map`, in percent, for `top1`; and `reduced_tail`.
+        `COLUMNS` with `map`, in percent, instead of `top1`; and `reduced_tail`.
 
     Raises:
         ConfigError: The table is missing, or names a network that is not in the family.
@@ -93,7 +93,7 @@ def published_detectors(claims: Path) -> pd.DataFrame:
 
 
 def compare_counts(points: pd.DataFrame) -> pd.DataFrame:
-    """Counted multiply-adds and parameters beside the printed ones.
+    """Counted multiply-adds and parameters next to the printed ones.
 
     Args:
         points: From `published_points`.
@@ -139,7 +139,7 @@ def trained_points(root: Path, studies: Iterable[str]) -> pd.DataFrame:
 
 
 def timed_points(points: pd.DataFrame, root: Path, studies: Iterable[str], runtime: str) -> pd.DataFrame:
-    """The published networks that were also timed here, on one runtime.
+    """The published networks that we also timed on one runtime.
 
     Args:
         points: From `published_points`.
@@ -160,7 +160,7 @@ def timed_points(points: pd.DataFrame, root: Path, studies: Iterable[str], runti
         table = study_table(root, study, LATENCY)
         if runtime not in set(table["runtime"]):
             raise unknown(f"runtime in {LATENCY} of {study}", runtime, table["runtime"].unique())
-        toggles = table[[name for name in kept if name in table]].fillna(text(None))  # one that older rows lack
+        toggles = table[[name for name in kept if name in table]].fillna(text(None))  # older rows lack some
         as_published = (toggles == text(None)).all(axis=1)
         plain = as_published & (table["precision"] == "fp32") & (table["runtime"] == runtime)
         rows = table[plain & (table["threads"] == 1) & (table["batch"] == 1)]

@@ -20,10 +20,10 @@ KINDS = {
 
 
 def scoreboard(claims: pd.DataFrame) -> pd.DataFrame:
-    """A row a kind of claim, a column a verdict, each claim counted by its headline.
+    """One row per kind of claim, one column per verdict, each claim counted by its headline.
 
     Args:
-        claims: Of `claims.csv`; the first row of an id is its headline.
+        claims: Rows of `claims.csv`; the first row of an id is its headline.
 
     Returns:
         Counts, indexed by `kind`, with the columns `VERDICTS` and `claims`, their sum.

@@ -13,9 +13,9 @@ VERDICTS: tuple[ClaimVerdict, ...] = (
 )  # fmt: skip
 
 POINTS_MARGIN = 0.5
-"""Points. Smaller differences are of no interest, unless the claim has its own margin."""
+"""Points; smaller differences are of no interest, unless the claim has its own margin."""
 RATIO_MARGIN = 0.05
-"""Ratios between 1 / 1.05 and 1.05 are of no interest, and counts may be as far from the printed ones. V3 compares 15.8
+"""Ratios between 1 / 1.05 and 1.05 are of no interest, and counts may be this far from printed ones. V3 compares 15.8
 with 16.6 ms "at equal latency", a ratio of 0.952 (table 3)."""
 
 RULE = f"""\
@@ -49,7 +49,7 @@ def margin_of(claim: Claim) -> float:
 
 
 def judge_difference(claim: Claim, ours: float, low: float, high: float) -> ClaimVerdict:
-    """`RULE` for variant - baseline and its 95% interval; nan where there is no interval."""
+    """`RULE` for variant - baseline and its 95% interval; nan if there is no interval."""
     return claim_verdict(ours, low, high, claim.direction, margin_of(claim), claim.printed)
 
 
@@ -65,10 +65,10 @@ def claim_verdict(
 
     Args:
         ours: The estimate.
-        low: Lower end of its interval; nan where there is none.
+        low: Lower end of its interval; nan if there is none.
         high: Upper end.
         direction: up, down or flat.
-        margin: Below it a difference is of no interest, in the unit of the interval.
+        margin: Smallest difference of interest, in the unit of the interval.
         printed: The paper's number; None = it prints none, or none that was verified.
     """
     if math.isnan(low) or math.isnan(high):
@@ -93,6 +93,6 @@ def claim_verdict(
 def ratio_verdict(
     ours: float, low: float, high: float, direction: str | None, margin: float, printed: float | None = None
 ) -> ClaimVerdict:
-    """`RULE` for an estimate of variant / baseline, by logarithms: swapping the networks mirrors the verdict."""
+    """`RULE` for an estimate of variant / baseline, on logarithms: swapping the networks mirrors the verdict."""
     size = None if printed is None else math.log(printed)
     return claim_verdict(math.log(ours), math.log(low), math.log(high), direction, math.log1p(margin), size)

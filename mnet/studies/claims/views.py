@@ -58,7 +58,7 @@ def amount_column(name: str, title: str) -> Column:
 
 
 def printed_column(title: str, digits: int | None = None) -> Column:
-    """The paper's number, with the mark of one that was read in a copy alone."""
+    """A column of the papers' numbers, marked if read only in a third party's copy."""
     plain = amount_column("paper_value", title) if digits is None else number_column("paper_value", title, digits)
 
     def cell(row: Row) -> Cell:
@@ -84,7 +84,7 @@ COLUMNS = (
 
 
 def claims_table(evidence: pd.DataFrame) -> Table:
-    """One record for each row of evidence.
+    """One record per row of evidence.
 
     Args:
         evidence: Rows of `evidence.claims_table`.
@@ -104,7 +104,7 @@ def timed_claims_table(rows: pd.DataFrame) -> Table:
 
 
 def grouped_claims(evidence: pd.DataFrame) -> Table:
-    """One record for each claim: its headline, with the further evidence below it, filtered by verdict and kind."""
+    """One record per claim: its headline with the other evidence below it, and tags for verdict and kind."""
 
     columns = [column for column in COLUMNS if column.title not in ("claim", "on")]  # `on` is among the details
 
@@ -125,8 +125,8 @@ def grouped_claims(evidence: pd.DataFrame) -> Table:
 
 
 def latency_claims_table(evidence: pd.DataFrame) -> Table:
-    """The latency claims that `make latency-<study>` tests: the paper's ratio, and the measured ones by runtime, of one
-    image at a time."""
+    """The latency claims that `make latency-<study>` tests: the paper's ratio, and the measured ones by runtime, at
+    batch 1."""
     timed = evidence[
         (evidence["kind"] == "latency") & evidence["command"].str.startswith("make latency") & evidence["on"].notna()
     ]
@@ -157,7 +157,7 @@ def claims_of(root: Path, *studies: str, every: bool = False) -> pd.DataFrame:
         every: All evidence, such as one row per runtime, instead of the headline of each claim.
 
     Returns:
-        By the claim's id: `statement`, `source`, `paper` (empty where the paper prints no number), `ours`, `95%
+        By the claim's id: `statement`, `source`, `paper` (empty if the paper prints no number), `ours`, `95%
         interval`, `n` seeds or rounds, `verdict` and `on`.
 
     Raises:

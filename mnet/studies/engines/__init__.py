@@ -1,7 +1,7 @@
 """Engines run the trials of a study: in local processes, on a Ray cluster, or as Slurm array jobs.
 
-An engine takes jobs and reports events. What is trained, where files are written and what is finished is decided by
-`mnet.studies.runs`.
+An engine takes jobs and reports events. `mnet.studies.runs` decides what is trained, where files are written and what
+is finished.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ ENGINES = ("local", "ray", "slurm")
 
 
 class Engine(Protocol):
-    """Runs jobs, in their order as workers become free."""
+    """Runs jobs in order, as workers become free."""
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """Return when every job was reported as `Finished` or `Failed`; a failed job does not stop the others.
+        """Return when every job has been reported as `Finished` or `Failed`; a failed job does not stop the others.
 
         Raises:
             ConfigError: The engine is not installed, or does not answer.
@@ -32,7 +32,7 @@ def make_engine(name: str, **settings: object) -> Engine:
     """The engine of that name; its settings are the fields of its class.
 
     Raises:
-        ConfigError: Unknown, or a package that it needs is not installed.
+        ConfigError: The engine is unknown, or refuses its settings.
     """
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)

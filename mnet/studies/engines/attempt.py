@@ -1,4 +1,4 @@
-"""The settings with which every engine runs jobs, and one attempt at a job, which returns how it ended."""
+"""The settings that every engine runs jobs with, and one attempt at a job, which returns how it ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunSettings:
 
 
 def try_job(run_job: RunJob | None, job: Job, report: Report, options: RunOptions) -> Outcome:
-    """Run a job.
+    """Run a job, and return how it ended.
 
     Args:
         run_job: None = `run.run_job`.

@@ -1,7 +1,7 @@
-"""One trial on several devices: in processes of its own, of which Lightning starts all but the first.
+"""One trial on several devices, one process each; Lightning starts all but the first.
 
-Lightning starts them with the command line of the program that trains, so that cannot be a study's. It is this file,
-which reports to the study's worker on its standard output: one line of JSON per message.
+Lightning starts them with the command line of the program that trains, which therefore cannot be the study's. It is
+this file, which reports to the study's worker on standard output: one line of JSON per message.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def device_count(trainer: Mapping[str, object]) -> int:
 
 
 def run_job(job: Job, report: Report, /, **options: Unpack[RunOptions]) -> Result:
-    """As `run.run_job`, in processes of its own, which read the data themselves. They stop when this one ends.
+    """As `run.run_job`, in separate processes, which read the data themselves. They stop when this one ends.
 
     Raises:
         Busy: Another process trains this run.
-        RuntimeError: It failed; the message is the reason.
+        RuntimeError: The run failed; the message is the reason.
     """
     order: dict[str, object] = {"trial": job.trial.settings(), "root": str(job.root), "study": job.study}
     order |= {"compile": job.compile, "trainer": dict(options.get("trainer") or {})}
@@ -98,14 +98,14 @@ def main(order: str) -> None:
             run.run_job(job, **options)
         return
     messages = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what anything else prints, in other processes too, is a log
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # anything else printed, in other processes too, is a log
 
     def send(message: Mapping[str, object]) -> None:
         print(json.dumps(message), file=messages, flush=True)
 
     def report(progress: Progress) -> bool:
         send(asdict(progress))
-        return bool(select.select([sys.stdin], [], [], 0)[0])  # at its end, the study asks to stop or is gone
+        return bool(select.select([sys.stdin], [], [], 0)[0])  # at end of file, the study asks to stop or is gone
 
     outcome = try_job(None, job, report, options)
     print(outcome.trace, file=sys.stderr)

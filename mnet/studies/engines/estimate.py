@@ -1,7 +1,7 @@
-"""How many seconds and bytes a trial will take, from the cost of its network and from runs that were timed.
+"""How many seconds and bytes a trial will take, estimated from the cost of its network and from timed runs.
 
 The time of a batch is a sum of four terms: multiply-adds, activations that are written and read, weights that are
-updated, and calls of layers. The four rates are fitted to finished runs; with few runs, they stay close to the
+updated, and layer calls. The four rates are fitted to finished runs; with few runs, they stay close to the
 defaults, scaled to the speed of this machine.
 """
 
@@ -24,32 +24,32 @@ from mnet.studies.runs.store import CONFIG, RESULT, read_json
 from mnet.studies.trial import Trial
 
 Rates = tuple[float, float, float, float]
-"""Seconds for a multiply-add, for an element of an activation, for a parameter's update, for a layer's call."""
+"""Seconds per multiply-add, activation element, parameter update and layer call."""
 
 DEFAULT_RATES: Rates = (2.05e-11, 5.74e-9, 1.02e-8, 2.26e-4)
 """Source: 18 networks of the family at 16 and 28 px, batch 96, one thread of an AMD EPYC with 2 cores, torch 2.14,
 fitted within 13%, then scaled to two processes side by side (V3-Small: 55 s for the recipe `quick`)."""
 
 PRIOR_WEIGHT = 0.3
-"""How strongly rates are held near the scaled defaults: as by one run with a relative error of 1 / PRIOR_WEIGHT."""
+"""Pull of the scaled defaults on the rates: as strong as one run with a relative error of 1 / PRIOR_WEIGHT."""
 
 START_SECONDS = 2.0
 EXPORT_SECONDS = 10.0
-"""To make an int8 graph of a network and to write it."""
+"""Time to build the int8 graph of a network and write it."""
 FORWARD = 1 / 3
 """Time of an image in evaluation, relative to a training image."""
 INT8_TRAINING = 2.5
 """Time of a training image with int8 rounding simulated, relative to one without."""
 INT8_EVALUATION = 5
-"""Time of an evaluated image in an int8 graph, computed in float, relative to the fp32 network. Source: V2 and V3-Small
-at 28 px on the machine above; so are INT8_TRAINING and EXPORT_SECONDS."""
+"""Time of an evaluated image in an int8 graph, computed in float, relative to the fp32 network. Source, also of
+INT8_TRAINING and EXPORT_SECONDS: V2 and V3-Small at 28 px on the machine above."""
 BF16 = 3.2
 """Time relative to fp32, on a CPU without instructions for bf16. Source: `results/published/bench.csv`."""
 
 TEST_SHARE = 1 / 6
-"""Test images per training image, for data sets that are only images: as in Fashion-MNIST."""
+"""Test images per training image, assumed for all data sets: as in Fashion-MNIST."""
 UNKNOWN_IMAGES = 10_000
-"""Training images that are assumed for a folder that does not exist yet."""
+"""Training images assumed for a folder that does not exist yet."""
 
 BASE_BYTES = 880 * 2**20
 """Python, torch and Lightning, and what training allocates for any network. Source: peaks of nine trials in fresh
@@ -59,19 +59,19 @@ WEIGHT_COPIES = 6
 ACTIVATION_COPIES = 4.5
 """Copies of a layer's output: convolution, batch norm and activation keep one each for backward, plus gradients."""
 SCORE_COPIES = 3
-"""How often the scores of every pixel are written and read, as activations are: resized, in the loss, and backward.
-Source: LR-ASPP at 96 px on the machine above."""
+"""How often per-pixel scores are written and read, counted as activations: in resizing, the loss, and backward. Source:
+LR-ASPP at 96 px on the machine above."""
 PIXEL_COPIES = 2
-"""Copies of images in memory: as they are read, and as they are split."""
+"""Copies of images in memory: as read, and as split."""
 
 PACK_THRESHOLD, PACK_GAIN = 0.11, 1.2
-"""Seeds trained as one network save calls of layers, and pay in products of matrices: the share of calls in a step's
-time from which that saves time, and the speed-up per share beyond it. Source: `results/published/bench.csv`."""
+"""Seeds trained as one network save layer calls, but slow down matrix products: the share of a step's time in calls
+above which packing is faster, and the speed-up per share above it. Source: `results/published/bench.csv`."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The numbers that a trial's time and memory follow from."""
+    """The numbers that determine a trial's time and memory."""
 
     images: int
     """Training images, over all epochs."""
@@ -84,15 +84,15 @@ class Workload:
     params: int
     layers: int
     pixels: int
-    """Bytes of the images, in memory: what is on disk counts too, so that it stays in the system's cache."""
+    """Bytes of the images in memory. Images on disk count too, so that they stay in the system's cache."""
 
     def terms(self, images: float) -> np.ndarray:
-        """The factors of `Rates`, (4,), for so many training images."""
+        """The factors of `Rates`, (4,), for this number of training images."""
         steps = images / self.batch
         return np.array([self.madds * images, self.activations * images, self.params * steps, self.layers * steps])
 
     def seconds(self, images: float, rates: Rates) -> float:
-        """The time of so many training images."""
+        """The time for this number of training images."""
         return float(self.terms(images) @ np.array(rates))
 
 
@@ -139,7 +139,7 @@ def count_images(dataset: str, data_dir: Path) -> tuple[int, int]:
 
 
 def trial_seconds(trial: Trial, rates: Rates = DEFAULT_RATES) -> float:
-    """How long a trial takes: start, training and evaluation. For int8 without the fp32 run that it starts from."""
+    """How long a trial takes: start, training and evaluation; for int8 without the fp32 run that it starts from."""
     work = workload(trial)
     trained, evaluated, start = float(work.images), FORWARD * work.evaluated, START_SECONDS
     if trial.precision == "bf16":
@@ -150,7 +150,7 @@ def trial_seconds(trial: Trial, rates: Rates = DEFAULT_RATES) -> float:
 
 
 def pack_seconds(trials: Sequence[Trial], rates: Rates = DEFAULT_RATES) -> float:
-    """How long trials that differ in their seed alone take as one network."""
+    """How long trials that differ only in their seed take as one network."""
     terms = workload(trials[0]).terms(1.0) * np.array(rates)
     calls = float(terms[3] / terms.sum())
     gain = 1 + PACK_GAIN * (calls - PACK_THRESHOLD) * (1 - 1 / len(trials))
@@ -158,12 +158,12 @@ def pack_seconds(trials: Sequence[Trial], rates: Rates = DEFAULT_RATES) -> float
 
 
 def total_seconds(trials: Sequence[Trial], rates: Rates = DEFAULT_RATES) -> float:
-    """Trials one after another; runs that several of them share are counted once."""
+    """How long trials take one after another; a run that several of them share is counted once."""
     return sum(trial_seconds(trial, rates) for trial in {trial.run_id: trial for trial in trials}.values())
 
 
 def trial_bytes(trial: Trial) -> int:
-    """The peak memory of a process that trains this trial; rather too much than too little."""
+    """The peak memory of a process that trains this trial; if wrong, too high rather than too low."""
     work = workload(trial)
     weights = 4 * WEIGHT_COPIES * work.params
     activations = 4 * ACTIVATION_COPIES * work.activations * work.batch
@@ -177,12 +177,12 @@ def pack_bytes(trials: Sequence[Trial]) -> int:
 
 
 def fit_rates(timed: Iterable[tuple[Workload, float]]) -> Rates:
-    """Rates from workloads and the seconds that their training took.
+    """The rates fitted to workloads and their training seconds.
 
     Non-negative least squares of relative errors: one equation per distinct workload (the median of its times), and
     four more that hold the rates near the defaults, scaled to the median of all.
     """
-    from scipy.optimize import nnls  # only here, and slow to import for the processes of a cluster
+    from scipy.optimize import nnls  # slow to import, and processes on a cluster do not need it
 
     times: dict[Workload, list[float]] = defaultdict(list)
     for work, seconds in timed:

@@ -19,7 +19,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progressed:
-    """The job trains, and this is how far it is."""
+    """The job is training, and this is its progress."""
 
     job: Job
     progress: Progress
@@ -50,7 +50,7 @@ class Locked:
 
 @dataclass(frozen=True)
 class Stalled:
-    """The job has not reported anything for so many seconds."""
+    """The job has not reported anything for `seconds`."""
 
     job: Job
     seconds: float
@@ -58,7 +58,7 @@ class Stalled:
 
 @dataclass(frozen=True)
 class Retrying:
-    """An attempt ended for lack of memory, or was lost with its machine. Another one follows."""
+    """An attempt ran out of memory, or was lost with its machine. Another one follows."""
 
     job: Job
     reason: str

@@ -1,5 +1,5 @@
-"""The local engine: trials side by side in warm worker processes, one thread each on a CPU. Seeds of a cell train
-together, as one network, where that is faster.
+"""The local engine: trials in parallel in warm worker processes, one thread each on a CPU. Seeds of a cell train
+together, as one network, if that is faster.
 
 Torch and Lightning are imported once, by the server that workers are forked from. A data set is read once, into memory
 that all workers share. As many trials run as there are cores and memory for.
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 LOCKED_SECONDS = 2.0
 STOP_SECONDS = 20.0
-"""Running trials may take so long to write a checkpoint when the engine is interrupted."""
+"""Time for running trials to write a checkpoint when the engine is interrupted."""
 MEMORY_SHARE = 0.85
-"""Part of the free memory that trials may plan to use."""
+"""Share of the free memory that trials may use, by estimate."""
 TRIALS_PER_GPU = 3
 """A MobileNet on small images leaves most of a GPU idle."""
 
@@ -47,10 +47,10 @@ def default_workers() -> int:
 
 @dataclass(frozen=True)
 class LocalEngine(RunSettings):
-    """Runs jobs in processes of this machine."""
+    """Runs jobs in processes on this machine."""
 
     workers: int | None = None
-    """Trials side by side; None = `default_workers()`."""
+    """Trials that run at the same time; None = `default_workers()`."""
     threads: int = 1
     """Threads of each worker."""
     data: SharedData = field(default_factory=dict)
@@ -58,10 +58,10 @@ class LocalEngine(RunSettings):
     memory: int | None = None
     """Bytes that all trials together may take; None = `MEMORY_SHARE` of the free memory."""
     stalled_s: float = 60.0
-    """A trial that reports nothing for so long is reported as stalled."""
+    """Seconds without a report after which a trial is reported as stalled."""
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """As `Engine.run`. A trial that ran out of memory beside others is tried once more, alone."""
+        """As `Engine.run`. A trial that ran out of memory next to others is retried once, alone."""
         if jobs:
             backend = LocalBackend(self, len(packs(jobs)))
             Session(backend, on_event, POLL_SECONDS, LOCKED_SECONDS, self.stalled_s).run(jobs)
@@ -134,7 +134,7 @@ def _bytes(jobs: Sequence[Job]) -> int:
 
 
 def _share(data: SharedData) -> SharedData:
-    """Put what fits into shared memory; workers read the rest themselves. What is on disk they map."""
+    """Put the data sets that fit into shared memory; workers read the rest themselves, and map images on disk."""
     from mnet.data.decoded import DecodedImages
 
     shared: dict[tuple[object, ...], DecodedImages] = {}

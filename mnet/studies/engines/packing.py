@@ -12,8 +12,8 @@ from mnet.studies.runs.job import Job
 MIN_GAIN = 0.03
 """Share of the time that packing must save."""
 MAX_ON_GPU = 32
-"""Replicas that one GPU trains unless a size is given. On an H200, 32 V3-Small at 32 px train 1.27 times the images a
-second of 16, and these 1.46 times those of 8 (results/published/gpu/seeds.csv)."""
+"""Replicas that one GPU trains unless a size is given. On an H200, V3-Small at 32 px trains 1.27 times as many images a
+second with 32 replicas as with 16, and 1.46 times as many with 16 as with 8 (results/published/gpu/seeds.csv)."""
 
 
 def plan_packs(jobs: Sequence[Job], workers: int, size: int | None = None, *, gpu: bool = False) -> list[Job]:
@@ -22,10 +22,10 @@ def plan_packs(jobs: Sequence[Job], workers: int, size: int | None = None, *, gp
     A pack takes less time than its runs one after another, but may leave other workers idle at the end.
 
     Args:
-        jobs: Of whole studies, seed by seed; finished ones too, so that a resumed study has the same plan.
-        workers: How many jobs run side by side.
-        size: Seeds of a pack at most; None = what ends first by the estimate, and on a GPU whole cells.
-        gpu: Whether they train on one.
+        jobs: All jobs of the studies, seed by seed; finished ones too, so that a resumed study has the same plan.
+        workers: How many jobs run at the same time.
+        size: Largest number of seeds in a pack; None = the one estimated to end first, on a GPU `MAX_ON_GPU`.
+        gpu: Whether they train on a GPU.
     """
     cells = _by_cell(jobs)
     if size is None and gpu:
@@ -42,7 +42,7 @@ def plan_packs(jobs: Sequence[Job], workers: int, size: int | None = None, *, gp
 
 
 def packs(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
-    """The jobs that train together: each cell in parts of equal size, in the order of their first jobs."""
+    """The jobs that train together: each cell in nearly equal parts, in the order of their first jobs."""
     parts: list[tuple[Job, ...]] = []
     for cell in _by_cell(jobs).values():
         count = -(-len(cell) // cell[0].pack_size)
@@ -52,7 +52,7 @@ def packs(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
 
 
 def _by_cell(jobs: Sequence[Job]) -> dict[str, list[Job]]:
-    """Jobs that differ in their seed alone."""
+    """The jobs of each cell, which differ only in their seed, by the run id of seed 0."""
     cells: dict[str, list[Job]] = {}
     for job in jobs:
         cells.setdefault(job.trial.run_id_of(0), []).append(job)
@@ -64,7 +64,7 @@ def _with_pack_sizes(jobs: Sequence[Job], sizes: Mapping[str, int]) -> list[Job]
 
 
 def _can_pack(job: Job) -> bool:
-    """Whether its network trains without rounding."""
+    """Whether the job can be part of a pack; int8 jobs cannot."""
     return not job.trial.quantized
 
 
@@ -83,7 +83,7 @@ def makespan(jobs: Sequence[Job], workers: int) -> float:
 
 
 def hand_out(durations: Iterable[float], workers: int) -> float:
-    """When the last piece of work ends, if each begins in its turn as soon as a worker is free, as in all engines."""
+    """When the last task ends if each begins, in order, as soon as a worker is free, as in all engines."""
     free = [0.0] * workers
     for duration in durations:
         heapq.heapreplace(free, free[0] + duration)

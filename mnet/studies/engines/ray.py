@@ -1,6 +1,6 @@
 """The Ray engine: each trial is a remote task on an existing Ray cluster.
 
-Every node has mnet, and the data that trials read, installed at the same versions; `ship_code` sends mnet's own source.
+Every node needs the same versions of mnet and of the data that trials read; `ship_code` sends mnet's own source.
 Results go to a folder that all nodes share, or through an fsspec URL (`remote`). Ray places the trials, fractions of a
 GPU included, and restarts those of a lost node, which resume from their last checkpoint.
 """
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 LOCKED_SECONDS = 5.0
 STOP_SECONDS = 20.0
-"""Running trials may take so long to write a checkpoint when the engine is interrupted."""
+"""Time for running trials to write a checkpoint when the engine is interrupted."""
 VISIBLE_SECONDS = 15.0
-"""A network folder may take so long to show a file that another node wrote."""
+"""Time for a network folder to show a file that another node wrote."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class RayEngine(RunSettings):
 
     address: str | None = None
     """host:port of the cluster, or ray://host:port of its client server; None = the RAY_ADDRESS environment variable,
-    or the cluster of this machine."""
+    or the cluster on this machine."""
     cpus: float = 1
-    """CPUs of each trial, which trains with as many threads."""
+    """CPUs per trial, and the number of its threads."""
     gpus: float = 0
-    """GPUs of each trial; 0.25 puts four on a GPU."""
+    """GPUs per trial; 0.25 puts four trials on a GPU."""
     retries: int = 3
     """How many times a trial may lose its node or process."""
     storage: str | None = None
@@ -72,7 +72,7 @@ class RayEngine(RunSettings):
             Storage(self.storage)
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """As `Engine.run`. A trial that ran out of memory is tried once more, with a whole GPU.
+        """As `Engine.run`. A trial that ran out of memory is retried once, with a whole GPU.
 
         Raises:
             ConfigError: Ray is not installed, does not answer at the address, or has no node that is large enough.
@@ -94,7 +94,7 @@ class RayEngine(RunSettings):
 
 
 class RayBackend:
-    """Tasks of a cluster, and the queue through which they report."""
+    """Tasks on a cluster, and the queue through which they report."""
 
     isolated = False
     lost = "its node or its process was lost"
@@ -150,7 +150,7 @@ class RayBackend:
         ]
 
     def _outcome(self, reference: Any, job: Job) -> Outcome:
-        """How a task ended, after its files were fetched into the results folder."""
+        """How a task ended, after fetching its files into the results folder."""
         try:
             outcome: Outcome = self.ray.get(reference)
             if outcome.kind == "finished":
@@ -180,7 +180,7 @@ class RayBackend:
         with suppress(self.ray.exceptions.RayError):
             began = [reference for reference, number in self.pending.items() if number in self.started]
             waiting = [reference for reference in self.pending if reference not in began]
-            for references in (waiting, began):  # in this order, or one of the first takes the place of one that stops
+            for references in (waiting, began):  # in this order, or a waiting task takes the place of one that stops
                 for reference in references:
                     self.ray.cancel(reference, recursive=False)
                 if references:
@@ -189,8 +189,8 @@ class RayBackend:
 
 
 def _make_queue() -> Queue:
-    """A queue beside this process. If its own process is lost, it restarts empty. It only holds plain values, so that
-    it need not import torch."""
+    """A queue on this process's node. If the process of the queue is lost, it restarts empty. It holds only plain
+    values, so that it need not import torch."""
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -205,7 +205,7 @@ def _absolute(job: Job) -> Job:
 
 @dataclass(frozen=True)
 class _Order:
-    """What a task needs beside its job."""
+    """What a task needs besides its job."""
 
     number: int
     queue: Queue
@@ -216,7 +216,7 @@ class _Order:
 
 
 def _work(job: Job, order: _Order) -> Outcome:
-    """The body of a task, on whichever node."""
+    """The body of a task, on any node."""
     import torch
 
     torch.set_num_threads(order.threads)
@@ -231,7 +231,7 @@ def _work(job: Job, order: _Order) -> Outcome:
 
 
 class _Reporter:
-    """Sends progress, and turns Ray's cancellation, an interrupt, into a request to stop at the next checkpoint."""
+    """Sends progress, and turns Ray's cancellation (an interrupt) into a request to stop at the next checkpoint."""
 
     def __init__(self, order: _Order) -> None:
         self.order = order
@@ -252,6 +252,6 @@ class _Reporter:
         return self.stopping
 
     def send(self, content: dict[str, object] | None) -> None:
-        """Put progress on the queue, None = the job begins. If the queue is lost, training continues."""
+        """Put progress on the queue; None = the job begins. If the queue is lost, training continues."""
         with suppress(import_ray().exceptions.RayError):
             self.order.queue.put((self.order.number, content))

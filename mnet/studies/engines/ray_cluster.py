@@ -23,7 +23,7 @@ PROBE = "import ray, sys; ray.init(sys.argv[1], logging_level='ERROR', log_to_dr
 
 
 def import_ray() -> ModuleType:
-    """Ray, without its messages and usage reports.
+    """Ray, with its usage reports turned off.
 
     Raises:
         ConfigError: It is not installed.
@@ -60,7 +60,7 @@ def connected(address: str | None, *, ship_code: bool) -> Iterator[None]:
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **code)
     try:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)  # Ray replaces the handler by one that ends this process at once
+            signal.signal(signal.SIGTERM, terminate)  # Ray's own handler ends this process at once
         yield
     finally:
         ray.shutdown()

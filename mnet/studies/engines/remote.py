@@ -68,7 +68,7 @@ class Storage:
         return f"{self.root}/{study}/runs/{run_id}"
 
     def find_finished(self, job: Job) -> str | None:
-        """The study, the job's own first, that has finished this run."""
+        """A study that has finished this run, preferably the job's own; None if there is none."""
         self.files.invalidate_cache()
         with suppress(FileNotFoundError):
             studies = {Path(path).name for path in self.files.ls(self.root, detail=False)}
@@ -115,7 +115,7 @@ class Synced:
         """As `run.run_job`, but the run ends up in the storage only, and `job.root` is not used.
 
         Raises:
-            Busy: Another process of this machine trains this run. Processes of other machines are not noticed.
+            Busy: Another process of this machine trains this run. Processes on other machines are not detected.
         """
         storage, local = Storage(self.url), replace(job, root=local_folder(self.url))
         with lock(local.root, f"{job.run_id}.synced"):
@@ -139,7 +139,7 @@ class Synced:
 
 
 class _Uploader:
-    """Uploads each new checkpoint when it reports. A failed upload only costs what it would have saved."""
+    """Uploads each new checkpoint when the run reports. A failed upload only costs what it would have saved."""
 
     def __init__(self, storage: Storage, job: Job, report: Report) -> None:
         self.storage, self.job, self.report = storage, job, report

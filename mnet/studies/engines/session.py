@@ -24,7 +24,7 @@ class Attempt:
 
     jobs: tuple[Job, ...]
     alone: bool = False
-    """Whether it must have its memory to itself. It then has one job, and is not retried if it runs out."""
+    """Whether it must have its memory to itself. It then has one job, and is not retried if memory runs out."""
 
 
 class Update(NamedTuple):
@@ -46,7 +46,7 @@ class Backend(Protocol):
         """Whether every attempt has its memory to itself anyway."""
 
     def submit(self, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """Start those that there is room for, and return them. If nothing runs, there is room for the first."""
+        """Start the attempts that there is room for, and return them. If nothing runs, there is room for the first."""
 
     def poll(self, timeout_s: float) -> list[Update]:
         """What happened since the last call; waits up to `timeout_s` for something to happen."""
@@ -71,11 +71,11 @@ class Session:
     backend: Backend
     on_event: OnEvent
     poll_s: float
-    """Between looks at a backend where nothing happens."""
+    """Seconds to wait for news from the backend."""
     locked_s: float
-    """Between attempts at a run that another process trains."""
+    """Seconds between attempts at a run that another process trains."""
     stalled_s: float = math.inf
-    """A job that reports nothing for so long is `Stalled`: again after twice the time, four times, …"""
+    """Seconds without a report after which a job is `Stalled`; again after twice the time, four times, …"""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = time.sleep
     _waiting: list[Attempt] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Session:
     """Job -> when to try again."""
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """As `Engine.run`. Whatever ends it early, Ctrl-C above all, running jobs are stopped where they can resume."""
+        """As `Engine.run`. If it ends early, such as by Ctrl-C, running jobs are stopped where they can resume."""
         self._wait_for(jobs)
         try:
             while self._waiting or self._running or self._locked:

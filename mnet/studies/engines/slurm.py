@@ -1,10 +1,10 @@
 """The Slurm engine: the trials of a study as array jobs, through submitit.
 
-All nodes see the results folder, this user's home and this Python. A trial that Slurm stops, for another job or at its
-time limit, is queued again and resumes from its last checkpoint.
+All nodes must see the results folder, this user's home and this Python. A trial that Slurm stops, for another job or at
+its time limit, is queued again and resumes from its last checkpoint.
 
-Jobs report their progress as JSON in `<root>/.slurm`. What submitit writes are pickles, and reading those runs code:
-they lie with the logs in a folder of this user alone, outside the results folder, which others may share.
+Jobs report their progress as JSON in `<root>/.slurm`. submitit writes pickles, and reading a pickle can run code: they
+are kept, with the logs, in a private folder of this user, outside the results folder, which others may share.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.store import SLURM
 
 ARRAY_SIZE = 1000
-"""Jobs of one array; Slurm's own limit is 1001 unless its site says otherwise."""
+"""Jobs per array; Slurm's limit is 1001 unless a site changes it."""
 LOCKED_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
-"""Between reports of a job: many of them share the file system."""
+"""Time between reports of a job: many jobs share the file system."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class SlurmEngine(RunSettings):
     minutes: int = 240
     """Time limit of a job; a trial that needs more continues in the next one."""
     cpus: int = 1
-    """CPUs of each trial, which trains with as many threads."""
+    """CPUs per trial, and the number of its threads."""
     gpus: float = 0
-    """GPUs of each trial; whole ones, since Slurm gives no fractions."""
+    """GPUs per trial: a whole number, since Slurm gives no fractions."""
     memory_gb: float = 4.0
     parallel: int = 256
-    """Trials side by side."""
+    """Trials that run at the same time."""
     retries: int = 3
-    """How many time limits a trial may reach."""
+    """How many times a trial may reach its time limit."""
     parameters: Mapping[str, object] = field(default_factory=dict)
-    """More of submitit's parameters: slurm_account, slurm_qos, slurm_constraint, …"""
+    """Other parameters of submitit: slurm_account, slurm_qos, slurm_constraint, …"""
     folder: Path = Path("~/.mnet/slurm")
-    """For submitit's files and logs: of this user alone, and seen by all nodes."""
+    """Folder of submitit's files and logs: private to this user, and visible to all nodes."""
     poll_s: float = 2.0
     cluster: str = "slurm"
-    """Or submitit's `local`: processes of this machine."""
+    """Or submitit's `local`: processes on this machine."""
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.gpus % 1:
@@ -88,10 +88,10 @@ class SlurmBackend:
         self.running: dict[Job, Any] = {}
         """Job -> submitit's job."""
         self.stamps: dict[Job, int] = {}
-        """When the report that was read last was written."""
+        """Modification time of the last report read."""
 
     def submit(self, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """As `Backend.submit`: one array for each results folder and `ARRAY_SIZE` jobs."""
+        """As `Backend.submit`: one array per results folder and up to `ARRAY_SIZE` jobs."""
         jobs = [job for attempt in attempts for job in attempt.jobs]
         for root in dict.fromkeys(job.root for job in jobs):
             array = [job for job in jobs if job.root == root]
@@ -106,7 +106,7 @@ class SlurmBackend:
             raise ConfigError(
                 "the slurm engine needs submitit: pip install 'mnet[slurm]', or make EXTRAS=slurm"
             ) from None
-        for job in jobs:  # of an earlier attempt
+        for job in jobs:  # remove what an earlier attempt reported
             _progress_file(job).unlink(missing_ok=True)
             self.stamps.pop(job, None)
         engine = self.engine
@@ -132,7 +132,7 @@ class SlurmBackend:
         time.sleep(timeout_s)
         updates = []
         for job, task in list(self.running.items()):
-            ended = task.done()  # before its report is read, which is then the last one
+            ended = task.done()  # checked before its report is read, which is then the last one
             updates += self._report(job)
             if ended:
                 del self.running[job]
@@ -159,7 +159,7 @@ class SlurmBackend:
 
 @dataclass(frozen=True)
 class _Work:
-    """The body of a job, on whichever node."""
+    """The body of a job, on any node."""
 
     engine: SlurmEngine
 

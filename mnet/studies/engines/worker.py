@@ -1,4 +1,4 @@
-"""A process of the local engine, which runs one job or pack after another."""
+"""A worker process of the local engine, which runs one job or pack after another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SharedData = Mapping[tuple[object, ...], "ImageData"]
 
 STOP = "stop"
 END_SECONDS = 2.0
-"""An idle process may take so long to end by itself."""
+"""Time for an idle process to end by itself."""
 PARENT_GONE = (BrokenPipeError, ConnectionResetError)
 
 
@@ -38,7 +38,7 @@ class WorkerSettings:
 
 
 class Worker:
-    """The engine's side of a process. A process that died is replaced when there is another job."""
+    """The engine's side of a process. A process that died is replaced when the next job arrives."""
 
     def __init__(self, context: ForkServerContext, number: int, settings: WorkerSettings, data: SharedData) -> None:
         self.context, self.number, self.settings, self.data = context, number, settings, data
@@ -88,7 +88,7 @@ class Worker:
             self.jobs = []
 
     def end(self) -> None:
-        """End the process, after its connection was closed; an idle one does so by itself and leaves nothing behind."""
+        """End the process after its connection was closed; an idle one ends by itself and leaves nothing behind."""
         self.process.join(0 if self.jobs else END_SECONDS)
         self.process.terminate()
         self.process.join()
@@ -119,7 +119,7 @@ def _work(connection: Connection, number: int, settings: WorkerSettings) -> None
         data: SharedData = connection.recv()
         while True:
             message = connection.recv()
-            if message != STOP:  # which may arrive when its jobs have just ended
+            if message != STOP:  # STOP may arrive when its jobs have just ended
                 _run(connection, message, settings.run_job, {**options, "data": data.get(message[0].trial.data_key)})
     except (EOFError, *PARENT_GONE):
         return

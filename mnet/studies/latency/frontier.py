@@ -23,8 +23,8 @@ def frontier_table(summary: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame
 
     Returns:
         Study, cell, runtime, n, mean and half width of the headline metric, `COLUMNS`. `low` and `high` are for the
-        difference in points, `ratio_low` and `ratio_high` for the ratio. `best`: no other cell on that runtime is as
-        good in both and better in one.
+        difference in points, `ratio_low` and `ratio_high` for the ratio. `best`: no other cell on that runtime is at
+        least as good in both and better in one.
 
     Raises:
         ConfigError: No cell has both.

@@ -1,7 +1,7 @@
-"""The networks whose latency is measured: a study's cells, and what the papers' latency claims about it compare.
+"""The networks whose latency is measured: a study's cells, and the networks that the papers' claims compare.
 
-Weights are drawn, not trained: dense kernels take the same time for any. Batch norms get the statistics of random
-images, so that activations are as large as in a trained network and int8 ranges are not empty.
+Weights are random, not trained: dense kernels take the same time for any weights. Batch norms get the statistics of
+random images, so that activations are as large as in a trained network and int8 ranges are not empty.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mnet.studies.trial import InputSpec, Trial
 COMPOSED = "hswish"
 """A key of a claim's network that is not a setting of a trial: `hswish: composed`."""
 SETTLING, CALIBRATION = 8, 16
-"""Random images for batch norms and for int8 ranges. Where the last map is one pixel (small images, SSDLite's extra
-maps), batch norms get eight times as many."""
+"""Numbers of random images for batch norms and for int8 ranges. If the last map is one pixel (small images, SSDLite's
+extra maps), batch norms get eight times as many."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Subject:
     composed: bool = False
     """Whether h-swish is several operators, x * relu6(x + 3) / 6, instead of one."""
     kept: tuple[int, int] | None = None
-    """Channels and classes of a user's own images, on which it was trained; None = the data set's."""
+    """Channels and classes of the user's own images that it was trained on; None = the data set's."""
 
     @property
     def input_spec(self) -> InputSpec:
@@ -62,12 +62,12 @@ class ClaimPair:
 def list_subjects(
     study: Study, claims: Sequence[Claim], root: Path | None = None
 ) -> tuple[dict[str, Subject], list[ClaimPair]]:
-    """What is timed for a study.
+    """The networks that are timed for a study.
 
     Args:
         study: The study.
-        claims: Those of the papers.
-        root: The results folder, whose runs know the channels and classes of a user's own images.
+        claims: The papers' claims.
+        root: The results folder, whose runs record the channels and classes of a user's own images.
 
     Returns:
         The subjects by name: the cells, the baseline first, then the networks that only latency claims name; and the
@@ -96,7 +96,7 @@ def list_subjects(
 
 
 def kept_input(root: Path, study: Study) -> tuple[int, int] | None:
-    """Channels and classes of a study, as its first run on a user's own images kept them; None without one."""
+    """Channels and classes that a study's first run on a user's own images recorded; None without one."""
     for _, trial in study.trials:
         kept = read_images(run_folder(root, study.name, trial.run_id)) if trial.images is not None else None
         if kept is not None:
@@ -125,7 +125,7 @@ def build_module(subject: Subject, seed: int = 0) -> nn.Module:
 
     Args:
         subject: The network.
-        seed: Weights and images are drawn from it.
+        seed: Seed of the weights and images.
     """
     trial, data = subject.trial, subject.input_spec
     random = torch.Generator().manual_seed(seed)
@@ -148,7 +148,7 @@ def build_module(subject: Subject, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def settle(net: MobileNet, images: Tensor) -> None:
-    """Set the statistics of batch norms to those of `images`, (N, C, H, W), and `net` to evaluation."""
+    """Set the statistics of batch norms to those of `images`, (N, C, H, W), and `net` to evaluation mode."""
     norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""The tables of a study's latency: one row a network, one row a latency claim."""
+"""The tables of a study's latency: one row per network, one row per latency claim."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def latency_table(
     runtime: Runtime | None = None,
     batch: int = 1,
 ) -> pd.DataFrame:
-    """One row a variant: study, variant, the trial's settings, the measurement, the program that ran, the machine.
+    """One row per variant: study, variant, the trial's settings, the measurement, the program that ran, the machine.
 
     Args:
         study: The study.
-        measurement: Of its networks.
+        measurement: The measurement of its networks.
         subjects: The networks by name.
-        runtime: What ran them; if given, the rows of networks that failed name it, and the batch.
-        batch: Images at a time.
+        runtime: The runtime that ran them; if given, the rows of networks that failed name it, and the batch.
+        batch: Images per call.
     """
     devices = [ready.program.device for ready in measurement.ready.values()]
     rows, machine = [], machine_facts((devices or [runtime.device if runtime else "cpu"])[0])
@@ -80,7 +80,7 @@ def _ratio_to_fp32(name: str, measurement: Measurement, subjects: Mapping[str, S
 def claims_table(
     pairs: Sequence[ClaimPair], measurement: Measurement, runtime: str, threads: int, batch: int = 1
 ) -> pd.DataFrame:
-    """One row a claim: the paper's ratio on its phone, the measured one with its interval, and the verdict."""
+    """One row per claim: the paper's ratio on its phone, the measured one with its interval, and the verdict."""
     rows = []
     machine = "GPU, not a phone's processor" if runtime in GPU_RUNTIMES else "processor, not a phone's"
     paired = measurement.paired
@@ -111,7 +111,7 @@ def claims_table(
 def merge_rows(
     path: Path, rows: pd.DataFrame, keys: Sequence[str], defaults: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Write rows into a CSV file: they replace those with the same keys, others stay.
+    """Write rows into a CSV file: they replace those with the same keys, other rows stay.
 
     Args:
         path: The file.

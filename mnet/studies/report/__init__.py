@@ -1,1 +1,1 @@
-"""The report: everything that studies left behind, in one HTML file that opens without a network."""
+"""The report: all results of the studies, in one HTML file that opens without a network."""

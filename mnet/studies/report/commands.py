@@ -22,13 +22,13 @@ from mnet.studies.trial import Trial
 
 TRAIN = ".venv/bin/python experiments/train.py"
 DECIDED = (*RESOLVED, "resolution")
-"""Settings that a table has as the recipe or the data set resolved them."""
+"""Settings that tables hold as the recipe or the data set resolved them, not as requested."""
 _WORD = r"""(?:[\w@%+=:,./-]|'[^'\n]*'|"'")+"""
 _CALL = rf"(?:make [\w.-]+|\.venv/bin/python experiments/\w+\.py)(?: {_WORD})*"
 OFFERED = re.compile(rf"{_CALL}(?:(?: && |\n){_CALL})*", re.ASCII)
-"""Targets of the Makefile and programs of this repository, each argument one word of the shell."""
+"""Matches Makefile targets and programs of this repository, each argument a single shell word."""
 PLAIN = "paper"
-"""How a table writes a setting that is as in the paper."""
+"""The text in tables for a setting that is as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class ResultsFolder:
 
     @property
     def shown(self) -> str | None:
-        """Relative to the working directory; None for a folder outside it, whose path is private."""
+        """Path relative to the working directory; None for a folder outside it, whose path is private."""
         shown = os.path.relpath(self.root)
         return None if shown.startswith("..") else shown
 
     def config(self, study: str, run_id: str) -> str | None:
-        """The config of a run in this folder, if it is there."""
+        """Path of a run's config in this folder; None if there is none, or the path is private."""
         folder = run_folder(self.root, study, run_id)
         if self.shown is None or not (folder / CONFIG).is_file():
             return None
@@ -52,15 +52,15 @@ class ResultsFolder:
 
 
 def offered(command: str) -> str:
-    """A command that the page may offer to copy; empty where a table or a file, which may be anybody's, has put more
-    into it than programs and their arguments."""
+    """The command, if the page may offer it to copy; empty if it contains more than programs and their arguments, since
+    tables and files may come from anyone."""
     visible = all(line.isprintable() for line in command.split("\n"))
     expanded = command.startswith("make") and re.search("[$`]", command)  # by make, or by the shell of a recipe
     return command if visible and not expanded and OFFERED.fullmatch(command) else ""
 
 
 def settings_in(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:
-    """The settings of a row that are not as in the paper."""
+    """The settings of a row that differ from the paper."""
     return {name: row[name] for name in names if name in row and is_known(row[name]) and row[name] != PLAIN}
 
 
@@ -68,11 +68,11 @@ def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
     """The trial of a row of `runs.csv`, with as few explicit settings as possible.
 
     Args:
-        row: Of `runs.csv`.
-        rates: Learning rates to try beside the row's own: an int8-qat run has a tenth of its trial's.
+        row: A row of `runs.csv`.
+        rates: Learning rates to try besides the row's own: an int8-qat run has a tenth of its trial's.
 
     Returns:
-        None if no spelling has the row's `run_id`.
+        None if no combination of settings has the row's `run_id`.
     """
     settings = settings_in(row, [name for name in PARAMETERS if name not in DECIDED])
     choices = {name: [None, *([row[name]] if name in row and is_known(row[name]) else [])] for name in DECIDED}
@@ -90,7 +90,7 @@ def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:
 
 
 def run_command(folder: ResultsFolder, row: Row, rates: Iterable[float] = ()) -> str:
-    """The command that trains a run again: from its config if there is one, else from settings that give the run."""
+    """The command that trains a run again: from its config if there is one, else from its settings."""
     config = folder.config(str(row["study"]), str(row["run_id"]))
     if config is not None:
         return f"{TRAIN} {shlex.quote('--config=' + config)} --out=again"
@@ -102,13 +102,13 @@ def run_command(folder: ResultsFolder, row: Row, rates: Iterable[float] = ()) ->
 
 
 def settings_of(trial: Trial) -> dict[str, object]:
-    """The settings that are not at their default; model and seed always."""
+    """The settings that differ from their defaults, plus model and seed, without the image folder."""
     wanted = {"model", "seed", *changed(trial)} - {"data_dir"}
     return {name: value for name, value in trial.settings().items() if name in wanted}
 
 
 def latency_command(row: Row, target: str = "latency") -> str:
-    """Times the networks of a row's study again, on its runtime."""
+    """The command that times the networks of a row's study again, on its runtime."""
     words = [f"{target}-{row['study']}", f"RUNTIME={row['runtime']}", f"THREADS={row['threads']}"]
     if is_known(row.get("batch")) and int(row["batch"]) != 1:
         words.append(f"BATCH={row['batch']}")

@@ -1,4 +1,4 @@
-"""The tables of a study that a report is made of."""
+"""The tables of a study that go into a report."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class StudyData:
     trace: pd.DataFrame | None
     """Steps of NetAdapt."""
     candidates: pd.DataFrame | None
-    """Of a search over blocks."""
+    """Candidates of a search over blocks."""
     inside: pd.DataFrame | None
     blocks: Mapping[str, pd.DataFrame]
     """Runtime -> the latency of each block of the baseline."""
     examples: Path | None
     """The image of predictions on test images."""
     to_beat: str
-    """What any network must beat on a user's own images; empty for published ones."""
+    """The accuracy to beat on a user's own images, as a sentence; empty for published ones."""
 
     def sources(self) -> Iterator[tuple[str, pd.DataFrame]]:
-        """The tables that say on which hardware, by which versions and when they were measured, by name."""
+        """The tables that record hardware, versions and dates of measurement, by name."""
         for name in ("runs", "latency", "frontier"):
             if (frame := getattr(self, name)) is not None:
                 yield name, frame
@@ -62,7 +62,7 @@ def read_study(root: Path, name: str) -> StudyData | None:
     if not any(found[file] for file in measured):
         return None
     tables = {file: None if one is None else one[1] for file, one in found.items()}
-    folders = (root / PUBLISHED / name, root / name)  # of a file in both, the measured one is read last and stays
+    folders = (root / PUBLISHED / name, root / name)  # if both have a file, the measured one is read last and wins
     files = [path for folder in folders for path in sorted(folder.glob("blocks-*.csv"))]
     return StudyData(
         name,
@@ -82,7 +82,7 @@ def read_study(root: Path, name: str) -> StudyData | None:
 
 
 def _accuracy_to_beat(root: Path, name: str, runs: pd.DataFrame | None) -> str:
-    """Of the classification runs."""
+    """`accuracy_to_beat` of the classification runs; empty without any."""
     if runs is None or "top1" not in runs:
         return ""
     return accuracy_to_beat(root, name, runs["run_id"][runs["top1"].notna()])

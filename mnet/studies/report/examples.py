@@ -18,15 +18,15 @@ from mnet.tasks.module import TaskModule
 from mnet.weights.files import read_file
 
 SIDE = 1.7
-"""Of an image in the figure, in inches."""
+"""Side of an image in the figure, in inches."""
 SHOWN = Limit(score=0.3)
 """Networks that were trained for minutes are seldom more confident."""
 
 MOST_IMAGES, MOST_PIXELS = 64, 2**26
-"""Of the examples of a run, which has `COUNT` of them."""
+"""Limits for the examples of a run, which normally has `COUNT` images."""
 
 Examples = Mapping[str, Any]
-"""`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: a tensor an image, or several by name."""
+"""`images` (N, C, H, W) uint8, `names`, and `truth` and `seen`: one tensor per image, or several by name."""
 
 
 def read_examples(study: Study, cell: Cell, root: Path) -> Examples | None:
@@ -44,7 +44,7 @@ def read_examples(study: Study, cell: Cell, root: Path) -> Examples | None:
 def check_examples(content: object) -> Examples:
     """
     Raises:
-        ConfigError: It is not what `keep_examples` writes.
+        ConfigError: The content is not what `keep_examples` writes.
     """
     kinds = {"images": Tensor, "names": list, "truth": list, "seen": list}
     if not isinstance(content, dict) or any(not isinstance(content.get(name), kind) for name, kind in kinds.items()):
@@ -57,16 +57,16 @@ def check_examples(content: object) -> Examples:
 
 
 def save_examples(study: Study, root: Path, path: Path, title: str) -> bool:
-    """Draw a row an image: its labels, then the prediction of each cell's first network.
+    """Draw one row per image: its labels, then the prediction of each cell's first network.
 
     Args:
         study: The study.
         root: The results folder.
         path: The PNG file.
-        title: Above the images.
+        title: Title above the images.
 
     Returns:
-        False, and nothing is written, where no run has kept examples.
+        False if no run has kept examples; nothing is written then.
     """
     kept = {cell.name: examples for cell in study.cells if (examples := read_examples(study, cell, root)) is not None}
     if not kept:
@@ -94,10 +94,10 @@ def save_examples(study: Study, root: Path, path: Path, title: str) -> bool:
 
 
 def _restored(tensors: Any, module: type[TaskModule]) -> Any:
-    """The predictions that were kept as plain tensors."""
+    """Restore predictions that were kept as plain tensors."""
     return module.prediction_type(**tensors) if isinstance(tensors, dict) else tensors
 
 
 def _settings(cell: str) -> Sequence[str]:
-    """A cell's name, a setting a line."""
+    """A cell's name, one setting per line."""
     return cell.replace(", ", " ").replace("model=mobilenet_", "").split() if "=" in cell else [cell]

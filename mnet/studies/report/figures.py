@@ -1,4 +1,4 @@
-"""The image files that stand beside a study's tables."""
+"""The image files next to a study's tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mnet.studies.study import Study
 
 
 def write_figures(study: Study, tables: Tables, root: Path) -> None:
-    """Write `<study>.png`, `<study>-effects.png` and the examples, as far as there is something to draw.
+    """Write `<study>.png`, `<study>-effects.png` and the examples, each if there is something to draw.
 
     Args:
         study: The study.
-        tables: What is finished of it.
+        tables: The tables of its finished runs.
         root: The results folder.
     """
     if tables.runs.empty:

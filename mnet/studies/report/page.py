@@ -37,7 +37,7 @@ GLYPHS = {
     **{"undecided": "?", "not tested here": "–"},
     **{"up": "↑", "down": "↓", "flat": "="},
 }
-"""Verdict -> the mark beside its word."""
+"""Verdict -> the mark next to its word."""
 MINUS = "\u2212"
 
 
@@ -54,12 +54,12 @@ def write_report(
 
     Args:
         path: The file.
-        root: The results folder. Its own tables win over the published ones below it, study by study and table by
-            table.
+        root: The results folder. Its own tables take precedence over the published ones below it, study by study and
+            table by table.
         studies: Name -> description, in the order of the page. Studies without any table are left out.
-        claims: Of `evidence.claims_table`: a row a claim and piece of evidence, the headline first.
-        published: The papers' networks, of `papers.published_points` and `published_detectors`.
-        rule: How a verdict on a claim is reached; paragraphs with an empty line between.
+        claims: From `evidence.claims_table`: one row per claim and piece of evidence, the headline first.
+        published: The papers' networks, from `papers.published_points` and `published_detectors`.
+        rule: How a verdict on a claim is reached; paragraphs separated by empty lines.
 
     Returns:
         The studies that are in the report.
@@ -110,12 +110,12 @@ def write_report(
 
 
 def studies_with_results(root: Path) -> list[str]:
-    """The studies that a report can be written of."""
+    """The studies for which a report can be written."""
     return sorted({*studies_with(root, SUMMARY), *studies_with(root, LATENCY)})
 
 
 def _number_charts(figures: Sequence[Figure]) -> tuple[dict[str, Spec], dict[int, str]]:
-    """Id -> specification, and the id of each panel by its identity."""
+    """Chart id -> specification, and `id(panel)` -> chart id."""
     panels = [panel for figure in figures for panel in figure.panels]
     ids = {id(panel): f"chart-{i}" for i, panel in enumerate(panels, 1)}
     return {ids[id(panel)]: panel.spec for panel in panels}, ids
@@ -123,19 +123,19 @@ def _number_charts(figures: Sequence[Figure]) -> tuple[dict[str, Spec], dict[int
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, in the version that Altair writes for."""
+    """Vega, Vega-Lite and Vega-Embed as one script, in the version that Altair targets."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _content_hash(script: str) -> str:
-    """The hash by which the page's policy allows a script to run; no other may."""
+    """The hash by which the page's security policy allows a script to run; all others are blocked."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _inline_json(content: object) -> str:
-    """JSON for a script element: no character of it can end the element or a line."""
+    """JSON for a script element: none of its characters can end the element or a line."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=_python_number)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -143,7 +143,7 @@ def _inline_json(content: object) -> str:
 
 
 def _python_number(value: Any) -> object:
-    """A number of numpy as one of Python."""
+    """A numpy number as a Python number."""
     return value.item()
 
 

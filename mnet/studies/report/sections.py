@@ -51,7 +51,7 @@ class Figure:
     panels: Sequence[Panel]
     table: str
     papers: bool = False
-    """Whether a panel shows the papers' points, which have a table of their own."""
+    """Whether a panel shows the papers' points, which have a separate table."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Section:
     figures: Sequence[Figure]
     tables: Mapping[str, Table]
     examples: str
-    """Predictions on test images, as the address of an image that holds its content; empty where there are none."""
+    """Image of predictions on test images, as a data URL; empty if there is none."""
 
 
 def section(data: StudyData, description: str, points: Sequence[Row], folder: ResultsFolder) -> Section:
@@ -76,9 +76,9 @@ def section(data: StudyData, description: str, points: Sequence[Row], folder: Re
 
     Args:
         data: The study's tables.
-        description: Of its sweep file.
-        points: The papers' networks, of `paper_points`.
-        folder: Where the results are.
+        description: The description in its sweep file.
+        points: The papers' networks, from `paper_points`.
+        folder: The results folder.
     """
     question, paragraphs, command = parts_of(description, data.name)
     figures, shown = [], {}
@@ -126,7 +126,7 @@ def section(data: StudyData, description: str, points: Sequence[Row], folder: Re
 
 
 def overview(studies: Sequence[StudyData], points: Sequence[Row]) -> tuple[Figure, Table] | None:
-    """All cells of all studies that were trained alike over their multiply-adds, beside all of the papers' networks.
+    """Accuracy over multiply-adds of all cells with the most common data and training, next to the papers' networks.
 
     Returns:
         None if no study has runs.
@@ -183,12 +183,12 @@ def _search_figures(data: StudyData, shown: dict[str, Table]) -> Iterator[Figure
 
 
 def _image_address(path: Path | None) -> str:
-    """A PNG file as an address that needs no other file."""
+    """A PNG file as a data URL; empty without one."""
     return "" if path is None else f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _accuracy_over_madds(summary: pd.DataFrame, runs: pd.DataFrame, points: Sequence[Row]) -> Figure:
-    """A study's cells, beside the papers' points of the same networks."""
+    """Accuracy over multiply-adds of a study's cells, next to the papers' points of the same networks."""
     title = f"Ours, {tables.distinct(runs, 'dataset')}"
     charts = [cells_chart(summary[summary["n"] > 0], title, "madds", MADDS_TITLE)]
     caption = "Accuracy over multiply-adds: means of our cells with 95% intervals" + (BESIDE_PAPERS if points else ".")
@@ -198,7 +198,7 @@ def _accuracy_over_madds(summary: pd.DataFrame, runs: pd.DataFrame, points: Sequ
 def _accuracy_over_latency(
     frontier: pd.DataFrame, runs: pd.DataFrame | None, points: Sequence[Row]
 ) -> Iterator[Figure]:
-    """Accuracy over the ratio of latencies, beside the papers' points; a figure for what was timed together."""
+    """Accuracy over latency ratio, next to the papers' points; one figure per group of cells timed together."""
     for _, cells in frontier.groupby([name for name in TOGETHER if name in frontier], sort=False):
         runtime = tables.distinct(cells, "runtime")
         charts = [cells_chart(cells, f"Ours, {runtime}", "ratio", "latency over the first’s (log scale)", through=1)]
@@ -210,7 +210,7 @@ def _accuracy_over_latency(
 
 
 def _papers_chart(runs: pd.DataFrame, points: Sequence[Row], column: str, x_title: str) -> alt.LayerChart | None:
-    """The papers' points of the networks that these runs are of."""
+    """The papers' points of the networks in these runs."""
     networks = {MODELS.get(str(model)) for model in runs["model"]}
     drawn = [
         {**point, "x": point[column]} for point in points if point["network"] in networks and point[column] is not None
@@ -220,7 +220,7 @@ def _papers_chart(runs: pd.DataFrame, points: Sequence[Row], column: str, x_titl
 
 
 def _cost_by_layer(data: StudyData) -> tuple[Figure | None, dict[str, Table]]:
-    """The cost of each block and layer of the baseline, and its latency where it was timed."""
+    """The cost of each block and layer of the baseline, and its latency if it was timed."""
     charts: list[alt.LayerChart] = []
     shown: dict[str, Table] = {}
     network, size, description = _baseline_network(data)
@@ -238,7 +238,7 @@ def _cost_by_layer(data: StudyData) -> tuple[Figure | None, dict[str, Table]]:
         shown["layers"] = views.layers_table(f"Layers of {description}", cost(network, size).layers)
     if not charts:
         return None, shown
-    searched = data.trace is not None or data.candidates is not None  # no sweep file that could be timed by its name
+    searched = data.trace is not None or data.candidates is not None  # no sweep file to time by name
     how = "" if searched else f"; make latency-{data.name} BLOCKS=true times them"
     caption = f"Where the cost is, by block of the baseline, {description}{how}."
     if data.blocks:
@@ -248,7 +248,7 @@ def _cost_by_layer(data: StudyData) -> tuple[Figure | None, dict[str, Table]]:
 
 
 def _baseline_network(data: StudyData) -> tuple[Network | None, int, str]:
-    """The baseline's network, the size of its images, and its settings in words; (None, 0, "") if it is not known."""
+    """The baseline's network, the size of its images, and its settings in words; (None, 0, "") if unknown."""
     first = None
     if data.runs is not None and not data.runs.empty:
         name = data.summary["cell"].iloc[0] if data.summary is not None else data.runs["cell"].iloc[0]

@@ -24,7 +24,7 @@ from mnet.studies.results.table_view import (
 VERDICT_WORDS = {
     **{"up": "better", "down": "worse", "flat": "no difference beyond the margin", "undecided": "undecided"},
 }
-"""Verdict on a difference -> how it is read."""
+"""Verdict on a difference -> its wording."""
 
 OVERVIEW_COLUMNS = (
     *(text_column("cell"), text_column("study"), text_column("network"), number_column("n", digits=0)),
@@ -46,7 +46,7 @@ def runs_table(runs: pd.DataFrame, folder: ResultsFolder) -> Table:
 
 
 def summary_table(summary: pd.DataFrame, runs: pd.DataFrame, folder: ResultsFolder) -> Table:
-    """The command of a cell trains its seeds."""
+    """The cells of a study, each with its failures and the command that trains its seeds."""
     commands: dict[str, list[str]] = {}
     for run in rows_of(runs):
         commands.setdefault(str(run["cell"]), []).append(run_command(folder, run, learning_rates(runs)))
@@ -98,7 +98,7 @@ def papers_table(points: pd.DataFrame) -> Table:
 
 
 def provenance_table(frames: Iterable[tuple[str, pd.DataFrame]]) -> Table:
-    """On what, by what and when the numbers were made: the distinct values of every table."""
+    """Hardware, versions and dates of the numbers: the distinct values of every table."""
     records = []
     for name, frame in frames:
         columns = ("device", "threads", "runtime", "version", "torch", "mnet", "revision", "finished")
@@ -108,7 +108,7 @@ def provenance_table(frames: Iterable[tuple[str, pd.DataFrame]]) -> Table:
 
 
 def distinct(frame: pd.DataFrame, column: str) -> str:
-    """The different values of a column; of `finished`, the first and the last day."""
+    """The distinct values of a column; for `finished`, the first and the last day."""
     if column not in frame:
         return ""
     values = list(dict.fromkeys(str(value) for value in frame[column] if is_known(value)))

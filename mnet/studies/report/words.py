@@ -15,7 +15,7 @@ from mnet.studies.results.table_view import Row, format_interval, format_number,
 from mnet.studies.runs.store import RUNS
 
 SPELLED_OUT = 4
-"""Up to so many decided comparisons are named one by one; more are counted."""
+"""Up to this many decided comparisons are listed one by one; more are only counted."""
 
 
 def parts_of(description: str, name: str) -> tuple[str, list[str], str]:

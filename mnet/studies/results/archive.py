@@ -1,4 +1,4 @@
-"""The tables of a results folder: those of this folder, else the published ones below it."""
+"""The tables of a results folder: its own, else the published ones below it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT_COLUMNS = dict.fromkeys({*PARAMETERS, *NAMES} - {*NUMBERS}, "str")
 """Columns that are never read as numbers or booleans: `true` or `1.0` may be the name of a cell."""
 
 LARGEST = 256 * MEGABYTE
-"""Of a table: a million runs."""
+"""Largest size of a table in bytes: a million runs."""
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def usable_table(*paths: Path) -> tuple[Path, pd.DataFrame] | None:
-    """The first of some files that is there and can be read, and its table. Others are named in the log."""
+    """The first of some files that exists and can be read, and its table. Unreadable ones are logged."""
     for path in paths:
         if not path.exists():
             continue
@@ -93,7 +93,7 @@ def of_latest_machine(latency: pd.DataFrame) -> pd.DataFrame:
 
 
 def studies_with(root: Path, name: str = RUNS) -> list[str]:
-    """The studies that have a table of this name that can be read, in the folder or published."""
+    """The studies with a readable table of this name, in the folder or published."""
     paths = [*root.glob(f"*/{name}"), *(root / PUBLISHED).glob(f"*/{name}")]
     names = sorted({path.parent.name for path in paths})
     return [study for study in names if usable_table(*places(root, study, name)) is not None]

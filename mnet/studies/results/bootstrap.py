@@ -1,4 +1,4 @@
-"""A second interval of a difference: test images resampled within resampled seeds."""
+"""A second interval for a difference: test images resampled within resampled seeds."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ def nested_bootstrap(
     Each replicate draws as many seeds as there are, with replacement, and for each drawn seed N of its images, with
     replacement. Cell and baseline are paired, by seed and by image.
 
-    It is shown beside the t interval, which decides. A bootstrap of few seeds underestimates the spread: where seeds
-    differ much more than N images explain (sd of 1 point against 0.3), the nominal 95% covered 80% at 3 seeds, 87% at
-    5, 91% at 10 and 95% at 30 (600 to 1,500 simulated studies each; the t interval covered 95% at every number). Where
-    image noise is all there is, it is too wide, 98 to 99%: the observed deltas contain that noise once already. Both
-    intervals are for these test images and new seeds. Images are resampled for each seed on its own, which does not
-    stand for a new test set: where seeds share half of the image noise (both sd 0.3), coverage of the difference on new
-    images fell to 69% (t) and 74% (bootstrap) at 10 seeds, as more seeds do not average that noise out.
+    Tables show it next to the interval of `decide`, which determines the verdict. A bootstrap over few seeds
+    underestimates the spread: if seeds differ much more than N images explain (sd of 1 point against 0.3), the nominal
+    95% covered 80% at 3 seeds, 87% at 5, 91% at 10 and 95% at 30 (600 to 1,500 simulated studies each; the t interval
+    covered 95% at every number). If image noise is the only noise, it is too wide and covers 98 to 99%: the observed
+    deltas already contain that noise once. Both intervals apply to new seeds on these test images. Images are resampled
+    separately for each seed, which does not simulate a new test set: if seeds share half of the image noise (both sd
+    0.3), coverage of the difference on new images fell to 69% (t) and 74% (bootstrap) at 10 seeds, because more seeds
+    do not average that noise out.
 
     Args:
-        cell: Seed -> which test images were right: booleans (N,).
+        cell: Seed -> which test images were classified correctly: booleans (N,).
         baseline: The same for the baseline, with the same images in the same order.
         resamples: Replicates.
-        seed: Of the random generator; the same seed gives the same interval.
+        seed: Seed of the random generator; the same seed gives the same interval.
 
     Returns:
-        low and high; nan below two seeds that both have.
+        low and high; nan if fewer than two seeds have both runs.
 
     Raises:
         ConfigError: Arrays are not booleans (N,), are empty, or differ in length; `resamples` is below 1.
@@ -64,10 +65,10 @@ def nested_bootstrap(
 
 
 def _count_images(name: str, seed: int, correct: np.ndarray) -> int:
-    """N of booleans (N,).
+    """The number N of images in booleans (N,).
 
     Raises:
-        ConfigError: The array is something else, such as labels, which would count as right wherever they are not 0.
+        ConfigError: The array is something else, such as labels, which would count as correct unless they are 0.
     """
     if correct.dtype != bool or correct.ndim != 1 or not len(correct):
         raise ConfigError(

@@ -37,7 +37,7 @@ UNITS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that differs between two runs; None where it is missing."""
+    """A value that differs between two runs; None for a run that lacks it."""
 
     name: str
     a: object
@@ -70,14 +70,14 @@ class PairedImages:
     """Images that A alone classified correctly."""
     only_b: int
     low: float
-    """Lower end of the interval of B - A in points, level `LEVEL`: Wald with Bonett and Price's adjustment."""
+    """Lower end of the `LEVEL` interval of B - A in points: Wald with Bonett and Price's adjustment."""
     high: float
     p: float
-    """McNemar's exact test."""
+    """The p of McNemar's exact test."""
 
     @property
     def delta(self) -> float:
-        """Points, B - A."""
+        """B - A in points."""
         return 100 * (self.only_b - self.only_a) / self.count
 
 
@@ -89,17 +89,17 @@ class Comparison:
     b: Run
     settings: tuple[Difference, ...]
     resolved: tuple[Difference, ...]
-    """Cost and recipe, which the settings determine."""
+    """Differences in cost and recipe, which follow from the settings."""
     code: tuple[Difference, ...]
     history: History | None
     """None if both have the same revision."""
     environment: tuple[Difference, ...]
-    """Hardware and torch."""
+    """Differences in hardware, threads and torch."""
     results: tuple[Change, ...]
     images: PairedImages | None
-    """None unless both runs kept which of the same images they classified correctly."""
+    """None unless both runs recorded which test images they classified correctly, on the same images."""
     conclusion: tuple[str, ...] = ()
-    """Sentences."""
+    """What the comparison shows, in sentences."""
 
     @property
     def same(self) -> bool:
@@ -112,7 +112,7 @@ def compare(a: Run, b: Run, repository: Path = REPOSITORY) -> Comparison:
     """Compare two runs.
 
     Args:
-        a: Differences are B - A.
+        a: A run; differences are B - A.
         b: The other run.
         repository: A checkout with the history of both revisions.
 
@@ -142,7 +142,7 @@ def compare(a: Run, b: Run, repository: Path = REPOSITORY) -> Comparison:
 def _differences(
     a: Mapping[str, object], b: Mapping[str, object], names: Iterable[str] | None = None
 ) -> tuple[Difference, ...]:
-    """Where two mappings differ, among `names` or the names in either."""
+    """The entries in which two mappings differ, among `names` or else all names in either."""
     pairs = [Difference(name, a.get(name), b.get(name)) for name in (names or {**a, **b})]
     return tuple(
         pair
@@ -152,7 +152,7 @@ def _differences(
 
 
 def format_value(value: object) -> str:
-    """A value as text: 1,527,818 and 0.2 whether int, float or numpy; `paper` for None."""
+    """A value as text: `1,527,818` or `0.2` for any type of number, `paper` for None."""
     if not is_known(value):
         return text(None)
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
@@ -160,7 +160,7 @@ def format_value(value: object) -> str:
 
 
 def _same_images(a: Run, b: Run) -> PairedImages | None:
-    """The comparison on the same test images; None if they may not be the same."""
+    """Compare image by image; None if a run did not record its correct images, or the images may differ."""
     if a.folder is None or b.folder is None or a.row["dataset"] != b.row["dataset"]:
         return None
     correct_a, correct_b = read_correct(a.folder), read_correct(b.folder)
@@ -175,7 +175,7 @@ def pair_images(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> PairedIma
     Args:
         a: Which images A classified correctly, (N,) bool.
         b: The same for B, in the same order.
-        level: Of the interval.
+        level: Level of the interval.
 
     Source: D. G. Bonett, R. M. Price: Adjusted Wald confidence interval for a difference of binomial proportions based
     on paired data. J. Educ. Behav. Stat. 37 (2012); recommended by Fagerland, Lydersen and Laake, Stat. Med. 33 (2014).

@@ -1,9 +1,10 @@
-"""The analysis of every table: which cells of a study differ, at 5% over all its cells and all its looks together.
+"""The analysis behind every table: which cells of a study differ, with one 5% error rate over all cells and looks.
 
-A value is the effect of its cell, plus the effect of its seed where seeds have one, plus noise of one spread. The 5%
-are spent in parts, one a look; how far an interval then reaches is simulated once for each kind of study.
-docs/statistics.md has the model in words, and the measured error rates. `scipy.special` has the quantiles of
-`scipy.stats` without its checks, which took as long as the simulation.
+A look is an analysis after a given number of seeds. A value is modelled as the effect of its cell, plus the effect of
+its seed if seeds matter, plus noise with the same spread in all cells. The 5% are divided among the looks, and the
+widths of intervals come from a simulation, run once per `Family` and looks. docs/statistics.md explains the model and
+lists measured error rates. `scipy.special` gives the quantiles of `scipy.stats` without its argument checks, which
+took as long as the simulation.
 """
 
 from __future__ import annotations
@@ -25,29 +26,29 @@ from mnet.studies.results.statistics import ALPHA, ROUNDING, table_by_seed
 Verdict = Literal["up", "down", "flat", "undecided"]
 
 SPENT = 0.041
-"""What is spent of `ALPHA` where spreads are equal and no run is missing. The rest covers what is not so."""
+"""The part of `ALPHA` used if all spreads are equal and no run is missing. The rest covers the other cases."""
 OTHER_SPREAD, SPREAD_ALPHA = 1.5, 0.1
-"""A cell is judged by its own standard deviation where it is this many times that of the others, and an F test has a p
-below this."""
+"""A cell is judged by its own standard deviation if that is more than this many times that of the others, and an F test
+has a p below this."""
 FEWEST_FOR_SPREAD = 3
-"""Seeds of a cell from which its own spread is looked at."""
+"""Fewest seeds of a cell for which its own spread is tested."""
 FEWEST_FOR_EQUAL = 2
-"""Seeds in which cells that are one network agree; in one seed two networks may, on few test images."""
+"""Fewest seeds for cells with identical values to count as one network. In one seed, two networks may tie by chance."""
 SEEDS_DO_NOTHING = 0.05
-"""Above this p of their F test, the effects of seeds are left out of the model. That is free if they are zero, and only
+"""If the F test of seed effects has a p above this, the model omits them. That costs nothing if they are zero, and only
 widens intervals if they are not."""
 SHARES = ((0, 10, 20, 32), (0.0, 1.0, 1.0, 0.2))
-"""Seeds at a look, and its share of the error, relative to others: most from 10 to 20, where most comparisons end."""
+"""Seeds at a look, and its relative share of the error: largest from 10 to 20, where most comparisons are decided."""
 SIMULATED, CHUNK = 20_000, 2_000
-"""Studies without any effect, from which the reach of intervals follows, and how many are analysed at once."""
+"""Number of simulated studies without any effect, which set the width of intervals, and how many run at once."""
 MOST_SEEDS = 10_000
-"""Where the search for `seeds_needed` ends."""
+"""Upper limit of the search for `seeds_needed`."""
 
 COLUMNS = ("cell", "n", "delta", "low", "high", "p", "verdict", "look")
 JUDGED = ("delta", "se", "low", "high", "p", "verdict", "look", "seeds_needed")
 
 Values = np.ndarray
-"""(B, seeds, cells): the metric of B studies that lack the same runs, nan where one is missing."""
+"""(B, seeds, cells): the metric in B studies that lack the same runs; nan for a missing run."""
 
 
 def decide(
@@ -57,23 +58,23 @@ def decide(
     margin: float | None = 0.5,
     looks: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Each cell minus the baseline, with an interval that holds over all cells and looks at once, and a verdict.
+    """Each cell minus the baseline, with a verdict and an interval that holds jointly over all cells and looks.
 
     Args:
-        runs: One row a run, with columns `cell`, `seed` and `metric`. Pairs may be missing.
+        runs: One row per run, with columns `cell`, `seed` and `metric`. Cells may lack seeds.
         baseline: The name of a cell.
-        metric: A column of `runs`, of numbers.
-        margin: Differences below it are of no interest; None = all are of interest.
-        looks: Numbers of seeds after which the study is looked at, ascending; None = this one look alone. A look takes
-            the runs of the first so many seeds, in ascending order. Seeds beyond the last look make one more.
+        metric: A numeric column of `runs`.
+        margin: Smallest difference of interest; None = all are of interest.
+        looks: Numbers of seeds after which the study is analysed, ascending; None = only now, with all seeds. A look at
+            n seeds takes the runs of the first n, in ascending order. Seeds beyond the last look add one more look.
 
     Returns:
         One row per cell other than the baseline, in order of appearance: `cell, n, delta, low, high, p, verdict,
-        look`, in the unit of the metric. `n` counts the runs of the cell. `low` and `high` are what the 95% intervals
-        of all looks so far have in common; `p` is adjusted for cells and looks. `verdict` is `flat` (the interval lies
-        within the margin), `up`, `down` (it lies above or below zero) or `undecided`. `look` is the number of seeds of
-        the look that decided, or of the last one. The interval is nan where no cell has two runs. Cells with the same
-        values in two seeds or more are the same network: their difference is exactly zero.
+        look`, in the unit of the metric. `n` counts the runs of the cell. `low` and `high` bound the intersection of
+        the 95% intervals of all looks so far; `p` is adjusted for cells and looks. `verdict` is `flat` (the interval
+        lies within the margin), `up`, `down` (it lies above or below zero) or `undecided`. `look` is the number of
+        seeds at the deciding look, or at the last one. The interval is nan if no cell has two runs. Cells with
+        identical values in two or more seeds count as one network: their difference is exactly zero.
 
     Raises:
         ConfigError: A column or the baseline is missing, the metric holds something other than numbers, a cell has two
@@ -87,7 +88,7 @@ def decide(
 
 
 def differences(values: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-    """The contrasts (m, cells) of m pairs of columns: the first minus the second."""
+    """The contrasts (m, cells) for m pairs of columns: the first minus the second."""
     names = {name: i for i, name in enumerate(values)}
     contrasts = np.zeros((len(pairs), len(names)))
     for row, (cell, against) in zip(contrasts, pairs, strict=True):
@@ -107,15 +108,15 @@ def judge(
     """The analysis behind `decide`, for any family of comparisons.
 
     Args:
-        values: A row a seed, ascending; a column a cell; nan where a run is missing.
-        contrasts: (m, cells), the weights of the cells in each comparison; a row sums to zero.
+        values: One row per seed, ascending; one column per cell; nan for a missing run.
+        contrasts: (m, cells), the weights of the cells in each comparison; each row sums to zero.
         margin: As for `decide`.
         looks: As for `decide`.
-        groups: A number for each cell: cells of different groups share no effects of seeds. None = all do.
+        groups: A number for each cell: only cells of the same group share seed effects. None = all do.
 
     Returns:
-        A row a comparison, of `JUDGED`: as for `decide`; the standard error; and in `seeds_needed` the number of seeds
-        at which an undecided comparison ends if its difference and spread stay as they are.
+        One row per comparison, with the columns `JUDGED`: as for `decide`; the standard error `se`; and `seeds_needed`,
+        the number of seeds that would decide an undecided comparison if its difference and spread stay the same.
 
     Raises:
         ConfigError: The margin is not above zero, or the looks do not ascend from 2 on.
@@ -147,7 +148,7 @@ def judge(
 
 
 def classify(low: float, high: float, margin: float | None = None) -> Verdict:
-    """The verdict that a simultaneous interval allows.
+    """The verdict that a simultaneous interval supports.
 
     `flat` comes first: a difference within the margin is of no interest, however sure it is. An interval that contains
     zero does not show that there is no difference.
@@ -181,7 +182,7 @@ def _check_looks(looks: Sequence[int] | None) -> tuple[int, ...]:
 def _merge_equal_cells(
     array: np.ndarray, contrasts: np.ndarray, group: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same comparisons of different cells: cells that hold the same runs are one."""
+    """Merge cells with identical values into one, and add up their weights in the comparisons."""
     first: dict[bytes, int] = {}
     kept = [
         first.setdefault(column.tobytes(), i) if np.isfinite(column).sum() >= FEWEST_FOR_EQUAL else i
@@ -208,14 +209,14 @@ class Family(NamedTuple):
 
 class Thresholds(NamedTuple):
     nominal: np.ndarray
-    """(looks,): the p of the t test, from which on a look's difference is significant."""
+    """(looks,): the largest p of the t test that is significant at each look."""
     null: np.ndarray
-    """(SIMULATED,), ascending: the lowest p over `nominal` that a study without effects shows over all its looks."""
+    """(SIMULATED,), ascending: for each study without effects, its lowest ratio of p to `nominal` over all looks."""
 
 
 @cache
 def thresholds(family: Family, looks: tuple[int, ...]) -> Thresholds:
-    """What a t test must show at each look, so that a study without any effect shows it in `SPENT` of all cases."""
+    """The p that a t test must reach at each look, so that a share `SPENT` of studies without any effect reaches it."""
     random = np.random.default_rng(0)
     lowest = np.empty((len(looks), SIMULATED))
     for start in range(0, SIMULATED, CHUNK):
@@ -231,7 +232,7 @@ def thresholds(family: Family, looks: tuple[int, ...]) -> Thresholds:
 
 
 class Judged(NamedTuple):
-    """The comparisons of B studies after the looks that were reached: arrays (B, m)."""
+    """The comparisons of B studies after the looks reached so far: arrays (B, m)."""
 
     low: np.ndarray
     high: np.ndarray
@@ -242,14 +243,14 @@ class Judged(NamedTuple):
 
 
 def follow(estimates: Sequence[Estimates], looks: Sequence[int], limits: Thresholds, margin: float | None) -> Judged:
-    """What the looks say together: of each comparison the part that all intervals so far have in common."""
+    """Combine the looks: each comparison gets the intersection of its intervals so far."""
     shape = estimates[0].delta.shape
     low, high, lowest = np.full(shape, -math.inf), np.full(shape, math.inf), np.full(shape, math.inf)
     verdict, decided = np.full(shape, "undecided"), np.full(shape, looks[0])
     for one, look, nominal in zip(estimates, looks, limits.nominal, strict=False):
         reach = -special.stdtrit(one.df, nominal / 2) * one.se
         low, high = np.maximum(low, one.delta - reach), np.minimum(high, one.delta + reach)
-        outside = ~((low <= one.delta) & (one.delta <= high))  # rare; then this look counts alone
+        outside = ~((low <= one.delta) & (one.delta <= high))  # rare; then only this look counts
         low, high = np.where(outside, one.delta - reach, low), np.where(outside, one.delta + reach, high)
         lowest = np.minimum(lowest, _t_test(one) / nominal)
         now = _classify(low, high, margin)
@@ -268,7 +269,7 @@ def _seeds_needed(
     limits: Thresholds,
     margin: float | None,
 ) -> float:
-    """Seeds at which a comparison ends, if its difference and spread stay; nan if that is out of reach."""
+    """Seeds that decide a comparison if its difference and spread stay the same; nan if that is out of reach."""
     aim = max(abs(delta), 0.0 if margin is None else margin - abs(delta))
     if not se > 0 or aim <= 0:
         return math.nan
@@ -280,7 +281,7 @@ def _seeds_needed(
 
 
 def _t_test(estimates: Estimates) -> np.ndarray:
-    """The two-sided p (B, m) of each comparison by itself; 1 where nothing is known."""
+    """The two-sided p (B, m) of each comparison, unadjusted; 1 if it cannot be tested."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(estimates.delta) / estimates.se
     t = np.where(estimates.delta == 0, 0.0, t)
@@ -291,7 +292,7 @@ def _t_test(estimates: Estimates) -> np.ndarray:
 
 
 class Estimates(NamedTuple):
-    """The comparisons of B studies: arrays (B, m); nan where a comparison cannot be made, or nothing was repeated."""
+    """The comparisons of B studies: arrays (B, m); nan if a comparison is impossible or there is no replication."""
 
     delta: np.ndarray
     se: np.ndarray
@@ -299,21 +300,21 @@ class Estimates(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A linear model of N values of k cells, as matrices for any values with the same runs missing."""
+    """A linear model of N values of k cells, as matrices that apply to all studies with the same runs missing."""
 
     weights: np.ndarray
-    """(m, N): the comparisons; nan where the model cannot make one."""
+    """(m, N): weights of the values in each comparison; nan if the model cannot estimate it."""
     squared_weights: np.ndarray
-    """(m, k): of each cell's values together."""
+    """(m, k): sums of squared weights over each cell's values."""
     residuals: np.ndarray
-    """(N, N): what the model leaves of the values."""
+    """(N, N): maps values to residuals."""
     df: int
     variances: np.ndarray
-    """(k, k): the variances of the cells, from their sums of squared residuals."""
+    """(k, k): maps the cells' sums of squared residuals to their variances."""
 
 
 class Fit(NamedTuple):
-    """What a model makes of the values of B studies."""
+    """A model fitted to the values of B studies."""
 
     delta: np.ndarray
     """(B, m): the comparisons."""
@@ -322,7 +323,7 @@ class Fit(NamedTuple):
 
 
 def estimate(values: Values, family: Family) -> Estimates:
-    """The comparisons at one look."""
+    """Estimate the comparisons at one look."""
     observed = np.isfinite(values[0])
     by_cell = np.eye(len(family.groups))[np.nonzero(observed)[1]]  # (N, k)
     y = values[:, observed]
@@ -337,9 +338,9 @@ def estimate(values: Values, family: Family) -> Estimates:
 
 
 def _estimate_complete(values: Values, looks: Sequence[int], family: Family) -> Iterator[Estimates]:
-    """As `estimate` at each look, of values without a gap: their residuals are distances from means."""
+    """Like `estimate` at each look, for values without gaps: their residuals are differences from means."""
     group, seeds = np.array(family.groups), np.array(looks)
-    of_seeds = values.copy()  # less the means of their seeds, which do not depend on the look
+    of_seeds = values.copy()  # minus the means of their seeds, which do not depend on the look
     for each in np.unique(group):
         of_seeds[..., group == each] -= values[..., group == each].mean(axis=2, keepdims=True)
     starts = [0, *looks[:-1]]
@@ -354,7 +355,7 @@ def _estimate_complete(values: Values, looks: Sequence[int], family: Family) -> 
 
 
 def _estimates(values: Values, family: Family, fits: Sequence[Fit], rounding: float) -> Estimates:
-    """What the models of `_models` together say of the values: the one with effects of seeds where these matter."""
+    """The estimates of B studies, each from the model with seed effects if these matter, else from the one without."""
     observed = np.isfinite(values[0])
     models = _models(observed.tobytes(), observed.shape, family)
     blocked = _seeds_matter([fit.squares.sum(axis=1) for fit in fits], [model.df for model in models], rounding)
@@ -370,7 +371,7 @@ def _estimates(values: Values, family: Family, fits: Sequence[Fit], rounding: fl
 
 
 def _seeds_matter(squares: Sequence[np.ndarray], df: Sequence[int], rounding: float) -> np.ndarray:
-    """Whether the effects of seeds stay in the model, by their F test: (B,)."""
+    """Whether seed effects stay in the model, by their F test: (B,) bool."""
     (without, within), (df_without, df_within) = squares, df
     if not 0 < df_within < df_without:
         return np.zeros(len(without), bool)
@@ -383,14 +384,14 @@ def _seeds_matter(squares: Sequence[np.ndarray], df: Sequence[int], rounding: fl
 def _spreads(
     values: Values, squares: np.ndarray, model: Model, family: Family, *, with_seeds: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The variance (B, k) that each cell is judged by, and its degrees of freedom: the others', or its own.
+    """The variance used for each cell, pooled or its own, and its degrees of freedom, negative if pooled: (B, k) each.
 
     Args:
-        values: Of B studies.
+        values: The values of B studies.
         squares: (B, k), sums of squared residuals.
-        model: That left the residuals.
+        model: The model behind the residuals.
         family: The groups of the cells.
-        with_seeds: Whether the model has effects of seeds.
+        with_seeds: Whether the model has seed effects.
     """
     observed = np.isfinite(values[0])
     counts = observed.sum(axis=0)
@@ -413,9 +414,9 @@ def _spreads(
 
 
 def _two_way(values: Values, kept: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squares that effects of cells and seeds leave of the kept cells (B, k), and their degrees of freedom: (B,) each.
+    """Squared residuals of the `kept` cells (B, k) after cell and seed effects, and degrees of freedom: (B,) each.
 
-    Means of seeds and of cells are taken away in turn until nothing changes; where no run is missing, once is enough.
+    Subtracts the means of seeds and of cells in turn until nothing changes; if no run is missing, once is enough.
     """
     used = np.isfinite(values) & kept[:, None]
     rest = np.where(used, values, 0.0)
@@ -437,7 +438,7 @@ def _two_way(values: Values, kept: np.ndarray, group: np.ndarray) -> tuple[np.nd
 
 @lru_cache(maxsize=4096)
 def _two_way_df(used: bytes, shape: tuple[int, int], group: tuple[int, ...]) -> int:
-    """Values less the effects of cells and seeds that they determine."""
+    """The number of values minus the number of cell and seed effects that they determine."""
     seed, cell = np.nonzero(np.frombuffer(used, bool).reshape(shape))
     if not len(cell):
         return 0
@@ -453,8 +454,8 @@ def _standard_errors(weights: np.ndarray, variance: np.ndarray, df: np.ndarray) 
 
     Args:
         weights: (m, k), sums of squared weights of each cell's values.
-        variance: (B, k), of each cell.
-        df: (B, k), negative where the variance is the one that several cells share.
+        variance: (B, k), the variance of each cell.
+        df: (B, k), negative if the variance is the pooled one.
     """
     parts = weights * variance[:, None]  # (B, m, k)
     shared = (df < 0)[:, None]
@@ -468,7 +469,7 @@ def _standard_errors(weights: np.ndarray, variance: np.ndarray, df: np.ndarray) 
 
 @lru_cache(maxsize=512)
 def _models(observed: bytes, shape: tuple[int, int], family: Family) -> tuple[Model, Model]:
-    """The model of cells alone, and the one of cells and seeds, for a pattern of observed runs."""
+    """The model with cell effects only, and the one with cell and seed effects, for a pattern of observed runs."""
     seed, cell = np.nonzero(np.frombuffer(observed, bool).reshape(shape))
     block = np.array(family.groups)[cell] * shape[0] + seed
     cells = np.eye(shape[1])[cell]
@@ -480,7 +481,7 @@ def _models(observed: bytes, shape: tuple[int, int], family: Family) -> tuple[Mo
 def _model(design: np.ndarray, cells: np.ndarray, contrasts: Sequence[Sequence[float]]) -> Model:
     """
     Args:
-        design: (N, parameters); the first k are the cells'.
+        design: (N, parameters); the first k columns are the cells'.
         cells: (N, k), the first columns of the design.
         contrasts: (m, k).
     """
@@ -490,7 +491,7 @@ def _model(design: np.ndarray, cells: np.ndarray, contrasts: Sequence[Sequence[f
     wanted[:, : cells.shape[1]] = contrasts
     possible = np.isclose(wanted @ inverse @ design, wanted, atol=1e-8).all(axis=1)
     weights = np.where(possible[:, None], wanted @ inverse, math.nan)
-    # E(squares of cell i) = sum over cells j of variance j x the squared entries of `residuals` that join i and j.
+    # E(squares of cell i) = sum over cells j of variance j x the squared entries of `residuals` that link i and j.
     expected = cells.T @ residuals**2 @ cells
     return Model(
         weights, weights**2 @ cells, residuals, round(np.trace(residuals)), np.linalg.pinv(expected, rcond=1e-8)

@@ -21,7 +21,7 @@ from mnet.studies.runs.store import METRICS, WEIGHTS, run_folder
 from mnet.studies.trial import QUANTIZED, Trial
 
 EVERY = "all"
-"""The layer of rows about the whole network."""
+"""Value of `layer` in rows about the whole network."""
 DEATHS_MARGIN = 0.5
 """Percent of all kernels; a smaller difference is flat."""
 MEASURES = {
@@ -33,7 +33,7 @@ MEASURES = {
 
 
 def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
-    """Every layer of every run that has weights.
+    """Every layer of every unquantized run that has weights.
 
     Args:
         root: The results folder.
@@ -98,9 +98,9 @@ def _layer_rows(net: MobileNet, images: Tensor) -> Iterator[dict[str, object]]:
 
 
 def inside_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell: the mean over seeds and layers of each of `MEASURES`, and half its 95% t interval over seeds.
+    """One row per cell: the mean over seeds and layers of each of `MEASURES`, and half its 95% t interval over seeds.
 
-    The mean over layers weighs each kernel and channel equally; of ranks, each layer.
+    The mean over layers weights each kernel and channel equally; that of ranks, each layer.
     """
     rows = []
     for cell, runs in table.groupby("cell", sort=False):
@@ -120,7 +120,7 @@ def _mean_over_layers(run: pd.DataFrame, name: str) -> float:
 
 
 def deaths_table(root: Path, study: str) -> pd.DataFrame:
-    """Dead depthwise kernels during training: a row per run, layer and epoch.
+    """Dead depthwise kernels during training: one row per run, layer and epoch.
 
     Args:
         root: The results folder.
@@ -151,8 +151,8 @@ def deaths_summary(runs: pd.DataFrame) -> pd.DataFrame:
         runs: The runs of a study, with `model` and `dead_kernels` in percent.
 
     Returns:
-        One row a cell: `cell`, `n`, `dead` and its `half_width` (95% t interval over seeds), `top1`; `delta` to the
-        first cell of its model, with `low`, `high`, `p` and a `verdict` as from `decide`, up = more die.
+        One row per cell: `cell`, `n`, `dead` and its `half_width` (95% t interval over seeds), `top1`; `delta` to the
+        first cell of its model, with `low`, `high`, `p` and a `verdict` as from `decide`; up = more dead kernels.
     """
     cells = runs.drop_duplicates("cell").set_index("cell")["model"]
     first = {model: str(cell) for cell, model in reversed(list(cells.items()))}

@@ -1,4 +1,4 @@
-"""The effect of one option within every variant of a study: its values compared, all else equal, seed by seed."""
+"""The effect of one option within every variant of a study: its values compared, all else equal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mnet.studies.results.statistics import table_by_seed
 from mnet.studies.study import Study
 
 ALL = "all"
-"""The row of the mean over the variants."""
+"""Name of the row with the mean over the variants."""
 
 PAIR = ("variant", "value", "against", "n", "delta", "low", "high", "p", "verdict")
 BEYOND = {"delta": "beyond", "low": "beyond_low", "high": "beyond_high", "p": "beyond_p"}
@@ -24,7 +24,7 @@ COLUMNS = ("study", *PAIR, *BEYOND.values())
 
 
 class Column(NamedTuple):
-    """A cell of a study, as a variant and the value of the option."""
+    """A cell of a study, as a variant and a value of the option."""
 
     variant: str
     value: str
@@ -44,7 +44,7 @@ def effects_table(
 
     Returns:
         One row per variant and pair of values, and one named `ALL`: the mean over the variants. `delta` is in points of
-        the headline metric; its interval holds over the variants of a pair, see `decide`. `beyond` is the delta minus
+        the headline metric; its interval holds over all variants of a pair, see `decide`. `beyond` is the delta minus
         that of the first variant, with an interval that holds over the other variants. `n` counts seeds with both runs.
 
     Raises:

@@ -12,26 +12,26 @@ from mnet.studies.results.tables import run_row
 from mnet.studies.trial import Trial
 
 RESOLVED = ("epochs", "batch_size", "lr")
-"""Settings that tables and W&B hold as the recipe resolved them."""
+"""Settings that tables and W&B hold as trained, not as requested."""
 
 
 class FinishedRun(NamedTuple):
     study: str
     trial: Trial
     result: Mapping[str, object]
-    """As in result.json. Its values override those that `run_row` derives from the trial."""
+    """Values as in result.json. They override those that `run_row` derives from the trial."""
     file: str = ""
-    """The result.json of a run in a folder."""
+    """Path of result.json; empty for a run on W&B."""
     trainer: str = ""
-    """The arguments of the Trainer by which it computed something else than its settings say."""
+    """Trainer arguments that change what the run computes, see `other_training`; empty without any."""
 
 
 def finished_row(run: FinishedRun, cells: Mapping[tuple[str, str], str]) -> dict[str, object]:
-    """The row of a run.
+    """The row of `runs.csv` for a run.
 
     Args:
         run: The run.
-        cells: Study and run id -> name of the cell. A run without one is named by what differs from the paper.
+        cells: (study, run id) -> name of the cell. Other runs are named by model and changed toggles.
     """
     toggles = {name: value for name, value in run.trial.toggles().items() if value is not None}
     row = run_row(run.study, cell_name({"model": run.trial.model, **toggles}), run.trial, run.result)
@@ -40,10 +40,10 @@ def finished_row(run: FinishedRun, cells: Mapping[tuple[str, str], str]) -> dict
 
 
 def described_trial(settings: Mapping[str, object]) -> Trial:
-    """The trial of a row of `runs.csv` or of a run on W&B, without `RESOLVED`.
+    """The trial that a row of `runs.csv` or a run on W&B describes, ignoring `RESOLVED`.
 
-    Those hold what was trained: 0 epochs for int8, a tenth of the requested learning rate for int8-qat. Read as
-    requests they would be refused, or divided again.
+    Those hold the values as trained: 0 epochs for int8, a tenth of the requested learning rate for int8-qat. Taken as
+    requests, they would be refused or divided again.
     """
     options = {name: settings[name] for name in PARAMETERS if name in settings and name not in RESOLVED}
     return trial_from({name: value for name, value in options.items() if not pd.isna(value)})  # type: ignore[call-overload]

@@ -39,7 +39,7 @@ def describe_source(root: Path, study: str, name: str) -> dict[str, object]:
 
 
 def list_values(column: pd.Series) -> str:
-    """The different values of a column, in order; consecutive integers as a range."""
+    """The distinct values of a column, in order; consecutive integers as a range."""
     values = list(dict.fromkeys(column.dropna()))
     integers = len(values) > 2 and pd.api.types.is_integer_dtype(column)
     if integers and values == list(range(values[0], values[0] + len(values))):
@@ -58,7 +58,7 @@ def summary_of(root: Path, study: str) -> pd.DataFrame:
 
 
 def effects_of(root: Path, study: str, value: str, against: str) -> pd.DataFrame:
-    """`effects_table` of a study for one pair of values, as `int8` against `fp32`, by variant.
+    """`effects_table` of a study for one pair of values, such as `int8` against `fp32`, by variant.
 
     Raises:
         ConfigError: There is no such study, or no such pair of values.
@@ -73,12 +73,12 @@ def effects_of(root: Path, study: str, value: str, against: str) -> pd.DataFrame
 
 
 def latency_of(root: Path, study: str, *, precision: str | None = None) -> pd.DataFrame:
-    """The latency of a study's networks over the first one's, a column per runtime.
+    """The latency of a study's networks relative to the first one's, one column per runtime.
 
     Args:
         root: The results folder.
         study: A study that has `LATENCY`.
-        precision: Only networks in this precision, each over itself in fp32.
+        precision: Only networks in this precision, each relative to itself in fp32.
 
     Returns:
         By variant: `ratio [95% interval]` for each runtime, or why there is none.
@@ -101,7 +101,7 @@ def latency_of(root: Path, study: str, *, precision: str | None = None) -> pd.Da
 
 
 def format_ratio(ratio: float, low: float, high: float) -> str:
-    """A ratio with its interval; alone where it is exact, empty where it is missing."""
+    """A ratio with its interval; without one if it is exact, empty if it is missing."""
     if not is_number(ratio):
         return ""
     return format_number(ratio, 3) if low == high else f"{format_number(ratio, 3)} {format_interval(low, high, 3)}"

@@ -28,9 +28,9 @@ from mnet.tasks import TASKS
 
 FILE = "file"
 ALIKE = (TRAINER, "device", "threads", "torch", "revision")
-"""Runs of one id that are alike in these have the same result."""
+"""Runs with the same id and equal values of these must have the same result."""
 ROUNDED = 1e-3
-"""Points that results may differ by: they are written with four digits."""
+"""Points by which equal results may differ: tables hold four digits."""
 
 
 def load(
@@ -42,17 +42,17 @@ def load(
         source: A folder of results, of one study or of one run: its `runs/*/result.json` and every `runs.csv` below
             it, published ones included. If there is no such folder, an address on W&B: `entity/project`,
             `entity/project/sweeps/<id>` or `entity/project/runs/<id>`, also with `wandb:` in front or as a URL. Runs
-            that were logged offline are there after `wandb sync`.
-        every_machine: Whether a run that several machines trained is there once for each; else once.
-        conflicting: Whether a run is there that the same code on one machine is said to have ended with different
-            results; else it is left out, since nothing tells which is right.
-        plain: Whether runs with other arguments of the Trainer are left out, as evidence for claims takes.
+            logged offline appear after `wandb sync`.
+        every_machine: Whether a run that several machines trained has a row for each; else one row.
+        conflicting: Whether to keep runs with several different results from the same code on the same machine; else
+            they are left out, because there is no way to know which result is right.
+        plain: Whether to leave out runs with other arguments of the Trainer, which are no evidence for claims.
 
     Returns:
-        One row per study and run, with the columns of `runs.csv`: settings (a toggle at None reads `paper`), accuracy
-        in percent, cost, hardware and versions; `data_dir` of runs on the user's images; `trainer` where some runs had
+        One row per study and run, with the columns of `runs.csv`: settings (a toggle of None reads `paper`), accuracy
+        in percent, cost, hardware and versions; `data_dir` of runs on the user's images; `trainer` if some runs had
         other arguments of Lightning's Trainer. A run with a folder is read from the folder, not from a table. A file
-        that is damaged, foreign or contradicts another is named in the log, and left out.
+        that is damaged, foreign or contradicts another is left out and logged.
 
     Raises:
         ConfigError: There is no such folder and W&B cannot be reached, or there is no finished run in it.
@@ -95,13 +95,13 @@ def tables_in_folder(root: Path) -> Iterator[pd.DataFrame]:
 
 
 def _without_folder(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs of a table that have no result beside it, from which they would be read."""
+    """The runs of a table without a result.json next to it; the others are read from that."""
     files = zip(table[FILE], table["run_id"], strict=True)
     return table[[not (Path(file).parent / "runs" / run_id / RESULT).is_file() for file, run_id in files]]
 
 
 def runs_in_folder(root: Path) -> Iterator[FinishedRun]:
-    """The finished and tested runs below a folder. What cannot be the result of its run is left out, and named."""
+    """The finished and tested runs below a folder. Invalid results are left out and logged."""
     for path in sorted(root.rglob(RESULT)):
         folder = path.absolute().parent
         if (result := known_result(path.parent)) is None:
@@ -121,7 +121,7 @@ def runs_in_folder(root: Path) -> Iterator[FinishedRun]:
 
 
 def without_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without those that have different results from the same code on one machine."""
+    """The runs without those that have different results from the same code on the same machine."""
     headlines = [task.headline.name for task in TASKS.values() if task.headline.name in runs]
     runs = runs.assign(headline=runs[headlines].astype(float).bfill(axis=1).iloc[:, 0])
     by_run = runs.groupby([name for name in ("run_id", *ALIKE) if name in runs], dropna=False)["headline"]

@@ -19,7 +19,7 @@ from mnet.studies.runs.store import CONFIG, PUBLISHED, RESULT, RUNS, read_settin
 from mnet.training.recipes import Recipe
 
 SHOWN = 8
-"""Most runs that an error names."""
+"""Largest number of runs that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Run:
     """A finished run, from a folder, a table or W&B."""
 
     row: Mapping[str, object]
-    """A row of `load`."""
+    """A row of the table that `load` returns."""
     folder: Path | None = None
     """Folder of its files, if there is one."""
 
@@ -41,7 +41,7 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, object]:
-        """Every setting but the folder of the images, and the Trainer arguments as `trainer.NAME`."""
+        """All settings except the folder of the images, and the Trainer arguments as `trainer.NAME`."""
         settings = {name: self.row[name] for name in PARAMETERS if not pd.isna(self.row.get(name))}  # type: ignore[call-overload]
         if self.folder is None or not (self.folder / CONFIG).is_file():
             return settings
@@ -66,7 +66,7 @@ def find_run(name: str, root: Path) -> Run:
         root: The results folder; its published tables are included.
 
     Raises:
-        ConfigError: There is no such run (with the nearest spelling), or there are several.
+        ConfigError: There is no such run (the message suggests the nearest name), or there are several.
     """
     if not name:
         raise ConfigError("expected study:cell:seed, a run id, a folder, or entity/project/id on W&B")
@@ -109,7 +109,7 @@ def _matching(runs: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
 def _by_id(name: str, root: Path) -> Run:
     """
     Raises:
-        ConfigError: There is no such run (with the nearest spelling), or there are several.
+        ConfigError: There is no such run (the message suggests the nearest name), or there are several.
     """
     runs = load(root, conflicting=True)
     matches = runs[runs["run_id"].str.startswith(name)]

@@ -1,4 +1,4 @@
-"""What a table of mnet holds: the columns that readers count on, with their types and ranges."""
+"""The columns that readers of mnet's tables rely on, with their types and ranges."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ SCHEMAS: Mapping[str, Schema] = {
     DEATHS: Schema(("cell", "layer"), ("seed", "step", "dead")),
     METRICS: Schema((), ("epoch", "step")),
 }
-"""Name of a file -> what it holds."""
+"""Name of a file -> its schema."""
 BLOCKS = Schema(("block", "kind", "variant"), ("resolution", "params", "madds", "ms", "low", "high"))
-"""Of `blocks-RUNTIME.csv`."""
+"""Schema of `blocks-RUNTIME.csv`."""
 
 
 def check_table(name: str, table: pd.DataFrame) -> None:
@@ -80,7 +80,7 @@ def check_table(name: str, table: pd.DataFrame) -> None:
 def check_numbers(name: str, values: pd.Series, least: float = float("-inf"), most: float = float("inf")) -> None:
     """
     Raises:
-        ConfigError: A value is no number, or not from `least` to `most`. Empty cells are allowed.
+        ConfigError: A value is not a number from `least` to `most`. Empty cells are allowed.
     """
     known = values.dropna()
     numbers = pd.to_numeric(known, errors="coerce")

@@ -1,4 +1,4 @@
-"""What a comparison says, as one sentence that a person can use."""
+"""The result of a comparison in one sentence."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def sentence(name: str, row: Row, margin: float, *, minutes_per_seed: float | No
 
     Args:
         name: What is compared.
-        row: With `delta`, `low`, `high`, `verdict`, `pairs` and `seeds_needed`.
+        row: A row with `delta`, `low`, `high`, `verdict`, `pairs` and `seeds_needed`.
         margin: The margin of the verdict.
-        minutes_per_seed: What one more seed takes; None = unknown.
-        unit: Of the difference.
+        minutes_per_seed: Minutes that one more seed takes; None = unknown.
+        unit: Unit of the difference.
     """
     if not is_number(row["delta"]):
         return f"{name}: no run to compare"
@@ -35,7 +35,7 @@ def sentence(name: str, row: Row, margin: float, *, minutes_per_seed: float | No
 
 
 def bounds(low: float, high: float, margin: float, unit: str) -> str:
-    """What an interval that decides nothing still shows."""
+    """The limits that an undecided interval still shows."""
     worse, better = f"{max(0.0, -low):.1f} {unit} worse", f"{max(0.0, high):.1f} better"
     if high < margin:
         return f"at most {worse}"

@@ -1,4 +1,4 @@
-"""Differences paired by seed, each with an interval of its own pairs."""
+"""Differences paired by seed, each with an interval from its own pairs only."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ ALPHA = 0.05
 """1 - LEVEL."""
 
 ROUNDING = 1e-12
-"""Relative to the values. Differences that vary by less are equal: their t statistic would be rounding noise."""
+"""Tolerance relative to the values. Differences that vary less count as equal: their t would be rounding noise."""
 
 
 def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd.DataFrame:
     """Each cell minus the baseline, paired by seed, with a 95% t interval.
 
     Args:
-        runs: One row a run, with columns `cell`, `seed` and `metric`.
+        runs: One row per run, with columns `cell`, `seed` and `metric`.
         baseline: The name of a cell.
-        metric: A column of `runs`, of numbers.
+        metric: A numeric column of `runs`.
 
     Returns:
         One row per cell other than the baseline, in order of appearance: `cell, n, delta, low, high, p, p_holm`, in
         the unit of the metric. n counts the seeds with a finite value for both cells; others are left out. Interval
-        and p need two pairs, else they are nan. p comes from the paired t test, p_holm is Holm's over the cells that
-        have one. If all pairs have the same difference, the interval is that point, and p is 1 at zero (the same
-        network twice), else 0.
+        and p need two pairs, else they are nan. p comes from the paired t test; p_holm is adjusted by Holm's method
+        over the cells that have a p. If all pairs have the same difference, the interval is that point, and p is 1 if
+        it is zero (the same network twice), else 0.
 
     Raises:
         ConfigError: A column or the baseline is missing, the metric holds something other than numbers, or a cell
@@ -47,7 +47,7 @@ def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd
         values = by_seed[name].to_numpy(float, na_value=math.nan)
         both = np.isfinite(values) & np.isfinite(base)
         pairs = values[both] - base[both]
-        # Accuracies near 90 are rounded at 1e-14, which cannot be seen in their difference of 0.1.
+        # Accuracies near 90 have rounding errors of 1e-14, which a difference of 0.1 does not reveal.
         rounding = ROUNDING * np.abs([values[both], base[both]]).max(initial=0)
         low, high, p = t_test(pairs, rounding=rounding)
         delta = float(pairs.mean()) if len(pairs) else math.nan
@@ -58,12 +58,12 @@ def paired_deltas(runs: pd.DataFrame, baseline: str, metric: str = "top1") -> pd
 
 
 def table_by_seed(runs: pd.DataFrame, baseline: str, metric: str) -> pd.DataFrame:
-    """A metric of runs, a row a seed and a column a cell, in order of appearance; nan where a run is missing.
+    """A metric of runs: one row per seed, one column per cell in order of appearance; nan for a missing run.
 
     Args:
-        runs: One row a run, with columns `cell`, `seed` and `metric`.
+        runs: One row per run, with columns `cell`, `seed` and `metric`.
         baseline: The name of a cell.
-        metric: A column of `runs`, of numbers; other values than finite ones are missing.
+        metric: A numeric column of `runs`; values that are not finite count as missing.
 
     Raises:
         ConfigError: A column or the baseline is missing, the metric holds something other than numbers, or a cell has
@@ -91,11 +91,11 @@ def t_test(values: np.ndarray, level: float = LEVEL, rounding: float = 0.0) -> t
 
     Args:
         values: Finite differences.
-        level: Of the interval, between 0 and 1.
+        level: Level of the interval, between 0 and 1.
         rounding: Values no further apart than this are equal; a mean no further from zero is zero.
 
     Returns:
-        low, high and p; nan below two values. If all are equal, the mean twice, with p = 1 at zero, else 0.
+        low, high and p; nan for fewer than two values. If all are equal, the mean twice, with p = 1 at zero, else 0.
     """
     if len(values) < 2:
         return math.nan, math.nan, math.nan
@@ -108,7 +108,7 @@ def t_test(values: np.ndarray, level: float = LEVEL, rounding: float = 0.0) -> t
 
 
 def half_width(values: np.ndarray, level: float = LEVEL) -> float:
-    """Half the width of the t interval of the mean of `values` (n,); nan below two values."""
+    """Half the width of the t interval of the mean of `values` (n,); nan for fewer than two."""
     low, high, _ = t_test(values, level, rounding=ROUNDING * np.abs(values).max(initial=0))
     return (high - low) / 2
 

@@ -32,7 +32,7 @@ class Column:
     title: str
     cell: Callable[[Row], Cell]
     numeric: bool = True
-    """Whether it is set to the right."""
+    """Whether it is aligned to the right."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Table:
         )
 
     def without_empty_columns(self) -> Table:
-        """The table with the columns that have a text in some row."""
+        """The table without the columns that are empty in all rows."""
         filled = [title for i, title in enumerate(self.columns) if any(record.cells[i].text for record in self.records)]
         return self.select(*filled)
 
@@ -136,7 +136,7 @@ def flag_column(name: str, title: str | None = None) -> Column:
 
 
 def number_cell(value: object, digits: int = 2, *, sign: bool = False, scale: float = 1, unit: str = "") -> Cell:
-    """A number; an empty cell where there is none."""
+    """A cell with a number; empty if there is none."""
     if not is_number(value):
         return Cell("")
     return Cell(format_number(value / scale, digits, sign=sign) + unit, float(value))
@@ -152,12 +152,12 @@ def format_number(value: float, digits: int = 2, *, sign: bool = False) -> str:
 
 
 def format_interval(low: object, high: object, digits: int = 2, *, sign: bool = False) -> str:
-    """`[low, high]`; empty where an end is missing."""
+    """`[low, high]`; empty if an end is missing."""
     if not (is_number(low) and is_number(high)):
         return ""
     return f"[{format_number(low, digits, sign=sign)}, {format_number(high, digits, sign=sign)}]"
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number, and no truth value."""
+    """Whether a value is a finite number and not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,5 +1,5 @@
-"""The tables of a study, computed from its results: one row a run, one row a cell. The same results give the same
-bytes, except for `TIMING`."""
+"""The tables of a study, computed from its results: one row per run, one row per cell. The same results give
+the same bytes, except for `TIMING`."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from mnet.studies.trial import Trial
 from mnet.tasks import Metric
 
 MARGIN = 0.5
-"""Default of the smallest difference of interest, in points."""
+"""Default for the smallest difference of interest, in points."""
 
 TIMING = ("train_seconds", "images_per_second", "replicas", "compile")
 """Columns of runs.csv that vary between executions."""
 
 EXCLUDED_COLUMNS = ("finished", "format", "data_dir", "storage", "skip_unreadable", "start", "tested")
-"""Entries of result.json and settings that are not in tables."""
+"""Settings and entries of result.json that tables leave out."""
 
 MACRO = "macro_mean"
-"""A column of summaries: accuracy as a mean over classes, where a user's own classes differ in size."""
+"""Column of summaries: mean accuracy over classes, if a user's own classes differ in size."""
 
 TRAINER = "trainer"
-"""A column of the runs that had other arguments of Lightning's Trainer: what `other_training` says of them."""
+"""Column of runs with other arguments of Lightning's Trainer: the text of `other_training`."""
 
 RUN_COLUMNS = ("study", "run_id", "cell", "model")
 
@@ -68,18 +68,18 @@ WITHIN = "precision"
 
 @dataclass(frozen=True)
 class Tables:
-    """The finished part of a study."""
+    """The tables of the finished part of a study."""
 
     runs: pd.DataFrame
-    """One row a finished run."""
+    """One row per finished run."""
     summary: pd.DataFrame
-    """One row a cell with a finished or failed run, the baseline first."""
+    """One row per cell with a finished or failed run, the baseline first."""
     effects: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """From `effects_table`, in a study that varies `WITHIN`; else empty."""
+    """From `effects_table`; empty if the study does not vary `WITHIN`."""
 
 
 def runs_table(study: Study, root: Path) -> pd.DataFrame:
-    """One row a finished run: study, run_id, cell, the trial's settings, and the result. A toggle at None reads
+    """One row per finished run: study, run_id, cell, the trial's settings, and the result. A toggle of None reads
     `paper`."""
     is_plain = TRAINER_FOLDER.fullmatch(root.absolute().name) is None
     rows = [
@@ -91,7 +91,7 @@ def runs_table(study: Study, root: Path) -> pd.DataFrame:
 
 
 def _finished(study: Study, root: Path) -> Iterator[tuple[Cell, Trial, Path, Result]]:
-    """The finished runs of a study that were trained as their settings say, with their folders."""
+    """The finished runs of a study that have the Trainer arguments of this results folder, with their folders."""
     for cell, trial in study.trials:
         folder = run_folder(root, study.name, trial.run_id)
         if (result := known_result(folder)) is not None and is_in_place(folder):
@@ -111,16 +111,16 @@ def run_row(study: str, cell: str, trial: Trial, result: Mapping[str, object]) -
 def summary_table(
     study: Study, runs: pd.DataFrame, root: Path, margin: float = MARGIN, looks: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """One row a cell, the baseline first: n, mean, sd and 95% interval of the headline metric (`top1_mean`,
-    `map_mean`); cost; the difference to the baseline with its verdict, see `decide`; and the number of failed seeds
-    with the first reason.
+    """One row per cell, the baseline first: n, mean, sd and half the 95% interval of the headline metric
+    (`top1_mean`, `map_mean`); cost; the difference to the baseline with its verdict, see `decide`; and the number of
+    failed seeds with the first reason.
 
     Args:
         study: The study.
         runs: From `runs_table`.
         root: The results folder.
-        margin: Points below which a difference is of no interest.
-        looks: Numbers of seeds at which the study is looked at; None = this look alone.
+        margin: Smallest difference of interest, in points.
+        looks: Numbers of seeds after which the study is analysed; None = only now.
     """
     metric = study.task.headline
     rows: list[dict[str, object]] = []
@@ -161,7 +161,7 @@ def _compare(
 ) -> pd.DataFrame:
     """Every cell with a run against the baseline."""
     values = table_by_seed(runs, study.baseline, study.task.headline.name)
-    values = values.reindex(columns=[cell.name for cell in study.cells])  # also while some have no run yet
+    values = values.reindex(columns=[cell.name for cell in study.cells])  # including cells without a run yet
     cells = [cell.name for cell in study.cells[1:] if values[cell.name].notna().any()]
     judged = judge(values, differences(values, [(name, study.baseline) for name in cells]), margin=margin, looks=looks)
     pairs = [int((values[name].notna() & values[study.baseline].notna()).sum()) for name in cells]
@@ -173,7 +173,7 @@ def _compare(
 
 
 def _correct_by_seed(study: Study, root: Path) -> dict[str, dict[int, np.ndarray]]:
-    """Cell -> seed -> which test images were classified correctly, of the finished runs that recorded it."""
+    """Cell -> seed -> which test images were classified correctly, for finished runs that recorded it."""
     by_cell: dict[str, dict[int, np.ndarray]] = {cell.name: {} for cell in study.cells}
     for cell, trial, folder, _ in _finished(study, root):
         if (correct := read_correct(folder)) is not None:
@@ -182,7 +182,7 @@ def _correct_by_seed(study: Study, root: Path) -> dict[str, dict[int, np.ndarray
 
 
 def margin_of(study: Study, root: Path, margin: float) -> float:
-    """The margin, but at least what one test image is worth: of less, nothing can be said."""
+    """The margin, but at least the points of one test image: smaller differences cannot be measured."""
     for _, trial in study.trials:
         correct = read_correct(run_folder(root, study.name, trial.run_id))
         if correct is not None:
@@ -191,7 +191,7 @@ def margin_of(study: Study, root: Path, margin: float) -> float:
 
 
 def write_tables(study: Study, root: Path, *, margin: float = MARGIN) -> Tables:
-    """Write `runs.csv`, `summary.csv` and `effects.csv` of the runs that are finished so far, by the study's plan."""
+    """Write `runs.csv`, `summary.csv` and `effects.csv` of the runs finished so far, at the looks of the plan."""
     folder = root / study.name
     runs = runs_table(study, root)
     looks = looks_of(study, root)

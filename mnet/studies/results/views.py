@@ -91,7 +91,7 @@ def summary_table(summary: pd.DataFrame, runs: pd.DataFrame | None = None, more:
 
     Args:
         summary: Rows of `summary.csv`.
-        runs: Rows of `runs.csv`: adds further metrics of the task, and marks the baseline's network in other cells.
+        runs: Rows of `runs.csv`, to add further metrics of the task and mark cells that are the baseline's network.
         more: Further columns of `summary`, placed first.
     """
     metric = metric_of(summary)
@@ -112,12 +112,12 @@ def summary_table(summary: pd.DataFrame, runs: pd.DataFrame | None = None, more:
 
 
 def further_metrics(runs: pd.DataFrame) -> tuple[Metric, ...]:
-    """The metrics of a task that runs have beside the one that is compared."""
+    """The metrics of a task that runs have in addition to the headline metric."""
     return tuple(metric for metric in task_in(runs).metrics[1:] if metric.name in runs)
 
 
 def summary_states(summary: pd.DataFrame, runs: pd.DataFrame | None) -> list[str]:
-    """For each cell `BASELINE`, `FAILED`, `SAME_NETWORK` as the baseline's, or empty."""
+    """For each cell `BASELINE`, `FAILED`, `SAME_NETWORK` (as the baseline), or empty."""
     networks = {} if runs is None else runs.groupby("cell")["run_id"].agg(frozenset).to_dict()
     cells = summary["cell"].tolist()
     states = []
@@ -173,7 +173,7 @@ def latency_table(latency: pd.DataFrame) -> Table:
 
 
 def int8_table(latency: pd.DataFrame) -> Table:
-    """int8 networks against the same in fp32, on the runtimes that have int8 kernels."""
+    """int8 networks against themselves in fp32, on the runtimes that have int8 kernels."""
     rows = latency[latency["to_fp32"].notna() & (latency["runtime"] != "eager")]
     networks = rows["variant"].astype(str).str.replace(r"precision=int8, | precision=int8", "", regex=True)
     return build_table("int8 against fp32", INT8_COLUMNS, rows.assign(variant=networks))
@@ -192,7 +192,7 @@ def frontier_table(frontier: pd.DataFrame) -> Table:
 
 
 def blocks_table(caption: str, blocks: pd.DataFrame) -> Table:
-    """The blocks of a network, counted, and timed where `blocks` has milliseconds."""
+    """The blocks of a network with their counts, and latencies if `blocks` has them."""
     return build_table(caption, BLOCK_COLUMNS, blocks).without_empty_columns()
 
 
@@ -209,7 +209,7 @@ def candidates_table(candidates: pd.DataFrame) -> Table:
 
 
 def inside_table(summary: pd.DataFrame) -> Table:
-    """Means over seeds with half their 95% t interval, of `diagnosis.inside_summary`."""
+    """Means over seeds with half their 95% t interval, from `diagnosis.inside_summary`."""
     columns = (
         *(CELL, SEEDS, mean_column("dead", "dead depthwise kernels %"), mean_column("silent", "silent channels %")),
         mean_column("rank_kept", "effective rank, after / before", 3),
@@ -218,7 +218,7 @@ def inside_table(summary: pd.DataFrame) -> Table:
 
 
 def deaths_table(summary: pd.DataFrame) -> Table:
-    """Dead depthwise kernels by cell, of `diagnosis.deaths_summary`."""
+    """Dead depthwise kernels by cell, from `diagnosis.deaths_summary`."""
     deaths = summary.reindex(columns=["cell", "n", "top1", "dead", "half_width", "delta", "low", "high", "verdict"])
     states = ["" if is_known(delta) else "first" for delta in deaths["delta"]]
     verdicts = [DEATH_VERDICTS.get(str(verdict), verdict) for verdict in deaths["verdict"]]
@@ -235,7 +235,7 @@ def death_difference(row: Row) -> Cell:
 
 
 def mean_column(name: str, title: str, digits: int = 2) -> Column:
-    """A mean with half its interval, where there is one."""
+    """A column of means, each with half its interval if there is one."""
 
     def cell(row: Row) -> Cell:
         mean, half = number_cell(row.get(name), digits), row.get(f"{name}_half_width")

@@ -18,9 +18,9 @@ from mnet.studies.trial import Trial
 from mnet.tasks import TASKS
 
 TIMEOUT_S = 10
-"""Of each request to W&B."""
+"""Timeout of each request to W&B, in seconds."""
 INTEGERS = ("params", "madds", "threads", "replicas")
-"""Results that are integers; JSON may have them as floats."""
+"""Results that are integers, although JSON may hold them as floats."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Address:
     project: str
     """entity/project."""
     filters: Mapping[str, str] = field(default_factory=dict)
-    """For `wandb.Api.runs`."""
+    """The `filters` of `wandb.Api.runs`; empty = the whole project."""
 
 
 def read_address(source: str) -> Address | None:
@@ -56,7 +56,7 @@ def online_runs(address: Address) -> list[FinishedRun]:
         raise ConfigError(f"no folder {path}, and W&B cannot be asked for it: no W&B account; {LOGIN}")
     try:
         check_reachable()
-        import wandb  # takes seconds, and a folder is read without it
+        import wandb  # takes seconds, and reading a folder does not need it
 
         api = wandb.Api(timeout=TIMEOUT_S)
         runs = api.runs(address.project, filters={"state": "finished", **address.filters}, lazy=False)
@@ -110,7 +110,7 @@ def read_number(name: str, value: object) -> int | float:
 
 
 def resolved_settings(trial: Trial, config: Mapping[str, object]) -> dict[str, object]:
-    """`RESOLVED` and the resolution, as logged; as recipe and data set decide where they were not."""
+    """`RESOLVED` and the resolution as logged; if not logged, the defaults of recipe and data set."""
     trained = config.get(TRAINED)
     logged = {**config, **(trained if isinstance(trained, Mapping) else {})}
     recipe = trial.full_recipe()

@@ -47,7 +47,7 @@ class SeedSteps(Callback):
 
 
 class ProgressMonitor(Callback):
-    """Reports progress, measures training time, and ends a run whose loss is NaN or infinite; of a `Pack`, when every
+    """Reports progress, measures training time, and ends a run whose loss is NaN or infinite; a `Pack` only when every
     member's is."""
 
     def __init__(self, report: Report) -> None:
@@ -63,7 +63,7 @@ class ProgressMonitor(Callback):
         self._progress = Progress(0, 1, 0.0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._resumed_at = time.perf_counter()  # a run resumed in the middle of an epoch does not start that epoch
+        self._resumed_at = time.perf_counter()  # a run resumed within an epoch gets no on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._resumed_at = time.perf_counter()
@@ -78,7 +78,7 @@ class ProgressMonitor(Callback):
         members: Mapping[str, torch.Tensor] = step.get("members", step)
         losses = _read(members["loss"])
         self.diverged |= {i for i, loss in enumerate(losses) if not math.isfinite(loss)}
-        if len(self.diverged) == len(losses) and trainer.is_global_zero:  # the loss of one device reaches all
+        if len(self.diverged) == len(losses) and trainer.is_global_zero:  # a NaN on one device reaches all of them
             raise NotFinite(f"the loss is {losses[0]}")
         if due:
             metric = list(members)[-1]
@@ -116,7 +116,7 @@ class ProgressMonitor(Callback):
 
 
 def _read(values: torch.Tensor) -> list[float]:
-    """One number, or one per member, in one copy from the device."""
+    """One number, or one per member, with a single copy from the device."""
     return [float(value) for value in values.detach().reshape(-1).cpu()]
 
 
@@ -124,7 +124,7 @@ class DeadKernels(Callback):
     """Logs after every epoch how many depthwise kernels have died, see `mnet.models.diagnostics`.
 
     `kernels/dead` is their share in percent, `kernels/dead/<layer>` that of each layer, and `kernels/least` the
-    smallest norm as a fraction of a new kernel's; of a `Pack`, for each member.
+    smallest norm as a fraction of a new kernel's; for a `Pack`, one of each per member.
     """
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

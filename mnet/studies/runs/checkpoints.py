@@ -23,7 +23,7 @@ from mnet.tasks.module import LOG_STEPS
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 4
-"""Of the resume file. One of an older format is not used, since the run might not continue to the same numbers."""
+"""Version of the checkpoint file. Other versions are not used, since the run might continue to other numbers."""
 
 
 class ResumeCheckpoint(Checkpoint):
@@ -42,11 +42,11 @@ class ResumeCheckpoint(Checkpoint):
     ) -> None:
         """
         Args:
-            folder: Of the run; of a pack, its first run's.
-            run_ids: Whose state it is; of a pack, in its order.
-            seconds: Between checkpoints.
-            monitor: Says when to stop.
-            metrics: Whose rows are kept.
+            folder: The folder of the run, or of the first run of a pack.
+            run_ids: One, or those of a pack in its order.
+            seconds: Time between checkpoints.
+            monitor: Knows whether to stop.
+            metrics: Its rows are part of the checkpoint.
         """
         self.path = folder / RESUME
         self.run_ids, self.seconds = list(run_ids), seconds
@@ -63,7 +63,7 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        # Lightning logs a step, and ends an epoch, after this hook; a run resumed from here would do neither again
+        # Lightning logs a step, and ends an epoch, after this hook; a run resumed from here would do neither
         if trainer.global_step % LOG_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches:
             return
         stop, due = self.monitor.stop, time.perf_counter() - self._saved_at >= self.seconds
@@ -108,7 +108,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def usable_checkpoint(folder: Path, run_id: str) -> Path | None:
-    """The checkpoint to resume a run from. One that is damaged, of an older format or of another run is deleted: the
+    """The checkpoint to resume a run from. One that is damaged, of another format or of another run is deleted, and the
     run starts again."""
     path = folder / RESUME
     if not path.exists():
@@ -119,7 +119,7 @@ def usable_checkpoint(folder: Path, run_id: str) -> Path | None:
             if checkpoint["mnet"]["run_ids"] == [run_id]:
                 return path
             log.warning("%s is not of run %s: the run starts again", path, run_id)
-    except Exception as error:  # whatever torch raises for half a file
+    except Exception as error:  # whatever torch raises for a truncated file
         log.warning("cannot read %s (%s): the run starts again", path, " ".join(str(error).split())[:200])
     path.unlink()
     return None

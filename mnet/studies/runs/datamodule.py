@@ -1,4 +1,4 @@
-"""The images of a run, as Lightning asks for them."""
+"""The images of a run as a data module for Lightning."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mnet.data.batches import Batches, ReplicatedBatches, Resumable, Shard
 
 
 class RunImages(L.LightningDataModule):
-    """The images of a run; or of runs that are trained together: for training each run's order and augmentation,
-    otherwise the same images."""
+    """The images of a run or a pack. A pack trains with each run's order and augmentation, and is evaluated on the same
+    images."""
 
     def __init__(self, data: ImageData | Sequence[ImageData]) -> None:
         """
         Args:
-            data: The data set of a run, read and split; or that of each run of a pack, which may be one.
+            data: The data set of a run, read and split; or one for each run of a pack.
         """
         super().__init__()
         self.data = data
@@ -39,7 +39,7 @@ class RunImages(L.LightningDataModule):
         return self._placed(self.data if isinstance(self.data, ImageData) else self.data[0])
 
     def _placed(self, data: ImageData) -> ImageData:
-        """The data set, whose batches are made on the Trainer's device."""
+        """The data set, placed on the Trainer's device, where its batches are made."""
         assert self.trainer is not None
         data.place(self.trainer.strategy.root_device, Shard(self.trainer.global_rank, self.trainer.world_size))
         return data

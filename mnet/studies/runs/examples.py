@@ -1,4 +1,4 @@
-"""Test images with what they show and what the network predicts, kept with a run; `report.examples` draws them."""
+"""Test images with their annotations and predictions, kept with a run; `report.examples` draws them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained run leaves behind: the test, and the files of its folder, result.json last."""
+"""After training: the test of a run, and the files of its folder, result.json last."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Training(NamedTuple):
 
     steps: int
     seconds: float
-    """Of a pack, this run's share."""
+    """Training time; in a pack, this run's share."""
     compile: Compile
     replicas: int = 1
     """Runs that were trained as one network, see `mnet.models.replicas`."""
@@ -53,14 +53,14 @@ def finish(
     """Write the files of a run that was trained and tested, the result last.
 
     Args:
-        trial: What was trained.
-        folder: The run's.
-        module: With the trained network.
-        data: The run's.
-        trainer: What trained and tested it.
-        metrics: What was logged in training.
+        trial: The trial that was trained.
+        folder: The folder of the run.
+        module: The module with the trained network.
+        data: The data set of the run.
+        trainer: The Trainer that trained and tested it.
+        metrics: The metrics logged in training.
         training: How it was trained.
-        logged: What its test logged, from `test`.
+        logged: The metrics logged in its test, from `test`.
 
     Returns:
         The content of result.json; empty in a process that is not rank zero.
@@ -110,7 +110,7 @@ def finish(
 
 
 def _over_classes(data: ImageData, correct: Tensor | None) -> dict[str, float]:
-    """The accuracy as a mean over classes, of a user's own images whose classes differ in size."""
+    """The mean accuracy over classes, if the images are a user's own and their classes differ in size."""
     if correct is None or not isinstance(data, ImageFolder) or not is_unbalanced(data.description()["classes"]):
         return {}
     labels = data.test_labels
@@ -119,7 +119,7 @@ def _over_classes(data: ImageData, correct: Tensor | None) -> dict[str, float]:
 
 
 def test(trial: Trial, module: L.LightningModule, images: RunImages, trainer: L.Trainer) -> dict[str, float]:
-    """What the test of a trained module logs; nothing if the trial says not to test it."""
+    """Test a trained module and return the metrics it logs; empty if the trial is not to be tested."""
     if not trial.tested:
         return {}
     (logged,) = trainer.test(module, datamodule=images, verbose=False)

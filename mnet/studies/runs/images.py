@@ -1,4 +1,4 @@
-"""The images of a trial; and a user's own as runs kept them: what has changed since, and the accuracy to beat."""
+"""The images of a trial; and for a user's own, what has changed since earlier runs, and the accuracy to beat."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def check_images(trial: Trial, data: ImageData) -> None:
 
 
 def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -> Iterator[str]:
-    """A line if all runs of a study on this folder, so far, had other images.
+    """A line if all earlier runs of a study on this folder had other images.
 
     Args:
         root: The results folder.
-        study: Its name.
+        study: The name of the study.
         data_dir: The folder of images.
-        now: What is there now.
+        now: The description of its current images.
     """
     earlier: dict[str, list[Path]] = defaultdict(list)
     for path in (root / study).glob(f"runs/*/{IMAGES}"):
@@ -72,7 +72,7 @@ def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -
 
 
 def list_changes(before: Mapping[str, ClassImages], now: Mapping[str, ClassImages]) -> Iterator[str]:
-    """As `12 images more in cat`, `class zebra new`, one for each class that is not as before."""
+    """One change per class that differs, such as `12 images more in cat` or `class zebra new`."""
     for name in sorted({*before, *now}):
         if name not in before:
             yield f"class {name} new"
@@ -85,7 +85,7 @@ def list_changes(before: Mapping[str, ClassImages], now: Mapping[str, ClassImage
 
 
 def accuracy_to_beat(root: Path, study: str, run_ids: Iterable[str]) -> str:
-    """The sentence of `majority`, of the first of a study's runs that kept its classes; empty for published images."""
+    """The sentence of `majority` for the first of these runs that kept its classes; empty for published images."""
     for run_id in run_ids:
         kept = read_images(run_folder(root, study, run_id))
         if kept is not None and kept.get("classes"):

@@ -1,4 +1,4 @@
-"""A job: a trial and the study whose folder it writes to; and how an attempt at it ends."""
+"""A job (a trial and the study whose folder it writes to), and the outcome of an attempt at it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Job:
     """The results folder."""
     study: str
     pack_size: int = 1
-    """Seeds of its cell that are trained as one network, at most."""
+    """Largest number of seeds of its cell trained as one network."""
     compile: Compile = "auto"
-    """How its training steps are compiled or recorded; int8 runs, which are graphs already, are not."""
+    """How training steps are compiled or recorded; ignored for int8 runs, which are graphs already."""
 
     @property
     def run_id(self) -> str:
@@ -41,11 +41,11 @@ class Job:
 
 
 CHECKPOINT_SECONDS = 30.0
-"""Training time that a kill may cost; writing a checkpoint takes about 30 ms."""
+"""Training time that is lost at most if a run is killed; writing a checkpoint takes about 30 ms."""
 
 
 class RunOptions(TypedDict, total=False):
-    """What an engine passes to every job."""
+    """Options that an engine passes to every job."""
 
     trainer: Mapping[str, object] | None
     """Arguments of Lightning's Trainer that differ from the defaults of a run."""
@@ -69,9 +69,9 @@ class Outcome:
     kind: Literal["finished", "failed", "locked", "out_of_memory"]
     """locked = another process trains the run."""
     result: Result = field(default_factory=Result)
-    """Of a finished job."""
+    """The result of a finished job."""
     reason: str = ""
-    """In one line, unless it finished."""
+    """Why the job did not finish, in one line."""
     trace: str = ""
     """The traceback of the error."""
 

@@ -30,7 +30,7 @@ class MetricsLogger(Logger):
         return ""
 
     def log_hyperparams(self, *_: object, **__: object) -> None:
-        """Nothing: config.yaml has them."""
+        """Log nothing: config.yaml has the hyperparameters."""
 
 
 class MetricsFile(MetricsLogger):
@@ -72,7 +72,7 @@ class MetricsFiles(MetricsLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         by_member: dict[int, dict[str, float]] = {}
-        for name, value in metrics.items():  # such as 0/val/loss, and the epoch of all
+        for name, value in metrics.items():  # such as 0/val/loss; epoch is that of all members
             member, slash, rest = name.partition("/")
             if slash:
                 by_member.setdefault(int(member), {"epoch": metrics.get("epoch", 0)})[rest] = value

@@ -1,7 +1,7 @@
 """The checkpoint of a pack, written as one checkpoint per run.
 
-All checkpoints of a pack are first written beside the previous ones and then renamed. A pack that is killed between
-two renames is completed when it is resumed, so that its runs are at the same step.
+All checkpoints of a pack are first written next to the previous ones and then renamed. If a pack is killed between two
+renames, the remaining ones follow when it is resumed, so that its runs are at the same step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import RESUME
 
 NEXT = f"{TEMPORARY}{RESUME}"
-"""A complete checkpoint that waits for those of the other runs."""
+"""A complete checkpoint that is renamed once those of the other runs are complete."""
 STACKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 """Parts of a checkpoint that stack the tensors of all replicas; `averaging_state` is that of `WarmEMA`."""
 
@@ -32,7 +32,7 @@ def group_by_step(jobs: Sequence[Job]) -> list[list[Job]]:
     groups: dict[int, list[Job]] = {}
     for job in jobs:
         remove_temporary(job.folder)
-        usable_checkpoint(job.folder, job.run_id)  # deletes one that is not
+        usable_checkpoint(job.folder, job.run_id)  # deletes it if unusable
         groups.setdefault(step_of(job.folder / RESUME), []).append(job)
     return list(groups.values())
 
@@ -41,7 +41,7 @@ def step_of(checkpoint: Path) -> int:
     """The training step of a checkpoint; 0 if there is none."""
     try:
         return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-    except Exception:  # whatever torch raises for half a file
+    except Exception:  # whatever torch raises for a truncated file
         return 0
 
 

@@ -1,4 +1,4 @@
-"""A finished run as a predictor: its network with trained weights, and how an image becomes its input."""
+"""A finished run as a predictor: its network with trained weights, and how images are prepared for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Predictor:
     names: Sequence[str]
     mean: Tensor
     std: Tensor
-    """(C, 1, 1), of pixels scaled to [0, 1]."""
+    """Like `mean` (C, 1, 1), of pixels scaled to [0, 1]."""
     resolution: int
 
     @torch.no_grad()
@@ -46,10 +46,10 @@ class Predictor:
 
 
 def load_predictor(folder: Path) -> Predictor:
-    """The network of a finished run, and how it sees images; from the run's folder alone.
+    """The network of a finished run, and how images are prepared for it; from the run's folder alone.
 
     Args:
-        folder: The run's, with its config.yaml, images.json, weights.pt and result.json.
+        folder: The folder of the run, with config.yaml, images.json, weights.pt and result.json.
 
     Raises:
         ConfigError: The run is not finished, its files are missing, or it is an int8 run.
@@ -65,13 +65,13 @@ def load_predictor(folder: Path) -> Predictor:
 
 
 def load_weights_predictor(path: Path) -> Predictor:
-    """The classifier whose weights a file has, which sees images as ImageNet's networks do, at 224 pixels.
+    """The classifier in a file of weights, with images prepared as for ImageNet, at 224 pixels.
 
     Args:
-        path: As of `mnet.load_weights`.
+        path: As for `mnet.load_weights`.
 
     Raises:
-        ConfigError: It has no weights of a published classifier.
+        ConfigError: The file has no weights of a published classifier.
     """
     net, source = open_weights(path)
     trial = Trial(model=net.network.name, dataset="imagenet")
@@ -87,7 +87,7 @@ def load_weights_predictor(path: Path) -> Predictor:
 
 
 def class_names(count: int) -> Sequence[str]:
-    """ImageNet's for 1,000 classes, which the weights of others do not tell."""
+    """ImageNet's names for 1,000 classes; otherwise numbered ones, since weights do not contain names."""
     if count == 1000:
         from torchvision.models import MobileNet_V2_Weights
 
@@ -96,10 +96,10 @@ def class_names(count: int) -> Sequence[str]:
 
 
 def _description(trial: Trial, folder: Path) -> Description:
-    """What the run kept of its images; earlier versions kept nothing, which a published data set makes up for.
+    """The description of a run's images; for runs of earlier versions, which kept none, the published data set's.
 
     Raises:
-        ConfigError: Nothing says what the classes are called.
+        ConfigError: The names of the classes are unknown.
     """
     if (kept := read_images(folder)) is not None:
         return kept

@@ -1,4 +1,4 @@
-"""What a run trains, and the images it trains on."""
+"""The module that a run trains, and the images it trains on."""
 
 from __future__ import annotations
 

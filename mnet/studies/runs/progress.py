@@ -1,4 +1,4 @@
-"""What a run reports while it trains, and the two ways in which it ends early."""
+"""What a run reports while it trains, and the two ways in which it can end early."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """How far a run has come."""
 
     step: int
     steps: int
     value: float
     """Recent mean of `metric` on training batches."""
     metric: str = "loss"
-    """The last metric that the task computes in a step: of classification top1, in percent."""
+    """The last metric that the task computes in a step: for classification top1, in percent."""
 
 
 Report = Callable[[Progress], object]
-"""Called with the progress about once a second. A true answer asks the run to stop where it can be resumed."""
+"""Called with the progress about once a second. A true return value asks the run to stop at a checkpoint."""
 
 
 def ignore_progress(progress: Progress) -> None:

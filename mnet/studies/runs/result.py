@@ -1,4 +1,4 @@
-"""The result of a run, `result.json`: its entries, and what each of them can be."""
+"""The result of a run, `result.json`: its entries, and the values that each may have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mnet.errors import ConfigError, shown
 from mnet.tasks import TASKS
 
 FORMAT = 2
-"""Of result.json; 1 had no `format`, and no correct.npz beside it."""
+"""Version of result.json; version 1 had no `format`, and no correct.npz next to it."""
 
 
 class Result(TypedDict, total=False):
@@ -19,7 +19,7 @@ class Result(TypedDict, total=False):
     top1: float
     top5: float
     macro: float
-    """Mean accuracy over classes, where a user's own classes differ in size."""
+    """Mean accuracy over classes, if a user's own classes differ in size."""
     map: float
     map_50: float
     map_75: float
@@ -27,7 +27,7 @@ class Result(TypedDict, total=False):
     pixel_accuracy: float
     test_loss: float
     test_images: int
-    """Of annotated photographs, which may be a user's own in the format of a published data set."""
+    """Only for annotated photographs, which may be a user's own in the format of a published data set."""
     val_top1: float
     val_map: float
     val_miou: float
@@ -39,7 +39,7 @@ class Result(TypedDict, total=False):
     train_seconds: float
     images_per_second: float
     dead_kernels: float
-    """Share of the depthwise kernels, in percent."""
+    """Share of the depthwise kernels that are dead, in percent."""
     device: str
     threads: int
     torch: str
@@ -53,12 +53,12 @@ class Result(TypedDict, total=False):
     format: int
     pretrained_share: float
     start: str
-    """What the run started from, where that was not a random network."""
+    """What the run started from, unless that was a random network."""
 
 
 TYPES: Mapping[str, type] = get_type_hints(Result)
 MAY_BE_NAN = ("val_loss", *(f"val_{task.headline.name}" for task in TASKS.values()))
-"""Where nothing was validated."""
+"""NaN if nothing was validated."""
 PERCENT = (
     *(metric.name for task in TASKS.values() for metric in task.metrics),
     *(f"val_{task.headline.name}" for task in TASKS.values()),
@@ -67,10 +67,10 @@ PERCENT = (
 
 
 def check_result(content: object) -> Result:
-    """The entries of a result that mnet knows. Others are left out: a file cannot rename the run that it belongs to.
+    """The entries of a result that mnet knows. Others are dropped, so that a file cannot rename its run.
 
     Raises:
-        ConfigError: It is no mapping, has no task's headline metric, or a value of another type or out of range.
+        ConfigError: It is not a mapping, has no headline metric, or has a value of the wrong type or out of range.
     """
     if not isinstance(content, dict):
         raise ConfigError("it is no mapping of names to values")
@@ -87,7 +87,7 @@ def check_result(content: object) -> Result:
 def check_value(name: str, value: object) -> None:
     """
     Raises:
-        ConfigError: A value of a result, or of a column of that name, has another type or is out of range.
+        ConfigError: A value of a result, or of a column of that name, has the wrong type or is out of range.
     """
     kind = TYPES[name]
     if kind is str:
@@ -98,7 +98,7 @@ def check_value(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be a {'whole ' if kind is int else ''}number, not {shown(value)}")
     try:
         number = float(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer with hundreds of digits
         number = math.inf
     if math.isnan(number) and name in MAY_BE_NAN:
         return

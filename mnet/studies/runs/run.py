@@ -93,7 +93,7 @@ def run_trial(
             epoch, and computes the same numbers.
         report: Called with the progress about once a second; a true answer stops the run.
         trainer: Arguments of Lightning's Trainer that differ from `TRAINER_DEFAULTS`.
-        loggers: In addition to the CSV file.
+        loggers: Loggers besides the CSV file.
         checkpoint_s: Seconds between checkpoints.
         data: The trial's data set, already read; None reads it.
         start: The folder of the finished fp32 run, for an int8 one.
@@ -128,7 +128,7 @@ def run_trial(
     lightning_trainer = make_trainer(trial, recipe, callbacks, [metrics, *loggers], WholeCheckpoints(), trainer)
     shard = Shard(lightning_trainer.global_rank, lightning_trainer.world_size)
     shard.check(recipe.batch_size)  # before other processes are started
-    if lightning_trainer.strategy.launcher is not None:  # they would wait for this process, however it ends
+    if lightning_trainer.strategy.launcher is not None:  # otherwise they would wait for this process forever
         atexit.register(lightning_trainer.strategy.launcher.kill, signal.SIGKILL)
     images = RunImages(data)
     if trial.precision != "int8":

@@ -54,7 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The weights of a run.
 
     Raises:
-        ConfigError: They are missing or damaged, or are no tensors by name.
+        ConfigError: They are missing or damaged, or not a mapping of names to tensors.
     """
     state = read_file(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -66,7 +66,7 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Load the weights of a run into its network.
 
     Raises:
-        ConfigError: They are another network's.
+        ConfigError: They belong to another network.
     """
     try:
         net.load_state_dict(state)

@@ -3,7 +3,7 @@
     <root>/<study>/runs/<run_id>/   config.yaml  images.json  metrics.csv  correct.npz  examples.pt  weights.pt
                                     result.json (last)
     <root>/<study>/                 runs.csv  summary.csv  effects.csv  latency.csv  report.html  ...
-    <root>/.locks/<run_id>          locked by the process that trains this run, for whichever study
+    <root>/.locks/<run_id>          locked by the process that trains this run, for any study
 
 A run that several studies share is trained once and copied into the folder of each.
 """
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 # Files of a run.
 CONFIG = "config.yaml"
 NETWORK = "network.yaml"
-"""The content of the file that `Trial.model` names, where it names one."""
+"""The network in the file that `Trial.model` names, if it names one."""
 IMAGES = "images.json"
-"""Class names, normalisation and, of a user's own images, their fingerprint: a `Description`."""
+"""Class names, normalisation and the fingerprint of a user's own images: a `Description`."""
 METRICS = "metrics.csv"
 CORRECT = "correct.npz"
 WEIGHTS = "weights.pt"
@@ -59,23 +59,23 @@ LATENCY, LATENCY_CLAIMS, FRONTIER = "latency.csv", "latency-claims.csv", "fronti
 DEATHS, INSIDE = "deaths.csv", "inside.csv"
 """Depthwise kernels that died in training, and activations layer by layer; see `mnet.studies.results.diagnosis`."""
 PREDICTIONS = "predictions.png"
-"""What the networks of a study predict in the same test images."""
+"""Predictions of a study's networks on the same test images."""
 LATENCY_CHART, FRONTIER_CHART, INSIDE_CHART, DEATHS_CHART = "latency.png", "frontier.png", "inside.png", "deaths.png"
 REPORT = "report.html"
-"""Of a study, and of the results folder."""
+"""One per study, and one for the results folder."""
 
 # Files of a search, see `mnet.search`.
 TRACE, CANDIDATES, PROXY, CHECK = "trace.csv", "candidates.csv", "proxy.csv", "latency-check.csv"
 
-# Of the results folder.
+# Files of the results folder.
 CLAIMS = "claims.csv"
 CLAIMS_LIGHT, CLAIMS_DARK = "claims-light.svg", "claims-dark.svg"
-"""The claims that people ask about most, for light and dark pages."""
+"""Charts of the claims that people ask about most, for light and dark pages."""
 BENCH, BENCH_LATENCY, BENCH_DECIDE = "bench.csv", "bench-latency.csv", "bench-decide.csv"
 GPU = "gpu"
-"""The folder of what experiments/gpu.py measures."""
+"""The folder for the measurements of experiments/gpu.py."""
 GPU_TABLES = GPU_CORRECT, GPU_STEPS, GPU_SEEDS, GPU_ANSWERS = "correct.csv", "steps.csv", "seeds.csv", "answers.csv"
-"""Its tables; the last are claims, from runs below `GPU_RUNS`."""
+"""Its tables; the last one holds claims, from runs below `GPU_RUNS`."""
 GPU_RUNS = "answers"
 PUBLISHED = "published"
 """The folder of the tables that came with the project."""
@@ -87,7 +87,7 @@ class Busy(RuntimeError):
 
 
 def results_root(out: str, trainer: Mapping[str, object]) -> Path:
-    """The results folder: `out`, or a folder below it for these arguments of the Trainer, which no run id contains."""
+    """The results folder: `out`, or with arguments of the Trainer, which run ids do not cover, a folder below it."""
     if not trainer:
         return Path(out)
     arguments = " ".join(f"{name}={trainer[name]}" for name in sorted(trainer))
@@ -96,24 +96,24 @@ def results_root(out: str, trainer: Mapping[str, object]) -> Path:
 
 TRAINER_FOLDER = re.compile("trainer-[0-9a-f]{6}")
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "enable_model_summary")
-"""Arguments of the Trainer that say where a run is trained, or how that is shown."""
+"""Arguments of the Trainer that only affect where a run is trained or what it displays."""
 
 
 def other_training(trainer: Mapping[str, object]) -> str:
-    """The arguments of the Trainer by which a run computes something else than its settings say; empty without any."""
+    """The arguments of the Trainer that change what a run computes, as `name=value` words; empty if there are none."""
     return " ".join(f"{name}={trainer[name]}" for name in sorted(trainer) if name not in HARDWARE)
 
 
 RESERVED = (PUBLISHED, "runs", "exported")
-"""Folders of a results folder that are no studies."""
+"""Subfolders of a results folder that are not studies."""
 MOST_LETTERS = 100
-"""Of the name of a study: it is part of the names of files, which have 255 bytes."""
+"""Longest name of a study: it is part of file names, which are limited to 255 bytes."""
 
 
 def check_name(kind: str, name: object) -> None:
     """
     Raises:
-        ConfigError: A study, a search or a run cannot have this name, since a folder is called by it.
+        ConfigError: A study, a search or a run cannot have this name, which is also the name of its folder.
     """
     if not isinstance(name, str) or not name.isprintable() or len(name) > MOST_LETTERS:
         raise ConfigError(f"{kind} must be a name of at most {MOST_LETTERS} printable characters, not {shown(name)}")
@@ -127,10 +127,10 @@ def run_folder(root: Path, study: str, run_id: str) -> Path:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of a finished run; None if there is none, or if it cannot be that of this run, which is said once.
+    """The result of a finished run; None if there is none or, with one warning, if it cannot belong to this run.
 
-    A result is checked by `check_result`, against the images that `correct.npz` says were right, and against
-    `config.yaml`, whose run the folder must be named after.
+    A result is checked by `check_result`, against the correct images in `correct.npz`, and against `config.yaml`,
+    whose run id must be the name of the folder.
 
     Raises:
         ConfigError: A later version of mnet wrote it; the same names may have other meanings there.
@@ -154,7 +154,7 @@ def read_result(folder: Path) -> Result | None:
 
 
 def known_result(folder: Path) -> Result | None:
-    """As `read_result`; what a later version wrote is left out as well."""
+    """As `read_result`, but None, with one warning, for the result of a later version too."""
     try:
         return read_result(folder)
     except ConfigError as error:
@@ -165,8 +165,8 @@ def known_result(folder: Path) -> Result | None:
 def _check_images(folder: Path, result: Result) -> None:
     """
     Raises:
-        ConfigError: The top-1 is not the share of the test images that were right, by half an image or more, and
-            by more than its four digits.
+        ConfigError: The top-1 differs from the share of correct test images by at least half an image and 0.001
+            points.
     """
     correct = read_correct(folder) if "top1" in result else None
     if correct is not None and abs(result["top1"] - 100 * correct.mean()) >= max(50 / len(correct), 1e-3):
@@ -178,7 +178,7 @@ def _check_images(folder: Path, result: Result) -> None:
 def _check_identity(folder: Path, result: Result) -> None:
     """
     Raises:
-        ConfigError: The folder is named after another run than that of its settings, or was not trained by them.
+        ConfigError: The folder is not named after the run id of its settings, or its result is of other settings.
     """
     if folder.absolute().parent.name != "runs" or not (folder / CONFIG).is_file():
         return
@@ -191,16 +191,16 @@ def _check_identity(folder: Path, result: Result) -> None:
 
 
 def is_identified(trial: Trial) -> bool:
-    """Whether the settings alone say which run it is: not where it starts from weights, which may be elsewhere."""
+    """Whether settings alone identify a run: not with pretrained weights, or user images without a fingerprint."""
     return trial.pretrained is None and (trial.images is not None or not trial.dataset_class().is_users)
 
 
 def is_in_place(folder: Path, expected: Mapping[str, object] | None = None) -> bool:
-    """Whether a run has the expected arguments of the Trainer; if it has not, that is said once.
+    """Whether a run was trained with the expected arguments of the Trainer; if not, warn once.
 
     Args:
-        folder: The run's.
-        expected: None = those of the results folder that it lies in.
+        folder: The folder of the run.
+        expected: None = those of the results folder that it is in.
     """
     try:
         trainer = read_settings(folder)[1] if (folder / CONFIG).is_file() else {}
@@ -215,11 +215,11 @@ def is_in_place(folder: Path, expected: Mapping[str, object] | None = None) -> b
 
 
 LARGEST_JSON = 64 * MEGABYTE
-"""A user's own images in thousands of classes take some of it."""
+"""Enough for images.json of a user's own images in thousands of classes."""
 
 
 def read_json(path: Path) -> dict[str, object] | None:
-    """The mapping in a JSON file; None if it is missing, or damaged, which is said once."""
+    """The mapping in a JSON file; None if it is missing or, with one warning, damaged."""
     try:
         content = json.loads(read_limited(path, LARGEST_JSON))
     except (FileNotFoundError, NotADirectoryError):
@@ -234,7 +234,7 @@ def read_json(path: Path) -> dict[str, object] | None:
 
 
 def read_images(folder: Path) -> Description | None:
-    """The content of `images.json`; None if it is missing, or damaged, which is said once."""
+    """The content of `images.json`; None if it is missing or, with one warning, damaged."""
     kept = read_json(folder / IMAGES)
     if kept is None:
         return None
@@ -254,7 +254,7 @@ def _is_share(value: object) -> bool:
 
 
 def _counts_classes(classes: object) -> bool:
-    """Whether the images of each class are counted and have a digest."""
+    """Whether every class has a digest and its counts of images."""
     return isinstance(classes, dict) and all(
         isinstance(one, dict)
         and isinstance(one.get("digest"), str)
@@ -264,8 +264,8 @@ def _counts_classes(classes: object) -> bool:
 
 
 def find_finished(root: Path, run_id: str, trainer: Mapping[str, object] | None = None) -> Path | None:
-    """The folder of a finished run with that id, of any study, trained with these arguments of the Trainer; None = with
-    those of the results folder."""
+    """The folder of a finished run with that id in any study, or None. It was trained with the arguments `trainer`;
+    None = those of the results folder."""
     for path in sorted(root.glob(f"*/runs/{run_id}/{RESULT}")):
         if known_result(path.parent) is not None and is_in_place(path.parent, trainer):
             return path.parent
@@ -292,7 +292,7 @@ def adopt(source: Path, folder: Path) -> Result:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a finished run does not need: the checkpoint, and the reason of an earlier failure."""
+    """Delete what a finished run no longer needs: the checkpoint, and the reason for an earlier failure."""
     for name in (RESUME, FAILURE):
         (folder / name).unlink(missing_ok=True)
 
@@ -303,7 +303,7 @@ def lock(root: Path, run_id: str) -> Iterator[None]:
 
     Raises:
         Busy: Another process holds it.
-        ConfigError: Something else has its name, such as a link.
+        ConfigError: Something else, such as a link, has the name of the lock file.
     """
     path = root / LOCKS / run_id
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -335,7 +335,7 @@ def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
     """
     path = folder / CONFIG
     version = 0, 0
-    with suppress(OSError):  # told where it is read
+    with suppress(OSError):  # reported by load_yaml
         found = path.stat()
         version = found.st_ino, found.st_mtime_ns
     settings, trainer = (dict(part) for part in _load_settings(path, version))
@@ -344,9 +344,9 @@ def read_settings(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
     return settings, trainer
 
 
-@lru_cache(maxsize=4096)  # the tables of a study ask for those of all its runs, after each of them
+@lru_cache(maxsize=4096)  # after every run, the tables of its study read the settings of all runs
 def _load_settings(path: Path, version: tuple[int, int]) -> tuple[dict[str, object], dict[str, object]]:
-    """What is in a file of settings. Its inode and the time of its last change are its version."""
+    """The content of a settings file; `version`, its inode and modification time, is for the cache only."""
     settings = load_yaml(path)
     trainer = settings.pop("trainer", {}) if isinstance(settings, dict) else None
     if not isinstance(trainer, dict) or not isinstance(settings.get("model", ""), str):
@@ -368,18 +368,18 @@ def read_trial(folder: Path) -> Trial:
 
 @lru_cache(maxsize=4096)
 def _trial_from(settings: str, network: int) -> Trial:
-    """Kept: a folder is read many times.
+    """The trial, cached: a folder is read many times.
 
     Args:
-        settings: In JSON.
-        network: The version of the file of its network.
+        settings: As JSON.
+        network: Modification time of its network file, for the cache only.
     """
     return trial_from(json.loads(settings))
 
 
 def own_network(folder: Path, model: str) -> str:
-    """The `model` of a run's config, as what the run trained: the file in its folder, unless the one that the config
-    names has the same network. On another machine, or later, that may be anybody's."""
+    """The `model` that a run trained: the one in its config or, if that differs, the network file in the run's folder.
+    On another machine, or later, the file that the config names may hold another network."""
     kept = folder / NETWORK
     if not kept.exists():
         return model
@@ -397,11 +397,11 @@ def write_correct(folder: Path, correct: np.ndarray) -> None:
 
 
 LARGEST_CORRECT = 16 * MEGABYTE
-"""A bit an image: 134 million of them."""
+"""One bit per image: 134 million images."""
 
 
 def read_correct(folder: Path) -> np.ndarray | None:
-    """What `write_correct` wrote, (N,) bool; None if it is missing, or damaged, which is said once."""
+    """What `write_correct` wrote, (N,) bool; None if it is missing or, with one warning, damaged."""
     path = folder / CORRECT
     try:
         content = io.BytesIO(read_limited(path, LARGEST_CORRECT))
@@ -421,7 +421,7 @@ def read_correct(folder: Path) -> np.ndarray | None:
 
 
 def write_failure(folder: Path, reason: str, details: Mapping[str, object]) -> None:
-    """Write why a run failed. If that fails too (a full disk), the reason is still the one that is reported."""
+    """Write why a run failed. If it cannot be written (a full disk), the reason that is reported stays the same."""
     with suppress(OSError):
         write_json(folder / FAILURE, {"reason": reason, **details})
 

@@ -30,11 +30,11 @@ STEP = "trainer/global_step"
 """The x-axis of every chart; Lightning's name."""
 
 PROVENANCE = ("dead_kernels", "device", "threads", "torch", "mnet", "revision", "replicas", "compile")
-"""Of result.json, if it has them: counts that not every run has, and what the run was trained on. They are in the
-summary because the run may have been trained elsewhere."""
+"""Entries of result.json that are logged if present: values that not every run has, and what it was trained on. They
+are in the summary because the run may have been trained elsewhere."""
 
 TRAINED = "trained"
-"""In `config`: epochs, batch size and learning rate as trained; under their own names a sweep may have set others."""
+"""Key in `config` for epochs, batch size and learning rate as trained; under their names a sweep may set others."""
 
 INIT_SECONDS = 8.0
 """How long W&B may take to register a run before it is logged offline."""
@@ -108,7 +108,7 @@ def tracked(job: Job, variant: str | None, notify: Callable[[str], object]) -> I
     diverge too. After any other error the sweep assigns the run again.
 
     Args:
-        job: What is run.
+        job: The job of the run.
         variant: The option of that name, if it was given.
         notify: Called with a line that says why the run is offline.
     """
@@ -177,8 +177,8 @@ def run_title(trial: Trial) -> str:
 
 
 def config_of(job: Job, variant: str | None) -> dict[str, object]:
-    """Every setting by its name. A toggle as in the paper is `paper`, so that it forms a group on W&B; settings that
-    the recipe or the data set decides are resolved."""
+    """Every setting by its name. A toggle left as in the paper is `paper`, so that it forms a group on W&B; settings
+    left to the recipe or the data set are resolved."""
     trial, recipe = job.trial, job.trial.full_recipe()
     settings = {name: text(value) if value is None else value for name, value in trial.settings().items()}
     trained = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}

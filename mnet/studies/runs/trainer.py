@@ -64,6 +64,6 @@ def make_trainer(
 def silence_lightning() -> None:
     """Turn off Lightning's hints and warnings; its errors remain."""
     warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 kernels, channels_last
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # 1x1 kernels in channels_last
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -48,7 +48,7 @@ def _ask(url: str, timeout_s: float, failures: list[str]) -> None:
     except urllib.error.HTTPError:
         pass  # an error is an answer
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # W&B may know other certificates
+        if not isinstance(error.reason, ssl.SSLError):  # W&B may trust other certificates
             failures.append(str(error.reason))
     except (OSError, http.client.HTTPException, ValueError) as error:
         failures.append(f"{type(error).__name__}: {error}")

@@ -21,10 +21,10 @@ STUDIES = list_studies(EXPERIMENTS / "sweeps")
 PROGRAMS = {"search"}
 
 ELSEWHERE = {
-    "v1-dead-depthwise-kernels": "is of one network, of which a share is told",
+    "v1-dead-depthwise-kernels": "compares no networks: it gives a share for one",
     "v3-hswish-like-swish": "both halves are tested, apart: swish in `activation`, the sigmoid gate in `se`",
 }
-"""Claims of accuracy for which no study has both cells, and why."""
+"""Accuracy claims for which no study has both cells, and why."""
 
 NATIVE, PAPERS = 28, 224  # a study's resolutions are an eighth of the paper's
 
@@ -59,12 +59,12 @@ def test_every_claim_is_kept_and_marked_as_verified_or_not():
     relu = next(claim for claim in CLAIMS if claim.id == "v3-relu-accuracy")
     assert (relu.study, relu.paper_value, relu.variant["activation"]) == ("activation", -0.7, "relu")
     assert relu.more == {"paper_absolute": [75.2, 74.5]}
-    assert not [claim.id for claim in CLAIMS if claim.statement.startswith("...")]  # each is read alone
+    assert not [claim.id for claim in CLAIMS if claim.statement.startswith("...")]  # each must be readable alone
 
 
 def test_every_claim_names_a_study_and_every_study_of_the_papers_has_a_claim():
     assert {claim.study for claim in CLAIMS} <= {*STUDIES, *PROGRAMS}
-    assert {claim.study for claim in CLAIMS} >= set(STUDIES) - {"precision"}  # which asks about our own recipe
+    assert {claim.study for claim in CLAIMS} >= set(STUDIES) - {"precision"}  # which is about our own recipe
 
 
 ACCURACY = [claim for claim in CLAIMS if claim.kind == "accuracy" and claim.study in STUDIES and not claim.untestable]
@@ -78,7 +78,7 @@ def test_the_cells_that_test_a_claim_of_accuracy_are_in_its_study(claim):
 
 
 def test_the_numbers_of_a_description_are_those_of_verified_claims():
-    """Widths apart, every number with one decimal."""
+    """Checks every number with one decimal, except for widths."""
     known = yaml.safe_load((EXPERIMENTS / "claims.yaml").read_text())["claims"]
     for study in STUDIES:
         text = load_study(EXPERIMENTS / f"sweeps/{study}.yaml").description.partition("Cost:")[0]
@@ -119,7 +119,7 @@ def test_a_wrong_claim_is_answered_with_its_line(tmp_path, entries, message):
 
 def test_a_number_that_was_read_in_a_copy_alone_is_marked():
     marked = {claim.id for claim in CLAIMS if claim.cited != claim.source}
-    assert {"v4-s-vs-v2-latency", "v4-twice-as-fast-as-v3"} < marked  # of 0.48, one of two times was read twice
+    assert {"v4-s-vs-v2-latency", "v4-twice-as-fast-as-v3"} < marked  # one of the two times behind 0.48 was read once
     assert not marked & {"v4-s-vs-v2-accuracy", "v2-vs-v1-accuracy"}
     row = {"paper": "v4", "paper_value": 0.48, "kind": "latency", "metric": "latency_ratio", "statement": "s"}
     row |= dict.fromkeys(("id", "verdict", "ours", "low", "high", "n", "on", "why", "baseline"))

@@ -13,7 +13,7 @@ from mnet.studies.results.archive import PUBLISHED
 
 @pytest.fixture
 def claimed(tmp_path) -> Path:
-    """A results folder with three claims: of points with two rows of evidence, of a ratio, and one without a run."""
+    """A results folder with three claims: one in points with two rows of evidence, one ratio, and one without a run."""
     points = {
         **{"id": "a", "paper": "v2", "source": "figure 6a", "statement": "is better", "ours": 2.2, "low": 0.76},
         **{"high": 3.64, "n": 3, "verdict": "reproduced", "on": "small", "study": "se", "baseline": "x"},

@@ -34,7 +34,7 @@ def run(study: str, top1: float, **settings) -> dict[str, object]:
 
 
 def runs(study: str, tops: list[float], **settings) -> list[dict[str, object]]:
-    """One run a seed."""
+    """One run per seed."""
     return [run(study, top1, seed=seed, **settings) for seed, top1 in enumerate(tops)]
 
 
@@ -59,8 +59,8 @@ def test_a_claim_is_answered_by_its_own_networks_paired_by_seed_whatever_they_ar
     rows = [
         *runs("se", [90.0, 91.0, 92.0], **V3L),
         *runs("se", [89.0, 90.1, 90.9], **V3L, se=False),
-        *runs("se", [50.0, 50.0, 50.0], **V3L, se=False, lr=0.05),  # of other rates, which no pair is made of
-        run("width", 0.0, **V3L, seed=7),  # a seed that the other has not
+        *runs("se", [50.0, 50.0, 50.0], **V3L, se=False, lr=0.05),  # at another learning rate, so in no pair
+        run("width", 0.0, **V3L, seed=7),  # a seed that the other network lacks
     ]
     plan = planned(run("se", 0, **V3L), run("se", 0, **V3L, se=False))
     (row,) = ask("v3-se-accuracy", rows, plan).to_dict("records")
@@ -133,8 +133,8 @@ def test_a_plan_counts_for_its_own_networks_alone():
     first, other = Plan((3, 6, 12), 0.5, cells), Plan((3, 6, 12, 24), 0.5, {"paper": "another"})
     assert width(first) > width()
     assert width(other) == width()
-    assert math.isnan(width(Plan((4, 8), 0.5, cells)))  # which does not look at three seeds
-    assert width(other, first) == width(first)  # as a quick study of one's own beside the published campaign
+    assert math.isnan(width(Plan((4, 8), 0.5, cells)))  # it has no look at three seeds
+    assert width(other, first) == width(first)  # for example one's own quick study next to the published one
 
 
 def test_no_model_stands_in_for_one_of_another_paper():
@@ -283,7 +283,7 @@ def test_the_claims_of_a_study_name_the_device_of_each_runtime(tmp_path):
     claims = pd.DataFrame({"id": "v3-se-latency", "variant": "paper", "runtime": ["eager", "cuda-graphs"]})
     claims.assign(threads=1, ours=1.0, low=0.9, high=1.1, n=5, verdict="", why="").to_csv(
         tmp_path / "se/latency-claims.csv", index=False
-    )  # of before batches
+    )  # from before the column `batch`
     times = {"variant": "paper", "runtime": ["eager", "cuda-graphs", "cuda-graphs"], "batch": [1, 1, 32]}
     devices = ["a server", "a GPU", "another GPU"]
     times = pd.DataFrame({**times, "threads": 1, "undelegated_ops": ["slow:1", "", ""], "device": devices})
@@ -299,7 +299,7 @@ def test_a_number_from_memory_is_never_printed_as_the_papers():
     claim = Claim(**{**vars(CLAIMS["v3-relu-accuracy"]), "verified": False})
     assert ask(claim, [])["paper_value"].isna().all()
     assert ask("v3-relu-accuracy", [])["paper_value"].tolist() == [-0.7]
-    assert ask("v3-stem-latency", [])["paper_value"].isna().all()  # milliseconds of a phone, beside a ratio
+    assert ask("v3-stem-latency", [])["paper_value"].isna().all()  # the paper prints milliseconds, ours is a ratio
     assert ask("v1-resolution", [])["paper_value"].tolist() == [-6.2]
 
 
@@ -345,13 +345,13 @@ def test_dead_kernels_are_judged_by_whether_most_died_in_the_published_model():
     assert (row["verdict"], row["n"], row["ours"]) == ("contradicted", 3, pytest.approx(0.1))
     assert row["high"] < 50
     strong = died([90.0, 92.0, 94.0], weight_decay=0.5)
-    other = died([99.0, 99.0, 99.0], activation="hswish")  # is no V1 as published
+    other = died([99.0, 99.0, 99.0], activation="hswish")  # not the published V1
     first, second = ask(name, [*strong, *other, *died([0.0, 0.1, 0.2])]).to_dict("records")
     assert (first["verdict"], second["verdict"]) == ("contradicted", "reproduced")  # the recipe's own decay first
     assert "weight_decay=0.5" in second["on"]
     (row,) = ask(name, died([20.0, 60.0, 80.0])).to_dict("records")
     assert row["verdict"] == "undecided"
-    (row,) = ask(name, runs("width", [80.0, 81.0], **V1)).to_dict("records")  # from before they were counted
+    (row,) = ask(name, runs("width", [80.0, 81.0], **V1)).to_dict("records")  # trained before dead kernels were counted
     assert (row["verdict"], row["why"]) == ("not tested here", "not trained yet; run make ablate-dead-kernels")
 
 

@@ -55,7 +55,7 @@ def test_a_file_without_the_tables_or_with_a_short_row_is_refused(tmp_path):
 
 
 def test_counts_agree_with_all_printed_ones_except_those_noted_in_the_file(points):
-    """What is printed with three digits or more; a page's 0.75 and 0.25 rows of V1 are off, as claims.yaml says."""
+    """Checks counts printed with three or more digits; a page's 0.75 and 0.25 rows of V1 are off, see claims.yaml."""
     counted = compare_counts(points)
     noted = (counted["model"] == "mobilenet_v1") & counted["width"].isin([0.75, 0.25])
     sharp = counted[(counted["MAdds M"] >= 100) & ~noted & (counted["source"] != "v4_table6")]
@@ -77,7 +77,7 @@ def test_timed_points_join_published_networks_with_their_milliseconds(points, ro
     timed = timed_points(points, root, ["versions", "width", "resolution"], "executorch")
     raw = pd.read_csv(root / PUBLISHED / "versions/latency.csv")
     wanted = raw[(raw["variant"] == "model=mobilenet_v2 width=0.35") & (raw["runtime"] == "executorch")]
-    assert len(wanted) == 2  # of two machines, of which one timed the other studies too
+    assert len(wanted) == 2  # from two machines, one of which timed the other studies too
     wanted = wanted[wanted["device"] == pd.read_csv(root / PUBLISHED / "width/latency.csv")["device"].iloc[0]]
     result = timed.set_index(["model", "width", "resolution"])
     assert result.index.is_unique

@@ -35,7 +35,7 @@ def test_a_claimed_direction_needs_an_interval_wholly_on_its_side(estimate, dire
 @given(estimates, margins, st.floats(0.01, 25))
 @example([2.0, 2.5, 3.0], 0.5, 20.0)
 def test_another_size_than_printed_is_never_reproduced(estimate, margin, printed):
-    """Nobody reads reproduced where 2.5 stands beside 20."""
+    """For example 2.5 does not reproduce 20."""
     low, ours, high = estimate
     result = claim_verdict(ours, low, high, "up", margin, printed)
     fits = low <= printed <= high or abs(ours - printed) <= margin

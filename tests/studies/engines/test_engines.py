@@ -1,4 +1,4 @@
-"""What every engine does, on real processes: local ones, a Ray cluster of this machine, and submitit in Slurm's place.
+"""What every engine does, on real processes: local ones, a Ray cluster on this machine, and submitit in Slurm's place.
 
 Everything listens on the loopback only.
 """
@@ -32,7 +32,7 @@ TRAINER = {"precision": "bf16-mixed"}
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable():
-    """Processes of every engine find the stand-ins, and Ray's have time to start."""
+    """Let the processes of every engine import the stand-ins, and give Ray's time to start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         patch.setattr("mnet.studies.engines.ray_cluster.CONNECT_SECONDS", GUARD_S)  # a busy machine imports Ray slowly
@@ -41,12 +41,12 @@ def _importable():
 
 @pytest.fixture(scope="module")
 def cluster(_importable):
-    """A Ray cluster of one node with one CPU and one GPU that is only a number. Tests may add nodes."""
+    """A Ray cluster of one node with one CPU and one GPU that exists only in name. Tests may add nodes."""
     pytest.importorskip("ray", reason="Ray is not installed: make EXTRAS=ray setup")
     from ray.cluster_utils import Cluster
 
     soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000}  # a busy machine is not a dead one
-    soon["worker_niceness"] = 0  # not behind all other tests, for minutes
+    soon["worker_niceness"] = 0  # or its workers wait for minutes behind all other tests
     cluster = Cluster()
     try:
         cluster.node = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": 1}
@@ -183,7 +183,7 @@ def test_ctrl_c_lets_the_running_trial_stop_at_a_checkpoint_and_starts_no_other(
 
 
 def kill(node):
-    """As a machine that loses its power: the raylet first, then all that it started."""
+    """Kill a node as a power cut would: the raylet first, then all that it started."""
     raylet = node.all_processes["raylet"][0].process.pid
     family = [raylet, *(int(path.name) for path in Path("/proc").glob("[0-9]*") if parent(path) == raylet)]
     for pid in family:
@@ -193,7 +193,7 @@ def kill(node):
 def parent(process: Path) -> int:
     try:
         return int((process / "stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended meanwhile
         return 0
 
 
@@ -204,7 +204,7 @@ def test_a_run_whose_node_is_killed_resumes_on_another_node_to_the_same_result(c
     log.mkdir()
 
     def train(job, report, /, **options):
-        """Real training, of both trials at once. On the second node one hangs once it has uploaded a checkpoint, until
+        """Really train, both trials at once. The one on the second node hangs after it has uploaded a checkpoint, until
         the node is killed."""
         import ray
 
@@ -217,7 +217,7 @@ def test_a_run_whose_node_is_killed_resumes_on_another_node_to_the_same_result(c
         def watched(progress):
             with (log / str(job.trial.seed)).open("a") as stream:
                 stream.write(f"{node} {progress.step}\n")
-            while len(list(log.iterdir())) < 2:  # each has a node of its own
+            while len(list(log.iterdir())) < 2:  # until both have begun, each on its own node
                 time.sleep(0.05)
             answer = report(progress)
             if os.environ.get("DOOMED") and progress.step == 3:

@@ -1,4 +1,4 @@
-"""What a trial will take: rates recovered from timed runs, memory against measured peaks."""
+"""Estimates of a trial: rates recovered from timed runs, memory against measured peaks."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_another_machines_speed_is_found_from_one_run():
 
 
 def test_another_machines_character_is_found_from_many_runs():
-    """A GPU: dear calls, cheap arithmetic."""
+    """For example a GPU: expensive calls, cheap arithmetic."""
     rates = (1e-12, 2e-10, 1e-9, 2e-3)
     fitted = fit_rates(timed(rates))
     for work, seconds in timed(rates, [Trial(model="mobilenet_v3_large", width=0.75), Trial(resolution=20)]):

@@ -16,7 +16,7 @@ from mnet.studies.runs.job import Job
 
 TRIAL = Trial(width=0.25)
 GUARD_S = 300
-"""After which a stand-in that waits gives up: no verdict, but an end to one that hangs."""
+"""Seconds after which a waiting stand-in gives up; this ends one that hangs, and is no test of speed."""
 
 
 def jobs_in(root: Path, count: int) -> list[Job]:
@@ -84,7 +84,7 @@ def test_a_process_that_dies_is_replaced(tmp_path):
 
 
 class NoProcess:
-    """In the place of a worker: takes an attempt and keeps it."""
+    """Replaces a worker: takes an attempt and keeps it."""
 
     def __init__(self, *_: object) -> None:
         self.jobs, self.attempt = [], Attempt(())

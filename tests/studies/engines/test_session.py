@@ -1,4 +1,4 @@
-"""The loop that all engines share, on a backend and a clock of the test's."""
+"""The loop that all engines share, on a scripted backend and its clock."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_run_that_another_process_trains_is_tried_again_later(tmp_path):
     backend = ScriptedBackend({0: [[None, LOCKED], [None, LOCKED], [None, FINISHED]]})
     events = run(backend, jobs_in(tmp_path, 1))
     assert [type(event) for event in events[0]] == [Started, Locked] * 2 + [Started, Finished]
-    assert [when for when, _ in backend.started] == [0.0, 12.0, 24.0]  # 10 seconds after each of the answers
+    assert [when for when, _ in backend.started] == [0.0, 12.0, 24.0]  # 10 seconds after each answer
     assert not any(attempt.alone for attempt in backend.attempts)
 
 
@@ -127,7 +127,7 @@ def test_a_pack_out_of_memory_is_retried_one_by_one_and_a_locked_one_together(tm
     backend = ScriptedBackend(
         {seed: [[None, OUT_OF_MEMORY], [None, LOCKED], [None, FINISHED]] for seed in (0, 1)}, places=2
     )
-    backend.isolated = True  # the pack's jobs share its memory all the same
+    backend.isolated = True  # the pack's jobs still share its memory
     run(backend, jobs)
     assert [[job.trial.seed for job in attempt.jobs] for attempt in backend.attempts[:3]] == [[0, 1], [0], [1]]
     backend = ScriptedBackend({seed: [[None, LOCKED], [None, FINISHED]] for seed in (0, 1)})

@@ -1,4 +1,4 @@
-"""The Slurm engine, with submitit's local cluster in the place of Slurm: real processes, real signals."""
+"""The Slurm engine, with submitit's local cluster in place of Slurm: real processes, real signals."""
 
 import os
 import signal

@@ -38,7 +38,7 @@ def study(name: str):
 
 
 PAPERS_PIXELS = {"mobilenet_v4_conv_medium": 256}
-"""Of a model that its paper does not time at 224 px. Source: V4, appendix A."""
+"""Pixels of a model that its paper does not time at 224 px. Source: V4, appendix A."""
 
 
 @pytest.mark.parametrize("name", [name for name in latency.latency_studies() if (SWEEPS / f"{name}.yaml").exists()])
@@ -66,7 +66,7 @@ def test_a_claim_joins_the_networks_that_it_names():
     assert identity(subjects[stem.variant]) == identity(Subject(trial_from({"model": "mobilenet_v3_large",
                                                                          "dataset": "imagenet"})))  # fmt: skip
     fused = next(pair for pair in list_subjects(study("activation"), CLAIMS)[1] if pair.claim.id == "v3-hswish-fused")
-    assert fused.variant == "paper"  # a cell of the study, not a network beside it
+    assert fused.variant == "paper"  # a cell of the study, not an added network
 
 
 def small(**settings):
@@ -145,7 +145,7 @@ def test_where_int8_is_simulated_no_network_is_timed_for_a_claim_about_int8_alon
     assert "v4-s-vs-v2-latency" in claims
     assert "v2-vs-v1-latency" not in claims
     assert timed("versions", "onnxruntime") == (set(), set())
-    networks, claims = timed("quantization", "eager")  # whose own cells are in int8: someone asked for them
+    networks, claims = timed("quantization", "eager")  # its own cells in int8 stay: someone asked for them
     assert claims == {"v3-int8-swish-latency"}
     assert not networks & {cell.name for cell in study("quantization").cells}
 
@@ -198,7 +198,7 @@ def test_accuracy_of_trained_runs_is_joined_to_latency_at_the_same_settings(tmp_
     assert latency.main(call) == 0
     table = pd.read_csv(tmp_path / "shortcut/frontier.csv")
     assert list(table["cell"]) == ["bottleneck", "expansion", "none"]
-    # Of four seeds, one more than the file has.
+    # Means of four seeds, one more than the file has.
     assert list(table["top1_mean"]) == pytest.approx([80.15, 81.15, 82.15])
     assert (table["resolution"] == 28).all()
     assert (table["median_ms"] > 0).all()

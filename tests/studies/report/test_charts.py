@@ -44,7 +44,7 @@ def published() -> pd.DataFrame:
 
 
 def spec(chart: alt.TopLevelMixin) -> dict:
-    """Valid by Vega-Lite's schema, with the data of each mark in place."""
+    """The chart's specification, valid by Vega-Lite's schema, with the data of each mark in place."""
     with alt.data_transformers.enable(consolidate_datasets=False):
         return chart.to_dict()
 
@@ -132,7 +132,7 @@ def test_latencies_are_ratios_with_intervals_by_runtime(results):
     assert sorted(row["x"] for row in points) == sorted(table["ratio"].dropna())
     assert {row["series"] for row in points} == set(table["runtime"])
     labels = {row["label"] for row in marks(chart, "text") if "x" in row}
-    assert "" in labels and "0.979" in labels  # nothing beside the baseline
+    assert "" in labels and "0.979" in labels  # no label at the baseline
     assert latency_chart(table.assign(ratio=float("nan"))) is None
 
 
@@ -211,7 +211,7 @@ def test_the_phone_and_this_machine_are_drawn_with_the_same_accuracies(results, 
     left, right = panels(phone_chart(published, timed, "executorch", "phone"))
     assert domain(left, "y") == domain(right, "y")
     networks = [{row["series"] for row in marks(panel, "point")} for panel in (left, right)]
-    assert "V1" not in networks[0]  # no milliseconds are printed of it
+    assert "V1" not in networks[0]  # no paper prints its milliseconds
     assert "V1" in networks[1]
 
 

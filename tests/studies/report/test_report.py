@@ -23,7 +23,7 @@ RESULTS = REPOSITORY / "results"
 HOSTILE = "<img src=x onerror=alert(1)></script><!--\u2028{{7*7}}"
 MARK = '[role="graphics-symbol"][aria-label]:not([aria-roledescription="axis"])'
 GUARD_MS = 300_000
-"""After which a test that waits for the browser gives up: no verdict, but an end to one that hangs."""
+"""Milliseconds after which a test stops waiting for the browser; this ends one that hangs, and is no test of speed."""
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync")
 FLAGS += ("--disable-component-update",)
 
@@ -80,7 +80,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
 
 
 def own_part(page: Path) -> str:
-    """A page without the libraries that draw."""
+    """A page without the drawing libraries."""
     return re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
 
 
@@ -108,7 +108,7 @@ def test_a_report_has_the_verdicts_commands_hardware_and_limits(pages) -> None:
 def test_text_from_data_stays_text(pages) -> None:
     content = own_part(pages["hostile"])
     assert "<img" not in content
-    assert content.count("</script>") == content.count("<script type=")  # of the specifications
+    assert content.count("</script>") == content.count("<script type=")  # those of the charts' specifications
     assert "<!--" not in content and "{{7*7}}" in content
     assert "\u2028" not in re.search(r'id="specs">(.*?)</script>', content, re.DOTALL)[1]
     assert "\\u003cimg" in content and "&lt;img" in content
@@ -154,7 +154,7 @@ def test_the_program_names_a_study_that_it_does_not_know(capsys) -> None:
 
 
 def test_nothing_else_imports_the_charting_library() -> None:
-    assert "altair" in sys.modules  # of this file's own import
+    assert "altair" in sys.modules  # imported by this file
     report = REPOSITORY / "mnet/studies/report"
     for path in (REPOSITORY / "mnet").rglob("*.py"):
         if not path.is_relative_to(report):
@@ -178,7 +178,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Opens a page and waits for its charts; at the end of the test nothing may have been said or asked for."""
+    """Opens a page and waits for its charts; by the end of the test it must not have logged or requested anything."""
     contexts, texts = [], []
 
     def go(path: Path, *, width=1280, scheme="light"):

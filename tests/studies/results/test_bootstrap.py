@@ -12,7 +12,7 @@ Runs = dict[int, np.ndarray]
 
 
 def right(first: int, images: int) -> np.ndarray:
-    """Correct on the first so many images."""
+    """A run that is right on the first `first` of its images."""
     return np.arange(images) < first
 
 
@@ -29,7 +29,7 @@ def simulated(generator: np.random.Generator, seeds: int, images: int, effect: f
 
 
 def reference(cell: Runs, baseline: Runs, resamples: int) -> tuple[float, float]:
-    """As the definition reads, one image at a time."""
+    """The interval by its definition, one image at a time."""
     generator = np.random.default_rng(1)
     deltas = []
     for _ in range(resamples):
@@ -56,7 +56,7 @@ def test_seeds_are_resampled():
 
 
 def test_images_are_resampled_anew_for_each_drawn_seed():
-    """Seeds agree, so only images vary: sd sqrt(p (1 - p) / (N S)). Images that the draws share would make it wider."""
+    """Seeds agree, so only images vary: sd sqrt(p (1 - p) / (N S)). Images shared by the draws would make it wider."""
     seeds, images = 4, 400
     low, high = nested_bootstrap(
         {s: right(40, images) for s in range(seeds)}, {s: right(0, images) for s in range(seeds)}
@@ -72,7 +72,7 @@ def test_cell_and_baseline_are_paired_by_image_and_by_seed():
 
 
 def test_intervals_of_30_seeds_cover_the_truth():
-    """Seeds' sd of 4 points against 1.7 of image noise: 1,000 resamples, 400 studies, three Monte-Carlo errors."""
+    """A seed sd of 4 points, image noise of 1.7: 1,000 resamples, 400 studies, within three Monte-Carlo errors."""
     generator = np.random.default_rng(0)
     trials, effect, covered = 400, 2.0, 0
     for _ in range(trials):

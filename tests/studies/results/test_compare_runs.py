@@ -142,7 +142,7 @@ def test_runs_of_the_folder_come_before_published_ones_of_the_same_name(root, tm
         folder = root / "published" / study
         folder.mkdir(parents=True)
         row.assign(study="activation", run_id=f"{top1:.0f}", top1=top1).to_csv(folder / "runs.csv", index=False)
-    assert find_run("activation:paper:0", root).row["top1"] == 88.0  # of the quick profile
+    assert find_run("activation:paper:0", root).row["top1"] == 88.0  # from the quick profile
     row.assign(top1=77.0).to_csv(root / "activation/runs.csv", index=False)
     assert find_run("activation:paper:0", root).row["top1"] != 88.0
     longer = f"{root}/published/longer/activation:paper:0"
@@ -177,7 +177,7 @@ def test_a_published_run_is_compared_with_a_run_of_the_folder(root, tmp_path):
 
 @pytest.fixture
 def repository(tmp_path):
-    """Two commits, and a third on the side; the names of all."""
+    """A repository with three commits, of which the third changes no code of mnet, and their hashes."""
     folder, revisions = tmp_path / "code", []
     (folder / "mnet").mkdir(parents=True)
 

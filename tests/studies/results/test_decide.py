@@ -19,7 +19,7 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 def table(values: np.ndarray, cells: list[str] | None = None) -> pd.DataFrame:
-    """Runs of values (seeds, cells), without the missing ones."""
+    """Table of runs from values (seeds, cells), without the missing ones."""
     names = cells or [f"c{i}" for i in range(values.shape[1])]
     rows = [
         {"cell": name, "seed": seed, "top1": value}
@@ -43,7 +43,7 @@ def test_one_look_at_one_comparison_is_a_t_test():
 
 
 def test_what_seeds_share_is_taken_out():
-    """Of runs that differ by their seeds, as int8 runs that start from one fp32 run, the interval is that of pairs."""
+    """If runs of a seed share an effect, as int8 runs from one fp32 run do, the interval is that of pairs."""
     values = noise(12, 2)
     shared = values + 5 * np.arange(12)[:, None]
     row = decide(table(shared), "c0").iloc[0]
@@ -60,7 +60,7 @@ def test_one_look_at_several_comparisons_reaches_as_far_as_dunnetts():
 
 
 def test_other_cells_tell_how_much_runs_differ():
-    """At three seeds, three further cells take a quarter off the interval of two."""
+    """At three seeds, three more cells narrow the interval between two by a quarter."""
 
     def width(cells: int, seed: int) -> float:
         values = pd.DataFrame(noise(3, cells, seed))
@@ -232,9 +232,9 @@ def test_seeds_needed_are_those_at_which_the_same_numbers_decide():
     [
         (0.1, 0.9, None, "up"),
         (-0.9, -0.1, None, "down"),
-        (-0.1, 0.1, None, "undecided"),  # no margin, nothing flat
+        (-0.1, 0.1, None, "undecided"),  # without a margin nothing is flat
         (-0.1, 0.1, 0.5, "flat"),
-        (0.1, 0.4, 0.5, "flat"),  # surely there, surely too small
+        (0.1, 0.4, 0.5, "flat"),  # certainly not zero, certainly within the margin
         (0.1, 0.5, 0.5, "up"),  # the margin itself is outside
         (-0.5, 0.1, 0.5, "undecided"),
         (math.nan, math.nan, 0.5, "undecided"),

@@ -36,7 +36,7 @@ def result_of(trial: Trial) -> dict[str, object]:
 
 
 def logged(trial: Trial, root) -> tuple[dict[str, object], dict[str, object]]:
-    """Config and summary of a run of a sweep that set whatever is not the default, as W&B hands numbers back."""
+    """Config and summary of a run whose sweep set every setting that has a value, with numbers as W&B returns them."""
     config = json.loads(json.dumps(config_of(Job(trial, root, "activation"), "se=false")))
     set_by_sweep = {name: value for name, value in trial.settings().items() if value is not None}
     shown = {**summary_names(trial.task), **{name: name for name in PROVENANCE}}

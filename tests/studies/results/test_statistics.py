@@ -31,7 +31,7 @@ def table(**cells: dict[int, float]) -> pd.DataFrame:
 
 
 def wide(values: np.ndarray) -> pd.DataFrame:
-    """Runs of values (cells, seeds); cell 0 is the baseline."""
+    """Table of runs from values (cells, seeds); cell 0 is the baseline."""
     cells, seeds = values.shape
     return pd.DataFrame(
         {
@@ -124,10 +124,10 @@ def test_p_holm_is_holm_over_the_cells_of_the_table():
 
 @pytest.mark.parametrize("seeds", [3, pytest.param(5, marks=pytest.mark.full("it lies between 3 and 10")), 10])
 def test_nominal_95_percent_intervals_cover_the_truth(seeds):
-    """Seeds shift all cells alike: pairing has to remove that, and the interval has to know how few seeds there are.
+    """Seeds shift all cells alike: pairing has to remove that, and the interval has to reflect how few seeds there are.
 
-    2,500 studies at once: a baseline without noise of its own leaves the cells' differences independent. Three
-    Monte-Carlo errors are 1.3 points.
+    2,500 studies at once: since the baseline adds no noise, the cells' differences are independent. Three Monte-Carlo
+    errors are 1.3 points.
     """
     generator = np.random.default_rng(seeds)
     effect = 0.7

@@ -1,4 +1,4 @@
-"""How a step is computed: what reads a value in it, compiled or not, in 16 bits; and on a GPU, where there is one."""
+"""How a step is computed: what reads a value in it, compiled or not, in 16 bits; and on a GPU, if there is one."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def trial(images, tiny_model) -> Trial:
 
 @pytest.fixture
 def small(trial, tmp_path) -> Trial:
-    """The same of one block, with SE and a shortcut, which compiles in seconds, on maps narrower than its kernel."""
+    """The same with one block, SE and a shortcut, which compiles in seconds, on maps narrower than its kernel."""
     table = mnet.describe("mobilenet_v3_small")
     path = tmp_path / "small.yaml"
     mnet.write_network(replace(table, blocks=table.blocks[4:5]), path)
@@ -51,8 +51,8 @@ def small(trial, tmp_path) -> Trial:
 
 
 class Reads(TorchDispatchMode):
-    """Counts the tensors from which a value was read while this was on and active. The count of averaged weights is on
-    the CPU, whatever the device: reading whole numbers of no dimension waits for nothing."""
+    """Counts the tensors from which a value is read while this is entered and active, except for int64 scalars: the
+    counter of averaged weights is always on the CPU, so that reading it waits for nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("named", ["quick", "v3"])
 def test_no_step_reads_a_value_but_to_report_the_loss(trial, named, tmp_path, monkeypatch):
-    """On a GPU each would wait for the device. `ProgressMonitor` reads the loss once a second there; here, where a
-    loss says that it is on a GPU, with a clock that stands still or jumps."""
+    """On a GPU each read would wait for the device. `ProgressMonitor` reads the loss once a second there; in this test,
+    in which the loss claims to be on a GPU, at every step or never."""
     reads = Reads()
 
     class Within(DeadKernels):
@@ -94,7 +94,7 @@ def test_no_step_reads_a_value_but_to_report_the_loss(trial, named, tmp_path, mo
 
 
 def on_fake_gpu(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """A module whose parameters and buffers say that they are on a GPU, and have no values."""
+    """Replace a module's parameters and buffers by fakes that claim to be on a GPU and have no values."""
     for part in module.modules():
         for tensors, kind in ((part._parameters, nn.Parameter), (part._buffers, torch.Tensor.detach)):
             for name, value in tensors.items():
@@ -106,7 +106,7 @@ def on_fake_gpu(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
 def test_what_a_step_does_on_a_gpu_stays_there(name):
-    """By shapes and devices alone, without one: a tensor on another device, or a value that is read, would raise."""
+    """Uses shapes and devices alone, without a GPU: a tensor on another device, or reading a value, would raise."""
     network, plan = shortened(mnet.describe(name, num_classes=10, in_channels=1)), recipe("v3")
     mode = FakeTensorMode()
     pack = on_fake_gpu(Pack([ImageClassifier(network, plan) for _ in range(2)]), mode).train()
@@ -136,14 +136,14 @@ def same(one: dict[str, object], other: dict[str, object], near: float) -> bool:
 
 @pytest.fixture
 def traced(monkeypatch):
-    """torch.compile without the compiler, which takes most of the time: it traces, forward and backward."""
+    """torch.compile that only traces, forward and backward, without the compiler, which takes most of the time."""
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, mode, **how: compile_(call, backend="aot_eager", **how))
 
 
 @pytest.fixture
 def compiled_calls(monkeypatch) -> list[tuple[int, ...]]:
-    """The shapes of the images of every call of what was compiled."""
+    """The shapes of the images in every call of compiled code."""
     compile_, shapes = torch.compile, []
 
     def compile_and_count(call, **settings):
@@ -162,7 +162,7 @@ def compiled_calls(monkeypatch) -> list[tuple[int, ...]]:
 
 @pytest.fixture
 def compiled_once():
-    """Compiling the same code anew, as for every step or member, is an error."""
+    """Compiling the same code again, for example for every step or member, is an error."""
     with torch._dynamo.config.patch(error_on_recompile=True):
         yield
 
@@ -257,7 +257,7 @@ def test_what_the_machine_cannot_compute_in_is_refused_before_anything_is_traine
 
 
 class Strict(DeadKernels):
-    """Lets no step wait for the GPU, the first ones apart, which `ProgressMonitor` reports."""
+    """Makes a step that waits for the GPU an error, except for the first ones, which `ProgressMonitor` reports."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 2:

@@ -68,7 +68,7 @@ def options(images, tiny_model) -> list[str]:
 
 @contextmanager
 def full_disk(limit: int) -> Iterator[None]:
-    """Neither this process, nor a worker that is forked meanwhile, can write a file above `limit` bytes."""
+    """Keep this process, and workers that are forked meanwhile, from writing files above `limit` bytes."""
     start_worker_server()
     (server,) = (child for child in psutil.Process().children() if "multiprocessing.forkserver" in str(child.cmdline()))
     before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in (os.getpid(), server.pid)}
@@ -123,7 +123,7 @@ def test_a_damaged_result_is_no_result(trial, undisturbed, tmp_path):
     for content in ("", "[]", "null", "{}", '{"top1": 9'):
         (job.folder / RESULT).write_text(content)
         assert read_result(job.folder) is None
-        assert find_finished(tmp_path, trial.run_id) is None  # by which a run is trained or not
+        assert find_finished(tmp_path, trial.run_id) is None  # decides whether a run is trained
     run_job(job)
     assert measured(job.folder) == measured(undisturbed)
 
@@ -146,7 +146,7 @@ def test_a_run_that_another_process_holds_is_not_trained_beside_it(trial, tmp_pa
 
 
 def test_results_of_an_older_version_count_and_those_of_a_later_one_are_refused(trial, undisturbed, tmp_path):
-    """0.1.0 first wrote neither `format` nor which images were right."""
+    """At first, 0.1.0 wrote neither `format` nor which images were right."""
     study = load_study(ROOT / "experiments/sweeps/activation.yaml", {
         "dataset": ["imagefolder"], "data_dir": [trial.data_dir], "resolution": [28], "batch_size": [16],
         "epochs": [3], "seed": [0], "model": [trial.model], "activation": ["paper", "relu"],
@@ -188,10 +188,10 @@ def test_ctrl_c_writes_the_checkpoint_and_says_how_to_go_on(options, tmp_path):
     while not list(tmp_path.glob("activation/runs/*/metrics.csv")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+    os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
     out, error = process.communicate()
     assert process.returncode == 130
     assert "run the same command to continue" in error
     assert "Traceback" not in out + error
     (path,) = tmp_path.glob("activation/runs/*/resume.ckpt")
-    assert torch.load(path, weights_only=True)["global_step"] % 4  # of 4 steps an epoch: not the checkpoint at its end
+    assert torch.load(path, weights_only=True)["global_step"] % 4  # 4 steps per epoch: not the checkpoint at its end

@@ -1,6 +1,6 @@
-"""A sweep that is killed, again and again, ends with the tables of one that was left alone.
+"""A sweep that is killed again and again ends with the tables of an undisturbed one.
 
-The suite kills once; `make test-kill` twenty times. Every other kill strikes as soon as a file is being written, the
+The suite kills once, `make test-kill` twenty times. Every other kill comes as soon as a file is being written, the
 others at a random moment.
 """
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def command(images, tiny_model) -> list[str]:
-    """Two packs of two runs, of seconds, with dropout, an average of the weights, and checkpoints all the time."""
+    """Two packs of two runs that take seconds, with dropout, averaged weights, and checkpoints all the time."""
     settings = {"dataset": "imagefolder", "data_dir": images, "resolution": 28, "model": tiny_model, "batch_size": 16}
     settings |= {"recipe": "v3", "lr": 0.05, "epochs": 6, "activation": "paper,relu", "seeds": 2}
     settings |= {"checkpoint_seconds": 0.05, "report": "false", "pack": 2}
@@ -42,19 +42,19 @@ def command(images, tiny_model) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(command, tmp_path_factory) -> dict[str, object]:
-    """What one that is left alone ends with."""
+    """The results of a sweep that is not killed."""
     out = tmp_path_factory.mktemp("undisturbed")
     run_to_the_end(command, out)
     return tables(out)
 
 
 def run_to_the_end(command: list[str], out: Path) -> None:
-    """In this process, which has imported all that it needs: what was killed left nothing but files."""
+    """Finish in this process, which has imported everything: a killed sweep leaves nothing but files."""
     assert ablate.main([*command[2:], f"--out={out}"]) == 0
 
 
 def tables(out: Path) -> dict[str, object]:
-    """All that a sweep leaves and that time, or a commit meanwhile, has no part in."""
+    """All results of a sweep that depend neither on time nor on a commit made meanwhile."""
     folder = out / "activation"
     runs = pd.read_csv(folder / "runs.csv", dtype=str)
     files = sorted(
@@ -65,7 +65,7 @@ def tables(out: Path) -> dict[str, object]:
 
 
 def check_whole(out: Path) -> None:
-    """Every file that has its name is complete."""
+    """Check that every file with its final name is complete."""
     for path in out.rglob("*.json"):
         json.loads(path.read_text())
     for path in out.rglob("*.csv"):
@@ -84,10 +84,10 @@ def start(command: list[str], out: Path) -> subprocess.Popen:
 
 
 def wait_to_kill(out: Path, process: subprocess.Popen, delay_s: float | None) -> None:
-    """Wait until training has begun or goes on, then for some time, or until a file is being written."""
+    """Wait for a new checkpoint, then for `delay_s`, or until a file is being written if that is None."""
 
     def checkpoints() -> set[tuple[Path, int]]:
-        with suppress(FileNotFoundError):  # one that is removed meanwhile: its run has ended
+        with suppress(FileNotFoundError):  # removed meanwhile, as its run has ended
             return {(path, path.stat().st_ino) for path in out.glob("activation/runs/*/resume.ckpt")}
         return set()
 
@@ -119,7 +119,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(command, und
                 print(f"\n  kill {len(killed)}/{kills}: {killed[-1]}", end="", flush=True)
             process.stderr.close()
             check_whole(out)
-        else:  # it had finished before: the next kills strike another
+        else:  # it finished before the kill: the next kills hit another sweep
             assert process.returncode == 0, process.communicate()[1]
             process.stderr.close()
             assert tables(out) == undisturbed
@@ -135,7 +135,7 @@ def test_two_processes_on_the_same_study_pay_each_run_once_and_tear_nothing(comm
     written: dict[Path, set[int]] = {}
     while any(process.poll() is None for process in both):
         for path in tmp_path.glob("activation/runs/*/result.json"):
-            written.setdefault(path, set()).add(path.stat().st_ino)  # another one where it was written again
+            written.setdefault(path, set()).add(path.stat().st_ino)  # a second one if it was written again
         time.sleep(0.005)
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors

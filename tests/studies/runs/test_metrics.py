@@ -6,7 +6,7 @@ from mnet.studies.runs.metrics import MetricsFile
 
 
 def test_a_metrics_file_is_a_table_before_anything_is_logged(tmp_path):
-    """A checkpoint may come before the first row, and a kill after it."""
+    """A run may write a checkpoint before its first row, and be killed after it."""
     metrics = MetricsFile(tmp_path)
     metrics.save()
     assert list(pd.read_csv(metrics.path)) == ["epoch", "step"]

@@ -1,4 +1,4 @@
-"""Seeds trained as one network leave what each would alone, up to the order of summation, however they are stopped."""
+"""Seeds trained as one network end as each would alone, up to the order of summation, however they are stopped."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def trial(request, images, tiny_model) -> Trial:
 
 @pytest.fixture(scope="module")
 def trainer(trial) -> dict[str, object]:
-    """Lightning averages no weights of 64 bits."""
+    """64 bits, except with averaged weights: Lightning averages none in 64 bits."""
     return {"precision": "64-true"} if trial.recipe == "quick" else {}
 
 
@@ -115,7 +115,7 @@ def test_a_pack_killed_between_its_checkpoints_ends_with_the_same_bits(trial, tm
 
 
 class Died(BaseException):
-    """As sudden as a kill, for the code it strikes."""
+    """Ends the code that raises it as suddenly as a kill."""
 
 
 def die_at(step: int):
@@ -145,7 +145,7 @@ def test_a_pack_that_was_killed_goes_on_as_a_pack_or_alone(trial, trainer, alone
     assert read_result(jobs[0].folder)["replicas"] == 2
 
 
-@pytest.mark.parametrize("trial", ["v3"], indirect=True)  # has more to restore
+@pytest.mark.parametrize("trial", ["v3"], indirect=True)  # v3 has more to restore
 def test_runs_that_were_killed_alone_go_on_as_a_pack_where_they_are_at_one_step(trial, trainer, alone, tmp_path):
     jobs = jobs_in(tmp_path, trial)
     for job, step in zip(jobs, (5, 5, 10), strict=True):
@@ -183,4 +183,4 @@ def test_what_others_hold_or_have_finished_is_left_to_them(trial, trainer, alone
         assert json.loads((jobs[0].folder / RESULT).read_text()) == outcomes[jobs[0]].result
         fresh = jobs_in(alone[0].root, trial, (SEEDS, SEEDS + 1))
         outcomes = dict(run_jobs(fresh, lambda progress: None, trainer=trainer))
-    assert [outcomes[job].kind for job in fresh] == ["locked"] * 2  # together, so that they are not torn apart
+    assert [outcomes[job].kind for job in fresh] == ["locked"] * 2  # both, so that they stay together

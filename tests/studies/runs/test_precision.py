@@ -40,7 +40,7 @@ def test_precision_is_part_of_the_run_id_beside_the_fp32_runs_own_settings():
     fp32, int8, qat = (Trial(precision=precision) for precision in PRECISIONS)
     assert fp32.run_id == Trial().run_id == int8.in_float().run_id == qat.in_float().run_id
     assert len({trial.run_id for trial in (fp32, int8, qat)}) == 3
-    for precision in PRECISIONS:  # both are trained on for one epoch, but from other networks
+    for precision in PRECISIONS:  # int8 is trained alike in both, but from different networks
         assert Trial(precision=precision, epochs=2).run_id != Trial(precision=precision, epochs=3).run_id
     with pytest.raises(
         ConfigError, match=r"unknown precision 'int4'; one of fp32, tf32, bf16, int8, int8-qat\. Did you mean int8"
@@ -59,7 +59,7 @@ def test_ranges_are_seen_on_training_images_alone_the_same_for_a_seed(trial):
     data = load_data(trial, trial.full_recipe())
     training = torch.cat([batch for batch, _ in data.batches("train")])
     seen = calibration_images(data, 5)
-    assert len(seen) == 64  # all of a folder that has fewer than 512
+    assert len(seen) == 64  # one whole batch: the folder has fewer than 512 images
     assert all((image == training).all(dim=(1, 2, 3)).any() for image in seen)
     assert torch.equal(seen, calibration_images(data, 5))
     assert not torch.equal(seen, calibration_images(data, 6))

@@ -1,4 +1,4 @@
-"""A run stopped anywhere goes on to the same bits: weights, metrics, which images were right."""
+"""A run stopped anywhere continues to the same bits: weights, metrics, which images were right."""
 
 import json
 
@@ -16,7 +16,7 @@ WHOLE = (METRICS, CORRECT, WEIGHTS)
 
 
 def left(folder):
-    """What a run leaves, byte by byte, without what time makes of it."""
+    """The files of a run, byte by byte, and its result without its times."""
     result = json.loads((folder / RESULT).read_text())
     return {name: (folder / name).read_bytes() for name in WHOLE}, {k: v for k, v in result.items() if k not in TIMING}
 
@@ -46,11 +46,11 @@ def undisturbed(trial, tmp_path_factory):
 
 
 class Died(BaseException):
-    """As sudden as a kill, for the code it strikes."""
+    """Ends the code that raises it as suddenly as a kill."""
 
 
 @pytest.mark.parametrize(
-    "steps",  # seven an epoch
+    "steps",  # seven per epoch
     [(1, 28), pytest.param((5, 9), marks=pytest.mark.full("killed more often below")), (2, 7, 8, 15, 16, 27)],
     ids=str,
 )
@@ -88,6 +88,6 @@ def test_a_run_killed_in_its_test_is_not_trained_again(trial, undisturbed, tmp_p
 def test_a_run_that_is_asked_to_stop_writes_its_checkpoint_first(trial, undisturbed, tmp_path):
     with pytest.raises(Stopped):
         run_trial(trial, tmp_path, lambda progress: progress.step == 11)
-    assert torch.load(tmp_path / RESUME, weights_only=True)["global_step"] in (11, 12)  # 12 where 11 logs
+    assert torch.load(tmp_path / RESUME, weights_only=True)["global_step"] in (11, 12)  # 12 if step 11 logs
     run_trial(trial, tmp_path)
     assert left(tmp_path) == undisturbed

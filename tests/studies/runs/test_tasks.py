@@ -62,7 +62,7 @@ parameters:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_scenes_of_made_up_garments():
-    """Ten classes of 28x28 images that need no download: a bright square of another place and size each."""
+    """Ten classes of 28x28 images that need no download: bright squares that differ in place and size."""
     images = torch.zeros(40, 1, 28, 28, dtype=torch.uint8)
     labels = torch.arange(40) % 10
     for i, label in enumerate(labels.tolist()):
@@ -86,7 +86,7 @@ def study_of(folder: Path, task: str, varied: str = "reduced_tail: {values: [fal
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Callable[[str], Path]:
-    """A function of a task: the folder of its finished run, which is trained once."""
+    """A function that returns the folder of a task's finished run, which is trained once."""
 
     @cache
     def folder(task: str) -> Path:
@@ -135,7 +135,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(task, f
 
 @pytest.mark.parametrize("task", HEADS)
 def test_seeds_are_trained_together_as_each_is_alone(task, tmp_path, monkeypatch):
-    """After one step: after more, rounding has grown where batch norms see a few pixels."""
+    """Compared after one step: with more, rounding grows in batch norms that see few pixels."""
     monkeypatch.setattr(ScenesData, "train_size", 60)
     monkeypatch.setitem(ScenesSettings.__init__.__kwdefaults__, "val_size", 20)
     trials = [Trial(head=HEADS[task], **TINY, batch_size=40, lr=1e-3, seed=seed) for seed in (0, 1)]
@@ -156,7 +156,7 @@ def test_seeds_are_trained_together_as_each_is_alone(task, tmp_path, monkeypatch
 
 
 def finish_runs(study, root: Path, means: dict[str, float]) -> None:
-    """Results of every run, as if they had been trained."""
+    """Write results of every run, as if they had been trained."""
     metric = study.task.headline.name
     for cell, trial in study.trials:
         folder = run_folder(root, study.name, trial.run_id)
@@ -187,7 +187,7 @@ def finish_runs(study, root: Path, means: dict[str, float]) -> None:
 def test_tables_figures_and_the_report_name_the_tasks_metric(task, finished, tmp_path, capsys):
     study, root = study_of(tmp_path, task), tmp_path / "results"
     finish_runs(study, root, {"false": 40.0, "true": 43.0})
-    for cell in study.cells:  # what the first seed's run saw
+    for cell in study.cells:  # the predictions of the first seed's run
         trial = Trial(head=HEADS[task], **TINY, **cell.options)
         shutil.copy(finished(task) / "examples.pt", run_folder(root, study.name, trial.run_id))
     assert read_examples(study, study.cells[0], root) is not None
@@ -197,7 +197,7 @@ def test_tables_figures_and_the_report_name_the_tasks_metric(task, finished, tmp
     assert [f"{name}_mean", f"{name}_sd", f"{name}_half_width"] == list(tables.summary.columns[3:6])
     assert tables.summary["delta"].tolist()[1] == pytest.approx(3.0)
     assert tables.summary["verdict"].tolist()[1] == "up"
-    assert tables.summary["boot_low"].isna().all()  # of mAP there is no right or wrong image
+    assert tables.summary["boot_low"].isna().all()  # for mAP no image is right or wrong
     assert {f"{study.name}.png", "predictions.png", "runs.csv", "summary.csv"} <= {
         p.name for p in (root / study.name).iterdir()
     }

@@ -1,4 +1,4 @@
-"""The papers' claims: their numbers beside the estimates and intervals measured here."""
+"""The papers' claims: their numbers next to our estimates and intervals."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mnet.studies.report.charts.marks import DESCRIBED, beside, data, ends, fini
 from mnet.studies.results.table_view import Row, format_interval, is_number, rows_of
 
 ROW = 27
-"""Pixels."""
+"""Height of a row in pixels."""
 PAPER = "the paper's number"
 BAR = "M-0.2,-1.3h0.4v2.6h-0.4z"
-"""The shape of a mark, as an SVG path."""
+"""The shape of the mark for the paper's number, as an SVG path."""
 
 
 OURS = "marks and lines: ours, with 95% interval"
@@ -51,12 +51,12 @@ TOPICS = (
 
 
 def claims_forest(claims: pd.DataFrame, topics: Sequence[Topic] = TOPICS) -> alt.ConcatChart:
-    """A row a topic, left its claim about accuracy, right that about latency: our estimate with its 95% interval,
-    coloured by verdict, and the paper's number as a bar.
+    """One row per topic, the claim about accuracy on the left, about latency on the right: our estimate with its 95%
+    interval, coloured by verdict, and the paper's number as a bar.
 
     Args:
-        claims: Of `claims.csv`; the first row of an id is its headline.
-        topics: The rows. A claim without an estimate of ours is left out.
+        claims: Rows of `claims.csv`; the first row of an id is its headline.
+        topics: The topics of the rows. A claim that we have not estimated is left out.
     """
     headline_of = {str(row["id"]): row for row in rows_of(headlines(claims))}
     styles = {**VERDICTS, PAPER: (INK, BAR)}

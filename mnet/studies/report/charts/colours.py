@@ -1,4 +1,4 @@
-"""Which colour and shape stands for what: the same in every chart, and safe for colour-blind readers."""
+"""The meaning of colours and shapes: the same in every chart, and safe for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ ACTIVATIONS: dict[str, Style] = {
 
 
 def colour(variant: str) -> str:
-    """The colour of a variant, wherever it is drawn; of one that is called by its model, the network's."""
+    """The colour of a variant in all charts; if its name contains a model, the colour of that network."""
     model = re.search(r"\bmodel=([^\s,]+)", variant)
     if model and model[1] in MODELS:
         return NETWORKS[MODELS[model[1]]][0]
@@ -93,7 +93,7 @@ def colour(variant: str) -> str:
 
 
 def cell_styles(cells: Iterable[object]) -> dict[str, Style]:
-    """The colour of each cell, and a shape to tell those apart that share a colour."""
+    """The colour of each cell, and a shape to tell apart those that share a colour."""
     names = dict.fromkeys(map(str, cells))
     return {name: (colour(name), SHAPES[i % len(SHAPES)]) for i, name in enumerate(names)}
 

@@ -1,4 +1,4 @@
-"""Inside the networks: layer by layer, and through training."""
+"""Inside the networks: layer by layer, and during training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LAYER_TITLE = "layer, from the first to the last"
 
 
 def inside_chart(table: pd.DataFrame, title: str) -> alt.ConcatChart:
-    """Layers from first to last, a line a cell, the mean of its seeds; a panel for each of `MEASURES`.
+    """Layers from first to last: one line per cell, the mean over its seeds; one panel for each of `MEASURES`.
 
     Args:
-        table: Of `inside.csv`.
-        title: Above all panels.
+        table: Rows of `inside.csv`.
+        title: Title above all panels.
     """
     rank_kept = table["rank_after"] / table["rank_before"]
     shown = table.assign(dead=100 * table["dead"], silent=100 * table["silent"], rank_kept=rank_kept)
@@ -41,11 +41,11 @@ def inside_chart(table: pd.DataFrame, title: str) -> alt.ConcatChart:
 
 
 def deaths_chart(deaths: pd.DataFrame, title: str) -> alt.ConcatChart:
-    """Dead depthwise kernels: left through training, a line a cell, right layer by layer at the end.
+    """Dead depthwise kernels, one line per cell: left during training, right layer by layer at the end.
 
     Args:
-        deaths: Of `deaths.csv`.
-        title: Above both panels.
+        deaths: Rows of `deaths.csv`.
+        title: Title above both panels.
     """
     whole, layers = deaths[deaths["layer"] == EVERY], deaths[deaths["layer"] != EVERY]
     styles = cell_styles(whole["cell"])
@@ -69,7 +69,7 @@ def deaths_chart(deaths: pd.DataFrame, title: str) -> alt.ConcatChart:
 
 
 def spiral_chart(dimensions: Sequence[int], seed: int = 0) -> alt.ConcatChart:
-    """A spiral, and what comes back of it through so many dimensions and ReLU. Source: V2, figure 1."""
+    """A spiral, and what is left of it after ReLU in each number of `dimensions`. Source: V2, figure 1."""
     curves = {"the spiral": spiral()}
     for embedding in through_relu(dimensions, seed):
         curves[f"{embedding.dimensions} dimensions, {embedding.lost:.0%} lost"] = embedding.back
@@ -88,7 +88,7 @@ def spiral_chart(dimensions: Sequence[int], seed: int = 0) -> alt.ConcatChart:
 def _lines(
     y_title: str, rows: Iterable[Row], x_title: str, styles: dict[str, Style], *, legend: bool = False
 ) -> alt.LayerChart:
-    """Lines with points, and the range `low` to `high` where rows have one."""
+    """Lines with points, and the range `low` to `high` if rows have one."""
     rows = list(rows)
     base = alt.Chart(data(rows))
     scale: dict[str, Any] = {} if max((row["y"] for row in rows), default=0) > 1 else {"domainMax": 1}

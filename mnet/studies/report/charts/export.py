@@ -19,19 +19,19 @@ from mnet.studies.report.charts.marks import Chart
 Spec = dict[str, Any]
 
 COLOURS = 128
-"""Of a PNG file: a third of the bytes, and no difference to see."""
+"""Colours of a PNG file: a third of the bytes, without a visible difference."""
 PAGE = {INK: "currentColor"}
 """Colours that the report sets itself."""
 DARK = {INK: "#e6e4df", BLUE: "#4a9fd8", GREY: "#a3a3a3"}
-"""Colours that a dark background takes lighter."""
+"""Lighter colours for a dark background."""
 SVG_FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
-"""Fonts of equal widths: a browser lays out the text that was measured here."""
+"""Fonts of equal widths, because a browser draws text that was measured when the file was written."""
 
 
 def page_spec(chart: alt.LayerChart) -> tuple[str, Spec]:
     """The title of a chart and its Vega-Lite specification, as wide as its container and in the page's own colours."""
     spec = _spec(chart, PAGE, background="transparent")
-    spec.pop("$schema")  # an address; the page says by itself what this is
+    spec.pop("$schema")  # a URL that the page does not need
     title = spec.pop("title", "")
     fitted = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
     return title, {**spec, **fitted, "padding": {"left": 1, "right": 1, "top": 4, "bottom": 4}}
@@ -41,7 +41,7 @@ def save_png(chart: Chart, path: Path, *, scale: float = 1.5) -> None:
     """Write a chart as PNG on white, whole or not at all.
 
     Args:
-        chart: Of any function of this package.
+        chart: A chart from any function of this package.
         path: The file.
         scale: Pixels of the image per pixel of the chart.
     """
@@ -54,9 +54,9 @@ def save_svg(chart: Chart, path: Path, *, dark: bool = False) -> None:
     """Write a chart as SVG on a transparent background, whole or not at all.
 
     Args:
-        chart: Of any function of this package.
+        chart: A chart from any function of this package.
         path: The file.
-        dark: For a dark page.
+        dark: Whether it is for a dark page.
     """
     spec = _spec(chart, DARK if dark else {}, background="transparent")
     spec["config"]["font"] = SVG_FONT

@@ -1,4 +1,4 @@
-"""The networks of the family: what their rows are, where their cost lies, and what each toggle changes of it."""
+"""Charts of the networks of the family: their rows, where their cost lies, and how toggles change it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mnet.studies.report.charts.marks import DESCRIBED, WIDTH, beside, data, fin
 from mnet.studies.results.table_view import rows_of
 
 ON_COLOUR = "#1c1d20"
-"""Text on a light colour, on a dark page too."""
+"""Text on a light colour, also on a dark page."""
 NO_CHANGE = 0.05
-"""Percent: a smaller change would read 0."""
+"""Percent; a smaller change is shown as 0."""
 
 
 def toggle_costs_chart(costs: pd.DataFrame, title: str) -> alt.ConcatChart:
-    """What each toggle changes of the cost, a row a value that changes anything.
+    """How each toggle changes the cost, one row per value that changes anything.
 
     Args:
-        costs: Of `toggle_costs`.
-        title: Above all panels.
+        costs: From `toggle_costs`.
+        title: Title above all panels.
     """
     shown = costs[(costs[list(COSTS)].abs() > NO_CHANGE).any(axis=1)]
     panels = []
@@ -52,11 +52,11 @@ def toggle_costs_chart(costs: pd.DataFrame, title: str) -> alt.ConcatChart:
 
 
 def kinds_chart(networks: Mapping[str, Network], title: str, resolution: int = 224) -> alt.ConcatChart:
-    """In which kind of layer parameters and multiply-adds lie, a bar a network.
+    """Parameters and multiply-adds by kind of layer, one bar per network.
 
     Args:
-        networks: By name.
-        title: Above both panels.
+        networks: Networks by name.
+        title: Title above both panels.
         resolution: Height and width of the images, in pixels.
     """
     costs = {name: cost(network, resolution) for name, network in networks.items()}
@@ -89,11 +89,11 @@ def kinds_chart(networks: Mapping[str, Network], title: str, resolution: int = 2
 
 
 def depth_chart(networks: Mapping[str, Network], title: str, resolution: int = 224) -> alt.ConcatChart:
-    """Where in the network the cost lies, from the stem to the classifier, a line a network.
+    """Where in the network the cost lies, from the stem to the classifier, one line per network.
 
     Args:
-        networks: By name, the baseline first.
-        title: Above all panels.
+        networks: Networks by name, the baseline first.
+        title: Title above all panels.
         resolution: Height and width of the images, in pixels.
     """
     units = {
@@ -125,12 +125,12 @@ def depth_chart(networks: Mapping[str, Network], title: str, resolution: int = 2
 
 
 def choices_chart(networks: Mapping[str, Network], title: str) -> alt.LayerChart:
-    """What a count of multiply-adds does not show: every row's non-linearity, kernel and SE, and whether its
-    projection is followed by one; a line a network.
+    """What a count of multiply-adds does not show: the non-linearity, kernel and SE of every row, and whether a
+    non-linearity follows its projection; one line per network.
 
     Args:
-        networks: By name.
-        title: What is shown.
+        networks: Networks by name.
+        title: Title of the chart.
     """
     longest = max(len(network.blocks) for network in networks.values())
     order = ["stem", *map(str, range(longest)), "tail", "hidden"]
@@ -185,7 +185,7 @@ def _choices(network: Network) -> list[_Choice]:
 
 
 def _cost_by_part(network_cost: Cost) -> pd.DataFrame:
-    """Parameters, multiply-adds and the most memory that is alive, by part, in the order of execution."""
+    """Parameters, multiply-adds and peak activation memory by part, in the order of execution."""
     layers = network_cost.layers
     columns = {"params": "sum", "madds": "sum", "activation_bytes": "max"}
     return layers.groupby(layers["layer"].map(part_name), sort=False).agg(columns)

@@ -1,4 +1,4 @@
-"""The charts of latency: ratios to the baseline, accuracy beside latency, and the cost of each block."""
+"""The charts of latency: ratios to the baseline, accuracy over latency, and the cost of each block."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mnet.studies.results.table_view import format_interval, rows_of
 
 RATIO_TITLE = ["latency over that of the first row (log scale)", "paired rounds, 95% interval"]
 TOGETHER = ("runtime", "threads", "batch", "device")
-"""Latencies are compared only where all of these agree."""
+"""Latencies are compared only if all of these agree."""
 
 
 def latency_chart(
@@ -38,8 +38,8 @@ def latency_chart(
     """The ratio of every variant to the first on each runtime, with its interval and a line at 1.
 
     Args:
-        latency: Of `latency.csv`.
-        title: What is drawn.
+        latency: Rows of `latency.csv`.
+        title: Title of the chart.
 
     Returns:
         None if no ratio was measured.
@@ -59,7 +59,7 @@ def latency_chart(
         details = ("threads", "resolution", "kernels", "rounds", "device")
         text += "\n" + ", ".join(f"{name} {row[name]}" for name in details if name in row)
         y = rows.marks[variants.index(variant)] + LANE * runtimes.index(runtime)
-        label = f"{row['ratio']:.3f}" if row["low"] != row["high"] else ""  # nothing beside the baseline
+        label = f"{row['ratio']:.3f}" if row["low"] != row["high"] else ""  # no label for the baseline
         limits = ends(row["ratio"], row["low"], row["high"])
         ratios.append({"x": row["ratio"], **limits, "y": y, "series": runtime, "text": text, "label": label})
     x = x_axis(RATIO_TITLE, ratios, through=1, log=True)
@@ -70,10 +70,10 @@ def latency_chart(
 
 
 def frontier_charts(frontier: pd.DataFrame) -> Iterator[alt.LayerChart]:
-    """Accuracy over latency, both with 95% intervals; a chart for what was timed together.
+    """Accuracy over latency, both with 95% intervals; one chart per group of cells timed together.
 
     Args:
-        frontier: Of `frontier.csv`.
+        frontier: Rows of `frontier.csv`.
     """
     for _, cells in frontier.groupby([name for name in TOGETHER if name in frontier], sort=False):
         yield cells_chart(cells, str(cells["runtime"].iloc[0]), "ratio", "latency over the first's (log scale)", 1)
@@ -85,12 +85,12 @@ def frontier_chart(frontier: pd.DataFrame, title: str) -> alt.ConcatChart:
 
 
 def blocks_chart(blocks: pd.DataFrame, title: str = "Cost by block") -> alt.LayerChart:
-    """The share of every block in multiply-adds, parameters and, where it was timed, latency.
+    """The share of every block in multiply-adds, parameters and, if it was timed, latency.
 
     Args:
         blocks: `block, kind, resolution, params, madds`, in the order of execution; `ms, low, high, undelegated` if
             they were timed.
-        title: What is drawn.
+        title: Title of the chart.
     """
     measures = {"multiply-adds": "madds", "parameters": "params"}
     if "ms" in blocks:
@@ -113,7 +113,7 @@ def blocks_chart(blocks: pd.DataFrame, title: str = "Cost by block") -> alt.Laye
         for i, row in enumerate(rows_of(blocks))
     ]
     furthest = max(row.get("high", row["x"]) for row in [*bars, *timed])
-    room = 1.2 if timed else 1.04  # for the milliseconds beside the bars
+    room = 1.2 if timed else 1.04  # for the milliseconds next to the bars
     scale = alt.Scale(domain=[0, room * furthest], nice=False)
     interval = "; line: 95% interval of the latency" if timed else ""
     x = alt.X("x:Q", title=f"share of the network (%){interval}", scale=scale, axis=alt.Axis(tickCount=6))

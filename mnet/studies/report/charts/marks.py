@@ -1,6 +1,6 @@
 """Parts of charts: rows with names above them, intervals, axes, legends, and the look that all charts share.
 
-Names and settings reach a chart as text in fields that are named here, never as a field name or an expression.
+Names and settings enter a chart only as text in fields that this module names, never as a field name or an expression.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Chart = alt.LayerChart | alt.ConcatChart
 WIDTH = 420
 """Pixels of a panel in a file or notebook; in the report it has the width of its column."""
 LINE, STEP, LANE, LABEL = 15, 26, 10, 44
-"""Pixels of a line of text, of a row's marks and of a further lane of marks; characters of a name on a line."""
+"""Pixels of a line of text, of a row's marks and of each further lane of marks; characters of a name per line."""
 
 DESCRIBED = {"tooltip": alt.Tooltip("text:N"), "description": alt.Description("text:N")}
 CONFIG: Mapping[str, Any] = {
@@ -70,7 +70,7 @@ def _fits(value: object) -> bool:
 
 
 def ends(centre: float, low: Any = None, high: Any = None) -> dict[str, float]:
-    """The ends of an interval; the centre itself where there is no interval."""
+    """The ends of an interval; the centre itself if there is no interval."""
     return {"low": low, "high": high} if is_number(low) and is_number(high) else {"low": centre, "high": centre}
 
 
@@ -90,7 +90,7 @@ def x_axis(title: str | list[str], rows: Sequence[Row], *, through: float | None
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """Ticks of a log axis: 1, 2 and 5 times powers of ten, or evenly spaced ones where the axis is short."""
+    """Ticks of a log axis: 1, 2 and 5 times powers of ten, or evenly spaced ones if the axis is short."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
     ticks = [round(tick, 10) for tick in ticks if low <= tick <= high]
@@ -127,7 +127,7 @@ def series(styles: Mapping[str, Style], *, legend: bool = False, shape: bool = T
 
 
 def names(rows: Rows, values: Sequence[str] = ()) -> list[alt.Chart]:
-    """The names of rows and the numbers at their right, with a hairline between rows."""
+    """The names of rows and the numbers to their right, with a hairline between rows."""
     values = values or [""] * len(rows.names)
     heads = [
         {"label": name, "value": value.replace("-", "\u2212"), "y": top}
@@ -143,7 +143,7 @@ def names(rows: Rows, values: Sequence[str] = ()) -> list[alt.Chart]:
 
 
 def dots(rows: Sequence[Row], x: alt.X, height: int, styles: Mapping[str, Style]) -> alt.Chart:
-    """Small circles, one a run."""
+    """Small circles, one per run."""
     base = alt.Chart(data(rows)).mark_point(filled=True, shape="circle", size=34, opacity=0.6)
     return base.encode(x=x, y=vertical(height), **series(styles, shape=False), **DESCRIBED)
 
@@ -162,7 +162,7 @@ def intervals(
 
 
 def line_at(value: float, x: alt.X) -> alt.Chart:
-    """A vertical line at no difference."""
+    """A vertical line at the value of no difference."""
     rule = alt.Chart(data([{"x": value}])).mark_rule(strokeDash=[3, 3], strokeOpacity=0.7, color=INK, aria=False)
     return rule.encode(x=x)
 
@@ -173,11 +173,11 @@ def finish(title: str, layers: Sequence[alt.Chart], height: int, width: int = WI
 
 
 def beside(charts: Sequence[alt.LayerChart], title: str = "", columns: int | None = None) -> alt.ConcatChart:
-    """Charts as panels of one, from left to right.
+    """Charts as panels of one chart, from left to right.
 
     Args:
         charts: The panels.
-        title: Above all of them.
+        title: Title above all of them.
         columns: Panels in a row; None = all.
     """
     panels = [chart.copy(deep=False) for chart in charts]

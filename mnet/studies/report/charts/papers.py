@@ -1,4 +1,4 @@
-"""The papers' published networks, beside what was trained and timed here."""
+"""Charts of the papers' published networks, next to what we trained and timed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SOURCES = {
     "v4_table6": "V4 paper, table 6, costs in one or two digits",
 }
 MEASURES = {"top1": "ImageNet top-1", "map": "COCO mAP"}
-"""What the papers' points are in percent of, by the metric of ours that they stand beside."""
+"""Our metric -> the papers' measure that is shown next to it, in percent."""
 
 
 def paper_points(published: pd.DataFrame) -> list[Row]:
     """The papers' networks as points.
 
     Args:
-        published: Of `papers.published_points`, `published_detectors` or both.
+        published: From `papers.published_points`, `published_detectors` or both.
 
     Returns:
-        `network`, `name`, `y` in percent of its `measure` (`metric` is ours), `madds` and `params` in millions, `ms` on
-        a Pixel 1 or None, `resolution`, `source`, `text`.
+        `network`, `name`, `y` in percent of its `measure` (`metric`: our name), `madds` and `params` in millions, `ms`
+        on a Pixel 1 or None, `resolution`, `source`, `text`.
     """
     points: list[Row] = []
     for row in rows_of(published):
@@ -52,12 +52,12 @@ def paper_points(published: pd.DataFrame) -> list[Row]:
 
 
 def madds_chart(published: pd.DataFrame, trained: pd.DataFrame, title: str) -> alt.ConcatChart:
-    """Accuracy over multiply-adds: left as published on ImageNet, right as trained here.
+    """Accuracy over multiply-adds: left as published on ImageNet, right as trained by us.
 
     Args:
-        published: Of `published_points`.
-        trained: Of `trained_points`; the cells of a study of one network are joined.
-        title: Above both panels.
+        published: From `published_points`.
+        trained: From `trained_points`; a line joins the cells of a study that has a single model.
+        title: Title above both panels.
     """
     left = _published_chart(paper_points(published), "madds", "As published, ImageNet", MADDS_TITLE)
     points: list[dict[str, Any]] = []
@@ -81,13 +81,13 @@ def madds_chart(published: pd.DataFrame, trained: pd.DataFrame, title: str) -> a
 
 
 def phone_chart(published: pd.DataFrame, timed: pd.DataFrame, timed_on: str, title: str) -> alt.ConcatChart:
-    """Published accuracy over latency: left on the papers' phone, right what the same networks take here.
+    """Published accuracy over latency: left on the papers' phone, right the same networks on our hardware.
 
     Args:
-        published: Of `published_points`.
-        timed: Of `timed_points`.
+        published: From `published_points`.
+        timed: From `timed_points`.
         timed_on: Runtime and hardware.
-        title: Above both panels.
+        title: Title above both panels.
     """
     phone = [point for point in paper_points(published) if point["ms"] is not None]
     times = zip(paper_points(timed), timed["ms"], strict=True)

@@ -29,14 +29,14 @@ def scatter_chart(
     log: bool = True,
     extent: Iterable[float] = (),
 ) -> alt.LayerChart:
-    """Points, with intervals where they have some, and lines between them.
+    """Points, with intervals if they have some, and lines between them.
 
     Args:
-        title: What is drawn.
+        title: Title of the chart.
         points: `x`, `y`, `series`, `text`; optionally the intervals `low` to `high` of y and `left` to `right` of x,
             a short `label`, and `opacity`.
-        x_title: With unit.
-        y_title: With unit.
+        x_title: Title of the x axis, with unit.
+        y_title: Title of the y axis, with unit.
         styles: Colour and shape of each series.
         lines: Points that are joined, with `x` and `y`.
         through: A value that the x axis must show.
@@ -72,14 +72,14 @@ def scatter_chart(
 def cells_chart(
     cells: pd.DataFrame, title: str, column: str, x_title: str, through: float | None = None
 ) -> alt.LayerChart:
-    """A study's cells: what the task compares, over a cost. Cells are numbered, as the legend says; a line joins those
-    that no other beats at less cost.
+    """The headline metric of a study's cells over a cost. Cells are numbered as in the legend; a line joins those that
+    no other beats at less cost.
 
     Args:
-        cells: A row a cell with a result: the columns of `summary.csv`, or of `frontier.csv` on one runtime.
-        title: What is drawn.
-        column: `madds`, drawn in millions, or `ratio`, of latencies.
-        x_title: With unit.
+        cells: One row per cell with a result: the columns of `summary.csv`, or of `frontier.csv` on one runtime.
+        title: Title of the chart.
+        column: `madds`, drawn in millions, or `ratio`, the ratio of latencies.
+        x_title: Title of the x axis, with unit.
         through: A value that the x axis must show.
     """
     points, styles, metric = [], {}, metric_of(cells)
@@ -107,9 +107,9 @@ def networks_chart(points: Sequence[Row], title: str, x_title: str, label: str) 
 
     Args:
         points: `x`, `y` in percent, `network` (one of `NETWORKS`), `text`.
-        title: What is drawn.
-        x_title: With unit.
-        label: What y is.
+        title: Title of the chart.
+        x_title: Title of the x axis, with unit.
+        label: Name of the metric on y.
 
     Returns:
         None if there are no points.
@@ -122,13 +122,13 @@ def networks_chart(points: Sequence[Row], title: str, x_title: str, label: str) 
 
 
 def network_styles(points: Sequence[Row]) -> dict[str, Style]:
-    """Those of `NETWORKS` that are drawn."""
+    """The entries of `NETWORKS` that are drawn."""
     drawn = {str(point["series"]) for point in points}
     return {name: style for name, style in NETWORKS.items() if name in drawn}
 
 
 def undominated(points: Sequence[Row]) -> list[Row]:
-    """The points than which no other is both cheaper and better, from cheap to costly."""
+    """The points that no other beats at less cost, from cheap to costly."""
     best: list[Row] = []
     for point in sorted(points, key=lambda point: (point["x"], -point["y"])):
         if not best or point["y"] > best[-1]["y"]:

@@ -1,4 +1,4 @@
-"""The charts of a search: what was tried, and what came of it."""
+"""The charts of a search: what it tried and what it found."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def search_chart(root: Path, name: str) -> alt.ConcatChart:
 
     Args:
         root: The results folder.
-        name: The search, whose files are in it or published.
+        name: The search; its files are in the results folder or published.
 
     Raises:
         ConfigError: There is no such search.
@@ -59,11 +59,11 @@ def search_chart(root: Path, name: str) -> alt.ConcatChart:
 
 
 def trace_chart(trace: pd.DataFrame, unit: str = "ms or million multiply-adds") -> alt.LayerChart:
-    """Every proposal of NetAdapt by its cost and its accuracy on validation, and those that were taken.
+    """Every proposal of NetAdapt by its cost and its validation accuracy, and those that were taken.
 
     Args:
-        trace: Of `trace.csv`.
-        unit: Of the cost.
+        trace: Rows of `trace.csv`.
+        unit: Unit of the cost.
     """
     points = []
     for row in rows_of(trace.dropna(subset=["accuracy"]).sort_values("taken")):
@@ -79,7 +79,7 @@ def trace_chart(trace: pd.DataFrame, unit: str = "ms or million multiply-adds") 
 
 
 def channels_chart(start: Network, end: Network) -> alt.LayerChart:
-    """What a search left of the channels of each expansion and bottleneck, from the first layer to the last."""
+    """The share of channels that a search kept in each expansion and bottleneck, from the first layer to the last."""
     before, after = sizes(start), sizes(end)
     rows = [
         {
@@ -106,11 +106,11 @@ def channels_chart(start: Network, end: Network) -> alt.LayerChart:
 
 
 def candidates_chart(candidates: pd.DataFrame) -> alt.LayerChart:
-    """Candidates of a search over blocks by cost and accuracy, the start and the one of the highest reward; a line
+    """Candidates of a search over blocks by cost and accuracy, with the start and the highest reward marked; a line
     joins those that no other beats at less cost.
 
     Args:
-        candidates: Of `candidates.csv`.
+        candidates: Rows of `candidates.csv`.
     """
     points, best = [], candidates["reward"].idxmax()
     for i, row in candidates.dropna(subset=["accuracy"]).iterrows():
@@ -124,10 +124,10 @@ def candidates_chart(candidates: pd.DataFrame) -> alt.LayerChart:
 
 
 def proxy_chart(proxy: pd.DataFrame) -> alt.LayerChart:
-    """What the short training predicts of the full one.
+    """How well the short training predicts the full one.
 
     Args:
-        proxy: Of `proxy.csv`: the accuracies of candidates after both.
+        proxy: Rows of `proxy.csv`: the accuracies of candidates after both.
     """
     agreement = str(rank_correlation(list(proxy["proxy"]), list(proxy["full"])))
     name = "a candidate, trained both ways"

@@ -35,16 +35,16 @@ def study_chart(summary: pd.DataFrame, runs: pd.DataFrame, title: str) -> alt.Co
     """The accuracy of every seed and cell, and each cell's difference to the baseline.
 
     Args:
-        summary: Of `summary.csv`, the baseline first.
-        runs: Of `runs.csv`.
-        title: Above both panels.
+        summary: Rows of `summary.csv`, the baseline first.
+        runs: Rows of `runs.csv`.
+        title: Title above both panels.
     """
     panels = [accuracy_chart(summary, runs), difference_chart(summary)]
     return beside([panel for panel in panels if panel is not None], title)
 
 
 def accuracy_chart(summary: pd.DataFrame, runs: pd.DataFrame) -> alt.LayerChart:
-    """What the task compares: every seed, the mean and its 95% interval, a row a cell."""
+    """The headline metric: every seed, the mean and its 95% interval, one row per cell."""
     metric = metric_of(summary)
     cells = _with_result(summary)
     rows = lay_out(_row_names(cells))
@@ -95,9 +95,9 @@ def effects_chart(effects: pd.DataFrame, metric: Metric, title: str | None = Non
     """Within each network, every value of an option against the first.
 
     Args:
-        effects: Of `effects.csv`.
-        metric: What the study compares.
-        title: What is drawn; None = which difference.
+        effects: Rows of `effects.csv`.
+        metric: The headline metric of the study.
+        title: Title of the chart; None = a title that names the difference.
     """
     first = effects["against"].iloc[0]
     shown = effects[effects["against"] == first]
