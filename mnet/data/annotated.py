@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mnet.data.augment import Augment
 from mnet.data.module import DataSettings, ImageData
 from mnet.errors import unknown
+from mnet.training.recipes import Augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,11 @@ class AnnotatedData(ImageData):
     @classmethod
     def classes(cls, task: str) -> int:
         return len(cls.class_names) + (task == "segmentation" and cls.background)
+
+    @classmethod
+    def augmentation(cls, name: Augmentation) -> Augment:
+        """As for classifiers, but `resized_crop` of their recipes is `flip_crop`: boxes and masks cannot be cropped."""
+        return super().augmentation("flip_crop" if name == "resized_crop" else name)
 
     @property
     def label_names(self) -> tuple[str, ...]:

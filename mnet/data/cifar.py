@@ -96,6 +96,7 @@ class CIFAR100(_CIFAR):
 
     name = "cifar100"
     source = torchvision.datasets.CIFAR100
+    named_by_files = True
     num_classes = 100
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)

@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from mnet.errors import ConfigError
 from mnet.models.heads import Head, make_head, uses_tail
 from mnet.models.layers import ConvNormAct, Dense, InvertedResidual
 from mnet.models.spec import FeatureMap, Network, feature_map, resolve_blocks
@@ -121,8 +122,12 @@ def create_model(
         toggles: Fields of `mnet.Toggles`; None = as in the paper.
 
     Raises:
-        ConfigError: Unknown model, toggle or value, or an impossible combination; nothing is built.
+        ConfigError: Unknown model, toggle or value, an impossible combination, or anything else with a `Network`;
+            nothing is built.
     """
     if isinstance(model, Network):
+        given = {"num_classes": num_classes, "in_channels": in_channels, **toggles}
+        if changed := [name for name, value in given.items() if value is not None]:
+            raise ConfigError(f"a Network is built as it is, without {', '.join(changed)}; change the Network itself")
         return MobileNet(model)
     return MobileNet(describe(model, num_classes=num_classes, in_channels=in_channels, **toggles))

@@ -45,7 +45,7 @@ class Recipe:
     decay_epochs: float = 1.0
     label_smoothing: float = 0.0
     augment: Augmentation = "flip_crop"
-    """How training images are augmented; `resized_crop` is for classifiers only."""
+    """How training images are augmented; data sets with boxes or masks take `flip_crop` for `resized_crop`."""
     dropout: float | None = None
     """None = the network's rate."""
     bn_momentum: float = 0.1

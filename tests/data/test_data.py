@@ -36,6 +36,7 @@ def test_every_data_set_is_created_by_name_without_reading_files(name: str, tmp_
     data = create_data(name, data_dir=tmp_path / "none", batch_size=4, seed=3)
     assert data.name == name
     assert data.resolution > 0
+    assert data.named_by_files or data.class_names
     with pytest.raises(DataError, match="none"):
         data.setup()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mnet.data import ANNOTATED
 from mnet.data.augment import Augment
 from mnet.data.batches import TargetBatches
 from mnet.data.decoded import Images
@@ -21,6 +22,7 @@ from mnet.data.scenes import (
 )
 from mnet.data.targets import Boxes, Masks, pad_boxes
 from mnet.errors import ConfigError
+from mnet.studies.trial import Trial
 
 
 def garments(count: int = 30, grey: int = 200) -> Garments:
@@ -126,6 +128,13 @@ def test_flips_move_images_and_targets_together_and_two_flips_cancel(task, monke
     assert torch.equal(torch.where(flipped.view(-1, 1, 1, 1), plain.flip(3), plain), moved)
     expected = plain_targets.mirrored(flipped, 64)
     assert all(torch.equal(a, b) for a, b in zip(expected, moved_targets, strict=True))
+
+
+@pytest.mark.parametrize("data", ANNOTATED, ids=lambda data: data.name)
+def test_a_recipe_of_classifiers_crops_no_image_away_from_its_boxes(data):
+    assert data.augmentation("resized_crop") == data.flip_crop
+    trial = Trial(model="mobilenet_v3_small", head="ssdlite", dataset="scenes", recipe="v3")
+    assert trial.full_recipe().augment == "resized_crop"
 
 
 def test_scenes_have_the_classes_of_their_task_and_refuse_invalid_settings(monkeypatch):

@@ -303,6 +303,8 @@ def test_impossible_toggles_are_refused_with_the_reason_and_the_nearest_name(mod
 def test_a_network_given_as_data_is_built_as_it_is():
     network = replace(mnet.describe("mobilenet_v2", width=0.25), num_classes=3)
     assert mnet.create_model(network).network is network
+    with pytest.raises(ConfigError, match="built as it is, without num_classes, activation"):
+        mnet.create_model(network, num_classes=4, activation="relu")
     with pytest.raises(ConfigError, match="must be odd"):
         replace(network, stem=replace(network.stem, kernel=4))
 
