@@ -123,7 +123,7 @@ def test_two_results_of_one_run_are_none_and_copies_are_one(tmp_path, caplog):
     (paths[1] / CORRECT).unlink()
     assert ids(tmp_path) == {RELU.run_id}
     assert all(str(path / RESULT) in caplog.text for path in paths)
-    assert find_run(f"se:{'mobilenet_v3_small'}:0", tmp_path).row["top1"] == 80.4  # compare shows both
+    assert find_run("se:mobilenet_v3_small:0", tmp_path).row["top1"] == 80.4  # compare shows both
     write_json(paths[1] / RESULT, {**MEASURED, "epochs": 2, "top1": 80.4, "revision": "ffffffffffff"})
     assert ids(tmp_path) == {TRIAL.run_id, RELU.run_id}  # results of other code
 

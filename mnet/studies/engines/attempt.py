@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions, failure
+from mnet.studies.runs.job import CHECKPOINT_SECONDS, Job, Outcome, RunJob, RunOptions, failure
 from mnet.studies.runs.progress import Report
 from mnet.studies.runs.store import Busy
 
@@ -16,7 +16,7 @@ class RunSettings:
 
     trainer: Mapping[str, object] = field(default_factory=dict)
     """Arguments of Lightning's Trainer."""
-    checkpoint_s: float = 30.0
+    checkpoint_s: float = CHECKPOINT_SECONDS
     """Seconds between checkpoints."""
     run_job: RunJob | None = None
     """None = `run.run_job`. Must be importable where jobs run."""

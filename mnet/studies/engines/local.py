@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING
 
 from mnet.resources import cores, free_memory, free_shared_memory
 from mnet.studies.engines.attempt import RunSettings
@@ -22,9 +21,6 @@ from mnet.studies.engines.packing import packs
 from mnet.studies.engines.session import Attempt, Session, Update
 from mnet.studies.engines.worker import SharedData, Worker, WorkerSettings, interrupts_held
 from mnet.studies.runs.job import Job
-
-if TYPE_CHECKING:
-    pass
 
 POLL_SECONDS = 1.0
 LOCKED_SECONDS = 2.0

@@ -13,6 +13,7 @@ from typing import Any
 
 from mnet.errors import ConfigError, text
 from mnet.settings import changed
+from mnet.studies.claims.pairs import PAPER
 from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.results.archive import is_known
 from mnet.studies.results.finished import RESOLVED
@@ -27,8 +28,6 @@ _WORD = r"""(?:[\w@%+=:,./-]|'[^'\n]*'|"'")+"""
 _CALL = rf"(?:make [\w.-]+|\.venv/bin/python experiments/\w+\.py)(?: {_WORD})*"
 OFFERED = re.compile(rf"{_CALL}(?:(?: && |\n){_CALL})*", re.ASCII)
 """Matches Makefile targets and programs of this repository, each argument a single shell word."""
-PLAIN = "paper"
-"""The text in tables for a setting that is as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def offered(command: str) -> str:
 
 def settings_in(row: Row, names: Iterable[str] = PARAMETERS) -> dict[str, Any]:
     """The settings of a row that differ from the paper."""
-    return {name: row[name] for name in names if name in row and is_known(row[name]) and row[name] != PLAIN}
+    return {name: row[name] for name in names if name in row and is_known(row[name]) and row[name] != PAPER}
 
 
 def trial_of(row: Row, rates: Iterable[float] = ()) -> Trial | None:

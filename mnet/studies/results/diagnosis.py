@@ -41,10 +41,11 @@ def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
         images: Number of test images, the first of the split.
 
     Returns:
-        One row per run and layer with a non-linearity: `cell`, `seed`, `run_id`, hardware and versions, `position` in
-        the network, `layer`, `channels`; `dead`, the share of depthwise kernels whose norm is below 1% of the initial
-        one, and `least`, the smallest norm as a share of the initial one; `silent`, the share of channels that are zero
-        for all images; `rank_before` and `rank_after` the non-linearity; `low`, `high` and `largest` of its values.
+        One row per run and layer with a non-linearity: `study`, `cell`, `seed`, `run_id`, hardware and versions,
+        `position` in the network, `layer`, `activation`, `channels`; `dead`, the share of depthwise kernels whose norm
+        is below 1% of the initial one, and `least`, the smallest norm as a share of the initial one; `silent`, the
+        share of channels that are zero for all images; `rank_before` and `rank_after` the non-linearity; `low`, `high`
+        and `largest` of its values.
 
     Raises:
         ConfigError: There is no such study, or it has no weights.
