@@ -51,7 +51,9 @@ class Options(RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if is_url(self.out) and self.engine != "ray":
-            raise ConfigError(f"out must be a folder for the {self.engine} engine, not {self.out}; ray takes a URL")
+            raise ConfigError(
+                f"out must be a folder for the {self.engine} engine, not {self.out}; only --engine=ray takes a URL"
+            )
         if self.budget is not None and self.until != "decided":
             raise ConfigError(f"budget={self.budget} needs until=decided; otherwise every seed is trained")
         read_duration(self.budget)

@@ -35,8 +35,8 @@ class Options:
 
 def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
     parser = Parser(Options, __doc__)
-    parser.add_argument("a", help="the run that differences start from")
-    parser.add_argument("b", help="the run that they lead to")
+    parser.add_argument("a", help="the first run")
+    parser.add_argument("b", help="the second run; differences are b - a")
     return parser.read(arguments)
 
 
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str]) -> int:
 def show(comparison: Comparison) -> None:
     """Print a comparison, from settings to results."""
     for letter, run in (("A", comparison.a), ("B", comparison.b)):
-        print(f"{letter}  {run.name}  {run.run_id}, {run.folder or 'without its folder'}")
+        print(f"{letter}  {run.name}  {run.run_id}, {run.folder or 'no folder'}")
     if not comparison.same:
         show_differences("settings", comparison.settings)
-        show_differences("they resolve to", comparison.resolved)
+        show_differences("resolved settings", comparison.resolved)
         show_differences("code", comparison.code)
         for line in history_lines(comparison.history):
             print(f" {line}")
@@ -77,8 +77,8 @@ def history_lines(history: History | None) -> Iterator[str]:
     if history is None:
         return
     if history.files or not history.note:
-        changed = " of mnet; files:" if history.files else "; no file of mnet differs"
-        yield f"commits that only A has: {history.only_a}, only B: {history.only_b}{changed}"
+        changed = "; changed files of mnet:" if history.files else "; no file of mnet differs"
+        yield f"commits only in A: {history.only_a}, only in B: {history.only_b}{changed}"
     yield from filter(None, (*history.files, history.note))
 
 

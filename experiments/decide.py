@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     given = read_arguments(arguments)
     options, trainer = given.options, given.trainer
     if other := other_training(trainer):
-        raise ConfigError(f"claims are judged by runs with the Trainer's defaults, not with {other}; leave that out")
+        raise ConfigError(f"claims are judged by runs with the Trainer's defaults, not with {other}; leave it out")
     root = results_root(str(options.folder), trainer)
     names = options.only.split(",") if options.only else studies_of_profile(PROFILES_FILE, options.profile)
     studies = [load_sweep(name, options.profile, options.seeds or LOOKS[-1], given.settings) for name in names]

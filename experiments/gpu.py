@@ -76,7 +76,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments[Options]:
 
 @program
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0 all parts are done, 1 one died, was ended or did not begin, 2 bad input."""
+    """Returns the exit code: 0 all parts are done, 1 one died, was stopped or did not start, 2 bad input."""
     options = read_arguments(arguments).options
     if not options.rehearse and not torch.cuda.is_available():
         raise ConfigError("torch finds no NVIDIA GPU; --rehearse runs every part on the CPU")
@@ -121,7 +121,7 @@ def run_parts(options: Options) -> Iterator[tuple[str, str]]:
         share = left if part == parts[-1] else min(left, SHARES[part] * options.budget / whole)
         share = REHEARSAL if options.rehearse else share
         if share <= 0:
-            yield part, "not begun: the budget is spent"
+            yield part, "not started: the budget has run out"
             continue
         print(f"\n{part}, {share:.0f} s", flush=True)
         begun = time.monotonic()
@@ -150,7 +150,7 @@ def run_process(part: str, seconds: float, options: Options) -> str:
     process.kill()
     process.join()
     if code is None:
-        return "ended: it took longer than its share"
+        return "stopped: it took longer than its share"
     return "done" if code == 0 else f"died with exit code {code}"
 
 

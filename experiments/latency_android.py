@@ -110,8 +110,8 @@ def write(study: Study, runtime: Runtime, options: Options) -> bool:
         big_cores=options.big_cores,
     )
     binaries = sorted({RUNNERS[path.suffix].binary for path in programs.values()})
-    print(f"{len(programs)} models in {folder}; put {', '.join(binaries)} into its bin/ (the head of run.sh says where "
-          f"to get it), attach a phone, then: sh {script}")  # fmt: skip
+    print(f"{len(programs)} models in {folder}; put {', '.join(binaries)} into its bin/ (the head of run.sh explains "
+          f"where to get it), attach a phone, then: sh {script}")  # fmt: skip
     return len(programs) == len(study.cells)
 
 

@@ -102,7 +102,7 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
         elif path.is_file():
             images.append(path)
         else:
-            raise ConfigError(f"no image and no folder {path}")
+            raise ConfigError(f"no such image or folder: {path}")
     return list(dict.fromkeys(images))
 
 

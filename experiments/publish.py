@@ -115,7 +115,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
             if not is_own(path):
                 continue
             if path.stat().st_size > LARGEST:
-                raise ConfigError(f"{path} has {path.stat().st_size} bytes, above {LARGEST}")
+                raise ConfigError(f"{path} has {path.stat().st_size} bytes, more than the allowed {LARGEST}")
             (target / study).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / study / path.name)
             if path.suffix != ".png":  # cells are named after the found network's file

@@ -54,7 +54,7 @@ from mnet.studies.trial import Trial
 
 CHECKED = 5
 """About how many steps have their predicted latency compared with the measured one."""
-METHOD = "NetAdapt, which V3 §4.2 ends its search with"
+METHOD = "NetAdapt, the last step of the search in V3 §4.2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def read_cost(start: Trial, runtime: str, folder: Path) -> MAdds | LatencyTable:
         if table.measured_with(runtime=runtime, resolution=resolution) and not table.measured_with(
             device=machine_facts()["device"]
         ):
-            print(f"{path} was measured on another machine ({table.rows['device'].iloc[0]}) and is used as it is")
+            print(f"{path} was measured on another machine ({table.rows['device'].iloc[0]}) and is used as is")
         return table
     console = Console()
 

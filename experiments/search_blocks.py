@@ -47,7 +47,7 @@ from mnet.studies.runs.images import load_data
 from mnet.studies.runs.store import CANDIDATES, PROXY
 from mnet.studies.trial import Trial
 
-METHOD = "MnasNet's reward, which V3 §4.1 searches by"
+METHOD = "as in V3 §4.1, by MnasNet's reward"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,8 +134,8 @@ def show(rows: Sequence[Row], claims: Counter[str], options: Options, workers: i
         for row in rows
     ]
     print_rows(f"studies, profile {options.profile}", COLUMNS, cells, footer=total)
-    print(f"Results in {options.out}; time left with {workers} trials side by side. A run that studies share counts")
-    print("in each of them, and once in the total. make ablate-<study> runs one study, make ablate-all the rest.")
+    print(f"Results in {options.out}; time left with {workers} trials in parallel. A run shared by studies counts")
+    print("in each of them, but only once in the total. make ablate-<study> runs one study, make ablate-all the rest.")
 
 
 if __name__ == "__main__":

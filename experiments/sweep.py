@@ -91,7 +91,7 @@ def sweep_content(study: str, options: Options, settings: Mapping[str, object]) 
     content = with_command(path, lay_over(check_sweep(path), replaced), options.own_command)
     if content["method"] == "grid":
         for reason in load_study(path, replaced).refused:
-            print(f"will fail, {reason}")
+            print(f"will fail: {reason}")
     if options.out is not None:
         command = list(cast(list[str], content["command"]))
         command.insert(command.index(ARGS), f"--out={options.out}")
@@ -118,8 +118,8 @@ def with_command(path: Path, content: Mapping[str, object], allow_others: bool) 
     if not (is_ours or allow_others):
         shown = {name: content[name] for name in ("program", "command", *LAUNCHED) if name in content}
         raise ConfigError(
-            f"{path_text(path)} has a command of its own, which every agent would run: {path_text(json.dumps(shown))}. "
-            "Remove these keys, for mnet's own; or, if you trust it, give --own_command"
+            f"{path_text(path)} sets its own command, which every agent would run: {path_text(json.dumps(shown))}. "
+            "Remove these keys to use mnet's command, or give --own_command if you trust this one"
         )
     return content
 

@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     if is_rank_zero():
-        print(f"{'finished before' if finished_before else 'finished'}: {describe(trial, result)}, {job.folder}")
+        print(f"{'already finished' if finished_before else 'finished'}: {describe(trial, result)}, {job.folder}")
         if "start" in result:
             print(f"  {result['start']}")
     return 0

@@ -48,7 +48,7 @@ def shown(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:  # Python refuses to print integers of more than 4,300 digits
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
 
 

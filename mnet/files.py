@@ -58,7 +58,7 @@ def read_limited(path: Path, limit: int = 64 * MEGABYTE) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for one
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
@@ -83,7 +83,7 @@ def private_folder(path: Path) -> Path:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ConfigError(
-            f"{path_text(path)} must be a folder of this user alone (owner {os.geteuid()}, drwx------), but has owner "
+            f"{path_text(path)} must be a folder for this user only (owner {os.geteuid()}, drwx------), but has owner "
             f"{found.st_uid} and {stat.filemode(found.st_mode)}; remove it"
         )
     if found.st_mode & 0o077:
@@ -143,7 +143,7 @@ def _checked(node: yaml.Node | None) -> yaml.Node | None:
     """The same node, after checking that it has at most `MOST_VALUES` values."""
     values = 0 if node is None else _count_values(node, {}, DEEPEST)
     if values > MOST_VALUES:
-        raise yaml.YAMLError(f"its aliases stand for {values:,} values; at most {MOST_VALUES:,} are read")
+        raise yaml.YAMLError(f"its aliases expand to {values:,} values; at most {MOST_VALUES:,} are read")
     return node
 
 

@@ -16,7 +16,7 @@ REASONS = {
     "processes": "calls take a tenth to a third of a step, and strided products cost part of what joining them saves",
     "torchvision's loop": SAME_NETWORK,
     "timm's loop": SAME_NETWORK,
-    "500 x 375": "what is left is scaling the crop and making floats of it, which both do",
+    "500 x 375": "what remains is scaling the crop and converting it to floats, which both do",
     "compiled": "a study compiles on request: COMPILE=reduce-overhead",
     "in bf16": OTHER_PRECISION,
     "import": "Lightning is not imported; beyond torch, this is the models, their tables and the latency tools",

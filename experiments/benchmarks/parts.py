@@ -98,7 +98,7 @@ def _sweep(settings: Settings) -> Iterator[Row]:
         "s",
         ratio=wall / bare,
         at_most=1.05,
-        note=f"{wall - bare:.0f} s are spent once, beside runs of one epoch; --sweep_seeds=3 is the whole study",
+        note=f"{wall - bare:.0f} s is a fixed cost, large next to one-epoch runs; --sweep_seeds=3 runs the whole study",
     )
 
 

@@ -110,7 +110,7 @@ class Comparison:
 
     def describe(self) -> str:
         if math.isnan(self.low):
-            return f"{self.name}: not looked at yet"
+            return f"{self.name}: not analysed yet"
         interval = f"{format_number(self.delta, sign=True)} {format_interval(self.low, self.high, sign=True)}"
         return f"{self.name}: {interval}, {self.verdict}"
 
@@ -328,7 +328,7 @@ def _train(
         try:
             engine.run(todo, on_event)
         except OutOfBudgetError:
-            print("the budget is spent; finished runs and checkpoints are kept", flush=True)
+            print("the time budget has run out; finished runs and checkpoints are kept", flush=True)
     users = [study for study in studies if {job.run_id for job in jobs} & {trial.run_id for _, trial in study.trials}]
     share_finished(users, front.root)
     for study in users:

@@ -129,7 +129,9 @@ def _pack_size(pack: str) -> int | None:
     if pack == "auto":
         return None
     if not pack.isdecimal() or int(pack) < 1:
-        raise ConfigError(f"pack must be auto or a number of seeds from 1 on, not {pack}; 1 = every run by itself")
+        raise ConfigError(
+            f"pack must be auto or a number of seeds, at least 1, not {pack}; 1 trains every run separately"
+        )
     return int(pack)
 
 
@@ -160,7 +162,9 @@ def choose_engine(options: RunOptions, trainer: Mapping[str, object], data: Shar
     common: dict[str, object] = {"trainer": trainer, "checkpoint_s": options.checkpoint_seconds}
     if count_devices(trainer) > 1:
         if options.engine != "local":
-            raise ConfigError(f"the {options.engine} engine gives a trial one device; several need --engine=local")
+            raise ConfigError(
+                f"the {options.engine} engine gives each trial one device; more than one needs --engine=local"
+            )
         from mnet.studies.engines.devices import run_job
 
         return make_engine("local", workers=options.workers or 1, run_job=run_job, **common)

@@ -80,7 +80,9 @@ class Parser(argparse.ArgumentParser, Generic[T]):
             for name, text in field_docs().items():
                 group.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar="VALUE")
         if trainer:
-            self.epilog = f"--{TRAINER}.NAME=VALUE sets an argument of Lightning's Trainer, as --{TRAINER}.devices=4."
+            self.epilog = (
+                f"--{TRAINER}.NAME=VALUE sets an argument of Lightning's Trainer, such as --{TRAINER}.devices=4."
+            )
 
     def error(self, message: str) -> NoReturn:
         """
@@ -141,7 +143,7 @@ class Parser(argparse.ArgumentParser, Generic[T]):
             return {}, {}
         source = read_source(Path(path).expanduser())
         if not isinstance(source.content, dict):
-            raise source.error((), "a file of options is a mapping of names to values")
+            raise source.error((), "an options file must be a mapping of names to values")
         content = dict(source.content)
         trainer = content.pop(TRAINER, None) if self.trainer else None
         if not isinstance(trainer, dict | NoneType):
@@ -187,7 +189,7 @@ def _read_yaml(name: str, value: str) -> object:
     try:
         return read_yaml(value)
     except yaml.YAMLError:
-        raise ConfigError(f"{name.lstrip('-')} must be a value in YAML, not {shown(value)}") from None
+        raise ConfigError(f"{name.lstrip('-')} must be a valid YAML value, not {shown(value)}") from None
 
 
 def check_positive(options: object, *names: str) -> None:

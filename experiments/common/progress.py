@@ -53,7 +53,7 @@ class Display:
         title = self.studies[0].name if len(self.studies) == 1 else counted(len(self.studies), "study", "studies")
         cells = sum(len(study.cells) for study in self.studies)
         line = f"{title}: {counted(cells, 'cell')}, {counted(self.jobs, 'run')}"
-        print_line(self.console, f"{line}, {self.done} finished before" if self.done else line)
+        print_line(self.console, f"{line}, {self.done} already finished" if self.done else line)
         if self.console.is_terminal:
             self.live.start()
         return self
@@ -80,7 +80,7 @@ class Display:
                 self._print(f"{name}: no progress for {event.seconds:.0f} s, last at step {step}")
             case Locked():
                 if run_id not in self.locked:
-                    self._print(f"{name}: another process trains it; waiting for its result")
+                    self._print(f"{name}: another process is training it; waiting for its result")
                 self.locked.add(run_id)
             case Retrying():
                 self._print(f"{name}: {event.reason}; retrying")

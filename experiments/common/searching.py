@@ -55,7 +55,7 @@ class SearchOptions(RunOptions):
             raise unknown("runtime", self.runtime, [MADDS, *RUNTIMES])
         if is_url(self.out):
             raise ConfigError(
-                f"out must be a folder for a search, not {self.out}: its networks are files that all read"
+                f"out must be a folder for a search, not {self.out}: all processes read its networks from files"
             )
 
 
@@ -178,7 +178,7 @@ def _sweep(
         "method": "grid",
         "name": name,
         "description": f"Is a network found by a search from {model} better than {model} scaled by width to the same "
-        f"cost? {model} itself is the third. The search: {method}; the paper gives no such comparison.\n"
+        f"cost? The third network is {model} itself. The search: {method}; the paper gives no such comparison.\n"
         f"Command: {command}",
         "metric": {"name": f"val/{start.task.headline.name}", "goal": "maximize"},
         "parameters": parameters,

@@ -59,7 +59,7 @@ def read_annotations(file: Path) -> Mapping[str, list[Any]]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as COCO's annotations ({error!r}). Unpack it again.") from error
     if lacking:
-        raise DataError(f"{file} cannot be read as COCO's annotations: {lacking[0]} is no list. Unpack it again.")
+        raise DataError(f"{file} cannot be read as COCO's annotations: {lacking[0]} is not a list. Unpack it again.")
     return content
 
 
@@ -87,7 +87,7 @@ def list_annotated(
         size = (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None
         name = str(_field(listed[i], "file_name", file, "image"))
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name:
-            raise _wrong(listed[i], file, "image", f"file_name {shown(name)} leads out of the folder of images")
+            raise _wrong(listed[i], file, "image", f"file_name {shown(name)} points outside the folder of images")
         images.append(AnnotatedImage(folder / name, size, objects[i], file))
     return images
 

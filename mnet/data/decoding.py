@@ -66,7 +66,7 @@ def _open(path: str | Path) -> Image.Image:
         OSError: The file is a device or a pipe, which might never end, or not an image.
     """
     if not stat.S_ISREG(Path(path).stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return Image.open(path, formats=_READABLE)
 
 
@@ -109,7 +109,7 @@ def open_annotated(path: Path, size: tuple[int, int] | None, annotation: str) ->
     if stored.size == size:
         return stored
     sizes = f"{upright.width}x{upright.height} pixels, and {size[0]}x{size[1]} in {annotation}"
-    raise DataError(f"{path_text(path)} is {sizes}. Annotate it anew, or correct its size there.")
+    raise DataError(f"{path_text(path)} is {sizes}. Annotate it again, or correct its size there.")
 
 
 def read_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -137,7 +137,7 @@ def open_indices(path: Path) -> Image.Image:
         image.close()
         raise DataError(
             f"{path_text(path)} {kind} where class indices are expected. Save the index of each pixel's class, in one "
-            "channel of 8 bits or by a palette."
+            "channel of 8 bits or with a palette."
         )
     return image
 
@@ -163,15 +163,15 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # Pillow raises a dozen kinds
         raise UnreadableImage(
-            f"{path_text(path)} cannot be read as an image ({reason(error)}). Repair or delete it, or go on without it "
-            "by --skip_unreadable=true."
+            f"{path_text(path)} cannot be read as an image ({reason(error)}). Repair or delete it, or skip it "
+            "with --skip_unreadable=true."
         ) from error
 
 
 def reason(error: Exception) -> str:
     """Why a file cannot be read, on one line and without its path."""
     if isinstance(error, UnidentifiedImageError):
-        return f"its content is none of {', '.join(_READABLE)}"
+        return f"its content is not one of {', '.join(_READABLE)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

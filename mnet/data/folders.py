@@ -160,7 +160,7 @@ def find_splits(folder: Path, inside: Sequence[Path]) -> dict[str, Path]:
         given = next(iter(splits.values()))
         missing = folder / ("test" if "train" in splits else "train")
         others = [path_text(path.name) for path in inside if path not in splits.values()]
-        beside = f" It is beside {', '.join(others[:3])}; if it is a class like these, rename it." if others else ""
+        beside = f" It is next to {', '.join(others[:3])}; if it is a class like these, rename it." if others else ""
         raise DataError(
             f"{path_text(missing)} is missing, but {path_text(given.name)} looks like a split, which has a folder for "
             f"each class. Provide both, or give data_dir={path_text(given)} to split its images.{beside}"

@@ -148,7 +148,7 @@ class ImageData:
         if (train, test) == published:
             return ""
         return (
-            f"{train:,} training and {test:,} test images of {cls.name}, published are {published[0]:,} and "
+            f"{train:,} training and {test:,} test images of {cls.name}, not the published {published[0]:,} and "
             f"{published[1]:,}"
         )
 

@@ -53,8 +53,8 @@ class PublishedFiles(ImageFiles):
         train, test = (self.check_classes(self.source(split)) for split in ("train", "val"))
         if found := self.other_sizes("classification", len(train.samples), len(test.samples)):
             raise DataError(
-                f"{path_text(self.data_dir)} has {found}: unpack it again, whole; images of your own are "
-                "dataset=imagefolder"
+                f"{path_text(self.data_dir)} has {found}: unpack all of it again; for your own images "
+                "use dataset=imagefolder"
             )
         samples = [tuple((Path(path), label) for path, label in part.samples) for part in (train, test)]
         return Listing(self.data_dir, self.names(train), samples[0], None, samples[1], {})

@@ -197,7 +197,7 @@ class Build:
             raise DataError(
                 f"{len(self.items):,} images of {self.layout.side} pixels take {_size(needed)} on disk, and "
                 f"{partial.parent} has {_size(free)} left. Name a folder on a larger disk in the environment variable "
-                f"MNET_CACHE, or take a resolution of at most {fits}."
+                f"MNET_CACHE, or use a resolution of at most {fits}."
             )
 
     def _write(self, folder: Path, title: str) -> None:

@@ -34,7 +34,7 @@ def describe(data: ImageData) -> Iterator[str]:
         found = f"{len(data.class_names)} classes, {train:,} training, {val:,} validation and {test:,} test images"
         yield f"{path_text(data.data_dir)}: {data.name}, {found}, seen at {data.resolution} x {data.resolution}"
         if found := data.other_sizes(data.task, train + val, test):
-            yield f"  {found}: these are images of your own in its format, and no result of them is one on {data.name}"
+            yield f"  {found}: these are your own images in its format, so results do not count for {data.name}"
 
 
 def _describe_folder(data: ImageFolder) -> Iterator[str]:
@@ -44,7 +44,7 @@ def _describe_folder(data: ImageFolder) -> Iterator[str]:
     yield f"  training + test: {_counts(classes)}"
     yield f"  {majority(classes)}"
     if is_unbalanced(classes):
-        yield "  classes differ in size: macro accuracy, the mean over classes, is given beside top-1"
+        yield "  classes differ in size: macro accuracy, the mean over classes, is reported next to top-1"
     yield from _copies(data.listing, data.files)
 
 
@@ -54,7 +54,7 @@ def majority(classes: Mapping[str, ClassImages]) -> str:
     total, largest = sum(tests.values()), max(tests, key=lambda name: tests[name])
     return (
         f"always answering {largest} is right in {100 * tests[largest] / total:.1f}% of the {total:,} test images; "
-        f"one of them is {one_image(total):.2g} points"
+        f"one image is worth {one_image(total):.2g} points"
     )
 
 
@@ -105,7 +105,7 @@ def _copies(listing: Listing, files: Files) -> Iterator[str]:
     if copies:
         test, train = (path_text(files.name_of(path)) for path in copies[0])
         count = f"{len(copies):,} test image{'s are' if len(copies) > 1 else ' is'}"
-        yield f"  {count} in the training images too, such as {test} as {train}: accuracies flatter every network"
+        yield f"  {count} in the training images too, such as {test} as {train}: this inflates every accuracy"
     kinds = Counter(digest_of.values())
     if (again := sum(kinds.values()) - len(kinds)) > len(copies):
         yield f"  {again:,} images are copies of others"

@@ -62,7 +62,7 @@ class LatencyTable:
         """Milliseconds of the network's parts together."""
         shapes = part_shapes(network, self.resolution)
         if set(shapes["block"]) != set(self.parts):
-            raise ConfigError(f"{network.name} has other parts than the table: {', '.join(shapes['block'])}")
+            raise ConfigError(f"{network.name} has different parts from the table: {', '.join(shapes['block'])}")
         return sum(self.part(*shape) for shape in shapes.itertuples(index=False, name=None))
 
     def part(self, block: str, expanded: int, ends: int, madds: int) -> float:

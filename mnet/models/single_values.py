@@ -22,8 +22,8 @@ def check_batch_of_one(network: Network, resolution: int) -> None:
     layer = find_single_value(network, resolution)
     if layer is not None:
         raise ConfigError(
-            f"batch_size is 1 per device, and at resolution {resolution} the batch norm of {layer} has one value per "
-            "channel then, which it cannot normalise in training; use batch_size=2 or more."
+            f"batch_size is 1 per device, and at resolution {resolution} the batch norm of {layer} then has one value "
+            "per channel, which it cannot normalise in training; use batch_size=2 or more."
         )
 
 

@@ -88,8 +88,8 @@ def make_plan(study: Study, root: Path, looks: Sequence[int], margin: float) -> 
         plan = Plan((*before.looks, *added), margin, {**before.cells, **cells})
         if added:
             yield (
-                f"{study.name}: looked at after {_join(before.looks)} seeds before, now also after {_join(added)}; "
-                "intervals hold over all looks, and are wider for it"
+                f"{study.name}: analysed after {_join(before.looks)} seeds before, now also after {_join(added)}; "
+                "intervals hold over all looks, which makes them wider"
             )
         if margin != before.margin:
             yield f"{study.name}: the margin was {before.margin:g} points, and is {margin:g} now"

@@ -117,8 +117,8 @@ def _check_runs(study: str, grid: Mapping[str, Sequence[object]]) -> None:
     if (runs := math.prod(counts.values())) > MOST_RUNS:
         longest = max(counts, key=counts.__getitem__)
         raise ConfigError(
-            f"study {study} would be {runs:.3g} runs, at most {MOST_RUNS:,} are planned; list fewer values, "
-            f"first of all of {longest}, which has {counts[longest]:.3g}"
+            f"study {study} would have {runs:.3g} runs; at most {MOST_RUNS:,} are allowed: list fewer values, "
+            f"above all for {longest}, which has {counts[longest]:.3g}"
         )
 
 

@@ -165,4 +165,4 @@ def _check_variants(source: Source, parameters: Mapping[str, dict[str, object]])
         for name in read_variant(str(read_option(VARIANT, variant))):
             if name in parameters:
                 at: Place = ("parameters", VARIANT, "values", i)
-                raise source.error(at, f"variant {shown(variant)} sets {name}, which is also a parameter of its own")
+                raise source.error(at, f"variant {shown(variant)} sets {name}, which is also a separate parameter")

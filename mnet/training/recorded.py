@@ -150,7 +150,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     except RuntimeError as error:
-        raise RuntimeError(f"a step cannot be recorded as CUDA graphs; --compile=off trains it: {error}") from error
+        raise RuntimeError(f"a step cannot be recorded as CUDA graphs; train with --compile=off: {error}") from error
     torch._foreach_copy_(buffers, before)
 
 

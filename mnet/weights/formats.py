@@ -80,13 +80,13 @@ def load_named(net: MobileNet, state_dict: Mapping[str, Tensor], names: Mapping[
     }
     if any(differences.values()):
         shown = [f"{kind} {keys[0]} and {len(keys) - 1} more" for kind, keys in differences.items() if keys]
-        raise ConfigError(f"these weights are not of {net.network.name}: {'; '.join(shown)}")
+        raise ConfigError(f"these weights do not fit {net.network.name}: {'; '.join(shown)}")
     wrong = {key: name for name, key in names.items() if state[name].shape != state_dict[key].shape}
     if wrong:
         key, name = next(iter(wrong.items()))
-        shapes = f"{tuple(state_dict[key].shape)}, in this network {tuple(state[name].shape)}"
+        shapes = f"{tuple(state_dict[key].shape)}, but in this network {tuple(state[name].shape)}"
         hint = _shape_hint(net.network, {key: state_dict[key].shape for key in wrong})
-        raise ConfigError(f"{len(wrong)} tensors have other shapes; the first, {key}, is {shapes}.{hint}")
+        raise ConfigError(f"{len(wrong)} tensors have different shapes; the first, {key}, is {shapes}.{hint}")
     net.load_state_dict({name: state_dict[key] for name, key in names.items()})
     return net
 

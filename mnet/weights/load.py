@@ -63,7 +63,7 @@ def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: 
     if (found.network.name, found.network.width) != (net.network.name, net.network.width):
         given = f"model={found.network.name} width={found.network.width:g}"
         raise ConfigError(
-            f"these weights do not start {net.network.name} at width {net.network.width:g}: they are of {found.name}; "
+            f"these weights do not fit {net.network.name} at width {net.network.width:g}: they belong to {found.name}; "
             f"give {given}"
         )
     classes = found.classes
@@ -90,7 +90,7 @@ def open_weights(source: Mapping[str, Any] | str | Path, model: str = "mobilenet
     summary = ", ".join([found.name, *state.notes, found.classes])
     if not found.has_classifier:
         raise ConfigError(
-            f"these weights are of {summary}: they can start a training (pretrained=), and answer nothing"
+            f"these weights belong to {summary}: they can start a training (pretrained=), but not classify images"
         )
     net = MobileNet(found.network)
     net.load_state_dict({**net.state_dict(), **renamed(found, state.tensors)})
@@ -110,7 +110,7 @@ def load_run(net: MobileNet, folder: Path, network: Network | None = None) -> Tr
     """
     if not (folder / RUN_WEIGHTS).is_file() or not (folder / RUN_CONFIG).is_file():
         raise ConfigError(
-            f"{path_text(folder)} is no folder of a finished run: {RUN_WEIGHTS} or {RUN_CONFIG} is missing"
+            f"{path_text(folder)} is not the folder of a finished run: {RUN_WEIGHTS} or {RUN_CONFIG} is missing"
         )
     state = read_state(folder / RUN_WEIGHTS)
     source = MobileNet(_network_of(folder, state.tensors) if network is None else network)

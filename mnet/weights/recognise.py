@@ -91,7 +91,7 @@ def recognise(tensors: Mapping[str, Tensor], like: Network, paper: Network | Non
         other = next((other for mark, other in OTHERS.items() if mark in tensors), None)
         found = f"they look like {other}" if other else f"the first is called {next(iter(tensors))}"
         raise ConfigError(
-            f"these are no weights of a MobileNet classifier in a layout of mnet, torchvision or timm: {found}"
+            f"these are not the weights of a MobileNet classifier in a layout of mnet, torchvision or timm: {found}"
         )
     closest: tuple[int, str] | None = None
     headless = not any(name.startswith(CLASSIFIER) for name in tensors)
@@ -107,11 +107,11 @@ def recognise(tensors: Mapping[str, Tensor], like: Network, paper: Network | Non
             return Recognised(library, network, variant, names)
         if closest is None or len(problems) < closest[0]:
             closest = len(problems), f"{Recognised(library, network, variant, names).name}: {problems[0]}"
-    problem = f"these weights in {library}'s layout are of no published MobileNet"
+    problem = f"these weights in {library}'s layout match no published MobileNet"
     if closest is None:
         raise ConfigError(f"{problem}: none has a first convolution with {stem_channels} filters")
     count, nearest = closest
-    more = f" and {count - 1} more tensors" if count > 1 else ""
+    more = f" and {count - 1} more tensors differ" if count > 1 else ""
     raise ConfigError(f"{problem}; the nearest is {nearest}{more}")
 
 
@@ -159,11 +159,11 @@ def differences(tensors: Mapping[str, Tensor], network: Network, names: Mapping[
     wanted = {key for key in names.values() if not key.endswith(COUNTER)}
     given = {key for key in tensors if not key.endswith(COUNTER)}
     problems = [f"{key} is missing" for key in sorted(wanted - given)]
-    problems += [f"{key} is not its" for key in sorted(given - wanted)]
+    problems += [f"{key} is unexpected" for key in sorted(given - wanted)]
     shapes = _shapes(network)
     for name, key in names.items():
         if key in given and squeezed(tensors[key].shape) != squeezed(shapes[name]):
-            problems.append(f"{key} is {tuple(tensors[key].shape)}, there {tuple(shapes[name])}")
+            problems.append(f"{key} is {tuple(tensors[key].shape)}, expected {tuple(shapes[name])}")
     return problems
 
 

@@ -142,7 +142,7 @@ def test_a_wrong_annotation_is_named_by_file_and_id_when_the_data_is_opened(
     ("change", "message"),
     [
         (lambda content: content.pop("images"), "cannot be read as COCO's annotations"),
-        (lambda content: content.update(annotations=3), "annotations is no list"),
+        (lambda content: content.update(annotations=3), "annotations is not a list"),
         (lambda content: content["annotations"].append(7), "annotation without an id: 7"),
         (lambda content: content["annotations"][0].pop("bbox"), "annotation 71: bbox is missing"),
         (lambda content: content["images"][0].pop("file_name"), "image 1: file_name is missing"),

@@ -191,16 +191,16 @@ def as_file(image: Image.Image, kind: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "none of JPEG, PNG"),
-        (b"no image at all", "none of JPEG, PNG"),
+        (b"", "not one of JPEG, PNG"),
+        (b"no image at all", "not one of JPEG, PNG"),
         (as_file(corner(), "JPEG")[:-200], "(?i)truncated"),
         (as_file(corner(), "PNG")[:100], "."),
         (as_file(corner(), "GIF")[:100], "."),
         (as_file(corner(), "TIFF")[:200], "."),
         (as_file(corner(), "WEBP")[:60], "."),
         (png(60_000, 60_000), "decompression bomb"),
-        (as_file(corner(), "EPS"), "none of JPEG, PNG"),
-        (as_file(corner(), "PDF"), "none of JPEG, PNG"),
+        (as_file(corner(), "EPS"), "not one of JPEG, PNG"),
+        (as_file(corner(), "PDF"), "not one of JPEG, PNG"),
         (as_file(Image.fromarray(RAMP.astype(np.float32) * 300 - 1), "TIFF"), "from -1 to 299; expected 0 to 1"),
         (as_file(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), "from nan to nan"),
         (
@@ -219,7 +219,7 @@ def test_an_unreadable_image_is_named_on_one_line_however_it_is_read(tmp_path: P
         messages.append(str(error.value))
     assert messages[0] == messages[1]
     assert messages[0].startswith(f"{path} cannot be read as an image (")
-    assert messages[0].endswith("or go on without it by --skip_unreadable=true.")
+    assert messages[0].endswith("or skip it with --skip_unreadable=true.")
     assert "\n" not in messages[0]
 
 

@@ -165,9 +165,9 @@ def test_a_validation_split_without_a_test_is_the_test_and_this_is_said(tmp_path
         ("val/a test/a val/b test/b", r"train is missing"),
         (
             "train cat dog",
-            r"test is missing, but train looks like a split.*beside cat, dog; if it is a class.*rename it",
+            r"test is missing, but train looks like a split.*next to cat, dog; if it is a class.*rename it",
         ),
-        ("val/a bob/a", r"val looks like a split.*beside bob"),
+        ("val/a bob/a", r"val looks like a split.*next to bob"),
         ("train/a train/b Training/a Training/b test/a test/b", r"rain\w* and [tT]rain\w* are both train; keep one"),
         ("seg_train/a seg_test/a seg_pred/a", r"seg_test, seg_train, which look like splits.*call them test, train"),
         ("train_set/a test_set/a", "look like splits"),

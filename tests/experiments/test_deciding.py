@@ -140,7 +140,7 @@ def test_the_plan_stands_before_the_first_run_and_looks_are_only_added(tmp_path)
     assert (plan.looks, plan.margin, list(plan.cells)) == ((3,), 0.5, list(EFFECTS))
     assert list(make_plan(subject, tmp_path, [2], 0.5)) == []  # fewer seeds than planned add no look
     (change,) = make_plan(subject, tmp_path, [8], 0.5)
-    assert "looked at after 3 seeds before, now also after 8" in change
+    assert "analysed after 3 seeds before, now also after 8" in change
     (change,) = make_plan(subject, tmp_path, [8], 0.2)
     assert "the margin was 0.5 points, and is 0.2 now" in change
     plan = read_plan(tmp_path / "activation")

@@ -94,7 +94,7 @@ def test_a_batch_that_devices_cannot_split_equally_is_an_error(settings, tmp_pat
 def test_a_cluster_gives_a_trial_one_device(settings, tmp_path, capsys):
     options = [f"--{name}={value}" for name, value in settings.items()]
     assert ablate.main(["activation", *options, *TWO, "--engine=ray", f"--out={tmp_path}"]) == 2
-    assert "several need --engine=local" in capsys.readouterr().err
+    assert "more than one needs --engine=local" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

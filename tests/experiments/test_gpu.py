@@ -62,7 +62,7 @@ def test_a_second_call_measures_nothing_again(rehearsal):
 def test_a_part_that_dies_or_takes_too_long_is_said_to(rehearsal):
     options = gpu.Options(rehearse=True, out=rehearsal)
     assert gpu.run_process("missing", 5, options) == "died with exit code 1"
-    assert gpu.run_process("steps", -gpu.PATIENCE_S, options) == "ended: it took longer than its share"
+    assert gpu.run_process("steps", -gpu.PATIENCE_S, options) == "stopped: it took longer than its share"
 
 
 def test_the_shares_fit_the_budget_and_the_last_part_gets_what_is_left(monkeypatch):

@@ -88,7 +88,7 @@ def test_cells_that_would_not_end_in_time_are_left_out_and_a_second_call_trains_
     ended, cells = start(seconds + answers.RESERVE_S + 5)
     assert len(cells) == 4
     assert ended == pytest.approx(seconds, rel=0.01)
-    assert capsys.readouterr().out.count("left out, about") == 2
+    assert capsys.readouterr().out.count("left out, it needs about") == 2
     table = pd.read_csv(tmp_path / "answers.csv").set_index("id")
     assert set(table.index) == set(IDS[:3])
     assert table.loc[IDS[0], ["ours", "n", "verdict"]].tolist() == [pytest.approx(1), 3, "contradicted"]
@@ -108,7 +108,7 @@ def test_only_what_is_still_undecided_gets_more_seeds(start, tmp_path, capsys):
 def test_training_stops_in_time_where_nothing_tells_how_long_it_takes(start, tmp_path, capsys):
     ended, cells = start(answers.RESERVE_S + 5)  # the first cell takes 9.9 s
     assert (len(cells), ended) == (1, pytest.approx(5, abs=1))
-    assert "stopped, the time is over" in capsys.readouterr().out
+    assert "stopped, the time has run out" in capsys.readouterr().out
     assert not (tmp_path / "answers.csv").exists()
 
 

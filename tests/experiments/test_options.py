@@ -122,7 +122,7 @@ def test_arguments_of_the_trainer_at_their_default_make_no_other_run():
         (["--trainer.max_epochs=3"], r"trainer\.max_epochs follows from the settings of the trial; give --epochs"),
         (["--trainer.max_steps=many"], r"trainer\.max_steps must be int, not 'many'"),
         (["--trainer.strategy=[ddp]"], r"trainer\.strategy must be str or Strategy, not \['ddp'\]"),
-        (["--trainer.devices=[1"], r"trainer\.devices must be a value in YAML, not '\[1'"),
+        (["--trainer.devices=[1"], r"trainer\.devices must be a valid YAML value, not '\[1'"),
         (["--config=nowhere.yaml"], r"nowhere\.yaml cannot be read"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_mistake_is_named_with_what_is_allowed(arguments, message):
         ("seeds: 1\nwidth: wide", "line 2: width must be a finite number, not 'wide'"),
         ("activation: [relu, rleu]", r"line 1: unknown activation 'rleu'; .*Did you mean relu\?"),
         ("trainer: 3", "line 1: trainer must be a mapping"),
-        ("- 1", "line 1: a file of options is a mapping"),
+        ("- 1", "line 1: an options file must be a mapping"),
     ],
 )
 def test_a_mistake_in_a_file_of_options_is_named_with_its_line(tmp_path, content, message):

@@ -63,7 +63,7 @@ def test_a_run_knows_its_images(images: Path, tmp_path: Path, capsys: pytest.Cap
     assert f"{images}: 2 classes, 33 training and 9 test images" in printed
     assert "48 x 40 pixels, in colour, three channels, seen at 32 x 32" in printed
     assert re.search(
-        r"always answering \w+ is right in [\d.]+% of the 9 test images; one of them is 11 points", printed
+        r"always answering \w+ is right in [\d.]+% of the 9 test images; one image is worth 11 points", printed
     )
     (first,) = finished(out)
     settings = dict(option.removeprefix("--").split("=") for option in TINY)
@@ -72,7 +72,7 @@ def test_a_run_knows_its_images(images: Path, tmp_path: Path, capsys: pytest.Cap
     assert {subject.input_spec for subject in subjects.values()} == {(32, 3, 2)}  # not ten classes as in other data
     moved = images.rename(tmp_path / "moved")
     assert study(moved, out) == 0
-    assert "1 finished before" in capsys.readouterr().out
+    assert "1 already finished" in capsys.readouterr().out
     moved.rename(images)
     draw(images, "cat", range(12, 24))
     draw(images, "zebra", range(6))

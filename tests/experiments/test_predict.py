@@ -91,7 +91,7 @@ def test_a_run_is_found_by_its_id_and_a_classifier_lists_the_likeliest_classes(t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "no image and no folder nowhere"),
+        (["nowhere"], "no such image or folder: nowhere"),
         (["{photos}", "--score=2"], "score must be from 0 to 1"),
         (["{photos}", "--scoer=1"], "Did you mean score"),
         (["{empty}"], "no image in"),

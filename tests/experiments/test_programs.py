@@ -55,7 +55,7 @@ def test_a_repeated_study_trains_nothing(study, capsys):
     arguments, folder, _ = study
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
     assert ablate.main([*arguments, "--report=false"]) == 0
-    assert "4 finished before" in capsys.readouterr().out
+    assert "4 already finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")} == before
 
 
@@ -67,7 +67,7 @@ def test_a_run_that_two_studies_share_is_trained_once(study, tmp_path, capsys):
     settings = [argument for argument in arguments[1:] if not argument.startswith("--activation")]
     settings += ["--activation=paper,relu,relu6"]
     assert ablate.main([str(copy), "activation", *settings, "--report=false"]) == 0
-    assert "6 cells, 6 runs, 4 finished before" in capsys.readouterr().out
+    assert "6 cells, 6 runs, 4 already finished" in capsys.readouterr().out
     copied, activation = (pd.read_csv(folder.parent / name / "runs.csv") for name in ("copy", "activation"))
     timing = ["study", "train_seconds", "images_per_second"]
     pd.testing.assert_frame_equal(copied.drop(columns=timing), activation.drop(columns=timing))

@@ -53,7 +53,7 @@ def test_a_saved_table_keeps_its_rows_and_conditions(tmp_path):
     assert saved(SEED) == table(SEED)  # to the last bit
     assert saved.measured_with(runtime="ideal", resolution=28)
     assert not saved.measured_with(device="another")
-    with pytest.raises(ConfigError, match="other parts"):
+    with pytest.raises(ConfigError, match="different parts"):
         saved(mnet.describe("mobilenet_v2"))
     with pytest.raises(ConfigError, match="cannot be read"):
         read_latency_table(tmp_path / "none.csv")

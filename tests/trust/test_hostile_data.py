@@ -43,7 +43,9 @@ def test_an_unpacking_of_imagenette_that_was_interrupted_is_not_the_benchmark(tm
             for i in range(count):
                 draw(tmp_path / "imagenette2-160" / split / name / f"{i}.JPEG")
     data = Imagenette(data_dir=tmp_path, resolution=16, val_size=5)
-    with pytest.raises(DataError, match="40 training and 20 test images of imagenette, published are 9,469 and 3,925"):
+    with pytest.raises(
+        DataError, match="40 training and 20 test images of imagenette, not the published 9,469 and 3,925"
+    ):
         data.setup()
     monkeypatch.setattr(Imagenette, "published_sizes", {"classification": (40, 20)})
     Imagenette(data_dir=tmp_path, resolution=16, val_size=5).setup()
@@ -55,12 +57,12 @@ def test_a_part_of_coco_is_said_to_be_other_images(tmp_path):
     data.prepare_data()
     data.setup()
     *_, line = describe(data)
-    assert "images of coco, published are 118,287 and 5,000: these are images of your own in its format" in line
+    assert "images of coco, not the published 118,287 and 5,000: these are your own images in its format" in line
 
 
 @pytest.mark.parametrize("name", ["../../../private.jpg", "/private.jpg", "a/../../../../private.jpg", "a\0.jpg"])
 def test_an_image_of_coco_stays_in_its_folder(tmp_path, name):
     draw(tmp_path / "private.jpg")
     root = coco(tmp_path / "data", str(tmp_path) + name if name.startswith("/") else name)
-    with pytest.raises(DataError, match=r"image 1: file_name .* leads out of the folder of images"):
+    with pytest.raises(DataError, match=r"image 1: file_name .* points outside the folder of images"):
         COCO(data_dir=root).source("val")

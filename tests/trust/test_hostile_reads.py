@@ -64,7 +64,7 @@ def test_what_never_ends_is_no_image(tmp_path):
     (tmp_path / "device.png").symlink_to("/dev/zero")
     for name in ("pipe.png", "device.png"):
         for read in (open_image, read_sizes, lambda path: read_pixels(path, 32)):
-            with pytest.raises(DataError, match="no regular file"):
+            with pytest.raises(DataError, match="not a regular file"):
                 read(tmp_path / name)
 
 
@@ -116,4 +116,4 @@ def test_one_output_of_a_phone_that_is_damaged_costs_one_round(tmp_path, caplog)
     (tmp_path / "printed/state.txt").symlink_to("/dev/zero")
     (tmp_path / "printed/device.txt").write_text("a" * 10**6)
     assert import_results(tmp_path)["rounds"].tolist() == [3, 3]
-    assert "3-a.tflite.txt is left out: it is no regular file" in caplog.text
+    assert "3-a.tflite.txt is left out: it is not a regular file" in caplog.text

@@ -43,9 +43,9 @@ def test_aliases_and_nesting_without_end_are_one_error(tmp_path, read, content):
 def test_a_file_of_options_and_one_of_profiles_expand_nothing_either(tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text(BOMB)
-    with pytest.raises(ConfigError, match="aliases stand for"):
+    with pytest.raises(ConfigError, match="aliases expand to"):
         Parser(ablate.Options, "").read([f"--config={path}"])
-    with pytest.raises(ConfigError, match="aliases stand for"):
+    with pytest.raises(ConfigError, match="aliases expand to"):
         load_profile(path, "quick", "se")
 
 
@@ -69,10 +69,10 @@ def test_runs_are_counted_before_they_are_made(tmp_path):
     lists = {"lr": 400, "weight_decay": 400, "epochs": 375}  # 6e7 cells
     rows = [f"  {name}: {{values: [{', '.join(str(i + 1) for i in range(n))}]}}\n" for name, n in lists.items()]
     path.write_text(GRID + "".join(rows) + "  seed: {values: [0]}\n")
-    with pytest.raises(ConfigError, match=r"would be 1\.2e\+08 runs, at most 100,000 are planned"):
+    with pytest.raises(ConfigError, match=r"would have 1\.2e\+08 runs; at most 100,000 are allowed"):
         load_study(path)
     for seeds in (10**12, 10**25):
-        with pytest.raises(ConfigError, match=r"first of all of seed, which has"):
+        with pytest.raises(ConfigError, match=r"above all for seed, which has"):
             load_sweep("se", "quick", seeds=seeds)
     assert ablate.main(["se", "--seeds=1e12", f"--out={tmp_path}"]) == 2
     assert MOST_RUNS >= 10_000

@@ -42,13 +42,13 @@ def test_a_scratch_folder_that_another_user_has_made_is_refused(tmp_path, monkey
     assert scratch_folder().stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
     with pytest.raises(
-        ConfigError, match=f"{folder.name} must be a folder of this user alone .* drwxrwxrwx; remove it"
+        ConfigError, match=f"{folder.name} must be a folder for this user only .* drwxrwxrwx; remove it"
     ):
         scratch_folder()
     folder.rmdir()
     (tmp_path / "target").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "target")
-    with pytest.raises(ConfigError, match="must be a folder of this user alone"):
+    with pytest.raises(ConfigError, match="must be a folder for this user only"):
         scratch_folder()
     monkeypatch.setattr("os.geteuid", lambda: 12345)
     (tmp_path / "mnet-12345").mkdir(mode=0o700)  # made by whoever runs the tests
@@ -66,5 +66,5 @@ def test_compiled_code_is_run_from_a_folder_of_this_user_alone(tmp_path, monkeyp
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(scratch_folder() / "compiled")
     (tmp_path / f"mnet-{os.geteuid()}").chmod(0o777)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    with pytest.raises(ConfigError, match="must be a folder of this user alone"):
+    with pytest.raises(ConfigError, match="must be a folder for this user only"):
         compile_module(torch.nn.Identity())

@@ -54,7 +54,7 @@ def test_a_folder_that_others_can_enter_or_have_made_is_refused_before_anything_
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for name in ("shared", "link"):
-        with pytest.raises(ConfigError, match=f"{name} must be a folder of this user alone"):
+        with pytest.raises(ConfigError, match=f"{name} must be a folder for this user only"):
             SlurmEngine(folder=tmp_path / name).run([job], print)
     monkeypatch.setattr("os.geteuid", lambda: 12345)
     with pytest.raises(ConfigError, match="owner 12345"):

@@ -45,7 +45,7 @@ def test_another_program_is_shown_and_not_registered_unless_it_is_asked_for(line
     monkeypatch.setattr(sweep, "register", lambda content: registered.append(content) or "a/b/c")
     assert sweep.main([path]) == 2
     message = capsys.readouterr().err
-    assert "shared.yaml has a command of its own, which every agent would run: {" in message
+    assert "shared.yaml sets its own command, which every agent would run: {" in message
     assert "evil" in message.partition("would run: ")[2]
     assert registered == []
     assert sweep.main([path, "--own_command"]) == 0

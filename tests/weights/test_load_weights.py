@@ -269,7 +269,7 @@ def test_a_finished_run_is_read_from_its_folder(tmp_path: Path) -> None:
     images = torch.randn(2, 1, 32, 32)
     assert net.eval()(images).equal(source.eval()(images))
     (tmp_path / "config.yaml").unlink()
-    with pytest.raises(ConfigError, match="is no folder of a finished run"):
+    with pytest.raises(ConfigError, match="is not the folder of a finished run"):
         mnet.load_weights(net, tmp_path)
 
 
@@ -318,9 +318,9 @@ def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
         (lambda: models.mobilenet_v2().state_dict(), "torchvision mobilenet_v2; give model=mobilenet_v2 width=1"),
         (
             lambda: models.mobilenet_v3_small(width_mult=0.75).state_dict(),
-            "at width 1: they are of torchvision mobilenet_v3_small, width 0.75, torchvision's rounding",
+            "at width 1: they belong to torchvision mobilenet_v3_small, width 0.75, torchvision's rounding",
         ),
-        (lambda: timm.create_model("mobilenetv1_100h").state_dict(), "in timm's layout are of no published MobileNet"),
+        (lambda: timm.create_model("mobilenetv1_100h").state_dict(), "in timm's layout match no published MobileNet"),
         (lambda: timm.create_model("mobilenetv2_110d").state_dict(), "nearest is timm mobilenet_v2"),
         (lambda: models.resnet18().state_dict(), "look like a ResNet or another family"),
         (lambda: models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict(),

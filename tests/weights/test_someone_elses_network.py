@@ -49,7 +49,10 @@ def test_its_weights_start_it_with_any_toggles(reference, tmp_path):
     ("source", "message"),
     [
         (lambda net: mnet.load_weights(net, "imagenet"), "torchvision has no weights of efficientnet_lite0"),
-        (lambda net: mnet.load_torchvision(net, mnet.to_torchvision(mnet.create_model(LITE0))), "have other shapes"),
+        (
+            lambda net: mnet.load_torchvision(net, mnet.to_torchvision(mnet.create_model(LITE0))),
+            "have different shapes",
+        ),
         (lambda net: mnet.to_torchvision(mnet.create_model(LITE0, se=True)), "V2 layout has no SE"),
         (lambda net: mnet.to_torchvision(mnet.create_model(LITE0, uib="extra_dw")), "no rows of the form extra_dw"),
         (lambda net: mnet.to_torchvision(mnet.create_model(LITE0, head="ssdlite")), "no ssdlite on efficientnet_lite0"),

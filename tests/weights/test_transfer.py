@@ -107,7 +107,7 @@ def test_every_network_accepts_weights_or_gives_a_reason(model, chosen):
 
 def test_weights_of_another_network_are_refused():
     for weights in (published("mobilenet_v2"), published("mobilenet_v3_small", width=0.5)):
-        with pytest.raises(ConfigError, match=r"do not start mobilenet_v3_small at width 0.25"):
+        with pytest.raises(ConfigError, match=r"do not fit mobilenet_v3_small at width 0.25"):
             transfer(build("mobilenet_v3_small"), weights)
 
 
@@ -133,7 +133,7 @@ def test_bad_weights_are_an_error_before_anything_is_trained(tmp_path, capsys):
         (tmp_path / "none.pth", "neither a file of weights nor the folder of a run"),
         (tmp_path / "notes.txt", "cannot be read as weights"),
         (tmp_path / "list.pth", "has no state dict"),
-        (tmp_path / "v2.pth", "do not start mobilenet_v3_small"),
+        (tmp_path / "v2.pth", "do not fit mobilenet_v3_small"),
     ):
         assert ablate.main(["activation", f"--pretrained={source}", f"--out={tmp_path / 'results'}"]) == 2
         assert message in capsys.readouterr().err

@@ -200,7 +200,7 @@ def train_cells(
         if left <= 0 and not settings.rehearse:
             break
         if needed > left and not settings.rehearse:
-            print(f"{planned.name}: left out, about {needed:.0f} s of {left:.0f} s that are left", flush=True)
+            print(f"{planned.name}: left out, it needs about {needed:.0f} s and {left:.0f} s are left", flush=True)
             continue
         try:
             while True:
@@ -211,10 +211,10 @@ def train_cells(
                     if pack == 1:
                         raise
                     pack //= 2
-                    print(f"{planned.name}: {error}; {pack} seeds at once from here on", flush=True)
+                    print(f"{planned.name}: {error}; training {pack} seeds at once from now on", flush=True)
                     jobs = _unfinished(planned, seeds, judge.root)
         except OutOfTimeError:
-            print(f"{planned.name}: stopped, the time is over; the same call goes on", flush=True)
+            print(f"{planned.name}: stopped, the time has run out; the same command continues it", flush=True)
             break
         finished = sum(find_finished(judge.root, job.run_id) is not None for job in jobs)
         if not finished:  # all failed; each run's reason was printed

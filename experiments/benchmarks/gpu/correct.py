@@ -39,4 +39,4 @@ class Reporter:
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if self.settings.left_s <= 0 and not self.settings.rehearse:
-            pytest.skip("its share of the time is spent")
+            pytest.skip("its share of the time has run out")

@@ -81,7 +81,7 @@ def run(settings: Settings) -> None:
     todo = [step for step in list_steps(settings) if not is_measured(step, settings.out)]
     for i, step in enumerate(todo):
         if (left_s := _left_s(settings)) <= (COMPILE_S if step.runtime.name == COMPILED else 0.0):
-            print(f"latency: no time left for {step} and {len(todo) - i - 1} after it", flush=True)
+            print(f"latency: no time left for {step} and {len(todo) - i - 1} more", flush=True)
             return
         if settings.rehearse and is_measured(step, settings.out):  # eager stands in for several runtimes
             continue
@@ -197,7 +197,7 @@ def take(step: Step, networks: Networks, settings: Settings, share_s: float) -> 
     if _shortest(seconds) > _left_s(settings):  # the first sample also sets up the GPU; a second shows the true time
         seconds = {name: _seconds_of_a_sample(variant, groups) for name, variant in ready.items()}
         if _shortest(seconds) > _left_s(settings):
-            print(f"latency: {_shortest(seconds):.0f} s are too long for {step}", flush=True)
+            print(f"latency: not enough time left, {_shortest(seconds):.0f} s are needed for {step}", flush=True)
             return
     budget_s = max(SHORTEST_S, share_s - (time.monotonic() - started))
     measurement = measure(

@@ -148,7 +148,7 @@ def _compare(
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
         for name, variant in {ONE: variants[ONE], **missing}.items():
             if time.monotonic() - started > steps.BUILDING * budget_s and not settings.rehearse:
-                print(f"  {case}: no time for {name} and what follows", flush=True)
+                print(f"  {case}: no time left for {name} and the rest", flush=True)
                 break
             build: Callable[[], Sample]
             if isinstance(variant, Bare):

@@ -145,7 +145,7 @@ def _compare(
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
         for name in [STUDY, *others]:
             if time.monotonic() - started > BUILDING * budget_s and not settings.rehearse:
-                print(f"  {model}, {case}: no time for {name} and what follows", flush=True)
+                print(f"  {model}, {case}: no time left for {name} and the rest", flush=True)
                 break
             how = variants[name]
             if isinstance(how, Reference):

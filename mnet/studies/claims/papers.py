@@ -64,7 +64,7 @@ def _published_table(source: Source, name: str) -> list[list[Any]]:
     """
     tables = source.content.get("published") if isinstance(source.content, dict) else None
     if not isinstance(tables, dict) or not isinstance(tables.get(name), list):
-        raise source.error((), f"no table {name} below published")
+        raise source.error((), f"no table {name} under published")
     return tables[name]
 
 

@@ -65,7 +65,7 @@ class SlurmEngine(RunSettings):
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.gpus % 1:
-            raise ConfigError(f"Slurm gives whole GPUs, not {self.gpus}; the ray engine can share one")
+            raise ConfigError(f"Slurm allocates whole GPUs, not {self.gpus}; the ray engine can share one")
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
         """As `Engine.run`. Ctrl-C cancels all jobs; if this process is killed instead, they continue without it.

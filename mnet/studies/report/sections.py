@@ -32,7 +32,7 @@ from mnet.studies.results.table_view import Row, Table, rows_of
 from mnet.tasks import metric_of
 
 PAPERS_TITLES = {"top1": "The papers, ImageNet", "map": "V3’s table 6, COCO"}
-BESIDE_PAPERS = ", beside the papers’ points of the same networks. Their task is another: compare shapes, not numbers."
+BESIDE_PAPERS = ", next to the papers’ points for the same networks. Their task differs: compare shapes, not numbers."
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def overview(studies: Sequence[StudyData], points: Sequence[Row]) -> tuple[Figur
         networks_chart(papers, PAPERS_TITLES.get(metric.name, ""), MADDS_TITLE, metric.label),
     ]
     caption = f"Accuracy over multiply-adds: every cell that was trained for {most[2]} epochs of {most[0]}, means over "
-    caption += "seeds, beside the papers’ published points. The line joins the points that no other beats at less cost."
+    caption += "seeds, next to the papers’ published points. The line joins points that no other beats at less cost."
     figure = _figure(caption, panels, "cells", papers=len(points) > 0)
     return figure, tables.overview_table(pd.DataFrame(cells))
 
@@ -174,7 +174,7 @@ def _search_figures(data: StudyData, shown: dict[str, Table]) -> Iterator[Figure
     """How the networks of a study were found; the tables are added to `shown`."""
     if data.trace is not None and data.trace["accuracy"].notna().any():
         shown["steps"] = views.netadapt_table(data.trace).without_empty_columns()
-        caption = "NetAdapt: every proposal after its tuning, and those that were taken, from the start at the right."
+        caption = "NetAdapt: every proposal after tuning; the line joins those taken, from the start on the right."
         yield _figure(caption, [trace_chart(data.trace)], "steps")
     if data.candidates is not None and data.candidates["accuracy"].notna().any():
         shown["candidates"] = views.candidates_table(data.candidates).without_empty_columns()
@@ -204,7 +204,7 @@ def _accuracy_over_latency(
         charts = [cells_chart(cells, f"Ours, {runtime}", "ratio", "latency over the first’s (log scale)", through=1)]
         caption = f"Accuracy over latency: our cells on {runtime}, threads: {tables.distinct(cells, 'threads')}, "
         caption += tables.distinct(cells, "device")
-        caption += ", beside the papers’ points of the same networks on a phone." if points else "."
+        caption += ", next to the papers’ points for the same networks on a phone." if points else "."
         papers = None if runs is None else _papers_chart(runs, points, "ms", "ms on a Pixel 1 (log scale)")
         yield _figure(caption, [*charts, papers], "frontier", papers=len(points) > 0)
 

@@ -77,8 +77,8 @@ def limits(studies: Sequence[StudyData]) -> list[str]:
         seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
         sentences = [
             f"The data are {distinct(runs, 'dataset')}{pixels}, not ImageNet at 224 px. The images are easier, and "
-            "networks differ less on them, so effects have other sizes than the papers’.",
-            f"Training lasts {epochs} epochs, where the papers train to convergence. How fast a network learns matters "
+            "networks differ less on them, so effects differ in size from the papers’.",
+            f"Training lasts {epochs} epochs; the papers train to convergence. How fast a network learns matters "
             "as much as how good it is in the end.",
             f"Each cell has {seeds} seeds. The intervals are wide, and “undecided” means that the question is open, "
             "not that there is no difference.",

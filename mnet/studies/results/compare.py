@@ -203,10 +203,10 @@ def _conclude(comparison: Comparison) -> tuple[str, ...]:
         return (f"A and B are {settings} with the same seed, trained twice, with {results}.",)
     if names == ["seed"]:
         if comparison.code or comparison.environment:
-            return ("The seed is the only setting that differs, but so do code or environment.", STUDY)
+            return ("The seed is the only setting that differs, but code or environment differ too.", STUDY)
         return ("Only the seed differs: this is how much runs with the same settings vary.", STUDY)
     return (SEEDS, STUDY)
 
 
 SEEDS = "Two single runs also differ by chance: each would come out differently with another seed."
-STUDY = "Whether settings make a difference takes a study with several seeds of both: make ablate-<study> SEEDS=5."
+STUDY = "To see if settings make a difference, run a study with several seeds of both: make ablate-<study> SEEDS=5."

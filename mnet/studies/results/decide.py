@@ -175,7 +175,7 @@ def _check_looks(looks: Sequence[int] | None) -> tuple[int, ...]:
     if looks is None:
         return ()
     if not looks or list(looks) != sorted(set(looks)) or min(looks) < 2:
-        raise ConfigError(f"looks must be numbers of seeds that ascend from 2 on, such as 3, 5, 8, not {list(looks)}")
+        raise ConfigError(f"looks must be ascending numbers of seeds from 2 on, such as 3, 5, 8, not {list(looks)}")
     return tuple(map(int, looks))
 
 

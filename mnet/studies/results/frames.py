@@ -92,7 +92,7 @@ def latency_of(root: Path, study: str, *, precision: str | None = None) -> pd.Da
         table, names = table[table["precision"] == precision], ("to_fp32", "to_fp32_low", "to_fp32_high")
         table = table[table["to_fp32"].notna()]
         if table.empty:
-            raise ConfigError(f"no network of {study} was timed in {precision} beside fp32")
+            raise ConfigError(f"no network of {study} was timed in {precision} as well as in fp32")
     ratios = [format_ratio(*(row[name] for name in names)) or str(row["stopped"]) for _, row in table.iterrows()]
     table = table.assign(variant=table["variant"].astype(str), text=ratios)
     order = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["runtime"]))

@@ -68,7 +68,7 @@ def load(
         runs = without_conflicts(runs)
     if len(runs) and plain:
         for row in runs[runs[TRAINER] != ""].itertuples():
-            leave_out(Path(str(row.file)), f"it was trained with {row.trainer} for Lightning's Trainer: no evidence")
+            leave_out(Path(str(row.file)), f"it was trained with {row.trainer} for Lightning's Trainer: not evidence")
         runs = runs[runs[TRAINER] == ""]
     if runs.empty:
         raise ConfigError(f"no finished run in {source}; `make ablate-<study>` trains some")
@@ -107,7 +107,7 @@ def runs_in_folder(root: Path) -> Iterator[FinishedRun]:
         if (result := known_result(path.parent)) is None:
             continue
         if not (path.parent / CONFIG).is_file():
-            leave_out(path, f"there is no {CONFIG} beside it")
+            leave_out(path, f"there is no {CONFIG} next to it")
             continue
         try:
             trial, (_, trainer) = read_trial(path.parent), read_settings(path.parent)
@@ -130,7 +130,7 @@ def without_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
         results = zip(rows["headline"], rows[FILE], strict=True)
         values = ", ".join(f"{value:g} in {path_text(path)}" for value, path in results)
         leave_out(
-            Path(rows[FILE].iloc[0]).parent, f"run {run_id} has different results, of which none is used: {values}"
+            Path(rows[FILE].iloc[0]).parent, f"run {run_id} has different results, so none of them is used: {values}"
         )
     return runs.drop(index=conflicts.index, columns="headline")
 

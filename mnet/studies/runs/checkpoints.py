@@ -118,7 +118,7 @@ def usable_checkpoint(folder: Path, run_id: str) -> Path | None:
         if checkpoint["mnet"]["format"] == CHECKPOINT_FORMAT:
             if checkpoint["mnet"]["run_ids"] == [run_id]:
                 return path
-            log.warning("%s is not of run %s: the run starts again", path, run_id)
+            log.warning("%s is not from run %s: the run starts again", path, run_id)
     except Exception as error:  # whatever torch raises for a truncated file
         log.warning("cannot read %s (%s): the run starts again", path, " ".join(str(error).split())[:200])
     path.unlink()

@@ -40,7 +40,7 @@ def check_images(trial: Trial, data: ImageData) -> None:
     if found != trial.images:
         raise DataError(
             f"the images in {path_text(trial.data_dir)} are not those of images={trial.images}, but {found}: they have "
-            "changed since. Start again without images=, for new runs; those on the earlier images stay."
+            "changed since. Start again without images= for new runs; runs on the earlier images are kept."
         )
 
 
@@ -67,8 +67,8 @@ def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -
     before = cast(Description, read_images(last[0].parent))
     date = datetime.fromtimestamp(max(path.stat().st_mtime for path in last))
     runs = f"{counted(len(last), 'run')} of {date.day} {date:%B}"
-    changes = ", ".join(list_changes(before["classes"], now["classes"])) or "other settings of the split"
-    yield f"{path_text(data_dir)} has changed: {changes} since {runs}. Those stay, and are not mixed with new ones."
+    changes = ", ".join(list_changes(before["classes"], now["classes"])) or "different settings of the split"
+    yield f"{path_text(data_dir)} has changed: {changes} since {runs}. Those are kept, and not mixed with new ones."
 
 
 def list_changes(before: Mapping[str, ClassImages], now: Mapping[str, ClassImages]) -> Iterator[str]:

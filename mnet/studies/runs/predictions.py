@@ -105,7 +105,7 @@ def _description(trial: Trial, folder: Path) -> Description:
         return kept
     data = create_data(trial.dataset, **trial.data_settings())
     if data.is_users:
-        raise ConfigError(f"{folder} has no {IMAGES}, which says what its classes are called; train the run again")
+        raise ConfigError(f"{folder} has no {IMAGES}, which holds the names of its classes; train the run again")
     if data.named_by_files:
         data.class_names = tuple(f"class {i}" for i in range(trial.input_spec().num_classes))
     return data.description()

@@ -73,7 +73,7 @@ def check_result(content: object) -> Result:
         ConfigError: It is not a mapping, has no headline metric, or has a value of the wrong type or out of range.
     """
     if not isinstance(content, dict):
-        raise ConfigError("it is no mapping of names to values")
+        raise ConfigError("it is not a mapping of names to values")
     result = {name: value for name, value in content.items() if name in TYPES}
     for name, value in result.items():
         check_value(name, value)

@@ -58,7 +58,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     state = read_file(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"{path_text(path)} holds no weights of a run: they are tensors by name")
+        raise ConfigError(f"{path_text(path)} does not hold the weights of a run: expected tensors by name")
     return state
 
 

@@ -184,10 +184,10 @@ def _check_identity(folder: Path, result: Result) -> None:
         return
     trial = read_trial(folder)
     if is_identified(trial) and trial.run_id != folder.name:
-        raise ConfigError(f"the settings in {CONFIG} beside it are those of run {trial.run_id}, not {folder.name}")
+        raise ConfigError(f"the settings in {CONFIG} next to it are those of run {trial.run_id}, not {folder.name}")
     for name, expected in (("epochs", trial.full_recipe().epochs), ("resolution", trial.input_spec().resolution)):
         if (value := dict(result).get(name, expected)) != expected:
-            raise ConfigError(f"{name} is {value}, but {expected} by the settings in {CONFIG} beside it")
+            raise ConfigError(f"{name} is {value}, but {expected} according to the {CONFIG} next to it")
 
 
 def is_identified(trial: Trial) -> bool:
@@ -228,7 +228,7 @@ def read_json(path: Path) -> dict[str, object] | None:
         leave_out(path, error)
         return None
     if not isinstance(content, dict):
-        leave_out(path, "it is no mapping of names to values")
+        leave_out(path, "it is not a mapping of names to values")
         return None
     return content
 
@@ -411,7 +411,7 @@ def read_correct(folder: Path) -> np.ndarray | None:
         with np.load(content, allow_pickle=False) as arrays:
             bits, count = arrays["bits"], int(arrays["count"])
         if bits.dtype != np.uint8 or bits.ndim != 1 or not 0 < count <= 8 * len(bits) < count + 8:
-            raise ValueError(f"it says {count:,} images, with the bits of {8 * bits.size:,}")
+            raise ValueError(f"it declares {count:,} images, but has bits for {8 * bits.size:,}")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, BadZipFile, NotImplementedError) as error:

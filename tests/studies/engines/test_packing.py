@@ -62,5 +62,5 @@ def test_the_simulation_ends_when_a_session_does(tmp_path):
 def test_a_wrong_size_is_refused_before_anything_runs(tmp_path, capsys):
     for wrong in ("0", "many", "-1", "2.5"):
         assert ablate.main(["activation", f"--pack={wrong}", f"--out={tmp_path}"]) == 2
-        assert "pack must be auto or a number of seeds from 1 on" in capsys.readouterr().err
+        assert "pack must be auto or a number of seeds, at least 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -251,7 +251,7 @@ def test_a_verdict_follows_from_interval_and_margin(low, high, margin, word):
         ({"baseline": "papr"}, "did you mean paper"),
         ({"metric": "top"}, "unknown column 'top'"),
         ({"margin": 0.0}, "margin must be above 0"),
-        ({"looks": [5, 3]}, "looks must be numbers of seeds that ascend from 2 on"),
+        ({"looks": [5, 3]}, "looks must be ascending numbers of seeds from 2 on"),
         ({"looks": [1, 3]}, "looks must be"),
         ({"looks": []}, "looks must be"),
     ],
