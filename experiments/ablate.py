@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 def looks(study: Study, options: Options) -> tuple[int, ...]:
     """The numbers of seeds at which this call looks at a study."""
     seeds = max(len(cell.trials) for cell in study.cells)
-    return (seeds,) if options.until == "seeds" else tuple(look for look in LOOKS if look <= seeds) or (seeds,)
+    return (seeds,) if options.until == "seeds" else (*(look for look in LOOKS if look < seeds), seeds)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from mnet.studies.claims.verdicts import margin_of
 from mnet.studies.plan import LOOKS, make_plan
 from mnet.studies.results.loading import load
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import CLAIMS, RESULT, find_finished, other_training, results_root
+from mnet.studies.runs.store import CLAIMS, PUBLISHED, find_finished, other_training, results_root, runs_with_result
 from mnet.studies.study import Study, studies_of_profile
 
 
@@ -128,34 +128,43 @@ def _places(
 
 
 def find_runs(root: Path, settings: Mapping[str, Setting]) -> Callable[[Claim, int], Evidence | None]:
-    """A function that finds a claim's runs in its setting: the first `seeds` of each machine, published ones too."""
+    """A function that finds a claim's runs in its setting: those of the first `seeds` seeds, and all published ones."""
 
     def find(claim: Claim, seeds: int) -> Evidence | None:
-        return evidence_in(claim, index_runs(root, count_results(root), seeds), settings[claim.id])
+        index = index_runs(root, count_results(root), seeds)
+        return None if index is None else evidence_in(claim, index, settings[claim.id])
 
     return find
 
 
 def count_results(root: Path) -> int:
-    return sum(1 for _ in root.glob(f"*/runs/*/{RESULT}"))
+    return len(runs_with_result(root))
 
 
 @lru_cache(maxsize=1)
-def index_runs(root: Path, results: int, seeds: int) -> RunIndex:
-    """The first `seeds` seeds of `read_runs`, cached for the next claim of the study."""
-    runs = read_runs(root, results)
-    return RunIndex(runs[runs["seed"].astype(int) < seeds])
+def index_runs(root: Path, results: int, seeds: int) -> RunIndex | None:
+    """The runs of `find_runs`, cached for the next claim of the study; None if there are none."""
+    runs, published = (read_runs(folder, results) for folder in (root, root / PUBLISHED))
+    if runs.empty:
+        return None
+    known = set() if published.empty else {*zip(published["run_id"], published["device"], strict=True)}
+    is_published = pd.Series([run in known for run in zip(runs["run_id"], runs["device"], strict=True)], runs.index)
+    runs = runs[is_published | (runs["seed"].astype(int) < seeds)]
+    return None if runs.empty else RunIndex(runs)
 
 
-@lru_cache(maxsize=1)
-def read_runs(root: Path, results: int) -> pd.DataFrame:
-    """Every finished run.
+@lru_cache(maxsize=2)
+def read_runs(folder: Path, results: int) -> pd.DataFrame:
+    """Every finished run below a folder; an empty table if there is none.
 
     Args:
-        root: The results folder.
+        folder: The results folder, or the published part of it.
         results: Number of results in it, a key of the cache: the runs are read again when it changes.
     """
-    return load(root, every_machine=True, plain=True)
+    try:
+        return load(folder, every_machine=True, plain=True) if folder.is_dir() else pd.DataFrame()
+    except ConfigError:  # no finished run yet
+        return pd.DataFrame()
 
 
 if __name__ == "__main__":

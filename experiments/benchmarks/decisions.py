@@ -10,7 +10,8 @@ import numpy as np
 from scipy import stats
 
 from mnet.studies.plan import LOOKS
-from mnet.studies.results.decide import CHUNK, Family, estimate, follow, thresholds
+from mnet.studies.results.estimates import Family, estimate
+from mnet.studies.results.looks import CHUNK, follow, thresholds
 from mnet.studies.results.statistics import LEVEL
 from mnet.studies.results.tables import MARGIN
 

@@ -8,6 +8,7 @@ numbers.
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
 from collections import Counter
@@ -33,22 +34,26 @@ from common.terminal import format_duration
 from mnet.errors import ConfigError
 from mnet.studies.claims.claims import Claim
 from mnet.studies.claims.pairs import Evidence
-from mnet.studies.claims.verdicts import judge_difference, margin_of
+from mnet.studies.claims.verdicts import judge_difference
 from mnet.studies.engines import Engine
 from mnet.studies.engines.estimate import Rates, trial_seconds
 from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.engines.local import default_workers
 from mnet.studies.plan import looks_of
 from mnet.studies.results.decide import differences, judge
+from mnet.studies.results.effects import ALL, Column, columns_of, compare_values
 from mnet.studies.results.statistics import table_by_seed
 from mnet.studies.results.table_view import format_interval, format_number
 from mnet.studies.results.tables import MARGIN, WITHIN, runs_table, write_tables
+from mnet.studies.results.tables import margin_of as margin_of_study
 from mnet.studies.runs.job import Job
 from mnet.studies.study import Cell, Study
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 OF_A_STUDY = 0.25
 """Weight of a comparison that belongs to no claim; a claim has 1."""
+FAILED = "no runs"
+"""The verdict of a comparison that has no value because the trainings of a cell fail."""
 UNKNOWN = 0.5
 """The assumed chance of a decision at a study's first look."""
 
@@ -71,12 +76,13 @@ class Comparison:
     low: float = math.nan
     high: float = math.nan
     verdict: str = "undecided"
-    seeds_needed: float = math.nan
+    more_seeds: float = math.nan
+    """Expected seeds to a decision, beyond those analysed."""
 
-    def update(self, row: pd.Series) -> None:
-        """Update from a row of `decide.judge`."""
+    def update(self, row: pd.Series, seeds: int) -> None:
+        """Update from a row of `decide.judge`, after `seeds` seeds: for a claim, those of all machines together."""
         self.delta, self.se, self.low, self.high = (float(row[name]) for name in ("delta", "se", "low", "high"))
-        self.seeds_needed = float(row["seeds_needed"])
+        self.more_seeds = float(row["seeds_needed"]) - seeds
         self.verdict = str(row["verdict"])
         if self.claim is not None:
             self.verdict = judge_difference(self.claim, self.delta, self.low, self.high)
@@ -93,24 +99,28 @@ class Comparison:
     def chance(self, look: int, following: int) -> float:
         """The chance that the next look decides, given the present estimate and its standard error.
 
+        An interval decides if it lies within the margin, or beyond zero; for a claim of equality, beyond the margin.
+
         Args:
             look: Seeds so far.
             following: Seeds at the next look.
         """
         if not look or not self.se > 0:
             return UNKNOWN
+        edge = self.margin if self.claim is not None and self.claim.direction == "flat" else 0.0
         reach = (self.high - self.low) / 2 * math.sqrt(look / following)
         spread = self.se * math.sqrt(1 - look / following)
 
         def between(low: float, high: float) -> float:
             return float(np.diff(stats.norm.cdf([low, high], self.delta, spread))[0]) if low < high else 0.0
 
-        within = self.margin - reach
-        return between(reach, math.inf) + between(-math.inf, -reach) + between(max(-within, -reach), min(within, reach))
+        within, beyond = self.margin - reach, edge + reach
+        inside = between(max(-within, -beyond), min(within, beyond))
+        return between(beyond, math.inf) + between(-math.inf, -beyond) + inside
 
     def describe(self) -> str:
         if math.isnan(self.low):
-            return f"{self.name}: not analysed yet"
+            return f"{self.name}: {self.verdict if self.verdict == FAILED else 'not analysed yet'}"
         interval = f"{format_number(self.delta, sign=True)} {format_interval(self.low, self.high, sign=True)}"
         return f"{self.name}: {interval}, {self.verdict}"
 
@@ -124,24 +134,29 @@ class Undecided:
     root: Path
     comparisons: list[Comparison]
     evidence: Callable[[Claim, int], Evidence | None] | None = None
-    """(claim, seeds) -> the runs that test the claim: the first `seeds` seeds of every machine."""
+    """(claim, seeds) -> the runs that test the claim: the first `seeds` seeds of this folder, and published runs."""
     next: int = 0
     """Index of the next look."""
     done: bool = field(default=False, init=False)
     """Nothing is open, or no look is left."""
+    planned: tuple[int, ...] = field(init=False)
+    """All looks of the plan, over which the error rate holds."""
     looks: tuple[int, ...] = field(init=False)
+    """Those that the study has seeds for."""
 
     def __post_init__(self) -> None:
         """
         Raises:
-            ConfigError: The study has no plan yet.
+            ConfigError: The study has no plan yet, or fewer seeds than its first look.
         """
         looks = looks_of(self.study, self.root)
         if looks is None:
             raise ConfigError(f"{self.study.name} has no plan in {self.root}; make_plan writes one")
         most = max(len(cell.trials) for cell in self.study.cells)
-        self.looks = tuple(look for look in looks if look <= most)
-        self._judge_claims(most)  # by runs that are already there, such as published ones
+        self.planned, self.looks = looks, tuple(look for look in looks if look <= most)
+        if not self.looks:
+            raise ConfigError(f"{self.study.name} is planned for {looks[0]} seeds, not {most}; give SEEDS={looks[0]}")
+        self._judge_claims(0)  # by published runs
 
     @property
     def open(self) -> list[Comparison]:
@@ -177,22 +192,38 @@ class Undecided:
     def _judge(self) -> None:
         runs = runs_table(self.study, self.root)
         runs = runs[runs["seed"].astype(int) < self.look]
+        plain = [one for one in self.comparisons if one.claim is None]
+        rows = self._rows(runs, plain) if plain and not runs.empty else {}
+        for comparison in plain:
+            if not comparison.is_open:
+                continue
+            if (row := rows.get(comparison.cells)) is not None and not math.isnan(row["low"]):
+                comparison.update(row, self.look)
+            else:
+                comparison.verdict = FAILED
+        self._judge_claims(self.look)
+
+    def _rows(self, runs: pd.DataFrame, plain: Sequence[Comparison]) -> dict[tuple[str, ...], pd.Series]:
+        """The rows of `decide.judge`, as the tables of the study have them, by cells."""
+        margin = margin_of_study(self.study, self.root, plain[0].margin)
+        if WITHIN in self.study.varied:
+            cells = {place: cell for cell, place in columns_of(self.study, WITHIN).items()}
+            table = compare_values(self.study, runs, WITHIN, margin, self.planned)
+            pairs = [row for _, row in table[table["variant"] != ALL].iterrows()]
+            ends = [[Column(row["variant"], row[end]) for end in ("value", "against")] for row in pairs]
+            return {(cells[value], cells[against]): row for (value, against), row in zip(ends, pairs, strict=True)}
         names = [cell.name for cell in self.study.cells]
         values = table_by_seed(runs, str(runs["cell"].iloc[0]), self.study.task.headline.name).reindex(columns=names)
-        plain = [one for one in self.comparisons if one.claim is None]
-        pairs = differences(values, [(one.cells[0], one.cells[1]) for one in plain])
-        table = judge(values, pairs, margin=plain[0].margin, looks=self.looks) if plain else pd.DataFrame()
-        for comparison, (_, row) in zip(plain, table.iterrows(), strict=True):
-            if comparison.is_open:
-                comparison.update(row)
-        self._judge_claims(self.look)
+        contrasts = differences(values, [(one.cells[0], one.cells[1]) for one in plain])
+        table = judge(values, contrasts, margin=margin, looks=self.planned)
+        return {one.cells: row for one, (_, row) in zip(plain, table.iterrows(), strict=True)}
 
     def _judge_claims(self, seeds: int) -> None:
         for comparison in self.open:
             if comparison.claim is not None and self.evidence is not None:
                 evidence = self.evidence(comparison.claim, seeds)
-                if evidence is not None:
-                    comparison.update(evidence.judge(margin_of(comparison.claim), self.looks))
+                if evidence is not None and evidence.n >= self.planned[0]:  # as in `evidence.claims_table`
+                    comparison.update(evidence.judge(comparison.claim, self.planned), evidence.n)
 
     def seconds(self, rates: Rates) -> float:
         """Seconds of one worker to the next look."""
@@ -207,14 +238,19 @@ class Undecided:
     def minutes_to_decide(self, comparison: Comparison, rates: Rates, workers: int) -> float:
         """Expected minutes until a comparison is decided; nan if unknown."""
         cells = [cell for cell in self.study.cells if cell.name in comparison.cells]
-        more = comparison.seeds_needed - self.look
-        return more * sum(trial_seconds(cell.trials[0], rates) for cell in cells) / workers / 60
+        return comparison.more_seeds * sum(trial_seconds(cell.trials[0], rates) for cell in cells) / workers / 60
 
 
 def compare_with_baseline(study: Study, margin: float) -> list[Comparison]:
-    """A comparison with the baseline for every other network; none if cells are compared within their networks."""
+    """A comparison with the baseline for every other network. If cells are compared within their networks, each value
+    with every earlier one of the same network."""
     if WITHIN in study.varied:
-        return []
+        places = columns_of(study, WITHIN).items()
+        return [
+            Comparison(f"{study.name}: {cell} - {against.value}", (cell, other), margin=margin)
+            for (other, against), (cell, place) in itertools.combinations(places, 2)
+            if place.variant == against.variant
+        ]
     cells = [cell for cell in study.cells[1:] if not _same_network(cell, study.cells[0])]
     return [Comparison(f"{study.name}: {cell.name}", (cell.name, study.baseline), margin=margin) for cell in cells]
 
@@ -346,6 +382,10 @@ def _report(fronts: Sequence[Undecided], front: Undecided, rates: Rates, workers
     yield f"next: {front.study.name} to {front.looks[front.next]} seeds, {duration}, for"
     for comparison in front.due:
         minutes = front.minutes_to_decide(comparison, rates, workers)
-        more = comparison.seeds_needed - front.look
-        expected = "" if math.isnan(minutes) else f"; about {more:.0f} more seeds, {format_duration(60 * minutes)}"
-        yield f"  {comparison.describe()}{expected}"
+        seeds = f"about {comparison.more_seeds:.0f} more seeds, {format_duration(60 * minutes)}"
+        yield f"  {comparison.describe()}{'' if math.isnan(minutes) else f'; {seeds}'}"
+    for other in fronts:
+        expected = {one.name: other.minutes_to_decide(one, rates, workers) for one in other.due}
+        known = [f"{name} {format_duration(60 * minutes)}" for name, minutes in expected.items() if minutes > 0]
+        if other is not front and known:
+            yield f"then {other.study.name}: {', '.join(known)}"

@@ -12,7 +12,7 @@ from common.sweeps import CLAIMS_FILE, SWEEPS, load_sweep
 from mnet.errors import ConfigError, leave_out
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.claims.evidence import claims_table
-from mnet.studies.plan import Plan, read_plan
+from mnet.studies.plan import Plan, read_plans
 from mnet.studies.results.archive import of_latest_machine, studies_with, study_table
 from mnet.studies.results.loading import load
 from mnet.studies.results.tables import run_row
@@ -48,14 +48,14 @@ def evaluate_claims(root: Path) -> pd.DataFrame:
 
 def find_plans(root: Path, study: str) -> list[Plan]:
     """The plans of a study in a results folder, published ones too, with those of the profile `decide` and of a GPU."""
-    plans = []
+    plans: list[Plan] = []
     published = root / PUBLISHED
     for folder in (root, root / DECIDING, published / DECIDING, published, published / GPU, root / GPU):
         try:
-            plans.append(read_plan(folder / study))
+            plans += read_plans(folder / study)
         except ConfigError as error:
             leave_out(folder / study / PLAN, error)
-    return [plan for plan in plans if plan is not None]
+    return plans
 
 
 def planned_cells(profile: str) -> Iterator[dict[str, object]]:

@@ -14,7 +14,7 @@ from mnet.studies.results.table_view import rows_of
 from mnet.studies.results.tables import MACRO, Tables
 from mnet.studies.results.views import effects_table, summary_table
 from mnet.studies.runs.images import accuracy_to_beat
-from mnet.studies.runs.store import EFFECTS, PREDICTIONS, RUNS, SUMMARY
+from mnet.studies.runs.store import EFFECTS, PREDICTIONS, RUNS, SUMMARY, effects_chart_file, study_chart_file
 from mnet.studies.study import Study
 
 
@@ -45,10 +45,10 @@ def print_summary(study: Study, tables: Tables, folder: Path, margin: float, sec
         name = str(row["cell"])
         print(f"  {sentence(name, row, margin, minutes_per_seed=seconds[name] / 60 if name in seconds else None)}")
     if (summary["verdict"] == "undecided").any():
-        print(f"To decide the rest: make ablate-{study.name} UNTIL=decided, with the options of this call")
+        print(f"To decide the rest: make ablate-{study.name} UNTIL=decided, with the options of this call except SEEDS")
     for _, cell in summary[summary["failed"] > 0].iterrows():
         print(f"{cell['cell']}: {cell['failed']} failed: {cell['reason']}")
-    figures = f"{study.name}.png", f"{study.name}-effects.png", PREDICTIONS
+    figures = study_chart_file(study.name), effects_chart_file(study.name), PREDICTIONS
     for path in (folder / name for name in (RUNS, SUMMARY, EFFECTS, *figures)):
         if path.exists():
             print(f"  {path}")

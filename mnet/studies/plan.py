@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnet.files import write_yaml
-from mnet.studies.runs.store import PLAN
+from mnet.studies.runs.store import PLAN, RESULT, run_folder
 from mnet.studies.sources import read_source
 from mnet.studies.study import Study
 
@@ -31,34 +31,36 @@ class Plan:
     """Name of a cell -> the run id of its seed 0."""
 
 
-def read_plan(folder: Path) -> Plan | None:
-    """The plan in the folder of a study; None if there is none.
+def read_plans(folder: Path) -> tuple[Plan, ...]:
+    """The plans in the folder of a study: one for each set of networks and images that was trained there.
 
     Raises:
-        ConfigError: The file is not a plan.
+        ConfigError: The file holds something else.
     """
     path = folder / PLAN
     if not path.is_file():
-        return None
+        return ()
     source = read_source(path)
     content: Any = source.content
     try:
-        looks, cells = (
-            tuple(map(int, content["looks"])),
-            {str(name): str(run) for name, run in content["cells"].items()},
-        )
-        plan = Plan(looks, float(content["margin"]), cells)
+        plans = tuple(map(_parse, content if isinstance(content, list) else [content]))
     except (TypeError, KeyError, ValueError, AttributeError):
         raise source.error((), "expected a plan: a mapping with looks, margin and cells") from None
-    if not looks or list(looks) != sorted(set(looks)):
-        raise source.error(("looks",), f"looks must ascend, such as 3, 5, 8, not {list(looks)}")
-    return plan
+    for plan in plans:
+        if not plan.looks or list(plan.looks) != sorted(set(plan.looks)):
+            raise source.error(("looks",), f"looks must ascend, such as 3, 5, 8, not {list(plan.looks)}")
+    return plans
+
+
+def _parse(content: Any) -> Plan:
+    cells = {str(name): str(run) for name, run in content["cells"].items()}
+    return Plan(tuple(map(int, content["looks"])), float(content["margin"]), cells)
 
 
 def looks_of(study: Study, root: Path) -> tuple[int, ...] | None:
-    """The looks of a study's plan; None if it has no plan, or one without some of its cells."""
-    plan = read_plan(root / study.name)
-    return plan.looks if plan is not None and plan.cells.items() >= _cells(study).items() else None
+    """The looks of a study's plan; None if no plan has all of its cells."""
+    cells = _cells(study).items()
+    return next((plan.looks for plan in read_plans(root / study.name) if plan.cells.items() >= cells), None)
 
 
 def make_plan(study: Study, root: Path, looks: Sequence[int], margin: float) -> Iterator[str]:
@@ -71,21 +73,27 @@ def make_plan(study: Study, root: Path, looks: Sequence[int], margin: float) -> 
         margin: Smallest difference of interest, in points.
 
     Yields:
-        A sentence for each change to an existing plan.
+        A sentence for each change to an existing plan, and one if runs have finished without a plan.
 
     Raises:
         ConfigError: The existing file is not a plan.
     """
     folder, cells = root / study.name, _cells(study)
-    before = read_plan(folder)
-    if before is not None and not (before.cells.items() & cells.items()):
-        yield f"{study.name}: {PLAN} was for other networks or images ({', '.join(before.cells)}); this is a new plan"
-        before = None
-    if before is None:
-        plan = Plan(tuple(looks), margin, cells)
+    plans = list(read_plans(folder))
+    place = next((i for i, plan in enumerate(plans) if plan.cells.items() & cells.items()), len(plans))
+    if place == len(plans):
+        for plan in plans:
+            others = ", ".join(plan.cells)
+            yield f"{study.name}: {PLAN} has a plan for other networks or images ({others}); this is a new plan"
+        unplanned = _finished_seeds(study, root)
+        if 2 <= unplanned < looks[-1] and unplanned not in looks:
+            yield f"{study.name}: {unplanned} seeds had finished without a plan; that is one more look at it"
+            looks = sorted({unplanned, *looks})
+        plans.append(Plan(tuple(looks), margin, cells))
     else:
+        before = plans[place]
         added = [look for look in looks if look > before.looks[-1]]
-        plan = Plan((*before.looks, *added), margin, {**before.cells, **cells})
+        plans[place] = Plan((*before.looks, *added), margin, {**before.cells, **cells})
         if added:
             yield (
                 f"{study.name}: analysed after {_join(before.looks)} seeds before, now also after {_join(added)}; "
@@ -93,9 +101,19 @@ def make_plan(study: Study, root: Path, looks: Sequence[int], margin: float) -> 
             )
         if margin != before.margin:
             yield f"{study.name}: the margin was {before.margin:g} points, and is {margin:g} now"
-        if plan == before:
+        if plans[place] == before:
             return
-    write_yaml(folder / PLAN, {"looks": list(plan.looks), "margin": plan.margin, "cells": dict(plan.cells)})
+    content = [{"looks": list(plan.looks), "margin": plan.margin, "cells": dict(plan.cells)} for plan in plans]
+    write_yaml(folder / PLAN, content if len(content) > 1 else content[0])
+
+
+def _finished_seeds(study: Study, root: Path) -> int:
+    """The number of seeds that at least two cells have finished in the folder of the study."""
+    counts = [
+        sum((run_folder(root, study.name, trial.run_id) / RESULT).is_file() for trial in cell.trials)
+        for cell in study.cells
+    ]
+    return sorted(counts)[-2] if len(counts) > 1 else 0
 
 
 def _cells(study: Study) -> dict[str, str]:

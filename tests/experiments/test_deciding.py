@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ablate
+import decide
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,19 +14,18 @@ from common.deciding import Comparison, Undecided, compare_with_baseline, read_d
 from common.driver import RunOptions
 from common.summary import print_summary
 from common.sweeps import CLAIMS_FILE, PROFILES_FILE, load_sweep
-from decide import plan_claims
 
 from mnet import ConfigError
 from mnet.files import write_json
 from mnet.studies import Study, Trial
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.events import Finished
-from mnet.studies.plan import LOOKS, make_plan, read_plan
+from mnet.studies.plan import LOOKS, looks_of, make_plan, read_plans
 from mnet.studies.results.archive import read_table
-from mnet.studies.results.decide import thresholds
+from mnet.studies.results.looks import thresholds
 from mnet.studies.results.tables import write_tables
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import RESULT, SUMMARY, write_config
+from mnet.studies.runs.store import CLAIMS, RESULT, RUNS, SUMMARY, write_config, write_failure
 from mnet.studies.study import studies_of_profile
 
 EFFECTS = {"paper": 0.0, "relu": -2.0, "relu6": 0.0, "hswish": 0.5}
@@ -65,7 +65,7 @@ class Trainer:
 def _thresholds_of_fewer_studies() -> Iterator[None]:
     """Fewer simulations suffice: these tests check that decisions agree, not when they are made."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnet.studies.results.decide.SIMULATED", 4_000)
+        patch.setattr("mnet.studies.results.looks.SIMULATED", 4_000)
         thresholds.cache_clear()
         yield
     thresholds.cache_clear()
@@ -104,7 +104,7 @@ def test_a_decided_comparison_gets_no_more_seeds_and_the_baseline_gets_all(whole
     assert len(set(trainer.trained)) == len(trainer.trained)
 
 
-def test_a_stopped_call_goes_on_where_it_was_and_ends_with_the_same_tables(whole, tmp_path):
+def test_a_stopped_call_continues_where_it_was_and_ends_with_the_same_tables(whole, tmp_path):
     root, trainer = whole
     parts = Trainer(stop_after=5), Trainer(stop_after=9), Trainer()
     for part in parts[:2]:
@@ -116,13 +116,13 @@ def test_a_stopped_call_goes_on_where_it_was_and_ends_with_the_same_tables(whole
     assert (tmp_path / name).read_bytes() == (root / name).read_bytes()
 
 
-def test_a_spent_budget_begins_nothing(tmp_path):
+def test_a_spent_budget_starts_no_run(tmp_path):
     trainer = Trainer()
     assert run(tmp_path, trainer, budget="0.000001") == 0
     assert trainer.trained == []
 
 
-def test_the_last_look_ends_what_is_open(tmp_path, capsys):
+def test_the_last_look_ends_comparisons_that_are_still_open(tmp_path, capsys):
     trainer = Trainer()
     assert run(tmp_path, trainer, seeds=3) == 0
     assert Counter(name for name, _ in trainer.trained) == dict.fromkeys(EFFECTS, 3)
@@ -132,26 +132,33 @@ def test_the_last_look_ends_what_is_open(tmp_path, capsys):
     assert "95% intervals hold for all rows together" in printed
 
 
-def test_the_plan_stands_before_the_first_run_and_looks_are_only_added(tmp_path):
+def test_the_plan_is_written_before_the_first_run_and_looks_are_only_added(tmp_path):
     subject = study(8)
     assert list(make_plan(subject, tmp_path, [3], 0.5)) == []
-    plan = read_plan(tmp_path / "activation")
-    assert plan is not None
+    (plan,) = read_plans(tmp_path / "activation")
     assert (plan.looks, plan.margin, list(plan.cells)) == ((3,), 0.5, list(EFFECTS))
     assert list(make_plan(subject, tmp_path, [2], 0.5)) == []  # fewer seeds than planned add no look
     (change,) = make_plan(subject, tmp_path, [8], 0.5)
     assert "analysed after 3 seeds before, now also after 8" in change
     (change,) = make_plan(subject, tmp_path, [8], 0.2)
     assert "the margin was 0.5 points, and is 0.2 now" in change
-    plan = read_plan(tmp_path / "activation")
-    assert plan is not None
+    (plan,) = read_plans(tmp_path / "activation")
     assert plan.looks == (3, 8)
     other = load_sweep("activation", "quick", 3, {"epochs": "9"})
     (change,) = make_plan(other, tmp_path, [5], 0.5)
-    assert "was for other networks" in change
+    assert "for other networks or images" in change
+    assert [plan.looks for plan in read_plans(tmp_path / "activation")] == [(3, 8), (5,)]
+    assert (looks_of(subject, tmp_path), looks_of(other, tmp_path)) == ((3, 8), (5,))
     (tmp_path / "activation/plan.yaml").write_text("looks: [8, 3]\nmargin: 1\ncells: {}\n")
     with pytest.raises(ConfigError, match="looks must ascend"):
-        read_plan(tmp_path / "activation")
+        read_plans(tmp_path / "activation")
+
+
+def test_seeds_that_finished_without_a_plan_are_a_look(tmp_path):
+    subject = study(8)
+    Trainer().run([Job(trial, tmp_path, "activation") for _, trial in subject.trials if trial.seed < 4], lambda _: None)
+    assert "4 seeds had finished without a plan" in "".join(make_plan(subject, tmp_path, [3, 8], 0.5))
+    assert looks_of(subject, tmp_path) == (3, 4, 8)
 
 
 def test_a_second_look_by_hand_is_part_of_the_interval(tmp_path, capsys):
@@ -178,12 +185,73 @@ def test_claims_have_the_cells_of_their_networks_in_the_chosen_setting(names):
     every = studies_of_profile(PROFILES_FILE, "decide")
     studies = [load_sweep(name, "decide", 3) for name in names or every]
     claims = [claim for claim in load_claims(CLAIMS_FILE) if claim.study in (names or every)]
-    planned = {one.claim.id: one for of_study in plan_claims(claims, studies, "decide").values() for one in of_study}
+    planned = {
+        one.claim.id: one for of_study in decide.plan_claims(claims, studies, "decide").values() for one in of_study
+    }
     assert planned["v3-se-accuracy"].cells == ("se=false", "paper")
     assert planned["v3-last-stage-accuracy"].cells == ("full", "streamlined")
     assert planned["v3-se-accuracy"].setting.context["total_stride"] == "16"
     trained = {one.id for one in claims if one.pair and one.kind not in ("arithmetic", "latency")}
     assert trained - planned.keys() <= {"v3-resolution-beats-width"}  # its networks are in two studies
+
+
+def test_the_program_trains_what_a_claim_needs_and_judges_it(images, tmp_path, capsys, monkeypatch):
+    claims = [claim for claim in load_claims(CLAIMS_FILE) if claim.study == "se"]  # judging all of them takes seconds
+    monkeypatch.setattr("common.evaluation.load_claims", lambda path: claims)
+    arguments = [f"--out={tmp_path}", "--only=se", "--dataset=imagefolder", f"--data_dir={images}", "--resolution=28"]
+    arguments += ["--width=0.1", "--total_stride=paper", "--batch_size=16", "--epochs=1", "--seeds=3", "--workers=1"]
+    assert decide.main([*arguments, "--report=false"]) == 0
+    runs = read_table(tmp_path / "se" / RUNS)
+    assert Counter(runs["cell"]) == {"paper": 3, "se=false": 3}
+    table = read_table(tmp_path / CLAIMS)
+    printed = capsys.readouterr().out
+    assert "  v3-se-accuracy: not analysed yet" in printed
+    counts = table["verdict"].value_counts()
+    assert all(f"{count} {verdict}" in printed.splitlines()[-1] for verdict, count in counts.items())
+    (judged,) = table[table["id"] == "v3-se-accuracy"].to_dict("records")
+    assert (judged["n"], judged["on"]) == (3, "imagefolder at 28 px, 1 epochs, 0.1 of the width")
+
+
+def test_values_are_compared_within_their_networks_until_each_is_decided(tmp_path):
+    subject = load_sweep("precision", "quick", 8)
+    list(make_plan(subject, tmp_path, LOOKS[:5], 0.5))
+    comparisons = compare_with_baseline(subject, 0.5)
+    assert [len({cell.partition("model=")[2] for cell in one.cells}) for one in comparisons] == [1, 1]
+    noise = np.random.default_rng(0).normal(90, 0.05, (2, 2, 8))
+    trainer = Trainer(lambda trial: float(noise[int(trial.precision == "bf16"), int(trial.width is None), trial.seed]))
+    front = Undecided(subject, tmp_path, comparisons)
+    assert run_until_decided([front], trainer, RunOptions(report=False, workers=2), None, {}) == 0
+    assert [one.verdict for one in comparisons] == ["flat", "flat"]
+    assert front.look == 3
+
+
+def test_a_cell_whose_trainings_all_fail_is_closed_and_the_others_are_decided(tmp_path):
+    class Diverging(Trainer):
+        def run(self, jobs, on_event) -> None:
+            for job in jobs:
+                if job.trial.activation == "hswish":
+                    write_failure(job.folder, "NotFinite: the loss is nan", {})
+            super().run([job for job in jobs if job.trial.activation != "hswish"], on_event)
+
+    trainer = Diverging()
+    assert run(tmp_path, trainer) == 0
+    assert summary(tmp_path).loc["relu", "verdict"] == "down"
+    assert max(seed for _, seed in trainer.trained) < LOOKS[-1] - 1
+
+
+def test_seeds_that_the_plan_does_not_reach_are_asked_for(tmp_path):
+    subject = study(8)
+    list(make_plan(subject, tmp_path, [40], 0.5))
+    with pytest.raises(ConfigError, match="planned for 40 seeds, not 8; give SEEDS=40"):
+        Undecided(subject, tmp_path, compare_with_baseline(subject, 0.5))
+    assert ablate.looks(study(7), ablate.Options(until="decided", seeds=7)) == (3, 4, 5, 6, 7)
+
+
+def test_an_equality_is_decided_far_from_its_margin_only():
+    equality = next(claim for claim in load_claims(CLAIMS_FILE) if claim.direction == "flat")
+    numbers = {"delta": -0.45, "se": 0.1, "low": -0.8, "high": -0.1}
+    on_the_margin = Comparison("equality", ("a", "b"), equality, **numbers)
+    assert on_the_margin.chance(10, 12) < 0.01 < 0.9 < Comparison("effect", ("a", "b"), **numbers).chance(10, 12)
 
 
 def test_what_is_likely_to_be_decided_soon_comes_first():
@@ -200,7 +268,7 @@ def test_a_budget_is_a_time(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "h", "two hours", "-1h", "0", "nan", "2d"])
-def test_another_text_is_no_budget(text):
+def test_any_other_text_is_refused_as_a_budget(text):
     with pytest.raises(ConfigError, match="budget must be a time such as 90m, 2h or 600"):
         read_duration(text)
 
@@ -213,7 +281,7 @@ def test_another_text_is_no_budget(text):
         (["se", "--until=decided", "--budget=2d"], "budget must be a time"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_written(arguments, message, tmp_path, capsys):
+def test_a_mistake_is_reported_before_anything_is_written(arguments, message, tmp_path, capsys):
     assert ablate.main([*arguments, f"--out={tmp_path}"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -50,19 +50,35 @@ def effects_table(
     Raises:
         ConfigError: The study does not vary `option`.
     """
+    compared = compare_values(study, runs, option, margin, looks)
+    return compared.assign(study=study.name).reindex(columns=list(COLUMNS))
+
+
+def compare_values(
+    study: Study, runs: pd.DataFrame, option: str, margin: float | None = None, looks: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """The rows of `effects_table`, with the columns of `decide.JUDGED` that it leaves out."""
+    by_cell = table_by_seed(runs, str(runs["cell"].iloc[0]), study.task.headline.name)
+    places = columns_of(study, option)
+    columns = {place: by_cell[cell] for cell, place in places.items() if cell in by_cell}
+    values = list(dict.fromkeys(place.value for place in places.values()))
+    pairs = [(value, against) for against, value in itertools.combinations(values, 2)]
+    return pd.concat([_compare(columns, *pair, margin, looks) for pair in pairs], ignore_index=True)
+
+
+def columns_of(study: Study, option: str) -> dict[str, Column]:
+    """Name of a cell -> its variant and its value of the option.
+
+    Raises:
+        ConfigError: The study does not vary `option`.
+    """
     if option not in study.varied:
         raise unknown("option that the study varies", option, study.varied)
-    by_cell = table_by_seed(runs, str(runs["cell"].iloc[0]), study.task.headline.name)
-    columns: dict[Column, pd.Series] = {}
+    columns = {}
     for cell in study.cells:
-        if cell.name in by_cell:
-            rest = {name: value for name, value in cell.options.items() if name != option}
-            variant = cell_name(rest) if rest else cell.trials[0].model
-            columns[Column(variant, text(cell.options[option]))] = by_cell[cell.name]
-    values = list(dict.fromkeys(text(cell.options[option]) for cell in study.cells))
-    pairs = [(value, against) for against, value in itertools.combinations(values, 2)]
-    tables = [_compare(columns, value, against, margin, looks) for value, against in pairs]
-    return pd.concat(tables, ignore_index=True).assign(study=study.name).reindex(columns=list(COLUMNS))
+        rest = {name: value for name, value in cell.options.items() if name != option}
+        columns[cell.name] = Column(cell_name(rest) if rest else cell.trials[0].model, text(cell.options[option]))
+    return columns
 
 
 def _compare(

@@ -12,7 +12,9 @@ from scipy import stats
 
 from mnet import ConfigError
 from mnet.studies import decide
-from mnet.studies.results.decide import COLUMNS, Family, _estimate_complete, classify, differences, estimate, judge
+from mnet.studies.results.decide import COLUMNS, differences, judge
+from mnet.studies.results.estimates import Family, estimate, estimate_complete
+from mnet.studies.results.looks import classify
 
 CELLS = ["paper", "relu", "swish"]
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -42,7 +44,7 @@ def test_one_look_at_one_comparison_is_a_t_test():
     assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.01)
 
 
-def test_what_seeds_share_is_taken_out():
+def test_effects_shared_by_seeds_are_removed():
     """If runs of a seed share an effect, as int8 runs from one fp32 run do, the interval is that of pairs."""
     values = noise(12, 2)
     shared = values + 5 * np.arange(12)[:, None]
@@ -59,7 +61,7 @@ def test_one_look_at_several_comparisons_reaches_as_far_as_dunnetts():
     assert rows["high"].to_numpy() == pytest.approx(oracle.high, abs=0.01)
 
 
-def test_other_cells_tell_how_much_runs_differ():
+def test_other_cells_help_to_estimate_how_much_runs_differ():
     """At three seeds, three more cells narrow the interval between two by a quarter."""
 
     def width(cells: int, seed: int) -> float:
@@ -69,7 +71,7 @@ def test_other_cells_tell_how_much_runs_differ():
     assert sum(width(5, seed) for seed in range(40)) < 0.75 * sum(width(2, seed) for seed in range(40))
 
 
-def test_a_cell_of_another_spread_is_judged_by_its_own_and_does_not_widen_the_others():
+def test_a_cell_with_another_spread_is_judged_by_it_and_does_not_widen_the_others():
     values = noise(10, 4)
     quiet = decide(table(values), "c0").set_index("cell")
     values[:, 3] = 90 + 10 * (values[:, 3] - 90)
@@ -131,6 +133,24 @@ def test_more_looks_widen_an_interval_and_a_look_that_was_not_planned_is_one():
     pd.testing.assert_frame_equal(by_hand, planned)
 
 
+def test_nothing_is_decided_before_the_first_look():
+    runs = table(noise(8) + np.array([0, 2.0, 0.0]))
+    early = decide(runs[runs["seed"] < 5], "c0", looks=[8])
+    assert set(early["verdict"]) == {"undecided"}
+    assert early.loc[0, "low"] > 0
+    assert decide(runs, "c0", looks=[8]).loc[0, "verdict"] == "up"
+
+
+def test_an_equality_needs_seeds_until_it_lies_inside_or_outside_the_margin():
+    values = 3 * noise(4, 2)
+    values[:, 1] += values[:, 0].mean() - values[:, 1].mean() + 0.4  # far from zero, close to the margin
+    pair = np.array([[-1.0, 1.0]])
+    effect, equality = (
+        judge(pd.DataFrame(values), pair, margin=0.5, equality=each).loc[0, "seeds_needed"] for each in (False, True)
+    )
+    assert equality > 8 * effect > 8 * 4
+
+
 def test_between_two_looks_the_last_one_counts():
     values = noise(7)
     at_five = decide(table(values[:5]), "c0", looks=[3, 5, 8])
@@ -139,7 +159,7 @@ def test_between_two_looks_the_last_one_counts():
     assert between["n"].tolist() == [7, 7]
 
 
-def test_a_stopped_cell_keeps_its_verdict_while_others_go_on():
+def test_a_stopped_cell_keeps_its_verdict_while_others_continue():
     values = noise(12) + np.array([0, 2.0, 0.0])
     values[3:, 1] = math.nan
     rows = decide(table(values), "c0", looks=[3, 6, 12]).set_index("cell")
@@ -267,7 +287,7 @@ def test_what_is_simulated_without_matrices_is_what_the_analysis_of_any_values_f
     values = (
         np.random.default_rng(0).normal(size=(40, 6, 3)) + np.arange(6)[:, None] * (np.arange(40) % 2)[:, None, None]
     )
-    for look, fast in zip((3, 6), _estimate_complete(values, (3, 6), family), strict=True):
+    for look, fast in zip((3, 6), estimate_complete(values, (3, 6), family), strict=True):
         slow = estimate(values[:, :look], family)
         np.testing.assert_allclose(fast.se, slow.se, rtol=1e-9)
         np.testing.assert_allclose(fast.df, slow.df)
