@@ -16,7 +16,6 @@ if __name__ == "__main__":
 
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,19 +29,17 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from mnet.data import ImageData
 from mnet.data.summary import describe as describe_images
+from mnet.studies.engines.attempt import run_when_free
 from mnet.studies.options import VARIANT, read_option, trial_from
 from mnet.studies.runs.images import describe_changes, load_data
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import NotFinite
 from mnet.studies.runs.run import run_job
-from mnet.studies.runs.store import Busy, Result, check_name, find_finished, results_root
+from mnet.studies.runs.store import Result, check_name, find_finished, results_root
 from mnet.studies.runs.tracking import When, is_wanted, log_history, log_result, tracked
 from mnet.studies.runs.trainer import is_rank_zero
 from mnet.studies.trial import Trial
 from mnet.training.arithmetic import Compile, check_compile
-
-BUSY_SECONDS = 3.0
-"""Wait between checks of a run that another process trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +112,10 @@ def train(
     job: Job, trainer: Mapping[str, object], data: ImageData | None = None, loggers: Sequence[Logger] = ()
 ) -> Result:
     """The job's result: copied, or trained here, after waiting for another process that trains it."""
-    waiting = False
-    while True:
-        try:
-            return run_job(job, trainer=trainer, loggers=loggers, data=data)
-        except Busy as busy:
-            if not waiting:
-                print(f"{busy}; waiting for it")
-                waiting = True
-            time.sleep(BUSY_SECONDS)
+    return run_when_free(
+        lambda: run_job(job, trainer=trainer, loggers=loggers, data=data),
+        on_locked=lambda reason: print(f"{reason}; waiting for it"),
+    )
 
 
 def describe(trial: Trial, result: Result) -> str:

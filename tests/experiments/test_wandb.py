@@ -27,13 +27,18 @@ import yaml
 from support.wandb_server import API_KEY, Run, is_dead, serving
 from wandb.cli.cli import cli
 
-from mnet.studies import load
+from mnet.studies import Trial, load
+from mnet.studies.engines import attempt
+from mnet.studies.runs import tracking, wandb_server
+from mnet.studies.runs.job import Job
 from mnet.studies.runs.store import adopt, lock
 
 ROOT = Path(__file__).parents[2]
 SWEEP_FILE = ROOT / "experiments" / "sweeps" / "activation.yaml"
 METRIC = yaml.safe_load(SWEEP_FILE.read_text())["metric"]["name"]
-SAID_IN_RESULT = {"test/top1": "top1", "test/top5": "top5", "test/loss": "test_loss", METRIC: "val_top1"}
+LOGGED_IN_RESULT = {"test/top1": "top1", "test/top5": "top5", "test/loss": "test_loss", METRIC: "val_top1"}
+GUARD_S = 300
+"""Seconds after which W&B's client gives up on the server, which always answers; no test of speed."""
 MEASURED = ("top1", "top5", "test_loss", "val_top1", "val_loss", "params", "madds")
 
 
@@ -57,7 +62,7 @@ def home(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def account(home, server) -> dict[str, str]:
     """The environment of a user with an account on the server."""
-    return {**home, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
+    return {**home, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY, "WANDB_INIT_TIMEOUT": str(GUARD_S)}
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +216,7 @@ def test_agents_work_off_the_grid_and_every_result_is_here_and_on_the_server(swe
     assert len(folders) == 2
     for run in runs:
         result = json.loads((folders[run.config["run_id"]] / "result.json").read_text())
-        for shown, name in SAID_IN_RESULT.items():
+        for shown, name in LOGGED_IN_RESULT.items():
             assert run.summary[shown] == result[name]
         assert {name: run.summary[name] for name in ("params", "madds")} == {n: result[n] for n in ("params", "madds")}
         assert any(METRIC in row and "trainer/global_step" in row for row in run.history)
@@ -243,7 +248,7 @@ def test_an_api_key_is_written_nowhere(swept, home):
     assert not [path for path in files if API_KEY.encode() in path.read_bytes()]
 
 
-def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swept, account, server):
+def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swept, account, server, monkeypatch):
     registered, runs, out, _ = swept
     addresses = [
         f"me/mnet/sweeps/{registered.name}",
@@ -252,6 +257,7 @@ def test_load_gives_the_same_rows_from_the_folder_the_sweep_and_a_run_of_it(swep
     ]
     server.runs["theirs"] = Run("theirs", config={"lr": 0.1}, summary={"test/top1": 99.0}, exit_code=0)
     server.runs["unfinished"] = replace(runs[0], name="unfinished", exit_code=1)
+    monkeypatch.setattr("mnet.studies.results.wandb_runs.TIMEOUT_S", GUARD_S)
     with as_user(account):
         swept_rows, one, project = map(load, addresses)
     here = load(out).sort_values("run_id", ignore_index=True)
@@ -274,6 +280,22 @@ def test_without_an_account_or_a_network_one_line_says_what_is_missing(tmp_path,
         assert compare.main(["me/mnet/one", "me/mnet/two"]) == 2
         line = f"error: no folder me/mnet/one, and W&B cannot be asked for it: {reason}\n"
         assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, [wandb_server.ANSWER_SECONDS, tracking.INIT_SECONDS]),
+        ({wandb_server.INIT_TIMEOUT: "90"}, [90.0, 90.0]),
+    ],
+)
+def test_a_server_gets_seconds_to_answer_or_as_long_as_wandb_init_timeout_says(home, tmp_path, given, expected):
+    limits = []
+    with as_user({**home, "WANDB_API_KEY": API_KEY, **given}), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wandb_server, "_ask", lambda url, timeout_s, failures: limits.append(timeout_s))
+        patch.setattr(tracking, "_init", lambda job, settings: limits.append(settings.init_timeout))
+        tracking._start(Job(Trial(), tmp_path, "activation"), pytest.fail)
+    assert limits == expected
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +329,7 @@ def test_wandb_sync_uploads_config_history_and_summary_of_an_offline_run(offline
     history = [row[METRIC] for row in run.history if METRIC in row]
     assert len(history) >= 2
     assert history[-1] == pytest.approx(result["val_top1"])
-    assert {name: run.summary[name] for name in SAID_IN_RESULT} == {n: result[k] for n, k in SAID_IN_RESULT.items()}
+    assert {name: run.summary[name] for name in LOGGED_IN_RESULT} == {n: result[k] for n, k in LOGGED_IN_RESULT.items()}
 
 
 def test_a_run_whose_loss_is_no_number_is_not_handed_out_again(tiny, account, server, tmp_path, capsys):
@@ -329,7 +351,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tiny, tmp_path, monkeyp
         adopt(theirs, ours)
         held.close()
 
-    monkeypatch.setattr(train, "time", SimpleNamespace(sleep=finish))
+    monkeypatch.setattr(attempt, "time", SimpleNamespace(sleep=finish))
     assert train_here(tiny, tmp_path / "ours") == ours
     assert f"another process works on run {ours.name}; waiting for it" in capsys.readouterr().out
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mnet.studies.runs.job import CHECKPOINT_SECONDS, Job, Outcome, RunJob, RunOptions, failure
 from mnet.studies.runs.progress import Report
-from mnet.studies.runs.store import Busy
+from mnet.studies.runs.store import Busy, Result
+
+LOCKED_SECONDS = 2.0
+"""Time between attempts at a run that another process of this machine trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,27 @@ def try_job(run_job: RunJob | None, job: Job, report: Report, options: RunOption
         return Outcome("locked", reason=str(error))
     except Exception as error:  # the study continues without this trial
         return failure(error)
+
+
+def run_when_free(
+    attempt: Callable[[], Result], on_locked: Callable[[str], object], interval_s: float = LOCKED_SECONDS
+) -> Result:
+    """Run one job without an engine, once no other process trains its run.
+
+    Args:
+        attempt: Runs the job; raises `Busy` while another process trains its run.
+        on_locked: Called with the reason at the first such attempt.
+        interval_s: Seconds between attempts.
+    """
+    locked = False
+    while True:
+        try:
+            return attempt()
+        except Busy as error:
+            if not locked:
+                on_locked(str(error))
+            locked = True
+            time.sleep(interval_s)
 
 
 def or_default(run_job: RunJob | None) -> RunJob:

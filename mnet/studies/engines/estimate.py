@@ -20,7 +20,7 @@ from mnet.errors import ConfigError, DataError
 from mnet.files import load_yaml
 from mnet.models.cost import cost
 from mnet.studies.options import PARAMETERS, trial_from
-from mnet.studies.runs.store import CONFIG, RESULT, read_json
+from mnet.studies.runs.store import CONFIG, RESULT, read_json, runs_with_result
 from mnet.studies.trial import Trial
 
 Rates = tuple[float, float, float, float]
@@ -200,7 +200,7 @@ def fit_rates(timed: Iterable[tuple[Workload, float]]) -> Rates:
 def timed_runs(root: Path, published: Path | None = None) -> list[tuple[Workload, float]]:
     """Workloads and training seconds of the fp32 runs in a results folder; if it has none, of a published `runs.csv`.
     Unreadable runs are skipped."""
-    runs = [run for path in sorted(root.glob(f"*/runs/*/{RESULT}")) if (run := _timed_run(path.parent)) is not None]
+    runs = [run for folder in runs_with_result(root) if (run := _timed_run(folder)) is not None]
     return runs or (_published_runs(published) if published is not None and published.is_file() else [])
 
 

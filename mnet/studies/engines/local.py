@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
 from mnet.resources import cores, free_memory, free_shared_memory
-from mnet.studies.engines.attempt import RunSettings
+from mnet.studies.engines.attempt import LOCKED_SECONDS, RunSettings
 from mnet.studies.engines.estimate import pack_bytes
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.engines.packing import packs
@@ -23,7 +23,6 @@ from mnet.studies.engines.worker import SharedData, Worker, WorkerSettings, inte
 from mnet.studies.runs.job import Job
 
 POLL_SECONDS = 1.0
-LOCKED_SECONDS = 2.0
 STOP_SECONDS = 20.0
 """Time for running trials to write a checkpoint when the engine is interrupted."""
 MEMORY_SHARE = 0.85

@@ -1,8 +1,8 @@
 """The Ray engine: each trial is a remote task on an existing Ray cluster.
 
-Every node needs the same versions of mnet and of the data that trials read; `ship_code` sends mnet's own source.
-Results go to a folder that all nodes share, or through an fsspec URL (`remote`). Ray places the trials, fractions of a
-GPU included, and restarts those of a lost node, which resume from their last checkpoint.
+Every node needs the same versions of mnet and of the data that trials read. Results go to a folder that all nodes
+share, or through an fsspec URL (`remote`). Ray places the trials, fractions of a GPU included, and restarts those of a
+lost node, which resume from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mnet.studies.engines.attempt import RunSettings, try_job
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.engines.ray_cluster import connected, import_ray
 from mnet.studies.engines.remote import Storage, Synced
-from mnet.studies.engines.session import Attempt, Session, Update
+from mnet.studies.engines.session import Attempt, Began, Session, Update
 from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions, describe
 from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.store import read_result
@@ -56,10 +56,6 @@ class RayEngine(RunSettings):
     """How many times a trial may lose its node or process."""
     storage: str | None = None
     """fsspec URL; None = all nodes share the results folder."""
-    elastic: bool = False
-    """Whether nodes may join later; otherwise a trial that fits on no node is an error."""
-    ship_code: bool = False
-    """Whether nodes use this machine's mnet instead of their own."""
 
     def __post_init__(self) -> None:
         if self.cpus <= 0:
@@ -79,9 +75,8 @@ class RayEngine(RunSettings):
         """
         if not jobs:
             return
-        with connected(self.address, ship_code=self.ship_code):
-            if not self.elastic:
-                self._check_size()
+        with connected(self.address):
+            self._check_size()
             Session(RayBackend(self), on_event, POLL_SECONDS, LOCKED_SECONDS).run(jobs)
 
     def _check_size(self) -> None:
@@ -144,7 +139,7 @@ class RayBackend:
         self.started |= {number for number, _ in reports}
         running = set(self.pending.values())
         return [
-            Update(self.submitted[number], None if progress is None else Progress(**progress))
+            Update(self.submitted[number], Began() if progress is None else Progress(**progress))
             for number, progress in reports
             if number in running
         ]

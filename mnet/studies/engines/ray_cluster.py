@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 
 from mnet.errors import ConfigError
@@ -37,12 +36,11 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def connected(address: str | None, *, ship_code: bool) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """Connect to the cluster for the duration of a block, unless this process is connected already.
 
     Args:
         address: As `RayEngine.address`.
-        ship_code: Whether nodes use this machine's mnet instead of their own.
 
     Raises:
         ConfigError: No cluster answers at the address.
@@ -53,11 +51,8 @@ def connected(address: str | None, *, ship_code: bool) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     check_address(address)
-    import mnet
-
-    code = {"runtime_env": {"py_modules": [str(Path(mnet.__file__).parent)]}} if ship_code else {}
     terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **code)
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)  # Ray's own handler ends this process at once

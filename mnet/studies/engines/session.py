@@ -27,12 +27,16 @@ class Attempt:
     """Whether it must have its memory to itself. It then has one job, and is not retried if memory runs out."""
 
 
+@dataclass(frozen=True)
+class Began:
+    """An attempt has begun, for the first time or again after it was lost."""
+
+
 class Update(NamedTuple):
     """What a backend reports about a running job."""
 
     job: Job
-    content: Progress | Outcome | None
-    """None = it began, or began again after it was lost."""
+    content: Began | Progress | Outcome
 
 
 class Backend(Protocol):
@@ -114,14 +118,15 @@ class Session:
         for attempt in submitted:
             self._running |= {job: _Running(attempt, self.clock()) for job in attempt.jobs}
 
-    def _receive(self, job: Job, content: Progress | Outcome | None) -> None:
+    def _receive(self, job: Job, content: Began | Progress | Outcome) -> None:
         running = self._running.get(job)
         if running is None:  # it has ended: a pack reports for all its jobs until the last one ends
             return
         running.heard, running.warnings = self.clock(), 0
-        if content is None and running.started:
+        if isinstance(content, Began) and running.started:
+            running.started = False
             self.on_event(Retrying(job, self.backend.lost))
-        if content is None or not running.started:
+        if not running.started:
             running.started = True
             self.on_event(Started(job))
         if isinstance(content, Progress):
@@ -145,7 +150,7 @@ class Session:
 
     def _report_stalled(self) -> None:
         for job, running in self._running.items():
-            silent_s = self.clock() - running.heard
-            if silent_s >= self.stalled_s * 2**running.warnings:
+            seconds = self.clock() - running.heard
+            if seconds >= self.stalled_s * 2**running.warnings:
                 running.warnings += 1
-                self.on_event(Stalled(job, silent_s))
+                self.on_event(Stalled(job, seconds))

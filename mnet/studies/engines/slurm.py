@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,22 @@ from mnet.files import private_folder, write_json
 from mnet.settings import parse
 from mnet.studies.engines.attempt import RunSettings, try_job
 from mnet.studies.engines.events import OnEvent
-from mnet.studies.engines.session import Attempt, Session, Update
+from mnet.studies.engines.session import Attempt, Began, Session, Update
 from mnet.studies.runs.job import Job, Outcome
 from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.store import SLURM
 
 ARRAY_SIZE = 1000
 """Jobs per array; Slurm's limit is 1001 unless a site changes it."""
+PARALLEL = 256
+"""Trials of an array that run at the same time."""
+JOB_MINUTES = 240
+"""Time limit of a job; a trial that needs more continues in the next one."""
+RETRIES = 3
+"""How many times a trial may reach its time limit."""
+CPUS = 1
+"""CPUs per trial, and the number of its threads."""
+MEMORY_GB = 4.0
 LOCKED_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
 """Time between reports of a job: many jobs share the file system."""
@@ -38,25 +47,16 @@ PROGRESS_SECONDS = 5.0
 class SlurmEngine(RunSettings):
     """Runs jobs on a Slurm cluster, from a machine that has `sbatch`.
 
+    `sbatch` itself reads SBATCH_ACCOUNT, SBATCH_QOS, SBATCH_CONSTRAINT, SBATCH_TIMELIMIT, … from the environment.
+
     Raises:
         ConfigError: Resources that Slurm cannot give.
     """
 
     partition: str | None = None
     """None = the cluster's default."""
-    minutes: int = 240
-    """Time limit of a job; a trial that needs more continues in the next one."""
-    cpus: int = 1
-    """CPUs per trial, and the number of its threads."""
     gpus: float = 0
     """GPUs per trial: a whole number, since Slurm gives no fractions."""
-    memory_gb: float = 4.0
-    parallel: int = 256
-    """Trials that run at the same time."""
-    retries: int = 3
-    """How many times a trial may reach its time limit."""
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    """Other parameters of submitit: slurm_account, slurm_qos, slurm_constraint, …"""
     folder: Path = Path("~/.mnet/slurm")
     """Folder of submitit's files and logs: private to this user, and visible to all nodes."""
     poll_s: float = 2.0
@@ -71,8 +71,8 @@ class SlurmEngine(RunSettings):
         """As `Engine.run`. Ctrl-C cancels all jobs; if this process is killed instead, they continue without it.
 
         Raises:
-            ConfigError: submitit is not installed, there is no Slurm, it refuses the parameters, or others can enter
-            `folder`.
+            ConfigError: submitit is not installed, there is no Slurm, it refuses the jobs, or others can
+            enter `folder`.
         """
         Session(SlurmBackend(self), on_event, self.poll_s, LOCKED_SECONDS).run(jobs)
 
@@ -112,19 +112,18 @@ class SlurmBackend:
         engine = self.engine
         folder = private_folder(engine.folder.expanduser())
         try:
-            executor = submitit.AutoExecutor(folder / "%j", engine.cluster, slurm_max_num_timeout=engine.retries)
+            executor = submitit.AutoExecutor(folder / "%j", engine.cluster, slurm_max_num_timeout=RETRIES)
             executor.update_parameters(
                 name="mnet",
-                timeout_min=engine.minutes,
-                cpus_per_task=engine.cpus,
+                timeout_min=JOB_MINUTES,
+                cpus_per_task=CPUS,
                 gpus_per_node=int(engine.gpus),
-                mem_gb=engine.memory_gb,
-                slurm_array_parallelism=engine.parallel,
+                mem_gb=MEMORY_GB,
+                slurm_array_parallelism=PARALLEL,
                 slurm_partition=engine.partition,
-                **engine.parameters,
             )
             self.running |= zip(jobs, executor.map_array(_Work(engine), jobs), strict=True)
-        except (RuntimeError, NameError, AssertionError, submitit.core.utils.FailedSubmissionError) as error:
+        except (RuntimeError, submitit.core.utils.FailedSubmissionError) as error:
             raise ConfigError(f"Slurm cannot take the jobs: {error}") from None
 
     def poll(self, timeout_s: float) -> list[Update]:
@@ -148,7 +147,7 @@ class SlurmBackend:
             if stamp != self.stamps.get(job) and path.is_file():
                 progress = json.loads(path.read_text())
                 self.stamps[job] = stamp
-                return [Update(job, None if progress is None else parse(Progress, dict(progress)))]
+                return [Update(job, Began() if progress is None else parse(Progress, dict(progress)))]
         return []
 
     def stop(self) -> None:
@@ -166,7 +165,7 @@ class _Work:
     def __call__(self, job: Job) -> Outcome:
         import torch
 
-        torch.set_num_threads(self.engine.cpus)
+        torch.set_num_threads(CPUS)
         report = _Reporter(job)
         report.write(None)
         return try_job(self.engine.run_job, job, report, self.engine.options)

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
 from mnet.studies.engines.attempt import try_job
-from mnet.studies.engines.session import Attempt, Update
+from mnet.studies.engines.session import Attempt, Began, Update
 from mnet.studies.runs.job import Job, Outcome, RunJob, RunOptions
 from mnet.studies.runs.progress import Progress, Report
 
@@ -126,7 +126,7 @@ def _work(connection: Connection, number: int, settings: WorkerSettings) -> None
 
 
 def _run(connection: Connection, jobs: tuple[Job, ...], run_job: RunJob | None, options: RunOptions) -> None:
-    def send_to_all(content: Progress | None) -> None:
+    def send_to_all(content: Began | Progress) -> None:
         for number in range(len(jobs)):
             connection.send((number, content))
 
@@ -134,7 +134,7 @@ def _run(connection: Connection, jobs: tuple[Job, ...], run_job: RunJob | None, 
         send_to_all(progress)
         return connection.poll()  # while jobs run, only STOP can arrive
 
-    send_to_all(None)
+    send_to_all(Began())
     for job, outcome in _outcomes(jobs, run_job, report, options):
         connection.send((jobs.index(job), outcome))
 

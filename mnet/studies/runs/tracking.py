@@ -18,7 +18,7 @@ from mnet.studies.options import VARIANT
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import NotFinite
 from mnet.studies.runs.store import METRICS
-from mnet.studies.runs.wandb_server import Unreachable, check_reachable
+from mnet.studies.runs.wandb_server import Unreachable, check_reachable, deadline
 from mnet.studies.trial import Trial
 from mnet.tasks import Task
 
@@ -37,7 +37,7 @@ TRAINED = "trained"
 """Key in `config` for epochs, batch size and learning rate as trained; under their names a sweep may set others."""
 
 INIT_SECONDS = 8.0
-"""How long W&B may take to register a run before it is logged offline."""
+"""How long W&B may take to register a run before it is logged offline, unless WANDB_INIT_TIMEOUT is set."""
 
 LOGIN = "log in with `.venv/bin/wandb login`, or set WANDB_API_KEY"
 
@@ -140,7 +140,7 @@ def _start(job: Job, notify: Callable[[str], object]) -> wandb.Run:
     if has_account():
         try:
             check_reachable()
-            return _init(job, wandb.Settings(init_timeout=INIT_SECONDS))
+            return _init(job, wandb.Settings(init_timeout=deadline(INIT_SECONDS)))
         except (wandb.Error, Unreachable) as error:
             reason = f"W&B cannot be reached ({first_line(error)})"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import ssl
 import threading
 import urllib.error
@@ -10,18 +11,25 @@ import urllib.request
 
 ANSWER_SECONDS = 4.0
 """How long the server may take to answer one request, name resolution and proxy included."""
+INIT_TIMEOUT = "WANDB_INIT_TIMEOUT"
+"""Environment variable of W&B's client, in seconds. If set, it replaces the deadlines of this package."""
 
 
 class Unreachable(ConnectionError):
     """The W&B server does not answer."""
 
 
-def check_reachable(url: str | None = None, timeout_s: float = ANSWER_SECONDS) -> None:
+def deadline(default_s: float) -> float:
+    """How many seconds to wait for W&B: WANDB_INIT_TIMEOUT if it is set, otherwise `default_s`."""
+    return float(os.environ.get(INIT_TIMEOUT, default_s))
+
+
+def check_reachable(url: str | None = None, timeout_s: float | None = None) -> None:
     """Ask the server for any answer, through the proxy of the environment.
 
     Args:
         url: None = W&B's setting `base_url`.
-        timeout_s: Deadline in seconds.
+        timeout_s: Deadline in seconds; None = `deadline(ANSWER_SECONDS)`.
 
     Raises:
         Unreachable: There was no answer; the message names the server and the reason.
@@ -30,6 +38,8 @@ def check_reachable(url: str | None = None, timeout_s: float = ANSWER_SECONDS) -
         import wandb
 
         url = wandb.setup().settings.base_url
+    if timeout_s is None:
+        timeout_s = deadline(ANSWER_SECONDS)
     failures: list[str] = []
     request = threading.Thread(target=_ask, args=(url, timeout_s, failures), daemon=True)  # resolving has no timeout
     request.start()

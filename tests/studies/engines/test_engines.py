@@ -28,6 +28,8 @@ os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
 
 UNSTABLE = {"train_seconds", "images_per_second", "finished", "revision"}
 TRAINER = {"precision": "bf16-mixed"}
+NO_RAY = "Ray is not installed: make EXTRAS=ray setup"
+NO_SUBMITIT = "submitit is not installed: make EXTRAS=slurm setup"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +44,7 @@ def _importable():
 @pytest.fixture(scope="module")
 def cluster(_importable):
     """A Ray cluster of one node with one CPU and one GPU that exists only in name. Tests may add nodes."""
-    pytest.importorskip("ray", reason="Ray is not installed: make EXTRAS=ray setup")
+    pytest.importorskip("ray", reason=NO_RAY)
     from ray.cluster_utils import Cluster
 
     soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000}  # a busy machine is not a dead one
@@ -66,7 +68,7 @@ def make(name: str, request, **settings) -> Engine:
     if name == "ray":
         address = request.getfixturevalue("cluster").address
         return make_engine("ray", address=address, **{"cpus": 0.5, "gpus": 0.5, "retries": 0, **settings})
-    pytest.importorskip("submitit", reason="submitit is not installed: make EXTRAS=slurm setup")
+    pytest.importorskip("submitit", reason=NO_SUBMITIT)
     return make_engine("slurm", cluster="local", poll_s=0.2, **settings)
 
 
@@ -106,7 +108,8 @@ class TestEveryEngine:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(f"mnet.studies.engines.{engine}.LOCKED_SECONDS", 0.1)
             if engine == "slurm":
-                patch.setattr(pytest.importorskip("submitit").Job, "_results_timeout_s", 1)
+                submitit = pytest.importorskip("submitit", reason=NO_SUBMITIT)
+                patch.setattr(submitit.Job, "_results_timeout_s", 1)
             settings = {"trainer": TRAINER, "checkpoint_s": 7.0, "run_job": behave}
             if engine == "slurm":
                 settings["folder"] = study.root / "slurm"
@@ -172,7 +175,11 @@ RAY_TOO = pytest.mark.full("the loop that stops is that of all engines, and loca
 @pytest.mark.parametrize(
     ("name", "settings"), [("local", {"workers": 1}), pytest.param("ray", {"cpus": 1}, marks=RAY_TOO)]
 )
-def test_ctrl_c_lets_the_running_trial_stop_at_a_checkpoint_and_starts_no_other(name, settings, request, tmp_path):
+def test_ctrl_c_lets_the_running_trial_stop_at_a_checkpoint_and_starts_no_other(
+    name, settings, request, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(f"mnet.studies.engines.{name}.STOP_SECONDS", GUARD_S)  # on a busy machine a step takes long
+
     def interrupt(event: Event) -> None:
         if isinstance(event, Progressed):
             raise KeyboardInterrupt
@@ -227,7 +234,7 @@ def test_a_run_whose_node_is_killed_resumes_on_another_node_to_the_same_result(c
 
         return run.run_job(job, watched, **options)
 
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason=NO_RAY)
     ray.init(
         cluster.address, logging_level="ERROR", log_to_driver=False
     )  # attached to the node that will not be killed

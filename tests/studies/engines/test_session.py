@@ -10,11 +10,12 @@ from support.scripted_backend import ScriptedBackend
 
 from mnet.studies import Trial
 from mnet.studies.engines.events import Failed, Finished, Locked, Progressed, Retrying, Stalled, Started
-from mnet.studies.engines.session import Session
+from mnet.studies.engines.session import Began, Session
 from mnet.studies.runs.job import Job, Outcome
 from mnet.studies.runs.progress import Progress
 from mnet.studies.runs.store import read_failure
 
+BEGAN = Began()
 PROGRESS = Progress(7, 10, 50.0)
 FINISHED = Outcome("finished", result={"top1": 1.0})
 LOCKED = Outcome("locked", reason="another process works on run x")
@@ -41,7 +42,7 @@ def run(backend: ScriptedBackend, jobs: list[Job], on_event: Callable[[object], 
 
 def test_each_job_is_reported_from_its_start_to_its_end_and_a_failure_stops_no_other(tmp_path):
     jobs = jobs_in(tmp_path, 2)
-    backend = ScriptedBackend({0: [[None, PROGRESS, FINISHED]], 1: [[None, FAILED]]})
+    backend = ScriptedBackend({0: [[BEGAN, PROGRESS, FINISHED]], 1: [[BEGAN, FAILED]]})
     events = run(backend, jobs)
     assert events[0] == [Started(jobs[0]), Progressed(jobs[0], PROGRESS), Finished(jobs[0], {"top1": 1.0})]
     assert events[1] == [Started(jobs[1]), Failed(jobs[1], "ValueError: no such layer")]
@@ -52,11 +53,11 @@ def test_each_job_is_reported_from_its_start_to_its_end_and_a_failure_stops_no_o
 
 
 def test_jobs_begin_in_their_order_as_places_become_free(tmp_path):
-    backend = ScriptedBackend({seed: [[None, length, FINISHED]] for seed, length in enumerate((5, 1, 1, 1))}, places=2)
+    backend = ScriptedBackend({seed: [[BEGAN, length, FINISHED]] for seed, length in enumerate((5, 1, 1, 1))}, places=2)
     run(backend, jobs_in(tmp_path, 4))
     assert [seed for _, seed in backend.started] == [0, 1, 2, 3]
     assert [when for when, _ in backend.started][:2] == [0.0, 0.0]
-    assert backend.started[2][0] == 3.0  # job 1: started, silent, finished
+    assert backend.started[2][0] == 3.0  # job 1: started, a second without a report, finished
 
 
 def test_a_start_that_was_not_reported_is_reported_before_what_follows_it(tmp_path):
@@ -68,7 +69,7 @@ def test_a_start_that_was_not_reported_is_reported_before_what_follows_it(tmp_pa
 
 def test_a_job_that_begins_again_was_lost(tmp_path):
     jobs = jobs_in(tmp_path, 1)
-    events = run(ScriptedBackend({0: [[None, PROGRESS, None, FINISHED]]}), jobs)
+    events = run(ScriptedBackend({0: [[BEGAN, PROGRESS, BEGAN, FINISHED]]}), jobs)
     retrying = Retrying(jobs[0], "its machine was lost")
     assert events[0] == [
         Started(jobs[0]),
@@ -82,7 +83,7 @@ def test_a_job_that_begins_again_was_lost(tmp_path):
 def test_out_of_memory_is_tried_once_more_alone_after_the_others(tmp_path):
     jobs = jobs_in(tmp_path, 3)
     backend = ScriptedBackend(
-        {0: [[None, OUT_OF_MEMORY], [None, FINISHED]], 1: [[None, 5, FINISHED]], 2: [[None, FINISHED]]}
+        {0: [[BEGAN, OUT_OF_MEMORY], [BEGAN, FINISHED]], 1: [[BEGAN, 5, FINISHED]], 2: [[BEGAN, FINISHED]]}
     )
     events = run(backend, jobs)
     assert [type(event) for event in events[0]] == [Started, Retrying, Started, Finished]
@@ -93,23 +94,23 @@ def test_out_of_memory_is_tried_once_more_alone_after_the_others(tmp_path):
 
 def test_out_of_memory_alone_has_failed(tmp_path):
     jobs = jobs_in(tmp_path, 1)
-    events = run(ScriptedBackend({0: [[None, OUT_OF_MEMORY], [None, OUT_OF_MEMORY]]}), jobs)
+    events = run(ScriptedBackend({0: [[BEGAN, OUT_OF_MEMORY], [BEGAN, OUT_OF_MEMORY]]}), jobs)
     assert [type(event) for event in events[0]] == [Started, Retrying, Started, Failed]
     assert read_failure(jobs[0].folder) == "MemoryError: no more"
-    isolated = run(ScriptedBackend({0: [[None, OUT_OF_MEMORY]]}, isolated=True), jobs)
+    isolated = run(ScriptedBackend({0: [[BEGAN, OUT_OF_MEMORY]]}, isolated=True), jobs)
     assert [type(event) for event in isolated[0]] == [Started, Failed]
 
 
 def test_a_run_that_another_process_trains_is_tried_again_later(tmp_path):
-    backend = ScriptedBackend({0: [[None, LOCKED], [None, LOCKED], [None, FINISHED]]})
+    backend = ScriptedBackend({0: [[BEGAN, LOCKED], [BEGAN, LOCKED], [BEGAN, FINISHED]]})
     events = run(backend, jobs_in(tmp_path, 1))
     assert [type(event) for event in events[0]] == [Started, Locked] * 2 + [Started, Finished]
     assert [when for when, _ in backend.started] == [0.0, 12.0, 24.0]  # 10 seconds after each answer
     assert not any(attempt.alone for attempt in backend.attempts)
 
 
-def test_silence_is_reported_after_a_minute_and_at_every_doubling(tmp_path):
-    backend = ScriptedBackend({0: [[None, 250, PROGRESS, 70, FINISHED]], 1: [[None, *[PROGRESS] * 300, FINISHED]]})
+def test_a_stall_is_reported_after_a_minute_and_at_every_doubling(tmp_path):
+    backend = ScriptedBackend({0: [[BEGAN, 250, PROGRESS, 70, FINISHED]], 1: [[BEGAN, *[PROGRESS] * 300, FINISHED]]})
     events = run(backend, jobs_in(tmp_path, 2))
     assert [event.seconds for event in events[0] if isinstance(event, Stalled)] == [60.0, 120.0, 240.0, 60.0]
     assert not any(isinstance(event, Stalled) for event in events[1])
@@ -117,7 +118,7 @@ def test_silence_is_reported_after_a_minute_and_at_every_doubling(tmp_path):
 
 def test_seeds_that_are_planned_as_one_network_are_one_attempt(tmp_path):
     jobs = jobs_in(tmp_path, 4, pack_size=3)
-    backend = ScriptedBackend({seed: [[None, FINISHED]] for seed in range(4)})
+    backend = ScriptedBackend({seed: [[BEGAN, FINISHED]] for seed in range(4)})
     run(backend, jobs)
     assert [[job.trial.seed for job in attempt.jobs] for attempt in backend.attempts] == [[0, 2], [1, 3]]
 
@@ -125,12 +126,12 @@ def test_seeds_that_are_planned_as_one_network_are_one_attempt(tmp_path):
 def test_a_pack_out_of_memory_is_retried_one_by_one_and_a_locked_one_together(tmp_path):
     jobs = jobs_in(tmp_path, 2, pack_size=2)
     backend = ScriptedBackend(
-        {seed: [[None, OUT_OF_MEMORY], [None, LOCKED], [None, FINISHED]] for seed in (0, 1)}, places=2
+        {seed: [[BEGAN, OUT_OF_MEMORY], [BEGAN, LOCKED], [BEGAN, FINISHED]] for seed in (0, 1)}, places=2
     )
     backend.isolated = True  # the pack's jobs still share its memory
     run(backend, jobs)
     assert [[job.trial.seed for job in attempt.jobs] for attempt in backend.attempts[:3]] == [[0, 1], [0], [1]]
-    backend = ScriptedBackend({seed: [[None, LOCKED], [None, FINISHED]] for seed in (0, 1)})
+    backend = ScriptedBackend({seed: [[BEGAN, LOCKED], [BEGAN, FINISHED]] for seed in (0, 1)})
     run(backend, jobs)
     assert [len(attempt.jobs) for attempt in backend.attempts] == [2, 2]
 
@@ -138,7 +139,7 @@ def test_a_pack_out_of_memory_is_retried_one_by_one_and_a_locked_one_together(tm
 def test_progress_of_a_pack_is_not_reported_for_its_jobs_that_have_ended(tmp_path):
     """They would be counted twice in the time left."""
     jobs = jobs_in(tmp_path, 2, pack_size=2)
-    backend = ScriptedBackend({0: [[None, FINISHED, PROGRESS, PROGRESS]], 1: [[None, PROGRESS, PROGRESS, FINISHED]]})
+    backend = ScriptedBackend({0: [[BEGAN, FINISHED, PROGRESS, PROGRESS]], 1: [[BEGAN, PROGRESS, PROGRESS, FINISHED]]})
     events = run(backend, jobs)
     assert [type(event) for event in events[0]] == [Started, Finished]
     assert [type(event) for event in events[1]] == [Started, Progressed, Progressed, Finished]
@@ -150,7 +151,7 @@ def test_whatever_ends_the_loop_the_backend_is_stopped(tmp_path, error):
         if isinstance(event, Progressed):
             raise error
 
-    backend = ScriptedBackend({0: [[None, PROGRESS, FINISHED]]})
+    backend = ScriptedBackend({0: [[BEGAN, PROGRESS, FINISHED]]})
     with pytest.raises(error):
         run(backend, jobs_in(tmp_path, 1), interrupt)
     assert backend.stops == 1

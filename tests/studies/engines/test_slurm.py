@@ -11,7 +11,7 @@ import pytest
 from mnet.errors import ConfigError
 from mnet.studies import Trial
 from mnet.studies.engines.events import Finished, Progressed, Retrying, Started
-from mnet.studies.engines.session import Attempt, Update
+from mnet.studies.engines.session import Attempt, Began, Update
 from mnet.studies.engines.slurm import SlurmBackend, SlurmEngine, _Reporter
 from mnet.studies.runs.job import Job
 from mnet.studies.runs.progress import Progress
@@ -58,9 +58,7 @@ def test_a_trial_that_slurm_stops_is_queued_again_and_resumes_to_the_same_result
         events.append(event)
         (tmp_path / "reported").touch()
 
-    engine = SlurmEngine(
-        minutes=5, folder=tmp_path / "slurm", cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once
-    )
+    engine = SlurmEngine(folder=tmp_path / "slurm", cluster="local", checkpoint_s=0.0, poll_s=0.2, run_job=stopped_once)
     engine.run([job], collect)
     kinds = [type(event) for event in events if not isinstance(event, Progressed)]
     assert kinds == [Started, Retrying, Started, Finished]
@@ -75,7 +73,7 @@ def test_reports_are_read_as_json_and_half_a_file_is_not_read(tiny, tmp_path):
     report = _Reporter(job)
     assert backend._report(job) == []
     report.write(None)
-    assert backend._report(job) == [Update(job, None)]
+    assert backend._report(job) == [Update(job, Began())]
     assert backend._report(job) == []
     report.write(asdict(Progress(1, 2, 50.0, "top1")))
     assert backend._report(job) == [Update(job, Progress(1, 2, 50.0, "top1"))]
@@ -91,14 +89,12 @@ def test_a_study_is_one_array_job_with_what_was_asked_for(tiny, tmp_path, monkey
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     jobs = [Job(replace(tiny, seed=seed), tmp_path / "results", "tiny") for seed in range(3)]
-    engine = SlurmEngine(
-        "gpu", 60, 2, 1.0, parallel=2, parameters={"slurm_account": "vision"}, folder=tmp_path / "slurm"
-    )
+    engine = SlurmEngine(partition="gpu", gpus=1.0, folder=tmp_path / "slurm")
     backend, attempts = SlurmBackend(engine), [Attempt((job,)) for job in jobs]
     assert backend.submit(attempts) == attempts
     assert [backend.running[job].job_id for job in jobs] == ["7_0", "7_1", "7_2"]
     script = (tmp_path / "script").read_text()
-    for line in ("array=0-2%2", "partition=gpu", "time=60", "cpus-per-task=2", "gpus-per-node=1", "account=vision"):
+    for line in ("array=0-2%3", "partition=gpu", "time=240", "cpus-per-task=1", "gpus-per-node=1", "mem=4GB"):
         assert f"#SBATCH --{line}\n" in script
     assert "#SBATCH --signal=USR2@" in script
     submitted = backend.running[jobs[2]].submission()
@@ -106,13 +102,11 @@ def test_a_study_is_one_array_job_with_what_was_asked_for(tiny, tmp_path, monkey
     assert submitted.function.checkpoint(jobs[2]).args == (jobs[2],)
 
 
-def test_without_slurm_or_with_a_parameter_it_does_not_know_the_error_says_so(tiny, tmp_path, monkeypatch):
+def test_without_slurm_or_with_gpus_that_it_cannot_give_the_error_says_so(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     jobs = [Job(tiny, tmp_path, "tiny")]
     with pytest.raises(ConfigError, match=r"Slurm cannot take the jobs: .*srun"):
         SlurmEngine(folder=tmp_path / "slurm").run(jobs, print)
-    with pytest.raises(ConfigError, match=r"slurm_acount"):
-        SlurmEngine(folder=tmp_path / "slurm", cluster="local", parameters={"slurm_acount": "x"}).run(jobs, print)
     with pytest.raises(ConfigError, match=r"whole GPUs, not 0\.5"):
         SlurmEngine(gpus=0.5)
     monkeypatch.setitem(sys.modules, "submitit", None)
