@@ -29,6 +29,7 @@ from benchmarks.goals import Row
 from benchmarks.parts import PARTS, Settings, measure
 from common.options import Arguments, Parser, check_positive
 from common.program import program
+from common.terminal import make_console
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     settings = Settings(options.data_dir, options.seconds, options.sweep_seeds, options.images)
-    start, rows, console = time.perf_counter(), [], Console()
+    start, rows, console = time.perf_counter(), [], make_console()
     for row in measure(set(PARTS) if options.only is None else {options.only}, settings):
         rows.append(row)
         console.print(f"  {row.what}: {row.ratio:.3f} {row.interval} {row.verdict}", highlight=False, markup=False)
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     path = options.out / BENCH
     write_csv(path, pd.DataFrame([{**vars(row), **environment} for row in rows]))
-    _show(rows, console if console.is_terminal else Console(width=150))
+    _show(rows, console)
     seconds = time.perf_counter() - start
     versions = ", ".join(
         f"{name} {environment[name]}" for name in ("torch", "torchvision", "timm", "lightning", "mnet")

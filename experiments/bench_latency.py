@@ -17,10 +17,8 @@ import pandas as pd
 import torch
 from common.options import Arguments, Parser, check_positive
 from common.program import program
-from rich import box
-from rich.console import Console
+from common.terminal import print_rows
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from scipy.stats import binomtest
 
 from mnet.files import write_csv
@@ -34,6 +32,7 @@ from mnet.studies.trial import Trial
 
 MAX_FALSE_ALARMS, MIN_DETECTED, MAX_SECONDS = 0.05, 0.95, 30.0
 """The goals: two rates, and seconds of a trial."""
+COLOURS = {"met": "green", "NOT MET": "bold red"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +115,7 @@ def _trials(ready: PreparedVariant, options: Options) -> Iterator[dict[str, obje
 
 def _show(table: pd.DataFrame, options: Options) -> None:
     """Print both rates with their exact 95% intervals and goals."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
-    rendered = Table(
-        box=box.SIMPLE_HEAD, title=f"{options.model}, 224 px, {options.runtime}, {options.threads} thread(s)"
-    )
-    for column in ("trials", "rate", "95% interval", "goal", "", "mean ratio", "rounds", "seconds, longest"):
-        rendered.add_column(column, justify="right", no_wrap=True)
+    rendered = []
     for planted, rows in table.groupby("planted"):
         if planted:
             label, hits, goal = f"{float(str(planted)):.0%} slower, detected", rows["low"] > 1, f">= {MIN_DETECTED:.0%}"
@@ -134,19 +126,23 @@ def _show(table: pd.DataFrame, options: Options) -> None:
         in_time = rows["seconds"].max() <= MAX_SECONDS + 5
         met = rate >= MIN_DETECTED and in_time if planted else rate <= MAX_FALSE_ALARMS
         test = binomtest(int(hits.sum()), len(hits)).proportion_ci()
-        rendered.add_row(
-            f"{label}: {hits.sum()} of {len(hits)}",
-            f"{rate:.1%}",
-            rf"\[{test.low:.1%}, {test.high:.1%}]",
-            goal,
-            "[green]met[/]" if met else "[bold red]NOT MET[/]",
-            f"{rows['ratio'].mean():.4f}",
-            f"{rows['rounds'].median():.0f}",
-            f"{rows['seconds'].median():.1f}, {rows['seconds'].max():.1f}",
+        rendered.append(
+            (
+                f"{label}: {hits.sum()} of {len(hits)}",
+                f"{rate:.1%}",
+                f"[{test.low:.1%}, {test.high:.1%}]",
+                goal,
+                "met" if met else "NOT MET",
+                f"{rows['ratio'].mean():.4f}",
+                f"{rows['rounds'].median():.0f}",
+                f"{rows['seconds'].median():.1f}, {rows['seconds'].max():.1f}",
+            )
         )
-    console.print(rendered)
+    title = f"{options.model}, 224 px, {options.runtime}, {options.threads} thread(s)"
+    columns = ("trials", "rate", "95% interval", "goal", "", "mean ratio", "rounds", "seconds, longest")
+    print_rows(title, dict.fromkeys(columns, True), rendered, styles=COLOURS)
     if (others := float(table["others"].mean())) > 0.25:
-        console.print(f"The machine was busy: other programs kept {others:.1f} cores busy.", highlight=False)
+        print(f"The machine was busy: other programs kept {others:.1f} cores busy.")
 
 
 if __name__ == "__main__":

@@ -105,17 +105,17 @@ def with_command(path: Path, content: Mapping[str, object], allow_others: bool) 
     Raises:
         ConfigError: The file has another; the message shows it.
     """
-    ours: dict[str, object] = {"program": PROGRAM, "command": [*INTERPRETER, f"--study={path.stem}", ARGS]}
-    content = {**ours, **content}
+    default: dict[str, object] = {"program": PROGRAM, "command": [*INTERPRETER, f"--study={path.stem}", ARGS]}
+    content = {**default, **content}
     command = content["command"] if isinstance(content["command"], list) else []
     *before, last = map(str, command or [""])
-    is_ours = (
+    trusted = (
         content["program"] == PROGRAM
         and not any(key in content for key in LAUNCHED)
         and (tuple(before[: len(INTERPRETER)]), last) == (INTERPRETER, ARGS)
         and all(re.fullmatch(r"--[\w.]+=[^$]*", part) for part in before[len(INTERPRETER) :])
     )
-    if not (is_ours or allow_others):
+    if not (trusted or allow_others):
         shown = {name: content[name] for name in ("program", "command", *LAUNCHED) if name in content}
         raise ConfigError(
             f"{path_text(path)} sets its own command, which every agent would run: {path_text(json.dumps(shown))}. "

@@ -78,13 +78,13 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
 def reading(folder: Path, side: int) -> dict[str, Sample]:
     """Samples of the seconds per image to read `folder/train` into training batches of random resized crops, in one
-    process: `ours` from the store on disk, `theirs` as in torchvision's reference script."""
+    process: `store` from the store on disk, `files` by decoding them as in torchvision's reference script."""
     data = ImageFolder(
         data_dir=folder, batch_size=64, resolution=side, val_size=1, storage="disk", augment=RESIZED_CROP
     )
     data.prepare_data()
     data.setup("fit")
-    theirs = datasets.ImageFolder(
+    files = datasets.ImageFolder(
         str(folder / "train"),
         transforms.Compose(
             [
@@ -97,8 +97,8 @@ def reading(folder: Path, side: int) -> dict[str, Sample]:
         ),
     )
     loaders: dict[str, Iterable[Batch]] = {
-        "ours": data.train_dataloader(),
-        "theirs": DataLoader(theirs, 64, shuffle=True, num_workers=0),
+        "store": data.train_dataloader(),
+        "files": DataLoader(files, 64, shuffle=True, num_workers=0),
     }
 
     def read(loader: Iterable[Batch]) -> Sample:

@@ -24,7 +24,7 @@ from benchmarks import loops
 from benchmarks.goals import Row, one_sample_row
 from mnet.data.fitting import read_pixels, read_size
 from mnet.data.folders import list_folder
-from mnet.data.store import Build, Layout
+from mnet.data.store_build import Build, Layout
 from mnet.resources import cores
 from mnet.studies.study import load_study
 
@@ -32,11 +32,11 @@ EXPERIMENTS = Path(__file__).parents[1]
 SIZE, RESOLUTION = (500, 375), 96
 RUNS, EPOCHS = 8, 5
 MOST_MEMORY_MIB = 3 * 1024
-WATCH_S = 0.5
+SAMPLING_S = 0.5
 
 
 @dataclass
-class Watch:
+class PeakMemory:
     """Peak memory of a process and its descendants, and their largest number."""
 
     mib: float = 0.0
@@ -49,7 +49,7 @@ class Watch:
         while process.poll() is None:
             sizes = [size for one in (root, *_below(root)) if (size := _pss_mib(one)) is not None]
             self.mib, self.processes = max(self.mib, sum(sizes)), max(self.processes, len(sizes))
-            time.sleep(WATCH_S)
+            time.sleep(SAMPLING_S)
 
 
 def _below(root: psutil.Process) -> list[psutil.Process]:
@@ -76,11 +76,11 @@ def draw_folder(folder: Path, count: int) -> None:
     x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
     noise = generator.normal(0, 12, (height, width, 1))
     waves = 120 + 90 * np.sin(x[..., None] * (1, 1.3, 0.7)) * np.cos(y[..., None])
-    picture = np.clip(waves + noise, 0, 255).astype(np.uint8)
+    image = np.clip(waves + noise, 0, 255).astype(np.uint8)
 
     def draw(i: int) -> None:
         path = folder / f"class{i % 2}" / f"{i}.jpg"
-        turned = np.roll(picture, (i % height, 7 * i % width), (0, 1))
+        turned = np.roll(image, (i % height, 7 * i % width), (0, 1))
         turned[:40, :40] = i % 2 * 200, i % 251, i % 241
         Image.fromarray(turned).save(path, quality=88)
 
@@ -107,16 +107,16 @@ def measure(count: int) -> Iterator[Row]:
         options = {"dataset": "imagefolder", "data_dir": folder, "resolution": RESOLUTION, "epochs": EPOCHS,
                    "width": 0.35, "activation": "paper,relu"}  # fmt: skip
         bare = _bare(options, scratch / "cache")
-        wall, watch = _study(options, scratch / "out", scratch / "cold")
+        wall, peak = _study(options, scratch / "out", scratch / "cold")
         yield one_sample_row(
             f"study of {RUNS} runs x {EPOCHS} epochs, {quantity}",
             ("start to table, without the decoding", "the same trials in bare loops, from memory"),
             (round(wall - raw / 0.9, 1), round(bare, 1)), "s", ratio=(wall - raw / 0.9) / bare, at_most=1.2,
         )  # fmt: skip
         yield one_sample_row(
-            f"memory of all processes of that study, {watch.processes} of them",
-            ("make ablate-activation", "the goal"), (round(watch.mib), MOST_MEMORY_MIB), "MiB",
-            ratio=watch.mib / MOST_MEMORY_MIB, at_most=1,
+            f"memory of all processes of that study, {peak.processes} of them",
+            ("make ablate-activation", "the goal"), (round(peak.mib), MOST_MEMORY_MIB), "MiB",
+            ratio=peak.mib / MOST_MEMORY_MIB, at_most=1,
         )  # fmt: skip
 
 
@@ -149,17 +149,17 @@ def _bare(options: Mapping[str, object], cache: Path) -> float:
     return sum(seconds) / len(seconds) * RUNS / len(seconds)
 
 
-def _study(options: Mapping[str, object], out: Path, cache: Path) -> tuple[float, Watch]:
+def _study(options: Mapping[str, object], out: Path, cache: Path) -> tuple[float, PeakMemory]:
     """Run the study as a user does, with an empty cache on disk; return its seconds and its peaks."""
     settings = {**options, "out": out, "seeds": RUNS // 2, "report": "false", "storage": "disk"}
     command = [sys.executable, str(EXPERIMENTS / "ablate.py"), "activation"]
     command += [f"--{name}={value}" for name, value in settings.items()]
-    start, watch = time.perf_counter(), Watch()
+    start, peak = time.perf_counter(), PeakMemory()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "MNET_CACHE": str(cache)}) as process:
-        watching = threading.Thread(target=watch.follow, args=(process,))
-        watching.start()
+        sampler = threading.Thread(target=peak.follow, args=(process,))
+        sampler.start()
         code = process.wait()
-        watching.join()
+        sampler.join()
     if code:
         raise subprocess.CalledProcessError(code, command)
-    return time.perf_counter() - start, watch
+    return time.perf_counter() - start, peak

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,12 @@ QUANTIZED: tuple[Precision, ...] = ("int8", "int8-qat")
 
 RECIPE_OVERRIDES = ("epochs", "epoch_steps", "batch_size", "lr", "weight_decay", "decay_depthwise", "augment")
 """Settings that override the recipe."""
+
+HASHED_AS: Mapping[tuple[str, object], object] = {
+    ("augment", "none"): False,
+    ("schedule", "warmup_cosine"): "onecycle",
+}
+"""Recipe values -> what run ids hash in their place: their names when the first ids were made."""
 
 
 class InputSpec(NamedTuple):
@@ -274,6 +281,5 @@ class Trial(Toggles):
 
 
 def _changed_recipe(recipe: Recipe) -> dict[str, object]:
-    """As `changed`, with augment=none as False: it was a switch when the first ids were made."""
-    values = changed(recipe)
-    return values | {"augment": False} if recipe.augment == "none" else values
+    """As `changed`, with the values as `HASHED_AS` has them."""
+    return {name: HASHED_AS.get((name, value), value) for name, value in changed(recipe).items()}

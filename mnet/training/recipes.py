@@ -30,9 +30,9 @@ class Recipe:
     lr: float
     """The schedule's highest learning rate, for a batch of `lr_batch` images."""
     lr_batch: int
-    schedule: Literal["onecycle", "exponential"]
-    """onecycle: a linear warm-up, then a cosine to zero. exponential: x `decay` every `decay_epochs`, after a linear
-    warm-up."""
+    schedule: Literal["warmup_cosine", "exponential"]
+    """warmup_cosine: a linear warm-up, then a cosine to zero. exponential: x `decay` every `decay_epochs`, after a
+    linear warm-up."""
     momentum: float = 0.9
     """SGD's (Nesterov), RMSprop's, or AdamW's first beta."""
     weight_decay: float = 0.0
@@ -63,7 +63,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             optimizer="sgd",
             lr=0.2,
             lr_batch=96,
-            schedule="onecycle",
+            schedule="warmup_cosine",
             warmup=0.3,
             label_smoothing=0.05,
             augment="none",  # no gain within two epochs
@@ -76,7 +76,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             optimizer="sgd",
             lr=0.2,
             lr_batch=128,
-            schedule="onecycle",
+            schedule="warmup_cosine",
             warmup=0.1,
             label_smoothing=0.05,
             weight_decay=5e-4,
@@ -88,7 +88,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             optimizer="sgd",
             lr=0.1,
             lr_batch=32,
-            schedule="onecycle",
+            schedule="warmup_cosine",
             warmup=0.3,  # with less, SSDLite is slow to find its first boxes
             weight_decay=1e-4,
         ),
@@ -99,7 +99,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             optimizer="sgd",
             lr=0.15,
             lr_batch=192,
-            schedule="onecycle",
+            schedule="warmup_cosine",
             weight_decay=4e-5,
         ),
         # V1 §3.2: RMSprop, little or no weight decay on depthwise filters. Learning rate and its decay are from the
@@ -181,7 +181,7 @@ def quantization_aware(recipe: Recipe) -> Recipe:
         recipe,
         epochs=max(1, round(QAT_EPOCHS * recipe.epochs)),
         lr=QAT_LR * recipe.lr,
-        schedule="onecycle",
+        schedule="warmup_cosine",
         warmup=0.0,
         weight_decay=0.0,
         ema=0.0,
@@ -206,7 +206,7 @@ def lr_factor(recipe: Recipe, steps: int, epochs: int) -> Callable[[int], float]
     def factor(step: int) -> float:
         if step < rising:
             return 0.04 + 0.96 * step / rising
-        if recipe.schedule == "onecycle":
+        if recipe.schedule == "warmup_cosine":
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1.0, steps - rising))))
         return recipe.decay ** (step * epochs / steps // recipe.decay_epochs)
 

@@ -21,7 +21,7 @@ def test_exponential_schedule_falls_in_the_papers_steps():
     assert [factor(step) for step in (0, 29, 30, 59, 60)] == pytest.approx([1, 1, 0.99, 0.99, 0.99**2])
 
 
-def test_onecycle_rises_to_the_highest_rate_and_ends_at_zero():
+def test_warmup_cosine_rises_to_the_highest_rate_and_ends_at_zero():
     quick = RECIPES["quick"]
     factor = lr_factor(quick, steps=100, epochs=1)
     rates = [factor(step) for step in range(101)]

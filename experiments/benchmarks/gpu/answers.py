@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from common.driver import has_ended, read_data, share_finished
 from common.evaluation import DECIDING, planned_rows
-from common.sweeps import CLAIMS_FILE, HERE, load_sweep
+from common.sweeps import CLAIMS_FILE, PUBLISHED_RESULTS, load_sweep
 from common.workers import start_worker_server
 
 from benchmarks.gpu.part import Settings
@@ -25,7 +25,7 @@ from mnet.studies.claims.pairs import RunIndex, find_evidence
 from mnet.studies.engines import Engine, make_engine
 from mnet.studies.engines.estimate import Workload, fit_rates, timed_runs, workload
 from mnet.studies.engines.events import Event, Failed, Finished, Retrying
-from mnet.studies.plan import LOOKS, make_plan, read_plan
+from mnet.studies.plan import LOOKS, make_plan, read_plans
 from mnet.studies.results.archive import read_table
 from mnet.studies.results.tables import MARGIN, write_tables
 from mnet.studies.runs.job import Job
@@ -34,7 +34,6 @@ from mnet.studies.runs.store import (
     EXAMPLES,
     GPU_ANSWERS,
     GPU_RUNS,
-    PUBLISHED,
     WEIGHTS,
     find_finished,
     results_root,
@@ -43,12 +42,12 @@ from mnet.studies.study import Cell, Study
 
 SEEDS = (16, 32)
 """Seeds of a cell: the first number for every open claim, as one network; the second for those still undecided."""
-PUBLISHED_CLAIMS = HERE.parent / "results" / PUBLISHED / CLAIMS
+PUBLISHED_CLAIMS = PUBLISHED_RESULTS / CLAIMS
 COLUMNS = ("id", "statement", "paper_value", "ours", "low", "high", "n", "verdict", "on", "before")
 
 RESERVE_S = 12.0
 """Seconds before the end at which training stops and writes a checkpoint."""
-SILENT_S = 5.0
+STALLED_S = 5.0
 """Seconds without a report from training after which the time left is checked."""
 
 REHEARSED = "v3-small-minimalistic-accuracy"
@@ -119,7 +118,7 @@ def run(settings: Settings) -> None:
     judge.update(studies)
     first = studies[0]
     data = read_data([Job(first.cells[0].trials[0], root, first.name)])  # all cells have the same images
-    engine = make_engine("local", workers=1, data=data, trainer=trainer, checkpoint_s=60.0, stalled_s=SILENT_S)
+    engine = make_engine("local", workers=1, data=data, trainer=trainer, checkpoint_s=60.0, stalled_s=STALLED_S)
     clock = Clock(timed_runs(root))
     claims = [claim for claim in claims if judge.verdicts.get(claim.id, "undecided") == "undecided"]
     for count in seeds:
@@ -303,7 +302,7 @@ class Judge:
             runs=pd.concat(self.runs.values(), ignore_index=True),
             planned=self.planned,
             latencies={},
-            plans={study.name: [plan] for study in self.studies if (plan := read_plan(self.root / study.name))},
+            plans={study.name: read_plans(self.root / study.name) for study in self.studies},
             chosen=set(self.planned["run_id"]),
         )
         judged = headlines(table)

@@ -65,18 +65,18 @@ class InStudy:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class ParallelProcesses:
     """Processes that share the GPU, a seed each."""
 
     seeds: int
 
 
-Variant = Bare | InStudy | SideBySide
+Variant = Bare | InStudy | ParallelProcesses
 VARIANTS: Mapping[str, Variant] = {
     ONE: Bare(1),
     "16 seeds as one": Bare(16),
     "a study's pack of 16": InStudy(16),
-    "8 processes": SideBySide(8),
+    "8 processes": ParallelProcesses(8),
     "8 seeds as one": Bare(8),
     "32 seeds as one": Bare(32),
     "16 seeds as one, bf16": Bare(16, "bf16"),
@@ -87,7 +87,7 @@ VARIANTS: Mapping[str, Variant] = {
     "a study's pack of 32": InStudy(32),
     "a study's run alone": InStudy(1),
     "one seed after another, bf16": Bare(1, "bf16"),
-    "3 processes": SideBySide(3),
+    "3 processes": ParallelProcesses(3),
     "8 seeds as one, bf16": Bare(8, "bf16"),
     "one seed after another, not recorded": Bare(1, recorded=False),
     "8 seeds as one, not recorded": Bare(8, recorded=False),
@@ -97,7 +97,7 @@ REHEARSED: Mapping[str, Variant] = {
     ONE: Bare(1),
     "2 seeds as one": Bare(2),
     "a study's pack of 2": InStudy(2),
-    "2 processes": SideBySide(2),
+    "2 processes": ParallelProcesses(2),
     "2 seeds as one, bf16": Bare(2, "bf16"),
 }
 
@@ -110,7 +110,7 @@ def run(settings: Settings) -> None:
     """
     cases = CASES[:1] if settings.rehearse else CASES
     variants = REHEARSED if settings.rehearse else VARIANTS
-    most = max((variant.seeds for variant in variants.values() if isinstance(variant, SideBySide)), default=0)
+    most = max((variant.seeds for variant in variants.values() if isinstance(variant, ParallelProcesses)), default=0)
     # Forked before this process uses the GPU, since CUDA does not survive a fork; they end with this process.
     pools = [ProcessPoolExecutor(1, get_context("fork")) for _ in range(most)]
     for pool in pools:
@@ -156,30 +156,30 @@ def _compare(
             elif isinstance(variant, InStudy):
                 build = partial(study_pack, network, variant, data, settings, folder / name, resources)
             else:
-                build = partial(side_by_side, network, variant, data.batch_size, settings, pools)
+                build = partial(parallel_processes, network, variant, data.batch_size, settings, pools)
             steps.build_loop(samples, peaks, name, build)
-            if isinstance(variant, SideBySide):
+            if isinstance(variant, ParallelProcesses):
                 peaks.pop(name, None)  # they use memory in other processes
         if ONE not in samples:
             return
         budget = max(settings.rounds_s, budget_s - (time.monotonic() - started))
         times = time_in_rounds(samples, ONE, budget_s=budget, half_width=0.02, warmup=1, skip_failures=True)
-    processes = [name for name in times.times if isinstance(variants[name], SideBySide)]
+    processes = [name for name in times.times if isinstance(variants[name], ParallelProcesses)]
     best = min(processes, key=times.ms, default=None)
     for name in times.times:
-        for theirs in (ONE, best):
-            if theirs is None or name in (ONE, theirs) or (theirs != ONE and name in processes):
+        for baseline in (ONE, best):
+            if baseline is None or name in (ONE, baseline) or (baseline != ONE and name in processes):
                 continue
-            goal = goal_of(variants[name], over_processes=theirs != ONE)
-            row = throughput_row(case, name, theirs, times.ratio(theirs, name), at_least=goal)
+            goal = goal_of(variants[name], over_processes=baseline != ONE)
+            row = throughput_row(case, name, baseline, times.ratio(baseline, name), at_least=goal)
             rate = {"images_per_second": round(data.batch_size / times.ms(name) * 1000), "peak_gb": peaks.get(name, "")}
             table.add({**vars(row), **rate})
-            print(f"  {case}: {name} / {theirs}: {row.ratio:.3f} {row.interval} {row.verdict}", flush=True)
+            print(f"  {case}: {name} / {baseline}: {row.ratio:.3f} {row.interval} {row.verdict}", flush=True)
 
 
 def goal_of(variant: Variant, *, over_processes: bool) -> float | None:
     """The goal of a variant; None for processes and for a single seed."""
-    if isinstance(variant, SideBySide) or variant.seeds == 1:
+    if isinstance(variant, ParallelProcesses) or variant.seeds == 1:
         return None
     return PROCESSES if over_processes else TOGETHER if variant.seeds >= MANY else 1.0
 
@@ -250,9 +250,9 @@ def study_pack(
     return lambda: sample() / variant.seeds
 
 
-def side_by_side(
+def parallel_processes(
     network: mnet.Network,
-    variant: SideBySide,
+    variant: ParallelProcesses,
     batch_size: int,
     settings: Settings,
     pools: Sequence[ProcessPoolExecutor],

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import loops
+from benchmarks import loops, other_loops
 from benchmarks.goals import throughput_row
 from benchmarks.gpu.part import GrowingTable, Settings
 from benchmarks.images import IMAGES, ColourGarments
@@ -128,8 +128,8 @@ def _compare(
     started = time.monotonic()
     batch = 8 if settings.rehearse else BATCH
     case = f"training step, {resolution} px, batch {batch}"
-    ours = f"{model}, {STUDY}"
-    others = [name for name in variants if name != STUDY and (case, ours, name) not in table]
+    measured = f"{model}, {STUDY}"
+    others = [name for name in variants if name != STUDY and (case, measured, name) not in table]
     others = [name for name in others if name in REHEARSED] if settings.rehearse else others
     if not others:
         return
@@ -150,7 +150,7 @@ def _compare(
             how = variants[name]
             if isinstance(how, Reference):
                 workers = 1 if settings.rehearse and how.workers else how.workers
-                build = partial(loops.torchvision_loop, model, data[True], settings.device, workers)
+                build = partial(other_loops.torchvision_loop, model, data[True], settings.device, workers)
             elif "study" in name:
                 path = folder / name.replace(" ", "-")
                 build = partial(loops.study_loop, network, data[how.on_device], how, settings.device, path, resources)
@@ -164,7 +164,7 @@ def _compare(
     for name in times.times:
         if name == STUDY:
             continue
-        row = throughput_row(case, ours, name, times.ratio(name, STUDY), at_least=goal_of(name))
+        row = throughput_row(case, measured, name, times.ratio(name, STUDY), at_least=goal_of(name))
         table.add(
             {
                 **vars(row),

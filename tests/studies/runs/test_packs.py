@@ -23,7 +23,7 @@ TIMED = {"train_seconds", "images_per_second", "finished", "replicas"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _told_and_logged_often():
+def _reported_and_logged_often():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
         for module in ("mnet.studies.runs.checkpoints", "mnet.tasks.module", "mnet.tasks.pack"):

@@ -22,7 +22,7 @@ def left(folder):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _told_and_logged_often():
+def _reported_and_logged_often():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnet.studies.runs.callbacks.REPORT_SECONDS", 0.0)
         patch.setattr("mnet.studies.runs.checkpoints.LOG_STEPS", 3)
@@ -87,7 +87,7 @@ def test_a_run_killed_in_its_test_is_not_trained_again(trial, undisturbed, tmp_p
 
 def test_a_run_that_is_asked_to_stop_writes_its_checkpoint_first(trial, undisturbed, tmp_path):
     with pytest.raises(Stopped):
-        run_trial(trial, tmp_path, lambda progress: progress.step == 11)
-    assert torch.load(tmp_path / RESUME, weights_only=True)["global_step"] in (11, 12)  # 12 if step 11 logs
+        run_trial(trial, tmp_path, lambda progress: progress.step == 12)
+    assert torch.load(tmp_path / RESUME, weights_only=True)["global_step"] == 13  # step 12 logs, and so saves nothing
     run_trial(trial, tmp_path)
     assert left(tmp_path) == undisturbed
