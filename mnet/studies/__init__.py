@@ -1,5 +1,5 @@
-"""A study file -> cells -> runs -> tables. Read trial, options, study, runs, engines, results, claims, report in that
-order; each imports only those before it."""
+"""A study file -> cells -> runs -> tables. Read trial, options, runs, engines, study, plan, results, claims, report in
+that order; each imports only those before it."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,9 +14,13 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from mnet.models.spec import Network
 from mnet.quantization import set_observing
-from mnet.tasks.drawing import Limit, draw_bars, show_image
 from mnet.tasks.module import TaskModule
 from mnet.training.recipes import QAT_OBSERVED, Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mnet.tasks.drawing import Limit
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and class indices (N,)."""
@@ -71,10 +75,14 @@ class ImageClassifier(TaskModule):
 
     @staticmethod
     def resize_prediction(prediction: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
+        """The probabilities (num_classes,), which are the same at any size."""
         return prediction
 
     @classmethod
     def draw(cls, figure: Figure, image: np.ndarray, prediction: Tensor, names: Sequence[str], limit: Limit) -> None:
+        """Draw an image, (H, W) or (H, W, 3) uint8, next to bars of its most probable classes."""
+        from mnet.tasks.drawing import draw_bars, show_image
+
         left, right = figure.subplots(1, 2)
         show_image(left, image)
         top = _top_classes(prediction, limit)

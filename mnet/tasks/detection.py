@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
@@ -14,9 +14,13 @@ from torchmetrics.detection import MeanAveragePrecision
 from mnet.data.targets import Boxes
 from mnet.models.spec import Network
 from mnet.tasks.boxes import Decoder, DefaultBoxes, Detections
-from mnet.tasks.drawing import Limit, colour, draw_boxes
 from mnet.tasks.module import TaskModule
 from mnet.training.recipes import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from mnet.tasks.drawing import Limit
 
 Batch = tuple[Tensor, Boxes]
 """Images (N, C, H, W), all of one size, and their objects."""
@@ -72,12 +76,15 @@ class SSDLiteDetector(TaskModule):
 
     @staticmethod
     def resize_prediction(prediction: Detections, size: tuple[int, int], image: tuple[int, int]) -> Detections:
+        """The detections with boxes (objects, 4) in pixels of the original image."""
         height, width = image[0] / size[0], image[1] / size[1]
         return prediction._replace(boxes=prediction.boxes * torch.tensor([width, height, width, height]))
 
     @staticmethod
     def draw_over(axes: Axes, prediction: Detections, names: Sequence[str], limit: Limit, size: float = 7) -> None:
         """Boxes with the class and, unless it is 100, the score in percent."""
+        from mnet.tasks.drawing import colour, draw_boxes
+
         shown = _above(prediction, limit)
         labels, scores = shown.labels.tolist(), shown.scores.tolist()
         texts = [names[i - 1] + (f" {100 * s:.0f}" if s < 1 else "") for i, s in zip(labels, scores, strict=True)]

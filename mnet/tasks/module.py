@@ -5,14 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,12 +21,17 @@ from mnet.models.layers import is_depthwise
 from mnet.models.network import create_model
 from mnet.models.single_values import check_batch_of_one
 from mnet.models.spec import Network
-from mnet.tasks.drawing import Limit, draw_legend, show_image
 from mnet.training.arithmetic import NOT_COMPILED, Compile, check_compile, compiled
 from mnet.training.optim import RMSpropTF
 from mnet.training.recipes import Recipe, bn_momentum_for, lr_factor
 from mnet.training.recorded import RecordedNetwork, RecordedStep, can_record, on_gpu
 from mnet.weights.transfer import TransferReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mnet.tasks.drawing import Limit
 
 LOG_STEPS = 50
 """Steps between logs of training metrics."""
@@ -170,11 +173,19 @@ class TaskModule(TrainedModule):
     @staticmethod
     @abstractmethod
     def resize_prediction(prediction: Any, size: tuple[int, int], image: tuple[int, int]) -> Any:
-        """A prediction for an input of height and width `size`, scaled to the original image's height and width."""
+        """A prediction for an input of `size`, scaled to the original image.
+
+        Args:
+            prediction: One of the values of `predict`.
+            size: Height and width of the network's input, in pixels.
+            image: Height and width of the original image, in pixels.
+        """
 
     @classmethod
     def draw(cls, figure: Figure, image: np.ndarray, prediction: Any, names: Sequence[str], limit: Limit) -> None:
         """Draw an image, (H, W) or (H, W, 3) uint8, and its prediction."""
+        from mnet.tasks.drawing import draw_legend, show_image
+
         axes = figure.subplots()
         show_image(axes, image)
         cls.draw_over(axes, prediction, names, limit)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -14,8 +13,12 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from mnet.data.targets import IGNORED, Masks
-from mnet.tasks.drawing import Limit, draw_mask
 from mnet.tasks.module import TaskModule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from mnet.tasks.drawing import Limit
 
 Batch = tuple[Tensor, Masks]
 """Images (N, C, H, W) and the class of every pixel."""
@@ -70,11 +73,14 @@ class ASPPSegmenter(TaskModule):
 
     @staticmethod
     def resize_prediction(prediction: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
+        """Classes (h, w) uint8 -> (H, W) uint8, of the original image: the class of the nearest pixel."""
         classes = prediction[None, None].float()
         return functional.interpolate(classes, size=image, mode="nearest-exact")[0, 0].to(torch.uint8)
 
     @staticmethod
     def draw_over(axes: Axes, prediction: Tensor, names: Sequence[str], limit: Limit, size: float = 7) -> None:
+        from mnet.tasks.drawing import draw_mask
+
         draw_mask(axes, prediction.numpy(), names)
 
     @staticmethod
