@@ -7,8 +7,9 @@ from and to other libraries' layouts. Import `mnet.data`, `mnet.tasks`, `mnet.tr
 
 from mnet.errors import ConfigError, DataError
 from mnet.models.cost import Cost, cost
+from mnet.models.feature_maps import FeatureMap, feature_maps
 from mnet.models.network import MobileNet, create_model
-from mnet.models.spec import Block, Conv, FeatureMap, Head, Hidden, Network, feature_maps
+from mnet.models.spec import Block, Conv, Head, Hidden, Network
 from mnet.models.tables import list_models, write_network
 from mnet.models.toggles import Toggles, describe
 from mnet.weights.formats import load_torchvision, to_timm, to_torchvision

@@ -1,21 +1,16 @@
-"""The training loops of the benchmarks: ours with Lightning, ours without, and those of torchvision and timm.
+"""The training loops of the benchmarks: ours with Lightning and ours without; those of others are in `other_loops`.
 
 All train on the same garments in RGB with crop and flip, SGD with momentum, and cross entropy with the same label
-smoothing. torchvision's loop differs: its own net, NCHW; images decoded, augmented and normalised one by one with PIL
-and torchvision's transforms; top-1, top-5 and loss read at every step.
+smoothing.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import lightning as L
 import torch
@@ -23,11 +18,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
-from torchvision import models
 
 import mnet
-from benchmarks.images import ColourGarments, ImageFiles
+from benchmarks.images import ColourGarments
+from benchmarks.paused_training import PausedTraining
 from mnet import cuda_graphs
 from mnet.data import ImageData
 from mnet.latency import Sample
@@ -44,7 +38,6 @@ from mnet.training.arithmetic import Compile, compiled, set_tensor_cores
 from mnet.training.memory import keep_freed_memory
 from mnet.training.recipes import lr_factor
 
-TIMM = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_small": "mobilenetv3_small_100"}
 RECIPE = recipes.recipe("quick")
 WARM_UP = 5
 """Steps until compiled or recorded code is ready."""
@@ -81,67 +74,6 @@ class How:
         """Apply the settings that hold for the whole process."""
         set_tensor_cores(self.precision == "tf32")
         torch.backends.cudnn.benchmark = self.benchmark
-
-
-class PausedTraining(L.Callback):
-    """Runs a training in a thread, some steps at a time."""
-
-    def __init__(self, train: Callable[[PausedTraining], object], device: str) -> None:
-        self.device = device
-        self._left, self._go, self._done = 0, threading.Event(), threading.Event()
-        self._closed = False
-        self._error: BaseException | None = None
-
-        def body() -> None:
-            self._go.wait()
-            try:
-                if not self._closed:
-                    train(self)
-            except BaseException as error:
-                self._error = error
-            finally:
-                self._done.set()
-
-        self._thread = threading.Thread(target=body, daemon=True)
-        self._thread.start()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        self._left -= 1
-        if self._left == 0:
-            synchronise(self.device)
-            self._go.clear()
-            self._done.set()
-            self._go.wait()
-            if self._closed:
-                raise ClosedError
-
-    def steps(self, count: int) -> float:
-        """Run this many steps and return their seconds.
-
-        Raises:
-            RuntimeError: The training has ended.
-        """
-        self._left = count
-        self._done.clear()
-        synchronise(self.device)
-        start = time.perf_counter()
-        self._go.set()
-        self._done.wait()
-        if self._error is not None:
-            raise RuntimeError(f"the training ended: {self._error}")
-        return time.perf_counter() - start
-
-    def close(self) -> None:
-        """End the training and free its memory."""
-        self._closed = True
-        self._go.set()
-        self._thread.join(10)
-
-
-class ClosedError(Exception):
-    """The training is no longer needed."""
 
 
 def study_loop(
@@ -237,81 +169,6 @@ def record_step(step: Step, batch: Batch) -> Step:
         replay()
 
     return update
-
-
-def torchvision_loop(model: str, data: ColourGarments, device: str, workers: int | None) -> Steps:
-    """In the style of torchvision's references/classification/train.py.
-
-    Args:
-        model: Name of torchvision's network.
-        data: The images.
-        device: Where it trains.
-        workers: Processes that decode, augment and normalise images one by one, 0 = this one; None uses our batches.
-    """
-    net = models.get_model(model, num_classes=data.num_classes).to(device).train()
-    criterion = nn.CrossEntropyLoss(label_smoothing=RECIPE.label_smoothing)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, RECIPE.momentum, weight_decay=RECIPE.weight_decay)
-    if workers is None:
-        batches = forever(data.batches("train", train=True, device=torch.device(device)))
-    else:
-        many: dict[str, Any] = {"num_workers": min(workers, os.cpu_count() or 1), "pin_memory": device != "cpu"}
-        if workers:  # as in a script, whatever started this process
-            many |= {"persistent_workers": True, "multiprocessing_context": "fork"}
-        batches = forever(DataLoader(ImageFiles(data), data.batch_size, shuffle=True, drop_last=True, **many))
-
-    def steps(count: int) -> float:
-        How().apply()
-        synchronise(device)
-        start = time.perf_counter()
-        for _ in range(count):
-            images, labels = (part.to(device, non_blocking=True) for part in next(batches))
-            scores = net(images)
-            loss = criterion(scores, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            hits = scores.topk(5).indices == labels[:, None]
-            loss.item(), hits[:, 0].float().mean().item(), hits.any(1).float().mean().item()
-        synchronise(device)
-        return time.perf_counter() - start
-
-    return steps
-
-
-def timm_loop(model: str, data: ColourGarments) -> Steps:
-    """In the style of timm's train.py, on the CPU: its net, transforms, loader, loss, optimiser and schedule."""
-    import timm  # takes seconds, and no other loop needs it
-    import timm.data
-    import timm.loss
-    import timm.optim
-    import timm.scheduler
-
-    files = ImageFiles(data)
-    net = timm.create_model(TIMM[model], num_classes=data.num_classes)
-    net = net.to(memory_format=torch.channels_last).train()
-    criterion = timm.loss.LabelSmoothingCrossEntropy(RECIPE.label_smoothing)
-    optimizer = timm.optim.create_optimizer_v2(net, "sgd", 0.1, RECIPE.weight_decay, RECIPE.momentum)
-    shape = (3, data.resolution, data.resolution)
-    preprocessing: dict[str, Any] = {"mean": data.mean, "std": data.std, "color_jitter": None, "num_workers": 0}
-    train: dict[str, Any] = {"is_training": True, "use_prefetcher": False, "batch_size": data.batch_size}
-    loader = timm.data.create_loader(cast(Any, files), shape, **train, **preprocessing)
-    schedule, _ = timm.scheduler.create_scheduler_v2(
-        optimizer, "cosine", num_epochs=1, step_on_epochs=False, updates_per_epoch=len(loader)
-    )
-    batches, updates = forever(loader), itertools.count(1)
-
-    def steps(count: int) -> float:
-        start = time.perf_counter()
-        for _ in range(count):
-            images, labels = next(batches)
-            loss = criterion(net(images.contiguous(memory_format=torch.channels_last)), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step_update(next(updates))
-        return time.perf_counter() - start
-
-    return steps
 
 
 def bare_trials(trials: Sequence[Trial]) -> float:

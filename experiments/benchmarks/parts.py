@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 import mnet
-from benchmarks import images, loops, own_images, processes, switches
+from benchmarks import images, loops, other_loops, own_images, processes, switches
 from benchmarks.goals import Row, one_sample_row, throughput_row, time_row
 from benchmarks.images import garments
 from mnet.latency import Sample, paired_ratios, timed
@@ -111,14 +111,14 @@ def _training(settings: Settings) -> Iterator[Row]:
             compared = {
                 "lightning": loops.study_loop(network, data, how, "cpu", Path(folder), resources),
                 "bare": loops.bare_loop(network, data, how, "cpu"),
-                "torchvision's": loops.torchvision_loop(model, data, "cpu", 0),
-                "timm's": loops.timm_loop(model, data),
+                "torchvision's": other_loops.torchvision_loop(model, data, "cpu", 0),
+                "timm's": other_loops.timm_loop(model, data),
             }
             samples = {name: loops.sample_of(steps, STEPS) for name, steps in compared.items()}
             ratios = paired_ratios(samples, "lightning", budget_s=settings.budget_s, warmup=1)
         for name, goal in (("bare", 0.95), ("torchvision's", 5), ("timm's", 1)):
-            quantity, ours = f"throughput, {RESOLUTION} px, batch {BATCH}", f"{model}, Lightning"
-            yield throughput_row(quantity, ours, f"{name} loop", ratios[name], at_least=goal)
+            quantity, measured = f"throughput, {RESOLUTION} px, batch {BATCH}", f"{model}, Lightning"
+            yield throughput_row(quantity, measured, f"{name} loop", ratios[name], at_least=goal)
 
 
 def _switches(settings: Settings) -> Iterator[Row]:
@@ -139,8 +139,8 @@ def _seeds(settings: Settings) -> Iterator[Row]:
         with processes.seed_samples(case, workers) as samples:
             ratio = paired_ratios(samples, "together", budget_s=12, warmup=1)["apart"]
         quantity = f"throughput, 28 px, batch 96, {workers} processes"
-        ours = f"{model} x {width:g}, {SEEDS} seeds as one"
-        yield throughput_row(quantity, ours, "one after another", ratio, at_least=1.3)
+        measured = f"{model} x {width:g}, {SEEDS} seeds as one"
+        yield throughput_row(quantity, measured, "one after another", ratio, at_least=1.3)
 
 
 def _reading(settings: Settings) -> Iterator[Row]:
@@ -148,20 +148,20 @@ def _reading(settings: Settings) -> Iterator[Row]:
     for size, count in (((500, 375), 193), ((2000, 1500), 65)):
         with tempfile.TemporaryDirectory() as folder:
             images.write_photographs(Path(folder), size, count)
-            ratio = paired_ratios(images.reading(Path(folder), 224), "ours", budget_s=8, warmup=1)["theirs"]
+            ratio = paired_ratios(images.reading(Path(folder), 224), "store", budget_s=8, warmup=1)["files"]
         quantity = f"reading JPEGs of {size[0]} x {size[1]} for 224 px"
         yield throughput_row(quantity, "dataset=imagefolder, decoded once", "torchvision's loader", ratio, at_least=10)
 
 
 def _latency(settings: Settings) -> Iterator[Row]:
-    pairs = [(ours, theirs) for ours, names in SAME_NETWORKS.items() for theirs in names]
-    for ours, theirs in pairs:
-        yield _forward(ours, theirs)
-    for ours, theirs in pairs:
-        yield _train_step(ours, theirs)
+    pairs = [(model, reference) for model, names in SAME_NETWORKS.items() for reference in names]
+    for model, reference in pairs:
+        yield _forward(model, reference)
+    for model, reference in pairs:
+        yield _train_step(model, reference)
 
 
-def _forward(ours: str, theirs: str) -> Row:
+def _forward(model: str, reference: str) -> Row:
     """Inference of one image, NCHW on both sides."""
     image = torch.randn(1, 3, 224, 224)
 
@@ -169,13 +169,13 @@ def _forward(ours: str, theirs: str) -> Row:
     def infer(net: nn.Module) -> None:
         net(image)
 
-    nets = {name: net.eval() for name, net in _pair(ours, theirs).items()}
+    nets = {name: net.eval() for name, net in _pair(model, reference).items()}
     samples = {name: _fresh(net, infer, 2) for name, net in nets.items()}
-    ratio = paired_ratios(samples, "theirs", budget_s=6, precision=0.004, min_rounds=30)["ours"]
-    return time_row("forward, 224 px, batch 1", ours, theirs, ratio, at_most=1.02)
+    ratio = paired_ratios(samples, "reference", budget_s=6, precision=0.004, min_rounds=30)["mnet"]
+    return time_row("forward, 224 px, batch 1", model, reference, ratio, at_most=1.02)
 
 
-def _train_step(ours: str, theirs: str) -> Row:
+def _train_step(model: str, reference: str) -> Row:
     """Forward and backward, channels_last on both sides."""
     images = torch.randn(16, 3, 96, 96).to(memory_format=torch.channels_last)
     labels = torch.randint(1000, (16,))
@@ -184,10 +184,10 @@ def _train_step(ours: str, theirs: str) -> Row:
         functional.cross_entropy(net(images), labels).backward()
         net.zero_grad()
 
-    nets = {name: net.to(memory_format=torch.channels_last) for name, net in _pair(ours, theirs).items()}
+    nets = {name: net.to(memory_format=torch.channels_last) for name, net in _pair(model, reference).items()}
     samples = {name: _fresh(net, train, 1) for name, net in nets.items()}
-    ratio = paired_ratios(samples, "theirs", budget_s=6, precision=0.004, warmup=1)["ours"]
-    return time_row("train step, 96 px, batch 16", ours, theirs, ratio, at_most=1.02)
+    ratio = paired_ratios(samples, "reference", budget_s=6, precision=0.004, warmup=1)["mnet"]
+    return time_row("train step, 96 px, batch 16", model, reference, ratio, at_most=1.02)
 
 
 def _fresh(net: nn.Module, work: Callable[[nn.Module], object], calls: int) -> Sample:
@@ -205,12 +205,12 @@ def _fresh(net: nn.Module, work: Callable[[nn.Module], object], calls: int) -> S
     return sample
 
 
-def _pair(ours: str, theirs: str) -> dict[str, nn.Module]:
-    """Our implementation of a network and another library's."""
-    library, _, name = theirs.partition(":")
+def _pair(model: str, reference: str) -> dict[str, nn.Module]:
+    """mnet's implementation of a network and another library's."""
+    library, _, name = reference.partition(":")
     other = timm.create_model(name) if library == "timm" else torchvision.models.get_model(name)
-    activation = "relu6" if ours == "mobilenet_v1" else None  # as in timm's
-    return {"ours": mnet.create_model(ours, activation=activation), "theirs": other}
+    activation = "relu6" if model == "mobilenet_v1" else None  # as in timm's
+    return {"mnet": mnet.create_model(model, activation=activation), "reference": other}
 
 
 def _start(settings: Settings) -> Iterator[Row]:
@@ -219,11 +219,11 @@ def _start(settings: Settings) -> Iterator[Row]:
     ratio = paired_ratios(imports, "torchvision", budget_s=15)["mnet"]
     yield time_row("start-up: import", "mnet", "torchvision", ratio, at_most=1.05)
     builds = {
-        "ours": "import mnet; net = mnet.create_model('mobilenet_v3_small', num_classes=10)",
-        "theirs": "import torchvision; net = torchvision.models.mobilenet_v3_small(num_classes=10)",
+        "mnet": "import mnet; net = mnet.create_model('mobilenet_v3_small', num_classes=10)",
+        "torchvision": "import torchvision; net = torchvision.models.mobilenet_v3_small(num_classes=10)",
     }
     steps = {name: processes.first_step(build, 32, 32) for name, build in builds.items()}
-    ratio = paired_ratios(steps, "theirs", budget_s=15)["ours"]
+    ratio = paired_ratios(steps, "torchvision", budget_s=15)["mnet"]
     yield time_row("start-up: import to the first step", "mnet", "torchvision", ratio, at_most=1.05)
 
 
@@ -233,9 +233,9 @@ def _memory(settings: Settings) -> Iterator[Row]:
         return
     model = "mobilenet_v3_small"
     case = model, settings.data_dir, RESOLUTION, BATCH
-    ours, theirs = (processes.peak_memory(loop, *case) for loop in ("lightning", "torchvision"))
-    names, values = (f"{model}, Lightning", "torchvision's loop"), (round(ours), round(theirs))
-    yield one_sample_row("memory at its highest", names, values, "MiB", ratio=ours / theirs, at_most=1.25)
+    measured, reference = (processes.peak_memory(loop, *case) for loop in ("lightning", "torchvision"))
+    names, values = (f"{model}, Lightning", "torchvision's loop"), (round(measured), round(reference))
+    yield one_sample_row("memory at its highest", names, values, "MiB", ratio=measured / reference, at_most=1.25)
 
 
 PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {

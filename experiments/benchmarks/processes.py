@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import mnet
-from benchmarks import loops
+from benchmarks import loops, other_loops
 from benchmarks.images import garments
 from mnet.latency import Sample
 from mnet.models.network import MobileNet
@@ -116,7 +116,7 @@ def _train_and_measure(loop: Loop, model: str, data_dir: Path, resolution: int, 
             network = loops.network(model, data)
             steps = loops.study_loop(network, data, loops.How(), "cpu", Path(folder), resources)
         else:
-            steps = loops.torchvision_loop(model, data, "cpu", 0)
+            steps = other_loops.torchvision_loop(model, data, "cpu", 0)
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which reading the data has set
         steps(6)
     status = Path("/proc/self/status").read_text().splitlines()

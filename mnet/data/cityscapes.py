@@ -8,7 +8,8 @@ from types import MappingProxyType
 import numpy as np
 import torchvision
 
-from mnet.data.annotated_photographs import AnnotatedPhotographs, MaskSource, Source
+from mnet.data.annotated_photographs import AnnotatedPhotographs
+from mnet.data.annotated_sources import MaskSource, Source
 from mnet.data.published_files import Split
 from mnet.data.targets import IGNORED
 from mnet.errors import DataError, path_text

@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
-from mnet.data.annotated_photographs import AnnotatedImage, AnnotatedPhotographs, BoxSource, Source
+from mnet.data.annotated_photographs import AnnotatedPhotographs
+from mnet.data.annotated_sources import AnnotatedImage, BoxSource, Source
 from mnet.data.published_files import Split
 from mnet.errors import DataError, path_text, shown
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from mnet.data.decoded import DecodedImages, DecodedSettings, Images
 from mnet.data.fitting import read_pixels, read_size
 from mnet.data.folders import Listing, Sample
-from mnet.data.store import Build, ImageStore, Layout
+from mnet.data.store import ImageStore
+from mnet.data.store_build import Build, Layout
 from mnet.errors import DataError, path_text
 from mnet.resources import Storage
 

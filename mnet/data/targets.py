@@ -20,6 +20,7 @@ class Boxes(NamedTuple):
     """(N, objects) int64: classes from 1 on; 0 = no object."""
 
     def select(self, chosen: Tensor | slice) -> Boxes:
+        """The objects of n images, chosen by a slice or by indices (n,) int64."""
         return Boxes(self.boxes[chosen], self.labels[chosen])
 
     def mirrored(self, which: Tensor, width: int) -> Boxes:
@@ -53,6 +54,7 @@ class Masks(NamedTuple):
     """(N, H, W) uint8; `IGNORED` = not labelled."""
 
     def select(self, chosen: Tensor | slice) -> Masks:
+        """The masks of n images, chosen by a slice or by indices (n,) int64."""
         return Masks(self.classes[chosen])
 
     def mirrored(self, which: Tensor, width: int) -> Masks:

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 import torchvision
 
-from mnet.data.annotated_photographs import AnnotatedImage, AnnotatedPhotographs, BoxSource, MaskSource, Source
+from mnet.data.annotated_photographs import AnnotatedPhotographs
+from mnet.data.annotated_sources import AnnotatedImage, BoxSource, MaskSource, Source
 from mnet.data.published_files import Split
 from mnet.errors import DataError, path_text, unknown
 

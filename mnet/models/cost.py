@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mnet.errors import ConfigError
+from mnet.models.feature_maps import FeatureMap
 from mnet.models.heads import HEADS, uses_tail
 from mnet.models.layer_cost import LayerCost, convolution, linear
-from mnet.models.spec import FeatureMap, Network, ResolvedBlock, resolve_blocks
+from mnet.models.resolved import ResolvedBlock, resolve_blocks
+from mnet.models.spec import Network
 
 if TYPE_CHECKING:
     import pandas as pd

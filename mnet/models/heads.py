@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mnet.models import spec
+from mnet.models.feature_maps import FeatureMap, feature_map, last_map
 from mnet.models.layer_cost import LayerCost, convolution, linear
 from mnet.models.layers import ConvNormAct
-from mnet.models.spec import FeatureMap, HeadKind, Network, feature_map, last_map
+from mnet.models.spec import HeadKind, Network
 
 BOX = 4
 """Numbers that encode a box."""
@@ -78,6 +79,10 @@ class SSDLiteHead(Head):
         self.boxes = head.boxes
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """C4 and C5, each (N, replicas * channels, h, w) -> (N, boxes, replicas * (num_classes + 1 + 4)).
+
+        The extra maps follow from C5; `size` is not needed.
+        """
         all_maps = list(maps)
         for layer in self.extra:
             all_maps.append(layer(all_maps[-1]))
@@ -162,6 +167,7 @@ class LRASPPHead(Head):
         self.high = nn.Conv2d(inner, network.num_classes, 1)
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """C3 and the last map, each (N, replicas * channels, h, w) -> (N, replicas * num_classes, *size)."""
         low, high = maps
         x = self.branch(high) * self.gate(high.mean((2, 3), keepdim=True)).sigmoid()
         x = self.high(_resize(x, low.shape[2:]))
@@ -202,6 +208,7 @@ class RASPPHead(Head):
         self.scores = nn.Conv2d(inner, network.num_classes, 1)
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """The last map (N, replicas * channels, h, w) -> (N, replicas * num_classes, *size)."""
         (high,) = maps
         pooled = _resize(self.pooled(high.mean((2, 3), keepdim=True)), high.shape[2:])  # LiteRT has no expand
         return _resize(self.scores(self.join(_concatenate([self.branch(high), pooled], 1, self.replicas))), size)
@@ -216,6 +223,7 @@ class RASPPHead(Head):
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear: (N, C, h, w) -> (N, C, *size)."""
     return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mnet.models.kernels import Conv2d, LeanReLU6
-from mnet.models.spec import Activation, Gate, Network, Part, ResolvedBlock
+from mnet.models.resolved import ResolvedBlock
+from mnet.models.spec import Activation, Gate, Network, Part
 
 ACTIVATIONS: dict[Activation, Callable[..., Tensor]] = {
     "relu": functional.relu,
@@ -86,6 +87,7 @@ class SqueezeExcite(nn.Module):
         self.gate = GATES[gate]()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape, each channel multiplied by its gate (N, channels, 1, 1)."""
         scale = x.mean((2, 3), keepdim=True)
         return x * self.gate(self.fc2(self.act(self.fc1(scale))))
 

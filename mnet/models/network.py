@@ -8,9 +8,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from mnet.errors import ConfigError
+from mnet.models.feature_maps import FeatureMap, feature_map
 from mnet.models.heads import Head, make_head, uses_tail
 from mnet.models.layers import ConvNormAct, Dense, InvertedResidual
-from mnet.models.spec import FeatureMap, Network, feature_map, resolve_blocks
+from mnet.models.resolved import resolve_blocks
+from mnet.models.spec import Network
 from mnet.models.toggles import describe
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from mnet.errors import ConfigError, text, unknown
 from mnet.models.cost import cost
-from mnet.models.spec import Network, resolve_blocks
+from mnet.models.resolved import resolve_blocks
+from mnet.models.spec import Network
 from mnet.models.toggles import Toggles, describe
 from mnet.settings import field_help, hints
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mnet.errors import ConfigError
 from mnet.models.cost import Cost, LayerCost, cost
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, resolve_blocks
+from mnet.models.resolved import resolve_blocks
+from mnet.models.spec import Network
 
 HEAD = "head"
 

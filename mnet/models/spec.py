@@ -4,21 +4,19 @@ The four papers describe one block with different settings. V1's depthwise-separ
 with no expansion, no shortcut and a non-linear projection; V2 adds the expansion, the shortcut and the linear
 projection; V3 adds squeeze-and-excite (SE), h-swish and a rearranged head; V4 adds a second depthwise convolution,
 before the expansion, and lets each row have both, either or none. `tables` holds the rows, `toggles` changes them,
-`network` builds them and `cost` counts them.
+`resolved` puts each in the context of those before it, `network` builds them and `cost` counts them.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Literal, cast
 
-from mnet.errors import ConfigError, unknown
+from mnet.errors import ConfigError
 from mnet.settings import changed
 
 Activation = Literal["relu", "relu6", "hswish", "swish"]
@@ -233,132 +231,6 @@ class Network:
 def _stored(values: Iterable[tuple[str, object]]) -> dict[str, object]:
     """Fields of a dataclass as they are stored and hashed."""
     return {name: value for name, value in values if value or name not in ADDED}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResolvedBlock:
-    """A row in the context of the rows before it."""
-
-    row: Block
-    kernels: Mapping[Part, int]
-    strided: Part
-    """As in `Block`, for the network's `separable`."""
-    in_channels: int
-    expanded: int
-    """Channels of the depthwise convolution after the expansion."""
-    squeeze: int
-    """Channels inside SE; 0 = no SE."""
-    stride: int
-    dilation: int
-    shortcut: bool
-
-    def stride_of(self, part: Part) -> int:
-        """The stride of one of its convolutions."""
-        return self.stride if part == self.strided else 1
-
-
-def resolve_blocks(network: Network) -> list[ResolvedBlock]:
-    """Every block with its input channels, its effective stride and dilation, and whether it has a shortcut.
-
-    A block with a stride in the table has no shortcut, even if `output_stride` turns the stride into a dilation; the
-    block itself is then dilated, as in torchvision's dilated V3.
-    """
-    resolved = []
-    channels, total_stride, dilation = network.stem.out_channels, network.stem.stride, 1
-    for row in network.blocks:
-        stride = row.stride
-        if total_stride * stride > network.output_stride:
-            dilation, stride = dilation * stride, 1
-        total_stride *= stride
-        expanded = channels if row.expansion is None else row.expansion
-        resolved.append(
-            ResolvedBlock(
-                row=row,
-                kernels=row.kernels(network.separable),
-                strided=row.strided(network.separable),
-                in_channels=channels,
-                expanded=expanded,
-                squeeze=round_channels(expanded * network.se_ratio) if row.se else 0,
-                stride=stride,
-                dilation=dilation,
-                shortcut=network.shortcut != "none" and row.stride == 1 and channels == row.out_channels,
-            )
-        )
-        channels = row.out_channels
-    return resolved
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureMap:
-    """A map that a head can read: (N, channels, ceil(H / stride), ceil(W / stride))."""
-
-    name: str
-    block: int
-    """Index of the block that computes it; -1 = the stem, one past the last block = the 1x1 tail."""
-    inside: bool
-    """True: the block's expansion. False: the block's output."""
-    channels: int
-    stride: int
-
-    def size(self, resolution: int) -> int:
-        """Height and width for images of this height and width."""
-        return -(-resolution // self.stride)
-
-
-def feature_maps(network: Network) -> dict[str, FeatureMap]:
-    """The feature maps of a network by name, from fine to coarse.
-
-    A stage begins at a row with a stride, and stages are counted from the last. They stay the same when
-    `output_stride` turns strides into dilations and when `total_stride` drops the early strides.
-
-    Returns:
-        C2, C3: the output of the stage's first block (torchvision's LR-ASPP takes this C3). C4: the expansion of the
-        last stage's first block, or its input if it has none (V3 §6.3) or the stride comes before it. last: the output
-        of the last block. C5: the map that is pooled for the classifier: the output of the 1x1 tail, or of the last
-        block if there is no tail.
-    """
-    blocks, tail = resolve_blocks(network), network.tail
-    strides = list(itertools.accumulate((block.stride for block in blocks), operator.mul, initial=network.stem.stride))
-    stages = [i for i, block in enumerate(blocks) if block.row.stride > 1]
-    maps: dict[str, FeatureMap] = {}
-
-    def add(name: str, block: int, channels: int, stride: int, inside: bool = False) -> None:
-        maps[name] = FeatureMap(name=name, block=block, inside=inside, channels=channels, stride=stride)
-
-    for name, nth in (("C2", 4), ("C3", 3)):
-        if len(stages) >= nth:
-            first = stages[-nth]
-            add(name, first, blocks[first].row.out_channels, strides[first + 1])
-    if stages:
-        first = stages[-1]
-        if blocks[first].strided in ("start", "expand"):
-            add("C4", first - 1, blocks[first].in_channels, strides[first])
-        else:
-            add("C4", first, blocks[first].expanded, strides[first], inside=True)
-    end = len(blocks) - 1
-    add("last", end, blocks[end].row.out_channels, strides[-1])
-    add("C5", *((end + 1, tail.out_channels) if tail else (end, blocks[end].row.out_channels)), strides[-1])
-    return maps
-
-
-def feature_map(network: Network, name: str) -> FeatureMap:
-    """One of `feature_maps`.
-
-    Raises:
-        ConfigError: The network has no such map; the message lists those it has.
-    """
-    maps = feature_maps(network)
-    if name not in maps:
-        raise unknown(f"feature map of {network.name}", name, maps)
-    return maps[name]
-
-
-def last_map(network: Network) -> FeatureMap:
-    """The map that segmentation uses: C5, or `last` if the 1x1 tail only serves classification (V2's 1280).
-
-    Source: the parameters in V3, table 7.
-    """
-    return feature_map(network, "C5" if network.hidden is not None else "last")
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:

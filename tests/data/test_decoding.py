@@ -85,7 +85,7 @@ def test_an_image_is_turned_upright_from_every_orientation(tmp_path: Path, orien
 
 @pytest.mark.parametrize("damage", DAMAGED)
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_the_orientation_holds_beside_malformed_tags(tmp_path: Path, damage: str, order: str) -> None:
+def test_the_orientation_holds_despite_malformed_tags(tmp_path: Path, damage: str, order: str) -> None:
     orientation = (0x112, SHORT, 1, struct.pack(order + "HH", 6, 0))
     tags = sorted([DAMAGED[damage], orientation])
     STORED[6].save(tmp_path / "a.jpg", exif=exif(*tags, order=order), quality=95)
@@ -228,7 +228,7 @@ def test_a_name_that_is_not_utf8_is_shown_with_its_bytes(tmp_path: Path) -> None
     try:
         (tmp_path / name).write_bytes(b"")
     except OSError:
-        pytest.skip("this file system takes UTF-8 alone")
+        pytest.skip("this file system takes only UTF-8 names; ext4 takes any: --basetemp=FOLDER on one")
     with pytest.raises(UnreadableImage, match=r"caf\\xe9\\n\.png cannot be read") as error:
         open_image(tmp_path / name)
     str(error.value).encode()

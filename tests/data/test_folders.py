@@ -61,7 +61,7 @@ def test_a_hidden_folder_above_the_data_hides_nothing(tmp_path: Path) -> None:
     assert len(images(list_folder(files(tmp_path / ".cache/@eaDir", "cat dog")))) == 6
 
 
-def test_a_folder_that_is_called_like_an_image_is_searched_and_is_none(tmp_path: Path) -> None:
+def test_a_folder_that_is_called_like_an_image_is_searched_and_is_no_image(tmp_path: Path) -> None:
     files(tmp_path, "cat dog cat/x.jpg")
     (tmp_path / "cat/empty.png").mkdir()
     assert images(list_folder(tmp_path)) == [
@@ -96,7 +96,7 @@ def test_loops_end_and_no_image_is_listed_twice(tmp_path: Path) -> None:
     assert dict(listing.left_out) == {"broken links": 1}
 
 
-def test_every_suffix_counts_in_any_case_and_the_rest_is_said(tmp_path: Path) -> None:
+def test_every_suffix_counts_in_any_case_and_other_files_are_reported(tmp_path: Path) -> None:
     files(tmp_path, "cat dog", 1)
     for i, suffix in enumerate(
         [".GIF", ".Jpeg", ".jfif", ".TIF", ".avif", ".jp2", ".tga", ".pbm", ".HEIC", ".txt", ".eps", ""]
@@ -150,7 +150,7 @@ def test_splits_are_known_by_their_usual_names(tmp_path: Path, train: str, val: 
         assert str(listing) == "2 classes, 8 training, 6 validation and 4 test images"
 
 
-def test_a_validation_split_without_a_test_is_the_test_and_this_is_said(tmp_path: Path) -> None:
+def test_a_validation_split_without_a_test_is_the_test_and_this_is_reported(tmp_path: Path) -> None:
     listing = list_folder(files(tmp_path, "train/cat train/dog Val/cat Val/dog"))
     assert listing.val is None
     assert str(listing) == "2 classes, 6 training and 6 test images (those of Val)"
@@ -193,7 +193,7 @@ def test_classes_whose_names_only_contain_a_splits_are_classes(tmp_path: Path) -
     assert len(listing.class_names) == 5
 
 
-def test_folders_beside_complete_splits_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_folders_next_to_complete_splits_are_left_out_and_counted(tmp_path: Path) -> None:
     listing = list_folder(files(tmp_path, "train/a train/b test/a test/b unlabelled"))
     assert str(listing) == "2 classes, 6 training and 6 test images, 3 files left out: 3 in unlabelled"
 
@@ -203,7 +203,7 @@ def test_names_that_are_not_utf8_are_split_and_shown(tmp_path: Path) -> None:
     try:
         folder.mkdir()
     except OSError:
-        pytest.skip("this file system takes UTF-8 alone")
+        pytest.skip("this file system takes only UTF-8 names; ext4 takes any: --basetemp=FOLDER on one")
     for i in range(5):
         (folder / os.fsdecode(b"%d\xff.jpg" % i)).touch()
     (folder / os.fsdecode(b"x.\xff")).touch()
@@ -235,7 +235,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat/locked").chmod(0)
     try:
         list((tmp_path / "cat/locked").iterdir())
-        pytest.skip("this user may read everything")
+        pytest.skip("this user may read everything; run the tests as a user other than root")
     except PermissionError:
         with pytest.raises(DataError, match=r"cat/locked cannot be read \(Permission denied\)"):
             list_folder(tmp_path)

@@ -13,11 +13,12 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
-from mnet.data import ImageFolder, create_data, image_files, store
+from mnet.data import ImageFolder, create_data, image_files, store, store_build
 from mnet.data.augment import RESIZED_CROP, Augment
 from mnet.data.crops import draw_crops, scale_crops, scale_together
 from mnet.data.fitting import read_pixels, read_size
-from mnet.data.store import Build, ImageStore, Layout
+from mnet.data.store import ImageStore
+from mnet.data.store_build import Build, Layout
 from mnet.errors import DataError
 
 
@@ -81,7 +82,7 @@ def test_memory_and_disk_give_the_same_bits_also_in_another_process(
         assert all(ours.equal(theirs) for ours, theirs in zip(expected, batches(images), strict=True))
 
 
-def test_training_goes_on_in_mid_epoch(tmp_path: Path) -> None:
+def test_training_continues_in_mid_epoch(tmp_path: Path) -> None:
     images = data(folder(tmp_path), augment=RESIZED_CROP)
     whole, resumed = images.train_dataloader(), images.train_dataloader()
     resumed.load_state_dict({"epoch": 0, "position": 2})
@@ -91,12 +92,12 @@ def test_training_goes_on_in_mid_epoch(tmp_path: Path) -> None:
         assert labels.equal(same)
 
 
-def test_a_store_is_built_once_and_goes_on_where_it_was_stopped(
+def test_a_store_is_built_once_and_continues_where_it_was_stopped(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = folder(tmp_path / "images")
     expected = batches(data(root, storage="memory"))
-    monkeypatch.setattr(store, "FLUSHED", 4)
+    monkeypatch.setattr(store_build, "FLUSHED", 4)
     decoded: list[Path] = []
 
     def read(path: Path, *arguments: object, **options: object) -> np.ndarray:
@@ -127,9 +128,11 @@ def test_a_store_is_built_once_and_goes_on_where_it_was_stopped(
     assert len(decoded) == count + 24
 
 
-def test_too_small_a_disk_is_told_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_reported_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = folder(tmp_path)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil_usage(free=24 * 3 * 20**2))
+    monkeypatch.setattr(store_build.shutil, "disk_usage", lambda path: shutil_usage(free=24 * 3 * 20**2))
     monkeypatch.setattr(image_files, "read_pixels", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(DataError, match=r"24 images of 24 pixels take .* MNET_CACHE, .* at most 19"):
         data(root, storage="disk")
@@ -140,10 +143,10 @@ def shutil_usage(free: int) -> object:
 
 
 def test_without_room_in_memory_images_go_to_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "free_shared_memory", lambda: 64 * 2**20)
+    monkeypatch.setattr(store_build, "free_shared_memory", lambda: 64 * 2**20)
     data(folder(tmp_path / "images"))
     assert not (cache / "images").exists()
-    monkeypatch.setattr(store, "free_shared_memory", lambda: 1000)
+    monkeypatch.setattr(store_build, "free_shared_memory", lambda: 1000)
     data(tmp_path / "images")
     assert (cache / "images").exists()
 

@@ -92,7 +92,7 @@ def test_full_convolutions_cost_nearly_nine_times_the_madds():
     assert round(cost.params / MILLION, 1) == 29.3
 
 
-def test_the_shallow_v1_costs_what_table_5_says():
+def test_the_shallow_v1_costs_what_table_5_states():
     cost = count("mobilenet_v1", shallow=True)
     assert round(cost.madds / MILLION) == 307
     assert round(cost.params / MILLION, 1) == 2.9

@@ -79,7 +79,7 @@ TABLE_6 = [
 
 
 @pytest.mark.parametrize(("model", "toggles", "params", "madds"), TABLE_6, ids=str)
-def test_detectors_cost_what_table_6_says_within_5_percent(model, toggles, params, madds):
+def test_detectors_cost_what_table_6_states_within_5_percent(model, toggles, params, madds):
     """V3's rows within 1.5%; V1 and V2 exactly (5.10 and 4.34) with the 80 classes that COCO really has."""
     cost = mnet.cost(mnet.describe(model, head="ssdlite", num_classes=90, **toggles), 320)
     off = 0.015 if "v3" in model else 0.05
@@ -112,7 +112,7 @@ TABLE_7 = [
 
 
 @pytest.mark.parametrize(("model", "toggles", "head", "filters", "params", "madds"), TABLE_7, ids=str)
-def test_segmenters_cost_what_table_7_says(model, toggles, head, filters, params, madds):
+def test_segmenters_cost_what_table_7_states(model, toggles, head, filters, params, madds):
     """V3's parameters within 0.6%; of V2's reduced tails within 5.2%: the authors kept one expansion there."""
     toggles = {**toggles, "head": head, "head_filters": filters, "output_stride": 16}
     cost = mnet.cost(mnet.describe(model, num_classes=19, **toggles), 1448)  # as many pixels as 1024 x 2048

@@ -16,7 +16,7 @@ from mnet import ConfigError, Network, Toggles
 from mnet.models import toggles
 from mnet.models.cost import LayerCost
 from mnet.models.layers import Activate, SqueezeExcite
-from mnet.models.spec import resolve_blocks
+from mnet.models.resolved import resolve_blocks
 
 
 def counted(network: Network, resolution: int) -> dict[str, tuple]:
@@ -151,7 +151,7 @@ def test_activation_changes_every_non_linearity_outside_se():
     assert {act.name for act in projections} == {"relu"}
 
 
-def test_hswish_from_80_is_the_published_v3_large_but_for_its_stem():
+def test_hswish_from_80_is_the_published_v3_large_except_for_its_stem():
     """V3, table 5 and section 5.2."""
     published = mnet.describe("mobilenet_v3_large")
     assert mnet.describe("mobilenet_v3_large", hswish_from=80, stem_activation="hswish") == published
