@@ -32,7 +32,7 @@ from mnet.studies.results.diagnosis import (
     inside_summary,
     inside_table,
 )
-from mnet.studies.runs.store import DEATHS, DEATHS_CHART, INSIDE, INSIDE_CHART, WEIGHTS
+from mnet.studies.runs.store import DEATHS, DEATHS_CHART, INSIDE, INSIDE_CHART, WEIGHTS, runs_with
 from mnet.studies.study import list_studies
 from mnet.weights.files import split_entry
 from mnet.weights.load import open_weights
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     root, images = Path(given.options.out), given.options.pictures
     if given.options.weights is not None:
         return diagnose_weights(given.options.weights, given.options.model, root)
-    trained = (name for name in list_studies(SWEEPS) if any((root / name).glob(f"runs/*/{WEIGHTS}")))
+    trained = (name for name in list_studies(SWEEPS) if any(runs_with(WEIGHTS, root / name)))
     studies = given.values.study or list(trained)
     if not studies:
         raise ConfigError(f"no trained networks in {root}; make ablate-activation trains some")

@@ -175,8 +175,9 @@ def finish(plan: Plan, folder: Path, table: pd.DataFrame, summary: pd.DataFrame 
         save_png(frontier_chart(joined, title), folder / FRONTIER_CHART)
         print(f"  {folder / FRONTIER}\n  {folder / FRONTIER_CHART}")
         return
-    smallest = table[table["batch"] == table["batch"].min()] if "batch" in table else table
-    title = f"{name}: latency at batch 1, {counted(threads, 'thread')}, {smallest['device'].iloc[0]}"
+    batch = int(table["batch"].min())
+    smallest = table[table["batch"] == batch]
+    title = f"{name}: latency at batch {batch}, {counted(threads, 'thread')}, {smallest['device'].iloc[0]}"
     if "ratio" in smallest and (chart := latency_chart(smallest, title)) is not None:
         save_png(chart, folder / LATENCY_CHART)
     print(f"  {folder / LATENCY}\n  {folder / LATENCY_CHART}")

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 from mnet.data.decoding import IMAGE_SUFFIXES, open_image
-from mnet.data.folders import find_images
+from mnet.data.walk import find_images
 from mnet.errors import ConfigError, DataError, path_text
 from mnet.figures import save_figure
 from mnet.files import write_json

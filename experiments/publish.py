@@ -21,12 +21,11 @@ from common.evaluation import evaluate_claims
 from common.options import Arguments, Parser
 from common.program import program
 from common.readme_tables import fill
-from common.sweeps import HERE, SWEEPS
+from common.sweeps import HERE, PUBLISHED_RESULTS, SWEEPS
 from common.timing import keep
 
 from mnet.errors import ConfigError, leave_out
 from mnet.files import write_atomic, write_csv
-from mnet.search.folder import FOUND_NETWORK, SETTINGS, START_NETWORK
 from mnet.studies.report.charts.claims import claims_forest
 from mnet.studies.report.charts.export import save_svg
 from mnet.studies.results.archive import list_searches
@@ -38,6 +37,7 @@ from mnet.studies.runs.store import (
     CLAIMS_LIGHT,
     DEATHS,
     EFFECTS,
+    FOUND_NETWORK,
     FRONTIER,
     GPU,
     GPU_RUNS,
@@ -47,18 +47,19 @@ from mnet.studies.runs.store import (
     LATENCY_CLAIMS,
     PLAN,
     PROXY,
-    PUBLISHED,
     RUNS,
+    SEARCH_SETTINGS,
+    START_NETWORK,
     SUMMARY,
     TRACE,
+    blocks_file,
 )
 from mnet.studies.study import list_studies
 
-OF_SEARCHES = (TRACE, CANDIDATES, PROXY, CHECK, START_NETWORK, FOUND_NETWORK, SETTINGS)
-HOME = Path("results") / PUBLISHED
+OF_SEARCHES = (TRACE, CANDIDATES, PROXY, CHECK, START_NETWORK, FOUND_NETWORK, SEARCH_SETTINGS)
+HOME = PUBLISHED_RESULTS.relative_to(HERE.parent)
 LARGEST = 300_000
 """Maximum bytes of a published file."""
-WHERE = HERE.parent / "results" / PUBLISHED
 DOCUMENTS = tuple(
     path
     for path in (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
@@ -74,7 +75,7 @@ class Options:
     """Folder of the results to publish."""
     profile: Literal["quick", "longer", "decide"] = "quick"
     """The profile they were trained with."""
-    into: str = str(WHERE)
+    into: str = str(PUBLISHED_RESULTS)
     """Folder to publish to."""
 
 
@@ -110,7 +111,7 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
     """
     tables = (PLAN, RUNS, SUMMARY, EFFECTS, LATENCY, FRONTIER, LATENCY_CLAIMS, INSIDE, DEATHS, *OF_SEARCHES)
     for study in [*list_studies(SWEEPS), *list_searches(root)]:
-        more = [path for pattern in ("blocks-*.csv", "*.png") for path in sorted((root / study).glob(pattern))]
+        more = [path for pattern in (blocks_file(), "*.png") for path in sorted((root / study).glob(pattern))]
         for path in [*(root / study / name for name in (*tables, f"{study}.yaml")), *more]:
             if not is_own(path):
                 continue

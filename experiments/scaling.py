@@ -16,7 +16,7 @@ import torch
 from common.markdown import fill_marks, pipe_table
 from common.options import Arguments, Parser, check_positive
 from common.program import program
-from common.sweeps import HERE, SWEEPS, load_sweep
+from common.sweeps import HERE, PUBLISHED_RESULTS, SWEEPS, load_sweep
 from torch.nn import functional
 
 import mnet
@@ -26,7 +26,7 @@ from mnet.models.cost import cost
 from mnet.provenance import provenance
 from mnet.studies import Trial
 from mnet.studies.engines.packing import hand_out
-from mnet.studies.runs.store import PUBLISHED, RUNS
+from mnet.studies.runs.store import RUNS
 from mnet.studies.study import list_studies
 from mnet.tasks.module import make_optimizer
 from mnet.training.memory import keep_freed_memory
@@ -150,7 +150,7 @@ def device_hours(trial: Trial, speeds: Mapping[str, float]) -> float:
 
 def published_seconds() -> list[float]:
     """Training times of every published run of the quick profile."""
-    tables = [pd.read_csv(path) for path in sorted((ROOT / "results" / PUBLISHED).glob(f"*/{RUNS}"))]
+    tables = [pd.read_csv(path) for path in sorted(PUBLISHED_RESULTS.glob(f"*/{RUNS}"))]
     seconds = pd.concat(tables).drop_duplicates("run_id")["train_seconds"]
     return list(map(float, seconds))
 

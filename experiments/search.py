@@ -42,18 +42,19 @@ from rich.console import Console
 from mnet.files import write_csv
 from mnet.latency.machine import machine_facts
 from mnet.latency.table import LatencyTable, measure_table, read_latency_table
-from mnet.search.folder import FOUND_NETWORK
 from mnet.search.netadapt import NetAdapt, Step, adapt
 from mnet.search.proposals import MAdds
 from mnet.studies.engines.events import Event, Failed, Finished
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.search import search_chart
 from mnet.studies.runs.images import load_data
-from mnet.studies.runs.store import CHECK, TRACE
+from mnet.studies.runs.store import CHECK, FOUND_NETWORK, TRACE
 from mnet.studies.trial import Trial
 
 CHECKED = 5
 """About how many steps have their predicted latency compared with the measured one."""
+START = "seed"
+"""The start network in `CHECK`."""
 METHOD = "NetAdapt, the last step of the search in V3 §4.2"
 
 
@@ -185,7 +186,7 @@ def scaled_setting(start: Trial, steps: Sequence[Step], cost: MAdds | LatencyTab
     if isinstance(cost, MAdds):
         return {"target_madds": round(steps[-1].cost, 4)}
     between = steps[1 : -1 : max(1, len(steps) // CHECKED)]
-    others = {"seed": steps[0].network, **{f"step {step.number}": step.network for step in between}}
+    others = {START: steps[0].network, **{f"step {step.number}": step.network for step in between}}
     network = steps[-1].network
     width = matched_width(start, network, others, str(cost.rows["runtime"].iloc[0]), folder)
     check_predictions({name: cost(network) for name, network in {"found": network, **others}.items()}, folder / CHECK)
@@ -196,18 +197,18 @@ def check_predictions(predicted: Mapping[str, float], path: Path) -> None:
     """Compare predicted and measured latencies, as shares of the start network's, and add these to the file."""
     measured = pd.read_csv(path)
     names, ms = list(measured["variant"]), measured["median_ms"].to_numpy()
-    measured["predicted_share"] = [predicted.get(name, math.nan) / predicted["seed"] for name in names]
-    measured["share"] = ms / ms[names.index("seed")]
+    measured["predicted_share"] = [predicted.get(name, math.nan) / predicted[START] for name in names]
+    measured["share"] = ms / ms[names.index(START)]
     write_csv(path, measured)
     rows = measured.dropna(subset=["predicted_share"])
     errors = 100 * (rows["predicted_share"] / rows["share"] - 1)
-    shown = zip(rows["variant"].replace("seed", "start"), rows["predicted_share"], rows["share"], errors, strict=True)
+    shown = zip(rows["variant"].replace(START, "start"), rows["predicted_share"], rows["share"], errors, strict=True)
     print_rows(
         "latency as a share of the start network's: predicted by the table, and measured",
         {"network": False, "predicted": True, "measured": True, "error": True},
         [(name, f"{share:.3f}", f"{timed:.3f}", f"{error:+.1f}%") for name, share, timed, error in shown],
     )
-    sizes = errors[rows["variant"] != "seed"].abs()
+    sizes = errors[rows["variant"] != START].abs()
     print(f"predicted within {sizes.max():.1f}%, {sizes.mean():.1f}% on average\n  {path}")
 
 

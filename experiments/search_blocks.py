@@ -39,12 +39,11 @@ from mnet.models.cost import cost
 from mnet.models.spec import Network
 from mnet.models.tables import table, write_network
 from mnet.search.block_search import BlockSearch, best, search_blocks
-from mnet.search.folder import FOUND_NETWORK
 from mnet.search.proxy import check_proxy, rank_correlation
 from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.search import search_chart
 from mnet.studies.runs.images import load_data
-from mnet.studies.runs.store import CANDIDATES, PROXY
+from mnet.studies.runs.store import CANDIDATES, FOUND_NETWORK, PROXY
 from mnet.studies.trial import Trial
 
 METHOD = "as in V3 §4.1, by MnasNet's reward"

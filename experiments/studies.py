@@ -17,7 +17,7 @@ from common.terminal import format_duration, print_rows
 from mnet.studies.claims.claims import load_claims
 from mnet.studies.engines.estimate import Rates, trial_seconds
 from mnet.studies.engines.local import default_workers
-from mnet.studies.runs.store import RESULT, is_in_place, known_result, read_failure, run_folder
+from mnet.studies.runs.store import is_in_place, known_result, read_failure, run_folder, runs_with_result
 from mnet.studies.study import Study, list_studies
 from mnet.studies.trial import Trial
 
@@ -77,11 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     options = read_arguments(arguments).options
     root = Path(options.out)
-    finished = {
-        path.parent.name
-        for path in root.glob(f"*/runs/*/{RESULT}")
-        if known_result(path.parent) and is_in_place(path.parent)
-    }
+    finished = {folder.name for folder in runs_with_result(root) if known_result(folder) and is_in_place(folder)}
     rates = measured_rates(root)
     studies = [load_sweep(name, options.profile, options.seeds) for name in list_studies(SWEEPS)]
     rows = [measure_progress(study, root, finished, rates) for study in studies]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.sweeps import HERE
+from common.sweeps import PUBLISHED_RESULTS
 from mnet.studies.engines.estimate import Rates, fit_rates, timed_runs
-from mnet.studies.runs.store import PUBLISHED, RUNS
+from mnet.studies.runs.store import RUNS
 
-PUBLISHED_RUNS = HERE.parent / "results" / PUBLISHED / "activation" / RUNS
+PUBLISHED_RUNS = PUBLISHED_RESULTS / "activation" / RUNS
 
 
 def measured_rates(root: Path) -> Rates:

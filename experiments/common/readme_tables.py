@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,6 @@ from scipy.stats import binomtest
 from common.markdown import fill_marks, markdown_table, pipe_table
 from common.sweeps import SWEEPS, load_sweep
 from mnet.errors import ConfigError
-from mnet.search.folder import FOUND_NETWORK
 from mnet.studies.claims.evidence import count_verdicts, headlines
 from mnet.studies.claims.scoreboard import scoreboard
 from mnet.studies.claims.views import claims_table, latency_claims_table
@@ -37,6 +35,7 @@ from mnet.studies.runs.store import (
     CHECK,
     CLAIMS,
     EFFECTS,
+    FOUND_NETWORK,
     GPU,
     GPU_ANSWERS,
     GPU_CORRECT,
@@ -54,7 +53,6 @@ LONGER = "longer"
 NOT_MEASURED = "Not measured yet."
 DATA = "fashion_mnist at 28 px"
 """The most common setting, which rows leave out."""
-DECIDED = ("up", "down")
 SINGLE = Cell("one sample")
 
 
@@ -106,17 +104,18 @@ def studies(root: Path) -> str:
 
 
 def commands(root: Path) -> str:
-    """The two commands of the README, and how the first one ends."""
+    """The two commands of the README, and the table that the second one prints."""
     titles = ("cell", "n", "top-1 %", "difference", "95% interval", "verdict")
-    table = summary_table(study_table(root, "activation", SUMMARY)).select(*titles)
+    summary = study_table(root, "activation", SUMMARY)
+    table, seeds, networks = summary_table(summary).select(*titles), summary["n"].max(), summary["n"].sum()
     rows = [list(titles), *map(list, table.texts())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(
         (
             "```sh",
-            "make test                # installs and runs the tests",
-            "make ablate-activation   # installs, trains 16 networks, ends with (SEEDS=5):",
+            "make test                        # installs and runs the tests",
+            f"make ablate-activation SEEDS={seeds}   # installs, trains {networks} networks, prints:",
             *(f"# {line}" for line in lines),
             "```",
         )
@@ -130,17 +129,6 @@ def summaries(root: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         table = study_table(root, study, SUMMARY)
         if study not in (*within, *list_searches(root)) and task_in(table) == TASKS["classification"]:
             yield study, table
-
-
-def answers(root: Path) -> str:
-    """The comparisons of the quick studies that found a difference."""
-    tables = []
-    for _, summary in summaries(root):
-        named = summary.assign(against=summary["cell"].iloc[0])
-        table = summary_table(named, more=(text_column("study"), text_column("against")))
-        decided = [row for row, verdict in zip(table.records, summary["verdict"], strict=True) if verdict in DECIDED]
-        tables.append(replace(table, records=decided))
-    return markdown_table(join_tables(tables).select("study", "cell", "against", "difference", "95% interval"))
 
 
 def comparisons(root: Path) -> str:
@@ -339,7 +327,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
         scores,
         studies,
         commands,
-        answers,
         comparisons,
         longer,
         effects,

@@ -21,11 +21,10 @@ from mnet.latency.runtimes import RUNTIMES
 from mnet.models.spec import Network
 from mnet.models.toggles import Toggles
 from mnet.models.toggles import width as with_width
-from mnet.search.folder import FOUND_NETWORK
 from mnet.studies.engines import Engine
 from mnet.studies.engines.remote import is_url
 from mnet.studies.options import PARAMETERS, VARIANT, trial_from
-from mnet.studies.runs.store import CHECK, check_name
+from mnet.studies.runs.store import CHECK, FOUND_NETWORK, check_name
 from mnet.studies.study import load_study
 from mnet.studies.trial import Trial
 

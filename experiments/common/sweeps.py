@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mnet.studies.options import listed
+from mnet.studies.runs.store import PUBLISHED
 from mnet.studies.study import Study, load_profile, load_study
 
 HERE = Path(__file__).parents[1]
 SWEEPS, CLAIMS_FILE, PROFILES_FILE = HERE / "sweeps", HERE / "claims.yaml", HERE / "profiles.yaml"
+PUBLISHED_RESULTS = HERE.parent / "results" / PUBLISHED
 STUDIES_HELP = "a study of experiments/sweeps, by its name or path; several, or all"
 
 

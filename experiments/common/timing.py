@@ -25,7 +25,7 @@ from mnet.latency.runtimes import ExportError, Runtime
 from mnet.models.network import MobileNet
 from mnet.studies.latency.subjects import ClaimPair, Subject, build_module
 from mnet.studies.latency.tables import CLAIM_KEY, KEY, merge_rows
-from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS
+from mnet.studies.runs.store import LATENCY, LATENCY_CLAIMS, blocks_file
 from mnet.studies.study import Study
 
 PROFILE = "latency"
@@ -161,7 +161,7 @@ def time_blocks(plan: Plan, folder: Path, runtime: Runtime, precision: Precision
     count = len(nets[baseline].network.blocks)
     same_length = {name: net for name, net in nets.items() if len(net.network.blocks) == count}
     facts = {"runtime": runtime.name, "threads": precision.threads, **machine_facts(runtime.device)}
-    path = folder / f"blocks-{runtime.name}.csv"
+    path = folder / blocks_file(runtime.name)
     table = block_latency(
         nets[baseline],
         runtime=runtime.name,

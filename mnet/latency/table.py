@@ -30,7 +30,8 @@ from mnet.latency.runtimes import Program, make_runtime
 from mnet.latency.timing import Sample
 from mnet.models.network import MobileNet
 from mnet.models.parts import Part, part_costs
-from mnet.models.spec import Network, resolve_blocks, round_channels
+from mnet.models.resolved import resolve_blocks
+from mnet.models.spec import Network, round_channels
 
 EXPANSIONS, BOTTLENECKS = (1.0, 0.75, 0.5, 0.25), (1.0, 0.5)
 """Shares of a network's channels; parts are timed with every pair of them."""

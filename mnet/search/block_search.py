@@ -23,21 +23,13 @@ from mnet.files import write_csv
 from mnet.models.spec import Network
 from mnet.models.tables import write_network
 from mnet.search.blocks import Choices, apply_choices, space, unchanged_choices
-from mnet.search.folder import (
-    NETWORKS,
-    PROPOSALS,
-    accuracy,
-    delete_weights,
-    record_settings,
-    train,
-    trial_of,
-)
+from mnet.search.folder import PROPOSALS, accuracy, delete_weights, record_settings, train, trial_of
 from mnet.settings import check_types
 from mnet.studies.engines import Engine
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.results.archive import usable_table
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import CANDIDATES
+from mnet.studies.runs.store import CANDIDATES, NETWORKS
 from mnet.studies.trial import Trial
 
 Costs = Callable[[Sequence[Network]], Sequence[float]]

@@ -14,13 +14,12 @@ from mnet.models.toggles import Toggles
 from mnet.studies.engines import Engine
 from mnet.studies.engines.events import OnEvent
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import WEIGHTS, read_result
+from mnet.studies.runs.store import SEARCH_SETTINGS, WEIGHTS, read_result
 from mnet.studies.trial import Trial
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-START_NETWORK, FOUND_NETWORK, NETWORKS, SETTINGS = "seed.yaml", "network.yaml", "networks", "search.yaml"
 PROPOSALS = "proposals"
 """The study of a search's runs, in its folder. Searches share no runs, since most of their weights are deleted."""
 
@@ -39,7 +38,7 @@ def record_settings(
         ConfigError: The folder has a search with different settings.
     """
     current = {"run_id": start.run_id, "cost": cost, **asdict(settings)}
-    path = folder / SETTINGS
+    path = folder / SEARCH_SETTINGS
     if path.exists():
         recorded = load_yaml(path)
         if not isinstance(recorded, dict):

@@ -21,17 +21,7 @@ from mnet.errors import ConfigError
 from mnet.files import write_csv
 from mnet.models.spec import Network
 from mnet.models.tables import table, write_network
-from mnet.search.folder import (
-    FOUND_NETWORK,
-    NETWORKS,
-    PROPOSALS,
-    START_NETWORK,
-    accuracy,
-    delete_weights,
-    record_settings,
-    train,
-    trial_of,
-)
+from mnet.search.folder import PROPOSALS, accuracy, delete_weights, record_settings, train, trial_of
 from mnet.search.proposals import Cost, Proposal, proposals
 from mnet.settings import check_types
 from mnet.studies.engines import Engine
@@ -39,7 +29,7 @@ from mnet.studies.engines.events import OnEvent
 from mnet.studies.results.archive import usable_table
 from mnet.studies.results.table_view import rows_of
 from mnet.studies.runs.job import Job
-from mnet.studies.runs.store import TRACE, read_failure
+from mnet.studies.runs.store import FOUND_NETWORK, NETWORKS, START_NETWORK, TRACE, read_failure
 from mnet.studies.trial import Trial
 
 _START = "start"

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from mnet.errors import ConfigError
+from mnet.models.feature_maps import feature_map
 from mnet.models.heads import head_spec
 from mnet.models.network import MobileNet
-from mnet.models.spec import Block, HeadKind, Network, Part, ResolvedBlock, feature_map, resolve_blocks
+from mnet.models.resolved import ResolvedBlock, resolve_blocks
+from mnet.models.spec import Block, HeadKind, Network, Part
 from mnet.models.tables import MODELS
 from mnet.models.toggles import describe
 
@@ -232,13 +234,13 @@ def _timm(network: Network) -> NamePairs:
     for i, (block, row) in enumerate(zip(resolve_blocks(network), rows, strict=True)):
         if i and row.out_channels != rows[i - 1].out_channels:
             stage, index = stage + 1, 0
-        ours, names = f"blocks.{i}", [f"blocks.{stage}.{name}" for name in _timm_block(block, row, index, uib=uib)]
+        prefix, names = f"blocks.{i}", [f"blocks.{stage}.{name}" for name in _timm_block(block, row, index, uib=uib)]
         for part, conv, norm in zip(block.kernels, names[::2], names[1::2], strict=True):
             if part == "project" and block.squeeze:
-                yield f"{ours}.se.fc1", f"blocks.{stage}.{index}.se.conv_reduce"
-                yield f"{ours}.se.fc2", f"blocks.{stage}.{index}.se.conv_expand"
-            yield f"{ours}.{part}.conv", conv
-            yield f"{ours}.{part}.norm", norm
+                yield f"{prefix}.se.fc1", f"blocks.{stage}.{index}.se.conv_reduce"
+                yield f"{prefix}.se.fc2", f"blocks.{stage}.{index}.se.conv_expand"
+            yield f"{prefix}.{part}.conv", conv
+            yield f"{prefix}.{part}.norm", norm
         index += 2 if _is_pair(row) else 1
     if network.tail is not None:
         end = f"blocks.{stage + 1}.0"

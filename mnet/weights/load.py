@@ -22,15 +22,14 @@ from mnet.weights.formats import load_named, torchvision_names
 from mnet.weights.recognise import recognise, renamed
 from mnet.weights.transfer import (
     IMAGENET,
+    RUN_CONFIG,
+    RUN_NETWORK,
     RUN_WEIGHTS,
     TransferReport,
     download,
     transfer_published,
     transfer_trained,
 )
-
-RUN_CONFIG = "config.yaml"
-"""The settings, in a run's folder."""
 
 
 def load_weights(net: MobileNet, source: Mapping[str, Any] | str | Path, model: str | None = None) -> TransferReport:
@@ -125,7 +124,7 @@ def _network_of(folder: Path, tensors: Mapping[str, Tensor]) -> Network:
         raise ConfigError(
             f"{path_text(folder)} has a network with head={toggles.head}; a run can start from a classifier"
         )
-    saved = folder / "network.yaml"
+    saved = folder / RUN_NETWORK
     paper = table(str(saved) if saved.is_file() else str(config["model"]))
     return with_toggles(paper, toggles, len(tensors["classifier.bias"]), tensors["stem.conv.weight"].shape[1])
 
@@ -137,14 +136,16 @@ CLASS_LAYERS = ("head.scores", "head.low", "head.high")
 def _load_with_head(net: MobileNet, state: State) -> TransferReport:
     """Load weights of the same detector or segmenter, in mnet's layout or torchvision's."""
     current, given = net.state_dict(), state.tensors
-    ours = STEMS[0] in given
-    names = {name: name for name in current} if ours else torchvision_names(net.network, current)
+    is_mnets = STEMS[0] in given
+    names = {name: name for name in current} if is_mnets else torchvision_names(net.network, current)
     new = [name for name, key in names.items() if name.startswith(CLASS_LAYERS) and key in given
            and current[name].shape != given[key].shape and current[name].shape[1:] == given[key].shape[1:]]  # fmt: skip
     load_named(net, {**given, **{names[name]: current[name] for name in new}}, names)
     sizes = {name: param.numel() for name, param in net.named_parameters()}
     kept = sum(size for name, size in sizes.items() if name not in new)
-    network = f"{'mnet' if ours else 'torchvision'} {net.network.head and net.network.head.kind} on {net.network.name}"
+    network = (
+        f"{'mnet' if is_mnets else 'torchvision'} {net.network.head and net.network.head.kind} on {net.network.name}"
+    )
     classes = ["other classes"] if new else []
     layers = Counter(".".join(name.split(".")[:2]) for name in new)
     return TransferReport(sum(sizes.values()), kept, {}, dict(layers), ", ".join([network, *state.notes, *classes]))

@@ -26,13 +26,16 @@ from torch.nn import functional
 
 from mnet.errors import ConfigError, path_text
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, resolve_blocks
+from mnet.models.resolved import resolve_blocks
+from mnet.models.spec import Network
 from mnet.weights.files import split_entry
 from mnet.weights.truncation import truncated
 
-RUN_WEIGHTS = "weights.pt"
-"""The weights, in a run's folder."""
-RUN_FOLDER = re.compile(r"/runs/[0-9a-f]{12}$")
+RUNS_FOLDER = "runs"
+"""The folder that holds the folders of a study's runs."""
+RUN_CONFIG, RUN_NETWORK, RUN_WEIGHTS = "config.yaml", "network.yaml", "weights.pt"
+"""Files in a run's folder: its settings, its network if that came from a file, its weights."""
+RUN_FOLDER = re.compile(rf"/{RUNS_FOLDER}/[0-9a-f]{{12}}$")
 """The folder of a run where mnet wrote it: its name is the run id. Weights elsewhere are known by their content."""
 IMAGENET = "imagenet"
 """Instead of a file: torchvision's ImageNet weights, downloaded once."""

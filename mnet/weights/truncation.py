@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mnet.models.network import MobileNet
-from mnet.models.spec import Network, Part, ResolvedBlock, resolve_blocks
+from mnet.models.resolved import ResolvedBlock, resolve_blocks
+from mnet.models.spec import Network, Part
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 

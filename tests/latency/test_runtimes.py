@@ -77,7 +77,7 @@ def test_int8_agrees_with_eager_and_operators_that_fall_back_are_named(name, int
         assert {"HardSigmoid", "DequantizeLinear"} <= set(info.undelegated)
 
 
-def test_int8_in_eager_is_said_to_be_simulated(net, int8):
+def test_int8_in_eager_is_reported_as_simulated(net, int8):
     runtime = make_runtime("eager")
     assert [runtime.describe(module).note for module in (net, int8)] == ["", SIMULATED]
 
@@ -212,7 +212,7 @@ def test_code_compiled_for_a_gpu_is_checked_on_all_cores_and_its_weights_move(mo
 
 
 @pytest.mark.usefixtures("processor_as_gpu")
-def test_what_a_gpu_cannot_run_is_one_line():
+def test_what_a_gpu_cannot_run_is_refused_in_one_line():
     with pytest.raises(ExportError, match=r"cuda-eager cannot run it: RuntimeError: no such kernel$"):
         prepare(make_runtime("cuda-eager"), Raising(), 8)
 

@@ -18,14 +18,14 @@ from mnet.latency.table import (
 )
 from mnet.search.proposals import resized
 
-SEED = mnet.describe("mobilenet_v3_small", num_classes=10, in_channels=1)
+START = mnet.describe("mobilenet_v3_small", num_classes=10, in_channels=1)
 
 
 def ideal(shares=((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5))) -> LatencyTable:
     """A table whose parts take exactly the interpolated times, and networks 1.5 times their sum plus 2."""
     rows = []
     for number, share in enumerate(shares):
-        shapes = part_shapes(scale_channels(SEED, *share), 28)
+        shapes = part_shapes(scale_channels(START, *share), 28)
         shapes["ms"] = [time_of(*shape) for shape in shapes[["expanded", "ends", "madds"]].itertuples(index=False)]
         whole = {"block": "whole", "sum_ms": shapes["ms"].sum(), "ms": 2 + 1.5 * shapes["ms"].sum()}
         rows.append(pd.concat([shapes, pd.DataFrame([whole])]).assign(network=number))
@@ -40,7 +40,7 @@ def time_of(expanded: int, ends: int, madds: int) -> float:
 def test_interpolated_and_extrapolated_networks_are_the_sum_of_their_parts(space):
     table = ideal()
     for channels in (8, 72, 400):
-        network = resized(SEED, space, channels)
+        network = resized(START, space, channels)
         times = [time_of(*shape[1:]) for shape in part_shapes(network, 28).itertuples(index=False)]
         assert table(network) == pytest.approx(2 + 1.5 * sum(times), rel=1e-6)
     assert table.errors == pytest.approx(0, abs=1e-9)
@@ -50,7 +50,7 @@ def test_a_saved_table_keeps_its_rows_and_conditions(tmp_path):
     table = ideal()
     table.save(tmp_path / "table.csv")
     saved = read_latency_table(tmp_path / "table.csv")
-    assert saved(SEED) == table(SEED)  # to the last bit
+    assert saved(START) == table(START)  # to the last bit
     assert saved.measured_with(runtime="ideal", resolution=28)
     assert not saved.measured_with(device="another")
     with pytest.raises(ConfigError, match="different parts"):

@@ -11,12 +11,11 @@ from support.simulated_engine import SimulatedEngine
 
 import mnet
 from mnet import ConfigError
-from mnet.search.folder import FOUND_NETWORK, NETWORKS
 from mnet.search.netadapt import NetAdapt, adapt
 from mnet.search.proposals import MAdds
 from mnet.studies.results.archive import study_table
 from mnet.studies.results.loading import load
-from mnet.studies.runs.store import RESULT, TRACE, WEIGHTS
+from mnet.studies.runs.store import FOUND_NETWORK, NETWORKS, RESULT, TRACE, WEIGHTS
 from mnet.studies.trial import Trial
 from mnet.weights.truncation import sizes
 

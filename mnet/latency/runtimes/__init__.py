@@ -5,7 +5,8 @@
     scores = program(images)  # shaped like the example
     run = program.fresh(example)  # loaded once more; only run() is timed
 
-To add a runtime: a class with `version`, `kernels` and `prepare` in a file of this folder, and an entry in `RUNTIMES`.
+To add a runtime: a class with `version`, `kernels` and `prepare` in a file of this folder, an entry in `RUNTIMES`, and
+a style in `charts/colours.py` of the report.
 """
 
 from __future__ import annotations
@@ -42,16 +43,17 @@ Counts = Mapping[str, int]
 """Operator -> number of occurrences."""
 
 RUNTIMES: Mapping[str, tuple[str, str, str]] = {
+    "litert": ("litert", "LiteRT", "litert"),
+    "executorch": ("executorch", "ExecuTorch", "executorch"),
+    "onnxruntime": ("onnx_runtime", "OnnxRuntime", "onnxruntime"),
     "eager": ("torch_eager", "Eager", ""),
     "compile": ("torch_compile", "Compiled", ""),
+    "cuda-graphs": ("torch_cuda", "CudaGraphs", ""),
     "cuda-eager": ("torch_cuda", "CudaEager", ""),
     "cuda-compile": ("torch_cuda", "CudaCompiled", ""),
-    "cuda-graphs": ("torch_cuda", "CudaGraphs", ""),
-    "onnxruntime": ("onnx_runtime", "OnnxRuntime", "onnxruntime"),
-    "executorch": ("executorch", "ExecuTorch", "executorch"),
-    "litert": ("litert", "LiteRT", "litert"),
 }
-"""Name -> module and class in this folder, and the extra of pyproject.toml that it needs."""
+"""Name -> module and class in this folder, and the extra of pyproject.toml that it needs. In the order of tables: the
+papers' runtime first, under its present name; those of a GPU last."""
 GPU_RUNTIMES = tuple(name for name, (module, *_) in RUNTIMES.items() if module == "torch_cuda")
 """Runtimes that need an NVIDIA GPU."""
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from mnet.errors import counted
-from mnet.latency.runtimes import GPU_RUNTIMES
+from mnet.latency.runtimes import GPU_RUNTIMES, RUNTIMES
 from mnet.studies.claims.claims import Claim, setup_name
 from mnet.studies.claims.counting import count_claim
 from mnet.studies.claims.pairs import PAPER, Commands, RunIndex, describe_context, find_evidence, in_context
 from mnet.studies.claims.verdicts import (
     VERDICTS,
-    ClaimVerdict,
     claim_verdict,
     judge_difference,
-    judge_ratio,
+    judge_latency,
     margin_of,
+    reason_for,
 )
 from mnet.studies.plan import Plan
-from mnet.studies.results.statistics import ROUNDING, at_most, t_test
+from mnet.studies.results.statistics import ROUNDING, t_test
 from mnet.studies.trial import Trial
 from mnet.tasks import task_of
 
@@ -32,8 +31,6 @@ COLUMNS = (
 COPIED = ("id", "paper", "statement", "kind", "metric", "direction", "study")
 MEASURED = ("paper_value", "ours", "low", "high", "n", "margin")
 PAPERS_DATA = ("imagenet", "coco", "voc", "cityscapes")
-RUNTIMES = ("litert", "executorch", "onnxruntime", "eager", "cuda-graphs", "cuda-eager", "cuda-compile")
-"""The order of runtimes: the papers' first, under its present name; those of a GPU last."""
 
 SEARCH, SEARCH_COMMAND = "search", "make search"
 """The study of the claim on NetAdapt, and the command that runs the search."""
@@ -96,7 +93,7 @@ def claims_table(
             untrained = _untested(f"not trained yet; run make ablate-{claim.study}")
             evidence = list(_dead_kernels(claim, finished, commands)) or [untrained]
         else:
-            trained = list(_trained(claim, finished, commands, (plans or {}).get(claim.study, ()), chosen))
+            trained = list(_trained(claim, finished, commands, _plans_for(claim, plans or {}), chosen))
             evidence = trained or [_untrained(claim, plan, commands, chosen)]
         shared: Row = {name: getattr(claim, name) for name in COPIED}
         shared |= {"margin": margin_of(claim), "paper_value": claim.printed, "source": claim.cited}
@@ -146,13 +143,16 @@ def _timed(claim: Claim, table: pd.DataFrame | None) -> Iterator[Row]:
         if pd.isna(row["ours"]):
             yield shared | _untested(row["why"])
             continue
-        verdict = judge_ratio(claim, row["ours"], row["low"], row["high"])
-        machine = "a GPU instead of a phone's processor" if on_gpu else "a server's processor instead of a phone's"
-        why = f"{_reason(verdict, claim, 'ratio')}; on {machine}"
+        verdict, why = judge_latency(claim, row["ours"], row["low"], row["high"], on_gpu=on_gpu)
         if row["fell_back"]:
             why += f"; outside the runtime's fast kernels: {row['fell_back']}"
         measured = {name: row[name] for name in ("ours", "low", "high", "n")}
         yield {**shared, **measured, "why": why, "verdict": verdict}
+
+
+def _plans_for(claim: Claim, plans: Mapping[str, Sequence[Plan]]) -> list[Plan]:
+    """All plans, those of the claim's own study first: another study may have planned its networks."""
+    return [plan for study in sorted(plans, key=lambda name: name != claim.study) for plan in plans[study]]
 
 
 def _trained(
@@ -163,17 +163,17 @@ def _trained(
         looks = next((plan.looks for plan in plans if evidence.is_within(plan.cells.values())), None)
         if looks is not None and evidence.n < looks[0]:  # before the first look of the plan
             continue
-        judged = evidence.judge(margin_of(claim), looks)
-        ours, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
-        verdict = judge_difference(claim, ours, low, high)
+        judged = evidence.judge(claim, looks)
+        delta, low, high = (float(judged[name]) for name in ("delta", "low", "high"))
+        verdict = judge_difference(claim, delta, low, high)
         is_papers = evidence.context["dataset"] in PAPERS_DATA
         is_papers = is_papers and evidence.context.get("images") not in runs.own_images
         scale = "" if is_papers else "at small scale: "
-        reasons = [_reason(verdict, claim, "points", (low, high))]
+        reasons = [reason_for(verdict, claim, "points", (low, high))]
         if verdict == "undecided" and (needed := judged["seeds_needed"]) > evidence.n:
-            reasons.append(f"about {counted(round(needed - evidence.n), 'more seed')} would tell")
+            reasons.append(f"about {counted(round(needed - evidence.n), 'more seed')} would decide")
         yield {
-            **{"ours": ours, "low": low, "high": high, "n": evidence.n, "verdict": verdict, "on": evidence.on},
+            **{"ours": delta, "low": low, "high": high, "n": evidence.n, "verdict": verdict, "on": evidence.on},
             **dict(zip(("baseline", "variant"), map(_trial_name, evidence.trials), strict=True)),
             "why": "; ".join([*reasons, f"{scale}{evidence.on}"]),
             "command": " && ".join(evidence.commands(commands, claim.study)),
@@ -227,7 +227,7 @@ def _searched(claim: Claim, searches: Mapping[str, pd.DataFrame]) -> Iterator[Ro
         low, high = searched["low"], searched["high"]
         verdict = judge_difference(claim, searched["delta"], low, high)
         on = f"{name}, from scratch, at the same cost"
-        why = f"{_reason(verdict, claim, 'points', (low, high))}; at small scale: {on}"
+        why = f"{reason_for(verdict, claim, 'points', (low, high))}; at small scale: {on}"
         yield {
             **{"ours": searched["delta"], "low": low, "high": high, "n": searched["pairs"], "verdict": verdict},
             **{"why": why, "on": on, "baseline": scaled["cell"], "variant": searched["cell"]},
@@ -241,23 +241,3 @@ def _trial_name(trial: Trial) -> str:
     if trial.precision != "fp32":
         toggles["precision"] = trial.precision
     return setup_name({"model": trial.model, **toggles})
-
-
-def _reason(verdict: ClaimVerdict, claim: Claim, unit: str, interval: tuple[float, float] | None = None) -> str:
-    """Why a measured claim has its verdict, as a clause."""
-    margin = margin_of(claim)
-    zero, allowed = ("1", f"{margin:.0%} of 1") if unit == "ratio" else ("0", f"{margin:g} points")
-    if interval is not None and math.isnan(interval[0]):
-        return "one seed has no interval"
-    if claim.direction == "flat":
-        place = {"reproduced": "lies inside", "contradicted": "lies outside", "undecided": "crosses"}
-        return f"the interval {place.get(verdict, '')} the margin, {allowed}"
-    if verdict == "absent":
-        return f"the whole interval lies within {allowed}"
-    if verdict == "undecided":
-        most = "" if interval is None else f"; the difference is at most {at_most(*interval):.2f} points"
-        return f"the interval contains {zero}{most}"
-    claimed = claim.direction == "up"
-    side = "below" if claimed == (verdict == "contradicted") else "above"
-    size = {"weaker": ", nearer to it than printed", "stronger": ", further from it than printed"}.get(verdict, "")
-    return f"the whole interval is {side} {zero}{size}"

@@ -13,6 +13,7 @@ import pandas as pd
 from mnet.errors import ConfigError, text
 from mnet.models.tables import list_models
 from mnet.studies.claims.claims import Claim, NetworkSetup, task_of_setup
+from mnet.studies.claims.verdicts import margin_of
 from mnet.studies.options import PARAMETERS, trial_from
 from mnet.studies.results.decide import judge
 from mnet.studies.trial import Trial
@@ -33,9 +34,9 @@ Commands = Mapping[str, Mapping[str, str]]
 
 
 class Block(NamedTuple):
-    """What compared runs share: the machine and the seed."""
+    """What compared runs share: the machine, by its column in `runs.csv`, and the seed."""
 
-    machine: str
+    device: str
     seed: int
 
 
@@ -46,16 +47,16 @@ class RunIndex:
     """Results of runs, found by trial."""
 
     def __init__(self, runs: pd.DataFrame) -> None:
-        machines = runs["device"].fillna("") if "device" in runs else ""
-        runs = runs.assign(device=machines).drop_duplicates(["run_id", "device"])
+        devices = runs["device"].fillna("") if "device" in runs else ""
+        runs = runs.assign(device=devices).drop_duplicates(["run_id", "device"])
         headlines = [task.headline.name for task in TASKS.values() if task.headline.name in runs]
         runs = runs.assign(headline=runs[headlines].astype(float).bfill(axis=1).iloc[:, 0])  # each run has only one
         setting = [name for name in PARAMETERS if name in runs and name != "seed"]
         runs = runs.assign(settings=runs.groupby(setting, sort=False, dropna=False).ngroup())  # a number for each cell
         self._studies = {str(name): rows for name, rows in runs.groupby("study")}
         self._trials: dict[tuple[object, ...], tuple[Trial, pd.Series]] = {}
-        self._values = _by_machine(runs, "headline")
-        self._dead = _by_machine(runs.dropna(subset=["dead_kernels"]), "dead_kernels") if "dead_kernels" in runs else {}
+        self._values = _by_device(runs, "headline")
+        self._dead = _by_device(runs.dropna(subset=["dead_kernels"]), "dead_kernels") if "dead_kernels" in runs else {}
         self.own_images = _own_images(runs)
         """Fingerprints of a user's own images in the format of a published data set."""
         self._seeds = sorted(map(int, runs["seed"].unique()))
@@ -101,9 +102,9 @@ class RunIndex:
 
     def _of_seeds(self, values: Mapping[str, Mapping[str, float]], trial: Trial) -> pd.Series:
         by_block = {
-            Block(machine, seed): value
+            Block(device, seed): value
             for seed in self._seeds
-            for machine, value in values.get(trial.run_id_of(seed), {}).items()
+            for device, value in values.get(trial.run_id_of(seed), {}).items()
         }
         if not by_block:
             return NONE
@@ -120,7 +121,7 @@ class RunIndex:
         for name in (*CONTEXT, *SCALE[1:]):
             if name in rows and name in context:
                 wanted &= rows[name] == context[name]
-        rows = rows.loc[wanted, ["device", "seed", "headline", "settings"]].rename(columns={"device": "machine"})
+        rows = rows.loc[wanted, ["device", "seed", "headline", "settings"]]
         cells = (cell for _, cell in rows.groupby("settings", sort=False))
         return [cell.set_index(list(Block._fields))["headline"] for cell in cells]
 
@@ -136,11 +137,11 @@ def _own_images(runs: pd.DataFrame) -> set[str]:
     return {images for dataset, test, images in rows if (dataset, test) not in published}
 
 
-def _by_machine(runs: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
-    """Run id -> machine -> value."""
+def _by_device(runs: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
+    """Run id -> device -> value."""
     values: dict[str, dict[str, float]] = {}
-    for run_id, machine, value in runs[["run_id", "device", column]].itertuples(index=False):
-        values.setdefault(str(run_id), {})[str(machine)] = float(value)
+    for run_id, device, value in runs[["run_id", "device", column]].itertuples(index=False):
+        values.setdefault(str(run_id), {})[str(device)] = float(value)
     return values
 
 
@@ -168,9 +169,17 @@ class Evidence:
         """Whether the run ids of both networks with seed 0 are among these."""
         return all(trial.run_id in run_ids for trial in self.trials)
 
-    def judge(self, margin: float, looks: Sequence[int] | None) -> pd.Series:
-        """The row of `decide.judge`."""
-        return judge(self.values, self.contrast[None], margin=margin, looks=looks, groups=self.groups).iloc[0]
+    def judge(self, claim: Claim, looks: Sequence[int] | None) -> pd.Series:
+        """The row of `decide.judge`, by the claim's margin."""
+        rows = judge(
+            self.values,
+            self.contrast[None],
+            margin=margin_of(claim),
+            looks=looks,
+            groups=self.groups,
+            equality=claim.direction == "flat",
+        )
+        return rows.iloc[0]
 
     @property
     def rank(self) -> tuple[object, ...]:
@@ -253,7 +262,7 @@ def evidence_in(claim: Claim, runs: RunIndex, setting: Setting) -> Evidence | No
     unused = [0] * (values.shape[1] - len(contrast))
     claimed = str(claim.pair[0]["model"])
     return Evidence(
-        values=values.sort_index(level=["seed", "machine"]),  # so that a look takes the first rows, on all machines
+        values=values.sort_index(level=["seed", "device"]),  # so that a look takes the first rows, on all machines
         contrast=np.array([*contrast, *unused], float),
         groups=[*groups, *unused],
         context=setting.context,

@@ -6,14 +6,13 @@ import math
 from typing import Literal
 
 from mnet.studies.claims.claims import Claim
+from mnet.studies.results.statistics import MARGIN, at_most
 
 ClaimVerdict = Literal["reproduced", "weaker", "stronger", "absent", "contradicted", "undecided", "not tested here"]
 VERDICTS: tuple[ClaimVerdict, ...] = (
     "reproduced", "weaker", "stronger", "absent", "contradicted", "undecided", "not tested here",
 )  # fmt: skip
 
-POINTS_MARGIN = 0.5
-"""Points; smaller differences are of no interest, unless the claim has its own margin."""
 RATIO_MARGIN = 0.05
 """Ratios between 1 / 1.05 and 1.05 are of no interest, and counts may be this far from printed ones. V3 compares 15.8
 with 16.6 ms "at equal latency", a ratio of 0.952 (table 3)."""
@@ -21,7 +20,7 @@ with 16.6 ms "at equal latency", a ratio of 0.952 (table 3)."""
 RULE = f"""\
 A claim says that a variant is above (up) or below (down) its baseline, or that the two do not differ (flat). We \
 measure variant minus baseline in points of top-1, mAP or mIoU, or variant over baseline in milliseconds, with a 95% \
-interval. The margin, below which a difference is of no interest, is {POINTS_MARGIN} points, or a ratio within \
+interval. The margin, below which a difference is of no interest, is {MARGIN} points, or a ratio within \
 {RATIO_MARGIN:.0%} of 1, unless the claim has its own.
 
 Up or down is judged by direction and size. Where the whole interval lies on the claimed side of no difference, the
@@ -45,26 +44,32 @@ def margin_of(claim: Claim) -> float:
     """The margin of a claim, in the unit of its measurement."""
     if claim.margin is not None:
         return claim.margin
-    return RATIO_MARGIN if claim.kind in ("latency", "arithmetic") else POINTS_MARGIN
+    return RATIO_MARGIN if claim.kind in ("latency", "arithmetic") else MARGIN
 
 
-def judge_difference(claim: Claim, ours: float, low: float, high: float) -> ClaimVerdict:
+def judge_difference(claim: Claim, delta: float, low: float, high: float) -> ClaimVerdict:
     """`RULE` for variant - baseline and its 95% interval; nan if there is no interval."""
-    return claim_verdict(ours, low, high, claim.direction, margin_of(claim), claim.printed)
+    return claim_verdict(delta, low, high, claim.direction, margin_of(claim), claim.printed)
 
 
-def judge_ratio(claim: Claim, ours: float, low: float, high: float) -> ClaimVerdict:
-    """`RULE` for variant / baseline and its 95% interval."""
-    return ratio_verdict(ours, low, high, claim.direction, margin_of(claim), claim.printed)
+def judge_latency(claim: Claim, ratio: float, low: float, high: float, *, on_gpu: bool) -> tuple[ClaimVerdict, str]:
+    """`RULE` for variant / baseline in milliseconds and its 95% interval.
+
+    Returns:
+        The verdict, and the reason for it with the kind of processor.
+    """
+    verdict = ratio_verdict(ratio, low, high, claim.direction, margin_of(claim), claim.printed)
+    processor = "a GPU instead of a phone's processor" if on_gpu else "a server's processor instead of a phone's"
+    return verdict, f"{reason_for(verdict, claim, 'ratio')}; on {processor}"
 
 
 def claim_verdict(
-    ours: float, low: float, high: float, direction: str | None, margin: float, printed: float | None = None
+    estimate: float, low: float, high: float, direction: str | None, margin: float, printed: float | None = None
 ) -> ClaimVerdict:
     """`RULE` for an estimate of variant - baseline.
 
     Args:
-        ours: The estimate.
+        estimate: The difference.
         low: Lower end of its interval; nan if there is none.
         high: Upper end.
         direction: up, down or flat.
@@ -78,10 +83,10 @@ def claim_verdict(
         outside = high < -margin or low > margin
         return "reproduced" if inside else "contradicted" if outside else "undecided"
     if direction == "down":
-        ours, low, high = -ours, -high, -low
+        estimate, low, high = -estimate, -high, -low
         printed = None if printed is None else -printed
     right = low > 0
-    if right and (printed is None or low <= printed <= high or abs(ours - printed) <= margin):
+    if right and (printed is None or low <= printed <= high or abs(estimate - printed) <= margin):
         return "reproduced"
     if inside:
         return "absent"
@@ -91,8 +96,28 @@ def claim_verdict(
 
 
 def ratio_verdict(
-    ours: float, low: float, high: float, direction: str | None, margin: float, printed: float | None = None
+    estimate: float, low: float, high: float, direction: str | None, margin: float, printed: float | None = None
 ) -> ClaimVerdict:
     """`RULE` for an estimate of variant / baseline, on logarithms: swapping the networks mirrors the verdict."""
     size = None if printed is None else math.log(printed)
-    return claim_verdict(math.log(ours), math.log(low), math.log(high), direction, math.log1p(margin), size)
+    return claim_verdict(math.log(estimate), math.log(low), math.log(high), direction, math.log1p(margin), size)
+
+
+def reason_for(verdict: ClaimVerdict, claim: Claim, unit: str, interval: tuple[float, float] | None = None) -> str:
+    """Why a measured claim has its verdict, as a clause."""
+    margin = margin_of(claim)
+    zero, allowed = ("1", f"{margin:.0%} of 1") if unit == "ratio" else ("0", f"{margin:g} points")
+    if interval is not None and math.isnan(interval[0]):
+        return "one seed has no interval"
+    if claim.direction == "flat":
+        place = {"reproduced": "lies inside", "contradicted": "lies outside", "undecided": "crosses"}
+        return f"the interval {place.get(verdict, '')} the margin, {allowed}"
+    if verdict == "absent":
+        return f"the whole interval lies within {allowed}"
+    if verdict == "undecided":
+        most = "" if interval is None else f"; the difference is at most {at_most(*interval):.2f} points"
+        return f"the interval contains {zero}{most}"
+    claimed = claim.direction == "up"
+    side = "below" if claimed == (verdict == "contradicted") else "above"
+    size = {"weaker": ", nearer to it than printed", "stronger": ", further from it than printed"}.get(verdict, "")
+    return f"the whole interval is {side} {zero}{size}"

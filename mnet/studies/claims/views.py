@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from mnet.errors import ConfigError, unknown
+from mnet.latency.runtimes import RUNTIMES
 from mnet.studies.claims.claims import SECOND_HAND
-from mnet.studies.claims.evidence import RUNTIMES, headlines
+from mnet.studies.claims.evidence import headlines
 from mnet.studies.results.archive import is_known, read_claims
 from mnet.studies.results.table_view import (
     Cell,

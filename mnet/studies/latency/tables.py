@@ -13,7 +13,7 @@ from mnet.files import write_csv
 from mnet.latency.comparison import Measurement
 from mnet.latency.machine import machine_facts
 from mnet.latency.runtimes import GPU_RUNTIMES, Runtime
-from mnet.studies.claims.verdicts import judge_ratio
+from mnet.studies.claims.verdicts import judge_latency
 from mnet.studies.latency.subjects import ClaimPair, Subject, identity
 from mnet.studies.study import Study
 
@@ -23,8 +23,9 @@ CLAIM_KEY = ("id", "runtime", "threads", "batch", "device")
 """Columns that identify the measurement of a claim."""
 KEY = ("dataset", "resolution", "runtime", "precision", "threads", "batch", "device")
 """Columns that, with its settings, identify the measurement of a variant."""
-EXCLUDED_COLUMNS = ("data_dir", "images", "storage", "skip_unreadable", "pretrained", "recipe", "epochs", "epoch_steps",
-          "batch_size", "lr", "weight_decay", "decay_depthwise", "augment", "tested", "seed")  # fmt: skip
+UNTIMED_SETTINGS = ("data_dir", "images", "storage", "skip_unreadable", "pretrained", "recipe", "epochs", "epoch_steps",
+                    "batch_size", "lr", "weight_decay", "decay_depthwise", "augment", "tested", "seed")  # fmt: skip
+"""Settings without influence on latency, which its tables leave out."""
 
 
 def latency_table(
@@ -52,7 +53,7 @@ def latency_table(
         settings = {
             key: text(value) if value is None else value
             for key, value in trial.settings().items()
-            if key not in EXCLUDED_COLUMNS
+            if key not in UNTIMED_SETTINGS
         }
         row: dict[str, object] = {str(key): value for key, value in measured.items()}
         if name in measurement.failed and asked:
@@ -82,13 +83,11 @@ def claims_table(
 ) -> pd.DataFrame:
     """One row per claim: the paper's ratio on its phone, the measured one with its interval, and the verdict."""
     rows = []
-    machine = "GPU, not a phone's processor" if runtime in GPU_RUNTIMES else "processor, not a phone's"
     paired = measurement.paired
     for pair in pairs:
         claim, names = pair.claim, (pair.baseline, pair.variant)
-        value = claim.paper_value if claim.verified and claim.metric == "latency_ratio" else None
         row: dict[str, object] = {"id": claim.id, "paper": claim.paper, "statement": claim.statement}
-        row |= {"paper_value": value, "runtime": runtime, "threads": threads, "batch": batch}
+        row |= {"paper_value": claim.printed, "runtime": runtime, "threads": threads, "batch": batch}
         row |= {"baseline": pair.baseline, "variant": pair.variant}
         missing = [name for name in names if paired is None or name not in paired.times]
         reasons = [f"{name}: {measurement.failed.get(name, 'not timed')}" for name in missing]
@@ -102,9 +101,9 @@ def claims_table(
             continue
         ratio = paired.ratio(pair.variant, pair.baseline)
         row |= {"ours": ratio.value, "low": ratio.low, "high": ratio.high, "n": ratio.rounds}
-        row |= {"verdict": judge_ratio(claim, ratio.value, ratio.low, ratio.high)}
-        row["precision"] = measurement.ready[pair.variant].program.info.precision
-        rows.append({**row, "why": f"direction {claim.direction}, on this machine's {machine}"})
+        verdict, why = judge_latency(claim, ratio.value, ratio.low, ratio.high, on_gpu=runtime in GPU_RUNTIMES)
+        precision = measurement.ready[pair.variant].program.info.precision
+        rows.append({**row, "precision": precision, "verdict": verdict, "why": why})
     return pd.DataFrame(rows).reindex(columns=list(CLAIM_COLUMNS))
 
 

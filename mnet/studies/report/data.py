@@ -11,6 +11,7 @@ import pandas as pd
 from mnet.studies.results.archive import find_table, of_latest_machine, places, usable_table
 from mnet.studies.runs.images import accuracy_to_beat
 from mnet.studies.runs.store import (
+    BLOCKS,
     CANDIDATES,
     EFFECTS,
     FRONTIER,
@@ -21,6 +22,7 @@ from mnet.studies.runs.store import (
     RUNS,
     SUMMARY,
     TRACE,
+    blocks_file,
 )
 
 
@@ -63,7 +65,7 @@ def read_study(root: Path, name: str) -> StudyData | None:
         return None
     tables = {file: None if one is None else one[1] for file, one in found.items()}
     folders = (root / PUBLISHED / name, root / name)  # if both have a file, the measured one is read last and wins
-    files = [path for folder in folders for path in sorted(folder.glob("blocks-*.csv"))]
+    files = [path for folder in folders for path in sorted(folder.glob(blocks_file()))]
     return StudyData(
         name,
         published=tuple(file for file, one in found.items() if one is not None and one[0].parent != root / name),
@@ -75,7 +77,7 @@ def read_study(root: Path, name: str) -> StudyData | None:
         trace=tables[TRACE],
         candidates=tables[CANDIDATES],
         inside=tables[INSIDE],
-        blocks={path.stem.removeprefix("blocks-"): one[1] for path in files if (one := usable_table(path))},
+        blocks={path.stem.removeprefix(BLOCKS): one[1] for path in files if (one := usable_table(path))},
         examples=find_table(root, name, PREDICTIONS),
         to_beat=_accuracy_to_beat(root, name, tables[RUNS]),
     )

@@ -8,7 +8,7 @@ from mnet.studies.report.charts.export import save_png
 from mnet.studies.report.charts.study import effects_chart, study_chart
 from mnet.studies.report.examples import save_examples
 from mnet.studies.results.tables import Tables
-from mnet.studies.runs.store import PREDICTIONS
+from mnet.studies.runs.store import PREDICTIONS, effects_chart_file, study_chart_file
 from mnet.studies.study import Study
 
 
@@ -26,7 +26,7 @@ def write_figures(study: Study, tables: Tables, root: Path) -> None:
     names, datasets = (", ".join(dict.fromkeys(tables.runs[column])) for column in ("model", "dataset"))
     title = f"{study.name}: {names} on {datasets}"
     if tables.summary["delta"].notna().any():
-        save_png(study_chart(tables.summary, tables.runs, title), folder / f"{study.name}.png")
+        save_png(study_chart(tables.summary, tables.runs, title), folder / study_chart_file(study.name))
     if not tables.effects.empty:
-        save_png(effects_chart(tables.effects, study.task.headline, title), folder / f"{study.name}-effects.png")
+        save_png(effects_chart(tables.effects, study.task.headline, title), folder / effects_chart_file(study.name))
     save_examples(study, root, folder / PREDICTIONS, title)

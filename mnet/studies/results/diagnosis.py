@@ -17,7 +17,7 @@ from mnet.models.network import MobileNet
 from mnet.studies.results.archive import study_table, usable_table
 from mnet.studies.results.decide import differences, judge
 from mnet.studies.results.statistics import half_width, table_by_seed
-from mnet.studies.runs.store import METRICS, WEIGHTS, run_folder
+from mnet.studies.runs.store import METRICS, WEIGHTS, run_folder, runs_with
 from mnet.studies.trial import QUANTIZED, Trial
 
 EVERY = "all"
@@ -53,7 +53,7 @@ def inside_table(root: Path, study: str, images: int = 256) -> pd.DataFrame:
     from mnet.studies.runs.predictions import load_predictor  # imports Lightning
 
     missing = ConfigError(f"no weights of {study} in {root}; run make ablate-{study}")
-    if not any((root / study).glob(f"runs/*/{WEIGHTS}")):
+    if not any(runs_with(WEIGHTS, root / study)):
         raise missing
     rows: list[dict[str, object]] = []
     batches: dict[tuple[object, ...], Tensor] = {}

@@ -25,6 +25,7 @@ from mnet.studies.runs.store import (
 )
 from mnet.studies.trial import Trial
 from mnet.tasks import TASKS
+from mnet.weights.transfer import RUNS_FOLDER
 
 FILE = "file"
 ALIKE = (TRAINER, "device", "threads", "torch", "revision")
@@ -97,7 +98,7 @@ def tables_in_folder(root: Path) -> Iterator[pd.DataFrame]:
 def _without_folder(table: pd.DataFrame) -> pd.DataFrame:
     """The runs of a table without a result.json next to it; the others are read from that."""
     files = zip(table[FILE], table["run_id"], strict=True)
-    return table[[not (Path(file).parent / "runs" / run_id / RESULT).is_file() for file, run_id in files]]
+    return table[[not (Path(file).parent / RUNS_FOLDER / run_id / RESULT).is_file() for file, run_id in files]]
 
 
 def runs_in_folder(root: Path) -> Iterator[FinishedRun]:
@@ -114,7 +115,7 @@ def runs_in_folder(root: Path) -> Iterator[FinishedRun]:
         except ConfigError as error:
             leave_out(path, error)
             continue
-        run_id = folder.name if folder.parent.name == "runs" else trial.run_id
+        run_id = folder.name if folder.parent.name == RUNS_FOLDER else trial.run_id
         if trial.tested:
             result_and_id = {**result, "run_id": run_id}
             yield FinishedRun(folder.parents[1].name, trial, result_and_id, str(path), other_training(trainer))

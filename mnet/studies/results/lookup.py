@@ -15,7 +15,7 @@ from mnet.errors import ConfigError, unknown
 from mnet.studies.options import PARAMETERS
 from mnet.studies.results.finished import RESOLVED, described_trial
 from mnet.studies.results.loading import load
-from mnet.studies.runs.store import CONFIG, PUBLISHED, RESULT, RUNS, read_settings
+from mnet.studies.runs.store import CONFIG, PUBLISHED, RESULT, RUNS, read_settings, run_folder, runs_with
 from mnet.training.recipes import Recipe
 
 SHOWN = 8
@@ -90,13 +90,13 @@ def _by_cell(name: str, root: Path) -> Run:
     for folder, runs in tables.items():
         matches = runs[(runs["cell"].astype(str) == cell) & (runs["seed"].astype(str) == seed)]
         if not matches.empty:
-            return _single(matches, name, folder / "runs" / str(matches["run_id"].iloc[0]))
+            return _single(matches, name, run_folder(folder.parent, folder.name, str(matches["run_id"].iloc[0])))
     candidates = pd.concat(tables.values()) if tables else _matching(load(root, conflicting=True), "study", study)
     return _single(_matching(_matching(candidates, "cell", cell), "seed", seed), name, None)
 
 
 def _has_runs(folder: Path) -> bool:
-    return (folder / RUNS).is_file() or any(folder.glob(f"runs/*/{RESULT}"))
+    return (folder / RUNS).is_file() or any(runs_with(RESULT, folder))
 
 
 def _matching(runs: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
@@ -120,7 +120,7 @@ def _by_id(name: str, root: Path) -> Run:
         expected = "expected a run id or its beginning, study:cell:seed, or a folder"
         raise ConfigError(f"unknown run {name!r} among the {len(runs)} in {root}; {expected}.{hint}")
     if matches["run_id"].nunique() == 1:  # several studies may share a run; one of them has its files
-        rows = [(row, root / str(row["study"]) / "runs" / str(row["run_id"])) for row in _rows(matches)]
+        rows = [(row, run_folder(root, str(row["study"]), str(row["run_id"]))) for row in _rows(matches)]
         row, folder = next(((row, folder) for row, folder in rows if (folder / RESULT).is_file()), (rows[0][0], None))
         return Run(row, folder)
     return _single(matches, name, None)

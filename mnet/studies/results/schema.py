@@ -10,6 +10,7 @@ import pandas as pd
 from mnet.errors import ConfigError, shown
 from mnet.studies.runs.result import TYPES, most_of
 from mnet.studies.runs.store import (
+    BLOCKS,
     CANDIDATES,
     CLAIMS,
     DEATHS,
@@ -51,8 +52,8 @@ SCHEMAS: Mapping[str, Schema] = {
     METRICS: Schema((), ("epoch", "step")),
 }
 """Name of a file -> its schema."""
-BLOCKS = Schema(("block", "kind", "variant"), ("resolution", "params", "madds", "ms", "low", "high"))
-"""Schema of `blocks-RUNTIME.csv`."""
+OF_BLOCKS = Schema(("block", "kind", "variant"), ("resolution", "params", "madds", "ms", "low", "high"))
+"""Schema of `blocks_file`."""
 
 
 def check_table(name: str, table: pd.DataFrame) -> None:
@@ -60,7 +61,7 @@ def check_table(name: str, table: pd.DataFrame) -> None:
     Raises:
         ConfigError: A table of this name lacks a column, or has a value of another type or out of range.
     """
-    schema = BLOCKS if name.startswith("blocks-") else SCHEMAS.get(name)
+    schema = OF_BLOCKS if name.startswith(BLOCKS) else SCHEMAS.get(name)
     if schema is None:
         return
     for column in (*schema.texts, *schema.numbers):

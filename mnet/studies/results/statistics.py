@@ -15,6 +15,9 @@ LEVEL = 0.95
 ALPHA = 0.05
 """1 - LEVEL."""
 
+MARGIN = 0.5
+"""Default for the smallest difference of interest, in points."""
+
 ROUNDING = 1e-12
 """Tolerance relative to the values. Differences that vary less count as equal: their t would be rounding noise."""
 

@@ -17,7 +17,7 @@ from mnet.studies.plan import looks_of
 from mnet.studies.results.bootstrap import nested_bootstrap
 from mnet.studies.results.decide import differences, judge
 from mnet.studies.results.effects import effects_table
-from mnet.studies.results.statistics import at_most, half_width, table_by_seed
+from mnet.studies.results.statistics import MARGIN, at_most, half_width, table_by_seed
 from mnet.studies.runs.store import (
     EFFECTS,
     RUNS,
@@ -35,9 +35,6 @@ from mnet.studies.runs.store import (
 from mnet.studies.study import Cell, Study
 from mnet.studies.trial import Trial
 from mnet.tasks import Metric
-
-MARGIN = 0.5
-"""Default for the smallest difference of interest, in points."""
 
 TIMING = ("train_seconds", "images_per_second", "replicas", "compile")
 """Columns of runs.csv that vary between executions."""

@@ -13,7 +13,7 @@ from mnet.data import ImageData, create_data
 from mnet.data.module import ClassImages, Description
 from mnet.data.summary import majority
 from mnet.errors import ConfigError, DataError, counted, path_text
-from mnet.studies.runs.store import IMAGES, read_images, read_settings, run_folder
+from mnet.studies.runs.store import IMAGES, read_images, read_settings, run_folder, runs_with
 from mnet.studies.trial import Trial
 from mnet.training.recipes import Recipe
 
@@ -54,13 +54,13 @@ def describe_changes(root: Path, study: str, data_dir: Path, now: Description) -
         now: The description of its current images.
     """
     earlier: dict[str, list[Path]] = defaultdict(list)
-    for path in (root / study).glob(f"runs/*/{IMAGES}"):
-        if (kept := read_images(path.parent)) is None:
+    for folder in runs_with(IMAGES, root / study):
+        if (kept := read_images(folder)) is None:
             continue
         if kept.get("images") == now["images"]:
             return
-        if "images" in kept and _folder_of(path.parent) == os.path.realpath(data_dir):
-            earlier[kept["images"]].append(path)
+        if "images" in kept and _folder_of(folder) == os.path.realpath(data_dir):
+            earlier[kept["images"]].append(folder / IMAGES)
     if not earlier:
         return
     last = max(earlier.values(), key=lambda paths: max(path.stat().st_mtime for path in paths))

@@ -31,19 +31,20 @@ from mnet.models.tables import FILES, table, write_network
 from mnet.studies.options import trial_from
 from mnet.studies.runs.result import FORMAT, Result, check_result
 from mnet.studies.trial import Trial
+from mnet.weights.transfer import RUN_CONFIG, RUN_NETWORK, RUN_WEIGHTS, RUNS_FOLDER
 
 if TYPE_CHECKING:
     from mnet.data.module import Description
 
 # Files of a run.
-CONFIG = "config.yaml"
-NETWORK = "network.yaml"
+CONFIG = RUN_CONFIG
+NETWORK = RUN_NETWORK
 """The network in the file that `Trial.model` names, if it names one."""
 IMAGES = "images.json"
 """Class names, normalisation and the fingerprint of a user's own images: a `Description`."""
 METRICS = "metrics.csv"
 CORRECT = "correct.npz"
-WEIGHTS = "weights.pt"
+WEIGHTS = RUN_WEIGHTS
 EXAMPLES = "examples.pt"
 RESULT = "result.json"
 RESUME = "resume.ckpt"
@@ -60,12 +61,17 @@ DEATHS, INSIDE = "deaths.csv", "inside.csv"
 """Depthwise kernels that died in training, and activations layer by layer; see `mnet.studies.results.diagnosis`."""
 PREDICTIONS = "predictions.png"
 """Predictions of a study's networks on the same test images."""
+BLOCKS = "blocks-"
+"""Beginning of the names of `blocks_file`."""
 LATENCY_CHART, FRONTIER_CHART, INSIDE_CHART, DEATHS_CHART = "latency.png", "frontier.png", "inside.png", "deaths.png"
 REPORT = "report.html"
 """One per study, and one for the results folder."""
 
 # Files of a search, see `mnet.search`.
 TRACE, CANDIDATES, PROXY, CHECK = "trace.csv", "candidates.csv", "proxy.csv", "latency-check.csv"
+START_NETWORK, FOUND_NETWORK, SEARCH_SETTINGS = "seed.yaml", "network.yaml", "search.yaml"
+NETWORKS = "networks"
+"""The folder of the networks that a search tries."""
 
 # Files of the results folder.
 CLAIMS = "claims.csv"
@@ -104,7 +110,7 @@ def other_training(trainer: Mapping[str, object]) -> str:
     return " ".join(f"{name}={trainer[name]}" for name in sorted(trainer) if name not in HARDWARE)
 
 
-RESERVED = (PUBLISHED, "runs", "exported")
+RESERVED = (PUBLISHED, RUNS_FOLDER, "exported")
 """Subfolders of a results folder that are not studies."""
 MOST_LETTERS = 100
 """Longest name of a study: it is part of file names, which are limited to 255 bytes."""
@@ -123,7 +129,32 @@ def check_name(kind: str, name: object) -> None:
 
 def run_folder(root: Path, study: str, run_id: str) -> Path:
     """The folder of a run of a study."""
-    return root / study / "runs" / run_id
+    return root / study / RUNS_FOLDER / run_id
+
+
+def runs_with(file: str, study: Path) -> Iterator[Path]:
+    """The folders of runs, in the folder of a study, that have this file."""
+    return (path.parent for path in study.glob(f"{RUNS_FOLDER}/*/{file}"))
+
+
+def runs_with_result(root: Path, run_id: str = "*") -> list[Path]:
+    """The folders of runs that have a result, in all studies of a results folder."""
+    return [path.parent for path in sorted(root.glob(f"*/{RUNS_FOLDER}/{run_id}/{RESULT}"))]
+
+
+def study_chart_file(study: str) -> str:
+    """The name of the chart of a study's cells."""
+    return f"{study}.png"
+
+
+def effects_chart_file(study: str) -> str:
+    """The name of the chart of a study's effects within variants."""
+    return f"{study}-effects.png"
+
+
+def blocks_file(runtime: str = "*") -> str:
+    """The name of the table of the latency of each block; without a runtime, the pattern of these names."""
+    return f"{BLOCKS}{runtime}.csv"
 
 
 def read_result(folder: Path) -> Result | None:
@@ -180,7 +211,7 @@ def _check_identity(folder: Path, result: Result) -> None:
     Raises:
         ConfigError: The folder is not named after the run id of its settings, or its result is of other settings.
     """
-    if folder.absolute().parent.name != "runs" or not (folder / CONFIG).is_file():
+    if folder.absolute().parent.name != RUNS_FOLDER or not (folder / CONFIG).is_file():
         return
     trial = read_trial(folder)
     if is_identified(trial) and trial.run_id != folder.name:
@@ -266,9 +297,9 @@ def _counts_classes(classes: object) -> bool:
 def find_finished(root: Path, run_id: str, trainer: Mapping[str, object] | None = None) -> Path | None:
     """The folder of a finished run with that id in any study, or None. It was trained with the arguments `trainer`;
     None = those of the results folder."""
-    for path in sorted(root.glob(f"*/runs/{run_id}/{RESULT}")):
-        if known_result(path.parent) is not None and is_in_place(path.parent, trainer):
-            return path.parent
+    for folder in runs_with_result(root, run_id):
+        if known_result(folder) is not None and is_in_place(folder, trainer):
+            return folder
     return None
 
 

@@ -11,6 +11,7 @@ from common import evaluation
 from common.evaluation import _latency_claims
 from common.timing import keep
 
+from mnet.latency import RUNTIMES
 from mnet.studies import Trial
 from mnet.studies.claims.claims import Claim, load_claims
 from mnet.studies.claims.evidence import COLUMNS, claims_table, count_verdicts, headlines
@@ -240,6 +241,14 @@ def test_a_latency_claim_has_a_row_a_runtime_the_papers_own_first():
     assert table["command"].iloc[0] == "make latency-se RUNTIME=litert THREADS=1"
     assert "HARD_SWISH:21" in table["why"].iloc[0]
     assert table["why"].iloc[2] == "simulated"
+
+
+def test_every_runtime_has_its_place_among_the_latency_claims():
+    measured = {"threads": 1, "precision": "fp32", "n": 30, "device": "x", "fell_back": "", "why": "", "ours": 1.0}
+    row = {"id": "v3-se-latency", **measured, "low": 1.0, "high": 1.0}
+    table = ask("v3-se-latency", [], se=pd.DataFrame([{**row, "runtime": name} for name in sorted(RUNTIMES)]))
+    assert [on.split()[0] for on in table["on"]] == list(RUNTIMES)
+    assert list(latency_claims_table(table).columns) == ["claim", "paper", *RUNTIMES]
 
 
 def test_a_latency_claim_is_first_answered_one_image_at_a_time_and_a_gpu_has_no_threads():

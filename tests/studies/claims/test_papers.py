@@ -13,22 +13,13 @@ from mnet.studies.claims.papers import (
     timed_points,
     trained_points,
 )
-from mnet.studies.runs.store import PUBLISHED
 
-ROOT = Path(__file__).parents[3]
-CLAIMS = ROOT / "experiments/claims.yaml"
+CLAIMS = Path(__file__).parents[3] / "experiments/claims.yaml"
 
 
 @pytest.fixture(scope="module")
 def points() -> pd.DataFrame:
     return published_points(CLAIMS)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    (folder / PUBLISHED).symlink_to(ROOT / "results" / PUBLISHED, target_is_directory=True)
-    return folder
 
 
 def test_points_are_those_of_the_file(points):
@@ -64,35 +55,53 @@ def test_counts_agree_with_all_printed_ones_except_those_noted_in_the_file(point
     assert (counted.loc[noted & (counted["width"] == 0.75), "MAdds off %"] > 2).all()
 
 
-def test_our_points_are_the_cells_of_the_studies(root):
-    trained = trained_points(root, ["versions", "width"])
-    assert list(trained["study"].unique()) == ["versions", "width"]
-    assert set(trained.loc[trained["study"] == "versions", "model"]) == set(trained["model"])
-    assert trained.loc[trained["study"] == "versions", "madds_millions"].between(1.55, 1.59).all()
+def test_our_points_are_the_cells_of_the_studies(tmp_path):
+    runs = {"study": "se", "model": "mobilenet_v2", "dataset": "fashion_mnist", "seed": 0, "resolution": 28}
+    runs |= {"epochs": 2, "batch_size": 96, "lr": 0.2}
+    cells = {"verdict": "", "params": 1, "madds": 2_500_000, "delta": 1.0, "low": 0.5, "high": 1.5}
+    (tmp_path / "se").mkdir()
+    pd.DataFrame([{**runs, "run_id": name, "cell": name} for name in ("paper", "se=true")]).to_csv(
+        tmp_path / "se/runs.csv", index=False
+    )
+    pd.DataFrame(
+        [
+            {"study": "se", "cell": name, "n": n, "top1_mean": 80.0, "top1_half_width": 0.5, **cells}
+            for name, n in (("paper", 3), ("se=true", 2), ("failed", 0))
+        ]
+    ).to_csv(tmp_path / "se/summary.csv", index=False)
+    trained = trained_points(tmp_path, ["se"])
+    assert trained[["study", "cell", "model", "n", "top1", "half_width", "madds_millions"]].to_numpy().tolist() == [
+        ["se", "paper", "mobilenet_v2", 3, 80.0, 0.5, 2.5],
+        ["se", "se=true", "mobilenet_v2", 2, 80.0, 0.5, 2.5],
+    ]
     with pytest.raises(ConfigError, match="no study given"):
-        trained_points(root, [])
+        trained_points(tmp_path, [])
 
 
-def test_timed_points_join_published_networks_with_their_milliseconds(points, root):
-    timed = timed_points(points, root, ["versions", "width", "resolution"], "executorch")
-    raw = pd.read_csv(root / PUBLISHED / "versions/latency.csv")
-    wanted = raw[(raw["variant"] == "model=mobilenet_v2 width=0.35") & (raw["runtime"] == "executorch")]
-    assert len(wanted) == 2  # from two machines, one of which timed the other studies too
-    wanted = wanted[wanted["device"] == pd.read_csv(root / PUBLISHED / "width/latency.csv")["device"].iloc[0]]
-    result = timed.set_index(["model", "width", "resolution"])
-    assert result.index.is_unique
-    assert result.loc[("mobilenet_v2", 0.35, 224), "ms"] == pytest.approx(wanted["median_ms"].iloc[0])
-    assert ("mobilenet_v1", 1.0, 128) in result.index
+TIMED = {"model": "mobilenet_v2", "width": 0.35, "resolution": 224, "precision": "fp32", "runtime": "executorch"}
+TIMED |= {"threads": 1, "batch": 1, "device": "a server", "median_ms": 3.0, "ratio": 1.0, "low": 1.0, "high": 1.0}
+
+
+def write_latencies(folder: Path, *rows: dict[str, object]) -> None:
+    folder.mkdir(exist_ok=True)
+    table = pd.DataFrame([{**TIMED, "variant": str(i), "stopped": "", **row} for i, row in enumerate(rows)])
+    table.to_csv(folder / "latency.csv", index=False)
+
+
+def test_timed_points_join_published_networks_with_their_milliseconds(points, tmp_path):
+    """All on the machine that timed most of them, whatever other machines timed later."""
+    write_latencies(tmp_path / "versions", {}, {"device": "a laptop", "median_ms": 1.0}, {"width": 0.36})
+    write_latencies(tmp_path / "resolution", {"model": "mobilenet_v1", "width": "paper", "resolution": 128})
+    timed = timed_points(points, tmp_path, ["versions", "resolution"], "executorch")
+    networks = timed[["model", "width", "resolution", "ms"]].to_numpy().tolist()
+    assert sorted(networks) == [["mobilenet_v1", 1.0, 128, 3.0], ["mobilenet_v2", 0.35, 224, 3.0]]
     with pytest.raises(ConfigError, match="Did you mean executorch"):
-        timed_points(points, root, ["versions"], "executorhc")
+        timed_points(points, tmp_path, ["versions"], "executorhc")
 
 
-def test_an_int8_network_is_not_the_published_one(points, root, tmp_path):
-    raw = pd.read_csv(root / PUBLISHED / "quantization/latency.csv")
-    (tmp_path / "quantization").mkdir()
-    raw.iloc[::-1].to_csv(tmp_path / "quantization/latency.csv", index=False)
-    result = timed_points(points, tmp_path, ["quantization"], "executorch").set_index(["model", "width"])
-    wanted = raw[(raw["variant"] == "precision=fp32, model=mobilenet_v2") & (raw["runtime"] == "executorch")]
-    assert (result.loc[("mobilenet_v2", 1.0), "ms"] == wanted["median_ms"].iloc[0]).all()
-    raw[raw["precision"] == "int8"].to_csv(tmp_path / "quantization/latency.csv", index=False)
-    assert timed_points(points, tmp_path, ["quantization"], "executorch").empty
+@pytest.mark.parametrize("other", [{"precision": "int8"}, {"se": True}, {"threads": 2}, {"batch": 8}])
+def test_another_network_or_other_conditions_are_not_the_published_ones(points, tmp_path, other):
+    write_latencies(tmp_path / "versions", {**other, "median_ms": 1.0}, {"se": "paper"})
+    assert timed_points(points, tmp_path, ["versions"], "executorch")["ms"].tolist() == [3.0]
+    write_latencies(tmp_path / "versions", other)
+    assert timed_points(points, tmp_path, ["versions"], "executorch").empty

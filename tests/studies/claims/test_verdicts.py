@@ -8,7 +8,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mnet.studies.claims.claims import Claim
-from mnet.studies.claims.verdicts import RATIO_MARGIN, RULE, claim_verdict, judge_difference, judge_ratio, ratio_verdict
+from mnet.studies.claims.verdicts import (
+    RATIO_MARGIN,
+    RULE,
+    claim_verdict,
+    judge_difference,
+    judge_latency,
+    ratio_verdict,
+)
 
 numbers = st.floats(-5, 5)
 estimates = st.tuples(numbers, numbers, numbers).map(sorted)
@@ -95,8 +102,10 @@ def test_the_rule_states_its_margins():
 def test_the_margin_of_a_claim_comes_before_the_default():
     common = {"id": "a", "study": "se", "paper": "v3", "source": "", "statement": "", "verified": True, "seen_in": ""}
     claim = Claim(**common, metric="latency_ratio", kind="latency", direction="flat")
-    assert judge_ratio(claim, 1.1, 1.08, 1.12) == "contradicted"
-    assert judge_ratio(replace(claim, margin=0.2), 1.1, 1.08, 1.12) == "reproduced"
+    verdict, why = judge_latency(claim, 1.1, 1.08, 1.12, on_gpu=True)
+    assert verdict == "contradicted"
+    assert why == "the interval lies outside the margin, 5% of 1; on a GPU instead of a phone's processor"
+    assert judge_latency(replace(claim, margin=0.2), 1.1, 1.08, 1.12, on_gpu=False)[0] == "reproduced"
     points = replace(claim, metric="top1_points", kind="accuracy")
     assert judge_difference(points, 0.7, 0.6, 0.8) == "contradicted"
     assert judge_difference(replace(points, margin=1.0), 0.7, 0.6, 0.8) == "reproduced"

@@ -243,6 +243,15 @@ def test_a_network_that_no_program_ran_is_kept_with_its_runtime_and_batch(tmp_pa
     assert (claims["batch"].tolist(), claims["verdict"].tolist()) == ([32], ["not tested here"])
 
 
+def test_the_chart_names_the_smallest_batch_that_was_timed(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(latency, "save_png", lambda chart, path: drawn.append(chart.to_dict()["title"]))
+    row = {"variant": "paper", "runtime": "eager", "device": "a server", "median_ms": 1.0, "low": 1.0, "high": 1.0}
+    table = pd.DataFrame([{**row, "ratio": 1.0, "batch": batch} for batch in (32, 8)])
+    latency.finish(Plan(study("se"), {}, ()), tmp_path, table, None, 1)
+    assert "latency at batch 8" in str(drawn)
+
+
 def test_the_frontier_is_of_cells_that_no_other_beats():
     summary = pd.DataFrame({"cell": list("abc"), "n": 3, "top1_mean": [90.0, 91.0, 89.0]})
     times = pd.DataFrame({"study": "s", "variant": list("abc"), "runtime": "eager", "median_ms": [1.0, 2.0, 1.5]})
@@ -269,7 +278,7 @@ def test_bad_input_exits_with_2_and_one_line(arguments, message, capsys, tmp_pat
 
 
 @pytest.mark.usefixtures("clock")
-def test_the_bench_tells_both_rates_and_plants_a_slowdown_that_is_there(tiny_model, tmp_path, capsys):
+def test_the_benchmark_reports_both_rates_and_finds_a_planted_slowdown(tiny_model, tmp_path, capsys):
     call = ["--runtime=eager", "--trials=1", "--slow_trials=2", "--slowdown=0.5", "--half_width=0.5", "--budget=1"]
     call.append(f"--model={tiny_model}")
     assert bench_latency.main([*call, f"--out={tmp_path}"]) == 0

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 import mnet
-from mnet import ConfigError
+from mnet import ConfigError, latency
 from mnet.models.cost import cost
 from mnet.models.overview import COSTS, toggle_costs
 from mnet.studies.claims.papers import published_points, timed_points, trained_points
-from mnet.studies.report.charts.claims import TOPICS, claims_forest
-from mnet.studies.report.charts.colours import INK, MODELS, NETWORKS, colour, enumerated
+from mnet.studies.report.charts import colours
+from mnet.studies.report.charts.claims import TOPICS, Topic, claims_forest
+from mnet.studies.report.charts.colours import MODELS, NETWORKS, TEXT, colour, enumerated
 from mnet.studies.report.charts.diagnosis import deaths_chart, inside_chart, spiral_chart
 from mnet.studies.report.charts.export import page_spec, save_png, save_svg
 from mnet.studies.report.charts.family import choices_chart, depth_chart, kinds_chart, toggle_costs_chart
@@ -23,11 +24,44 @@ from mnet.studies.report.charts.papers import madds_chart, phone_chart
 from mnet.studies.report.charts.scatter import undominated
 from mnet.studies.report.charts.search import search_chart
 from mnet.studies.report.charts.study import accuracy_chart, difference_chart, effects_chart, study_chart
-from mnet.studies.results.archive import read_claims, study_table
-from mnet.studies.runs.store import DEATHS, EFFECTS, FRONTIER, INSIDE, LATENCY, PUBLISHED, SUMMARY
+from mnet.studies.results.archive import read_claims
+from mnet.studies.runs.store import PUBLISHED
 from mnet.tasks import TASKS
 
 ROOT = Path(__file__).parents[3]
+
+
+SUMMARY = pd.DataFrame(
+    [
+        {"cell": "paper", "n": 3, "top1_mean": 89.0, "top1_half_width": 0.4},
+        {"cell": "relu", "n": 3, "top1_mean": 88.2, "top1_half_width": 0.6}
+        | {"delta": -0.8, "low": -1.4, "high": -0.2, "verdict": "down"},
+        {"cell": "swish", "n": 3, "top1_mean": 89.2, "top1_half_width": 0.5}
+        | {"delta": 0.2, "low": -0.3, "high": 0.7, "verdict": "undecided"},
+    ]
+)
+RUNS = pd.DataFrame(
+    [
+        {"run_id": f"{cell}{seed}", "cell": cell, "model": "mobilenet_v3_small", "seed": seed, "top1": mean + seed / 5}
+        for cell, mean in (("paper", 88.8), ("relu", 88.0), ("swish", 89.0))
+        for seed in range(3)
+    ]
+)
+LATENCY = pd.DataFrame(
+    [
+        {"variant": "paper", "runtime": runtime, "median_ms": 1.0, "ratio": 1.0, "low": 1.0, "high": 1.0}
+        for runtime in ("litert", "eager")
+    ]
+    + [
+        {"variant": "relu", "runtime": "litert", "median_ms": 1.0, "ratio": 0.979, "low": 0.972, "high": 0.987},
+        {"variant": "relu", "runtime": "eager", "median_ms": 1.1, "ratio": 1.1, "low": 1.0, "high": 1.2},
+        {"variant": "swish", "runtime": "eager"},  # its export failed
+    ]
+)
+FRONTIER = SUMMARY.assign(
+    **{"runtime": "executorch", "device": "a server", "params": 1_500_000, "madds": 2_000_000, "median_ms": 1.0},
+    **{"ratio": [1.0, 0.9, 1.2], "ratio_low": [1.0, 0.8, 1.1], "ratio_high": [1.0, 1.0, 1.3]},
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,50 +105,48 @@ def titles(panel: dict) -> str:
     return str([channel.get("title") for layer in panel["layer"] for channel in layer["encoding"].values()])
 
 
-def test_a_study_shows_every_seed_and_each_mean_with_its_interval(results):
-    summary, runs = study_table(results, "activation", SUMMARY), study_table(results, "activation")
-    chart = spec(accuracy_chart(summary, runs))
+def test_a_study_shows_every_seed_and_each_mean_with_its_interval():
+    chart = spec(accuracy_chart(SUMMARY, RUNS))
     points = marks(chart, "point")
-    assert sorted(row["x"] for row in points if "low" not in row) == sorted(runs["top1"])
-    means = {row["series"]: row for row in points if "low" in row}
-    for _, cell in summary.iterrows():
-        mean, half = cell["top1_mean"], cell["top1_half_width"]
-        assert means[cell["cell"]]["x"] == mean
-        assert means[cell["cell"]]["high"] - means[cell["cell"]]["low"] == pytest.approx(2 * half)
-    assert next(row["label"] for row in marks(chart, "text")) == "paper (n=5)"
+    assert sorted(row["x"] for row in points if "low" not in row) == sorted(RUNS["top1"])
+    means = {row["series"]: (row["low"], row["x"], row["high"]) for row in points if "low" in row}
+    assert means["relu"] == pytest.approx((87.6, 88.2, 88.8))
+    assert list(means) == ["paper", "relu", "swish"]
+    assert next(row["label"] for row in marks(chart, "text")) == "paper (n=3)"
     assert "test top-1 (%)" in titles(chart) and "95% t interval" in titles(chart)
 
 
-def test_differences_leave_out_the_baseline_and_show_zero(results):
-    summary = study_table(results, "activation", SUMMARY)
-    chart = spec(difference_chart(summary))
-    assert [row["x"] for row in marks(chart, "point")] == summary["delta"].dropna().tolist()
-    low, high = domain(chart, "x")
+def test_differences_leave_out_the_baseline_and_show_zero():
+    chart = spec(difference_chart(SUMMARY))
+    assert [row["x"] for row in marks(chart, "point")] == [-0.8, 0.2]
+    low, high = domain(spec(difference_chart(SUMMARY.head(2))), "x")
     assert low < 0 < high
-    assert difference_chart(summary.assign(delta=float("nan"))) is None
+    assert difference_chart(SUMMARY.assign(delta=float("nan"))) is None
 
 
-def test_effects_are_named_by_the_metric_of_their_task(results):
-    effects = study_table(results, "quantization", EFFECTS)
+def test_effects_are_named_by_the_metric_of_their_task():
+    row = {"variant": "paper", "value": "int8", "against": "fp32", "n": 3, "delta": -0.1, "low": -0.3, "high": 0.1}
+    others = {"variant": "relu"}, {"value": "int4"}, {"value": "int4", "against": "int8"}
+    effects = pd.DataFrame([{**row, "verdict": "flat", **other} for other in ({}, *others)])
     assert "mAP minus that of fp32" in titles(spec(effects_chart(effects, TASKS["detection"].headline)))
     chart = spec(effects_chart(effects, TASKS["classification"].headline))
     assert "top-1 minus that of fp32" in titles(chart)
-    assert len(marks(chart, "point")) == (effects["against"] == "fp32").sum()
+    assert len(marks(chart, "point")) == 3
 
 
-def test_a_variant_has_one_colour_in_every_chart(results):
-    summary, runs = study_table(results, "activation", SUMMARY), study_table(results, "activation")
-    charts = [
-        *panels(study_chart(summary, runs, "")),
-        *panels(inside_chart(study_table(results, "activation", INSIDE), "")),
-    ]
-    colours = {
+def test_a_variant_has_one_colour_in_every_chart():
+    layers = {"layer": "stem", "position": 0, "dead": 0.1, "least": 0.0, "silent": 0.2}
+    inside = pd.DataFrame(
+        {"cell": SUMMARY["cell"], "seed": 0, **layers, "rank_before": 8.0, "rank_after": 4.0, "largest": 1.0}
+    )
+    charts = [*panels(study_chart(SUMMARY, RUNS, "")), *panels(inside_chart(inside, ""))]
+    styles = {
         tuple(zip(channel["scale"]["domain"], channel["scale"]["range"], strict=True))
         for chart in charts
         for layer in chart["layer"]
         if "scale" in (channel := layer["encoding"].get("color", {}))
     }
-    assert len(colours) == 1
+    assert len(styles) == 1
     assert len(set(enumerated([str(i) for i in range(12)]).values())) == 12
 
 
@@ -125,23 +157,26 @@ def test_a_cell_that_is_called_by_its_model_has_the_colour_of_the_network_in_the
     assert colour("model=mobilenet_v1.yaml") != NETWORKS["V1"][0]  # somebody's own file
 
 
-def test_latencies_are_ratios_with_intervals_by_runtime(results):
-    table = study_table(results, "activation", LATENCY)
-    chart = spec(latency_chart(table))
+def test_latencies_are_ratios_with_intervals_by_runtime():
+    chart = spec(latency_chart(LATENCY))
     points = marks(chart, "point")
-    assert sorted(row["x"] for row in points) == sorted(table["ratio"].dropna())
-    assert {row["series"] for row in points} == set(table["runtime"])
-    labels = {row["label"] for row in marks(chart, "text") if "x" in row}
-    assert "" in labels and "0.979" in labels  # no label at the baseline
-    assert latency_chart(table.assign(ratio=float("nan"))) is None
+    assert sorted(row["x"] for row in points) == [0.979, 1.0, 1.0, 1.1]
+    assert {row["series"] for row in points} == {"litert", "eager"}
+    labels = [row["label"] for row in marks(chart, "text") if "x" in row]
+    assert sorted(labels) == ["", "", "0.979", "1.100"]  # no label at the baseline
+    assert latency_chart(LATENCY.assign(ratio=float("nan"))) is None
 
 
-def test_a_frontier_has_a_panel_a_runtime_and_joins_what_none_beats(results):
-    table = study_table(results, "activation", FRONTIER)
-    drawn = panels(frontier_chart(pd.concat([table, table.assign(runtime="eager")]), "x"))
+def test_every_runtime_has_a_style_of_its_own():
+    assert colours.RUNTIMES.keys() == latency.RUNTIMES.keys()
+    assert len(set(colours.RUNTIMES.values())) == len(latency.RUNTIMES)
+
+
+def test_a_frontier_has_a_panel_a_runtime_and_joins_what_none_beats():
+    slower = FRONTIER.tail(1).assign(cell="hswish", ratio=1.1, top1_mean=88.0)
+    drawn = panels(frontier_chart(pd.concat([FRONTIER, slower, FRONTIER.assign(runtime="eager")]), "x"))
     assert [panel["title"] for panel in drawn] == ["executorch", "eager"]
-    line = marks(drawn[0], "line")
-    assert [row["y"] for row in line] == table[table["best"]].sort_values("ratio")["top1_mean"].tolist()
+    assert [row["y"] for row in marks(drawn[0], "line")] == [88.2, 89.0, 89.2]
 
 
 def test_what_no_other_beats_is_a_staircase():
@@ -195,13 +230,14 @@ def test_squares_show_non_linearity_kernel_and_bent_projections():
     squares = marks(spec(choices_chart(networks, "rows")), "rect")
     assert len(squares) == 1 + 13 + 1 + 11 + 2
     assert sum(row["label"] == "5 SE" for row in squares) == 8
-    assert sum(row["frame"] == INK for row in squares) == 13  # V1's blocks
+    assert sum(row["frame"] == TEXT for row in squares) == 13  # V1's blocks
 
 
 def test_ours_and_the_papers_never_share_an_axis(results, published):
     trained = trained_points(results, ["versions", "width"])
+    trained["top1"] += 100 - trained["top1"].min()  # above all that papers print
     left, right = panels(madds_chart(published, trained, "madds"))
-    assert domain(left, "y")[1] < 86 < domain(right, "y")[0]
+    assert domain(left, "y")[1] < published["top1"].max() + 5 < domain(right, "y")[0]
     assert len(marks(right, "point")) == len(trained)
     assert {row["label"] for row in marks(right, "point") if "label" in row} - {""} == {"versions", "width"}
 
@@ -224,13 +260,17 @@ def test_a_search_shows_what_was_tried_and_what_came_of_it(results, name):
         search_chart(results, f"{name}l")
 
 
-def test_deaths_have_the_range_of_seeds_and_layers_at_the_end(results):
-    deaths = study_table(results, "dead-kernels", DEATHS)
+def test_deaths_have_the_range_of_seeds_and_layers_at_the_end():
+    deaths = pd.DataFrame(
+        {"cell": cell, "seed": seed, "step": step, "layer": layer, "dead": dead + seed + step}
+        for cell, dead in (("paper", 1), ("relu", 20))
+        for seed in (0, 1)
+        for step in (10, 20)
+        for layer in ("all", "blocks.0", "blocks.1")
+    )
     left, right = panels(deaths_chart(deaths, "deaths"))
-    whole = deaths[deaths["layer"] == "all"].groupby(["cell", "step"])["dead"]
-    points = marks(left, "point")
-    assert sorted(row["high"] for row in points) == pytest.approx(sorted(whole.max()))
-    assert len(marks(right, "point")) == deaths[deaths["layer"] != "all"].groupby("cell")["layer"].nunique().sum()
+    assert [(row["low"], row["high"]) for row in marks(left, "point")] == [(11, 12), (21, 22), (30, 31), (40, 41)]
+    assert [(row["x"], row["y"]) for row in marks(right, "point")] == [(1, 21.5), (2, 21.5), (1, 40.5), (2, 40.5)]
 
 
 def test_a_spiral_comes_back_in_a_panel_a_dimension():
@@ -238,27 +278,30 @@ def test_a_spiral_comes_back_in_a_panel_a_dimension():
     assert [panel["title"].split(",")[0] for panel in drawn] == ["the spiral", "2 dimensions", "30 dimensions"]
 
 
-def test_claims_stand_beside_the_papers_numbers_in_the_colour_of_their_verdict(results):
-    claims = read_claims(results)
-    assert {name for topic in TOPICS for name in topic[1:] if name} <= set(claims["id"])
-    accuracy, latency = panels(claims_forest(claims))
-    headline = claims.drop_duplicates("id").set_index("id").loc["v2-vs-v1-latency"]
-    ours = [row for row in marks(latency, "point") if row["x"] == headline["ours"]]
-    assert [row["series"] for row in ours] == [headline["verdict"]]
-    assert headline["paper_value"] in [row["x"] for row in marks(latency, "point") if row["series"].startswith("the p")]
-    assert [row["label"] for row in marks(accuracy, "text")] == [topic.name for topic in TOPICS]
-    assert marks(latency, "text") == []
-    assert {row["y"] for row in ours} == {
-        row["y"] for row in marks(accuracy, "text") if row["label"] == "V2 against V1"
-    }
+def test_claims_stand_beside_the_papers_numbers_in_the_colour_of_their_verdict():
+    claim = {"id": "time", "statement": "is faster", "ours": 0.7, "low": 0.69, "high": 0.71, "verdict": "weaker"}
+    claim |= {"paper_value": 0.66}
+    topics = Topic("one", "points"), Topic("another", None, "time")
+    claims = pd.DataFrame([{**claim, "id": "points"}, claim, {**claim, "ours": 0.9, "verdict": "absent"}])
+    accuracy, ratios = panels(claims_forest(claims, topics))
+    points = {row["series"]: (row["x"], row["y"]) for row in marks(ratios, "point")}
+    (paper,) = points.keys() - {"weaker"}  # the second row of a claim is not its headline
+    assert (points["weaker"][0], points[paper][0], paper.startswith("the p")) == (0.7, 0.66, True)
+    assert [row["label"] for row in marks(accuracy, "text")] == ["one", "another"]
+    assert marks(ratios, "text") == []
+    assert {y for _, y in points.values()} == {marks(accuracy, "text")[1]["y"]}
 
 
-def test_a_chart_takes_the_inks_of_its_page_and_files_have_their_own(results, tmp_path):
-    chart = difference_chart(study_table(results, "activation", SUMMARY))
+def test_every_topic_is_among_the_published_claims(results):
+    assert {name for topic in TOPICS for name in topic[1:] if name} <= set(read_claims(results)["id"])
+
+
+def test_a_chart_takes_the_text_colour_of_its_page_and_files_have_their_own(tmp_path):
+    chart = difference_chart(SUMMARY)
     title, page = page_spec(chart)
     assert title == "Difference to the baseline" and "title" not in page
     assert page["width"] == "container" and page["config"]["background"] == "transparent"
-    assert "currentColor" in str(page) and INK not in str(page)
+    assert "currentColor" in str(page) and TEXT not in str(page)
     save_png(chart, tmp_path / "chart.png", scale=1)
     image = Image.open(tmp_path / "chart.png").convert("RGB")
     assert image.getpixel((1, 1)) == (255, 255, 255)
@@ -266,5 +309,5 @@ def test_a_chart_takes_the_inks_of_its_page_and_files_have_their_own(results, tm
     for dark in (False, True):
         save_svg(chart, tmp_path / "chart.svg", dark=dark)
         content = (tmp_path / "chart.svg").read_text()
-        assert (INK in content) == (not dark)
+        assert (TEXT in content) == (not dark)
         assert not re.search(r'<rect[^>]*fill="white"', content)

@@ -59,7 +59,7 @@ def test_deaths_are_compared_with_the_first_cell_of_the_same_model():
     assert result.loc["a", ["n", "dead", "top1"]].tolist() == pytest.approx([3, 0.1, 81.0])
 
 
-def test_what_has_no_weights_is_an_error(tmp_path, capsys):
+def test_a_run_without_weights_is_an_error(tmp_path, capsys):
     for arguments, message in (
         ((), "no trained networks"),
         (("activation",), "make ablate-activation"),

@@ -55,7 +55,7 @@ def keep(trial: Trial, root, study: str = "activation", **more: object):
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_what_is_logged_to_wandb_makes_the_row_of_the_folder(name, tmp_path):
+def test_a_run_logged_to_wandb_makes_the_same_row_as_its_folder(name, tmp_path):
     trial = TRIALS[name]
     from_folder = finished_row(FinishedRun("activation", trial, result_of(trial)), {})
     from_wandb = finished_row(read_run("run", *logged(trial, tmp_path)), {})
@@ -86,7 +86,7 @@ def test_an_address_is_read_as_written_or_as_in_the_browser(source, filters):
 
 
 @pytest.mark.parametrize("source", ["results", "/tmp/results", "../results", "a/b/c/d/e", ""])
-def test_a_path_is_no_address(source):
+def test_a_path_is_not_an_address(source):
     assert read_address(source) is None
 
 

@@ -61,7 +61,7 @@ def test_a_run_leaves_config_metrics_weights_and_result(trial, tmp_path):
     assert result.keys() <= Result.__annotations__.keys()
 
 
-def test_the_same_trial_gives_the_same_numbers_and_a_finished_one_is_not_paid_twice(trial, tmp_path):
+def test_the_same_trial_gives_the_same_numbers_and_a_finished_one_is_not_trained_again(trial, tmp_path):
     first = run_trial(trial, tmp_path / "a")
     assert measured(run_trial(trial, tmp_path / "b")) == measured(first)
     assert run_trial(trial, tmp_path / "a") == first  # even its time stamp: nothing ran
@@ -71,7 +71,7 @@ def test_the_same_trial_gives_the_same_numbers_and_a_finished_one_is_not_paid_tw
 
 
 @pytest.mark.parametrize("recipe", ["quick", "v3"])
-def test_a_run_stopped_between_epochs_goes_on_to_the_same_numbers(trial, tmp_path, recipe):
+def test_a_run_stopped_between_epochs_resumes_to_the_same_numbers(trial, tmp_path, recipe):
     trial = Trial(**{**trial.settings(), "data_dir": trial.data_dir, "recipe": recipe, "batch_size": 16, "lr": None})
     undisturbed = run_trial(trial, tmp_path / "whole")
 
@@ -97,7 +97,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(trial, tmp_path):
     assert read_result(tmp_path / "run") is None
 
 
-def test_a_run_for_some_steps_on_validation_alone_is_none_of_a_study(trial, tmp_path, monkeypatch):
+def test_a_run_for_some_steps_on_only_validation_is_not_part_of_a_study(trial, tmp_path, monkeypatch):
     monkeypatch.setattr("mnet.tasks.module.LOG_STEPS", 1)
     monkeypatch.setattr("mnet.studies.runs.trainer.TRAINER_DEFAULTS", {**TRAINER_DEFAULTS, "log_every_n_steps": 1})
     short = replace(trial, epochs=2, epoch_steps=3, tested=False)
@@ -128,7 +128,7 @@ def test_weight_decay_and_what_it_leaves_out_are_settings(trial):
         replace(trial, epoch_steps=0)
 
 
-def test_a_run_begins_with_another_ones_weights_and_keeps_the_network_that_it_was_given(trial, tmp_path):
+def test_a_run_starts_from_the_weights_of_another_and_keeps_its_own_network(trial, tmp_path):
     source, path = tmp_path / trial.run_id, tmp_path / "own.yaml"
     run_trial(trial, source)
     network = trial.network(2, 1)

@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from mnet.studies.claims.evidence import headlines
-from mnet.studies.report.charts.colours import INK, VERDICTS
+from mnet.studies.report.charts.colours import TEXT, VERDICTS
 from mnet.studies.report.charts.marks import DESCRIBED, beside, data, ends, finish, line_at, series, vertical, x_axis
 from mnet.studies.results.table_view import Row, format_interval, is_number, rows_of
 
@@ -59,7 +59,7 @@ def claims_forest(claims: pd.DataFrame, topics: Sequence[Topic] = TOPICS) -> alt
         topics: The topics of the rows. A claim that we have not estimated is left out.
     """
     headline_of = {str(row["id"]): row for row in rows_of(headlines(claims))}
-    styles = {**VERDICTS, PAPER: (INK, BAR)}
+    styles = {**VERDICTS, PAPER: (TEXT, BAR)}
     styles = {name: style for name, style in styles.items() if name != "not tested here"}
     left = [headline_of.get(topic.accuracy or "") for topic in topics]
     right = [headline_of.get(topic.latency or "") for topic in topics]
@@ -102,7 +102,7 @@ def _panel(
     side = alt.Chart(data(labels)).mark_text(align="right", baseline="middle", dx=-10, clip=False, aria=False)
     colours = series(styles, legend=legend, shape=False)
     layers = [
-        alt.Chart(data(lines)).mark_rule(strokeOpacity=0.12, color=INK, aria=False).encode(y=rows),
+        alt.Chart(data(lines)).mark_rule(strokeOpacity=0.12, color=TEXT, aria=False).encode(y=rows),
         line_at(reference, x),
         alt.Chart(data(estimates))
         .mark_rule(strokeWidth=2, aria=False)

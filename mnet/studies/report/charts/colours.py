@@ -9,26 +9,27 @@ from collections.abc import Iterable, Sequence
 Style = tuple[str, str]
 """Colour and shape of a mark."""
 
-INK = "#1b1c1e"
-"""Text and lines. In the report it becomes `currentColor`, in a dark image a light colour."""
+TEXT = "#1b1c1e"
+"""Colour of text and lines. In the report it becomes `currentColor`, in a dark image a light colour."""
 GREY = "#8c8c8c"
 BLUE, SKY, GREEN, ORANGE, YELLOW, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"
 """Okabe and Ito's palette."""
 PALETTE = (GREEN, PINK, BLUE, YELLOW, SKY, ORANGE)
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 
-_VARIANTS = {"paper": INK, "relu": BLUE, "relu6": SKY, "hswish": ORANGE, "swish": YELLOW, "true": GREEN, "false": PINK}
+_VARIANTS = {"paper": TEXT, "relu": BLUE, "relu6": SKY, "hswish": ORANGE, "swish": YELLOW, "true": GREEN, "false": PINK}
 
 RUNTIMES: dict[str, Style] = {
-    "eager": (INK, "circle"),
+    "litert": (YELLOW, "triangle-down"),
+    "executorch": (ORANGE, "cross"),
+    "onnxruntime": (SKY, "diamond"),
+    "eager": (TEXT, "circle"),
     "compile": (BLUE, "square"),
+    "cuda-graphs": (GREEN, "triangle-up"),
     "cuda-eager": (PINK, "circle"),
     "cuda-compile": (PINK, "square"),
-    "cuda-graphs": (GREEN, "triangle-up"),
-    "onnxruntime": (SKY, "diamond"),
-    "executorch": (ORANGE, "cross"),
-    "litert": (YELLOW, "triangle-down"),
 }
+"""A style for each of `mnet.latency.RUNTIMES`."""
 MODELS = {
     "mobilenet_v1": "V1",
     "mobilenet_v2": "V2",
@@ -40,7 +41,7 @@ MODELS = {
 }
 OTHER_NETWORKS = "others"
 NETWORKS: dict[str, Style] = {
-    "V1": (INK, "circle"),
+    "V1": (TEXT, "circle"),
     "V2": (BLUE, "square"),
     "V3-Large": (ORANGE, "triangle-up"),
     "V3-Small": (YELLOW, "diamond"),
@@ -64,7 +65,7 @@ COSTS: dict[str, Style] = {
     "parameters": (YELLOW, "square"),
 }
 LAYER_KINDS: dict[str, Style] = {
-    "stem": (INK, "square"),
+    "stem": (TEXT, "square"),
     "start": ("#8C510A", "square"),
     "expand": (BLUE, "square"),
     "depthwise": (ORANGE, "square"),

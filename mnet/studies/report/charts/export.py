@@ -13,16 +13,16 @@ import vl_convert
 from PIL import Image
 
 from mnet.files import write_atomic
-from mnet.studies.report.charts.colours import BLUE, GREY, INK
+from mnet.studies.report.charts.colours import BLUE, GREY, TEXT
 from mnet.studies.report.charts.marks import Chart
 
 Spec = dict[str, Any]
 
 COLOURS = 128
 """Colours of a PNG file: a third of the bytes, without a visible difference."""
-PAGE = {INK: "currentColor"}
+PAGE = {TEXT: "currentColor"}
 """Colours that the report sets itself."""
-DARK = {INK: "#e6e4df", BLUE: "#4a9fd8", GREY: "#a3a3a3"}
+DARK = {TEXT: "#e6e4df", BLUE: "#4a9fd8", GREY: "#a3a3a3"}
 """Lighter colours for a dark background."""
 SVG_FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
 """Fonts of equal widths, because a browser draws text that was measured when the file was written."""

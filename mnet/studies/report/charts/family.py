@@ -12,7 +12,7 @@ from mnet.models.cost import Cost, cost
 from mnet.models.overview import COSTS
 from mnet.models.parts import part_name
 from mnet.models.spec import Network
-from mnet.studies.report.charts.colours import ACTIVATIONS, BLUE, GREEN, INK, LAYER_KINDS, ORANGE, enumerated
+from mnet.studies.report.charts.colours import ACTIVATIONS, BLUE, GREEN, LAYER_KINDS, ORANGE, TEXT, enumerated
 from mnet.studies.report.charts.marks import DESCRIBED, WIDTH, beside, data, finish, line_at, series, x_axis
 from mnet.studies.results.table_view import rows_of
 
@@ -140,7 +140,7 @@ def choices_chart(networks: Mapping[str, Network], title: str) -> alt.LayerChart
             "part": choice.part,
             "series": choice.activation,
             "label": f"{choice.kernel} SE" if choice.se else choice.kernel,
-            "frame": INK if choice.bent else "transparent",
+            "frame": TEXT if choice.bent else "transparent",
             "text": f"{name}, {choice.part}: {choice.activation}",
         }
         for name, network in networks.items()

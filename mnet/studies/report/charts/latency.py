@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
-from mnet.studies.report.charts.colours import COSTS, GREY, INK, RUNTIMES
+from mnet.studies.report.charts.colours import COSTS, GREY, RUNTIMES, TEXT
 from mnet.studies.report.charts.marks import (
     DESCRIBED,
     LANE,
@@ -127,7 +127,7 @@ def blocks_chart(blocks: pd.DataFrame, title: str = "Cost by block") -> alt.Laye
     ]
     if timed:
         base = alt.Chart(data(timed))
-        rule = base.mark_rule(aria=False, color=INK)
+        rule = base.mark_rule(aria=False, color=TEXT)
         layers.append(rule.encode(x=alt.X("low:Q", title=""), x2="high:Q", y=vertical(total)))
         text = base.mark_text(align="left", baseline="middle", dx=4, fontSize=9, aria=False)
         layers.append(text.encode(x=alt.X("high:Q", title=""), y=vertical(total), text="label:N"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from mnet.studies.report.charts.colours import INK, Style
+from mnet.studies.report.charts.colours import TEXT, Style
 from mnet.studies.results.table_view import Row, is_number
 
 Chart = alt.LayerChart | alt.ConcatChart
@@ -28,14 +28,14 @@ CONFIG: Mapping[str, Any] = {
     "font": "system-ui, Liberation Sans, sans-serif",
     "background": "white",
     "view": {"stroke": None},
-    "text": {"color": INK, "fontSize": 12},
-    "title": {"color": INK, "anchor": "start", "fontSize": 13, "fontWeight": 600, "offset": 10},
+    "text": {"color": TEXT, "fontSize": 12},
+    "title": {"color": TEXT, "anchor": "start", "fontSize": 13, "fontWeight": 600, "offset": 10},
     "axis": {
-        **{"labelColor": INK, "titleColor": INK, "labelOpacity": 0.8, "titleOpacity": 0.9, "titleFontWeight": "normal"},
-        **{"labelFontSize": 11, "titleFontSize": 12, "titlePadding": 8, "domain": False, "ticks": False},
-        **{"gridColor": INK, "gridOpacity": 0.12, "labelOverlap": True, "labelPadding": 6},
+        **{"labelColor": TEXT, "labelOpacity": 0.8, "labelFontSize": 11, "labelOverlap": True, "labelPadding": 6},
+        **{"titleColor": TEXT, "titleOpacity": 0.9, "titleFontSize": 12, "titleFontWeight": "normal"},
+        **{"titlePadding": 8, "gridColor": TEXT, "gridOpacity": 0.12, "domain": False, "ticks": False},
     },
-    "legend": {"orient": "top", "labelColor": INK, "labelFontSize": 11, "labelLimit": 0, "aria": False, "offset": 8},
+    "legend": {"orient": "top", "labelColor": TEXT, "labelFontSize": 11, "labelLimit": 0, "aria": False, "offset": 8},
 }
 
 
@@ -134,7 +134,7 @@ def names(rows: Rows, values: Sequence[str] = ()) -> list[alt.Chart]:
         for name, value, top in zip(rows.names, values, rows.tops, strict=True)
     ]
     base = alt.Chart(data(heads)).encode(y=vertical(rows.height))
-    between = alt.Chart(data(heads[1:])).mark_rule(strokeOpacity=0.12, color=INK, yOffset=-4, aria=False)
+    between = alt.Chart(data(heads[1:])).mark_rule(strokeOpacity=0.12, color=TEXT, yOffset=-4, aria=False)
     return [
         between.encode(y=vertical(rows.height)),
         base.mark_text(align="left", lineBreak="\n", baseline="top", aria=False).encode(x=alt.value(0), text="label:N"),
@@ -163,7 +163,7 @@ def intervals(
 
 def line_at(value: float, x: alt.X) -> alt.Chart:
     """A vertical line at the value of no difference."""
-    rule = alt.Chart(data([{"x": value}])).mark_rule(strokeDash=[3, 3], strokeOpacity=0.7, color=INK, aria=False)
+    rule = alt.Chart(data([{"x": value}])).mark_rule(strokeDash=[3, 3], strokeOpacity=0.7, color=TEXT, aria=False)
     return rule.encode(x=x)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import altair as alt
 import pandas as pd
 
-from mnet.studies.report.charts.colours import INK, NETWORKS, Style, colour
+from mnet.studies.report.charts.colours import NETWORKS, TEXT, Style, colour
 from mnet.studies.report.charts.marks import DESCRIBED, data, finish, series, x_axis
 from mnet.studies.results.table_view import Row, format_interval, is_number, rows_of
 from mnet.tasks import metric_of
@@ -53,7 +53,7 @@ def scatter_chart(
     base = alt.Chart(data({"opacity": 0.9, "label": "", **point} for point in points))
     layers = []
     for line in lines:
-        drawn = alt.Chart(data(line)).mark_line(strokeWidth=1, strokeOpacity=0.4, color=INK, aria=False)
+        drawn = alt.Chart(data(line)).mark_line(strokeWidth=1, strokeOpacity=0.4, color=TEXT, aria=False)
         layers.append(drawn.encode(x=x, y=y, order="x:Q"))
     rule, colours = base.mark_rule(strokeOpacity=0.5, aria=False), series(styles, legend=True, shape=False)
     if any(is_number(row.get("low")) for row in points):

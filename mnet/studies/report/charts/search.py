@@ -11,20 +11,19 @@ from mnet.errors import unknown
 from mnet.files import load_yaml
 from mnet.models.spec import Network
 from mnet.models.tables import table as network_in
-from mnet.search.folder import FOUND_NETWORK, SETTINGS, START_NETWORK
 from mnet.search.proxy import rank_correlation
-from mnet.studies.report.charts.colours import BLUE, GREEN, GREY, INK, ORANGE, SKY, Style
+from mnet.studies.report.charts.colours import BLUE, GREEN, GREY, ORANGE, SKY, TEXT, Style
 from mnet.studies.report.charts.marks import DESCRIBED, WIDTH, beside, data, finish, series
 from mnet.studies.report.charts.scatter import scatter_chart, undominated
 from mnet.studies.results.archive import find_table, read_table, studies_with
 from mnet.studies.results.table_view import is_number, rows_of
-from mnet.studies.runs.store import CANDIDATES, PROXY, TRACE
+from mnet.studies.runs.store import CANDIDATES, FOUND_NETWORK, PROXY, SEARCH_SETTINGS, START_NETWORK, TRACE
 from mnet.weights.truncation import sizes
 
 STEPS: dict[str, Style] = {"taken": (ORANGE, "diamond"), "proposed": (GREY, "circle")}
 CHOICES: dict[str, Style] = {
     "candidate": (SKY, "circle"),
-    "start": (INK, "square"),
+    "start": (TEXT, "square"),
     "highest reward": (ORANGE, "diamond"),
 }
 PLACES: dict[str, Style] = {"expansion": (BLUE, "square"), "bottleneck": (GREEN, "square")}
@@ -45,7 +44,7 @@ def search_chart(root: Path, name: str) -> alt.ConcatChart:
     if path is None:
         raise unknown(f"search in {root}", name, [*studies_with(root, TRACE), *studies_with(root, CANDIDATES)])
     folder, table = path.parent, read_table(path)
-    settings = load_yaml(folder / SETTINGS)
+    settings = load_yaml(folder / SEARCH_SETTINGS)
     cost = str(settings["cost"])
     if path.name == CANDIDATES:
         panels = [candidates_chart(table), proxy_chart(read_table(folder / PROXY))]
