@@ -1,38 +1,101 @@
-"""The benchmark and the page about scaling, in seconds instead of minutes."""
+"""The benchmarks and the page about scaling, in seconds instead of minutes."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import bench
+import bench_decide
 import pandas as pd
 import publish
 import pytest
 import scaling
-from benchmarks import images, processes
+import torch
+from benchmarks import decisions, images, parts, processes, switches
 from benchmarks.goals import throughput_row, time_row
 
-from mnet.latency import Ratio, paired_ratios
+from mnet.data.decoded import Images
+from mnet.latency import Ratio
+from mnet.models import kernels
 
-SMALL = {"mobilenet_v3_small": "v3", "mobilenet_v1": "v1"}
+MET, MISSED = "met", "NOT MET"
 
 
 @pytest.fixture
-def short(monkeypatch):
-    def brief(samples, baseline, **settings):
-        return paired_ratios(samples, baseline, **{**settings, "budget_s": 0.1})
+def ratio_of_2(monkeypatch):
+    """Every sample is taken once, and every measured ratio is 2."""
 
-    monkeypatch.setattr("benchmarks.parts.paired_ratios", brief)
+    def measure(samples, baseline, **settings):
+        assert all(sample() > 0 for sample in samples.values())
+        ratio = Ratio(value=2.0, low=1.9, high=2.1, rounds=9, ms=6.0, baseline_ms=3.0, precise=True)
+        return {name: ratio for name in samples if name != baseline}
+
+    monkeypatch.setattr(parts, "paired_ratios", measure)
 
 
-def test_every_row_has_both_values_a_goal_and_a_verdict(short, tmp_path, monkeypatch, capsys):
-    whole = images.write_photographs
-    monkeypatch.setattr(images, "write_photographs", lambda folder, size, count: whole(folder, (64, 48), 8))
-    assert bench.main(["--only=reading", f"--out={tmp_path}"]) == 0
-    table = pd.read_csv(tmp_path / "bench.csv")
-    assert len(table) == 2
-    assert (table[["ours_value", "theirs_value", "ratio"]] > 0).all().all()
-    assert table["verdict"].isin(["met", "NOT MET", "unclear"]).all()
-    assert table["revision"].notna().all()
-    assert table["verdict"].iloc[0] in capsys.readouterr().out
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Fewer and smaller images and networks, and threads instead of processes, which would import torch first."""
+
+    class Garments(images.ColourGarments):
+        def read(self):
+            pixels = torch.randint(256, (24, 3, 28, 28), dtype=torch.uint8)
+            return (Images(pixels, torch.arange(24) % 10),) * 2
+
+    def garments(data_dir, resolution, batch_size):
+        data = Garments(data_dir=data_dir, batch_size=batch_size, resolution=resolution, val_size=8)
+        data.setup("fit")
+        return data
+
+    write, small = images.write_photographs, parts.SEED_NETWORKS[0][0]
+    monkeypatch.setattr(images, "write_photographs", lambda folder, size, count: write(folder, (64, 48), 8))
+    networks = {"SEED_NETWORKS": [(small, 0.25)], "SWITCH_NETWORKS": [(small, 0.25)]}
+    networks["SAME_NETWORKS"] = {small: parts.SAME_NETWORKS[small]}
+    sizes = {"garments": garments, "default_workers": lambda: 1, "BATCH": 4, "STEPS": 1, "SEEDS": 2}
+    for name, value in {**networks, **sizes}.items():
+        monkeypatch.setattr(parts, name, value)
+    for name, value in {"IMAGES": 8, "BATCH": 4, "ProcessPoolExecutor": ThreadPoolExecutor}.items():
+        monkeypatch.setattr(switches, name, value)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", ThreadPoolExecutor)
+    for owner, name in ((kernels, "SMALL_MAP"), (kernels.LeanReLU6, "apply")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # restores what the part `switches` sets
+
+
+@pytest.mark.parametrize(
+    ("part", "verdicts"),
+    [
+        ("training", [MET, MISSED, MET] * 2),  # goals: 0.95, 5 and 1 times the other loop's throughput
+        ("switches", [MET] * 5),
+        ("seeds", [MET]),
+        ("reading", [MISSED] * 2),  # goal: 10 times the throughput of the other loader
+        ("latency", [MISSED] * 4),  # goal: 1.02 times the other network's time
+    ],
+)
+@pytest.mark.usefixtures("ratio_of_2", "small_parts")
+def test_every_row_has_both_values_and_the_verdict_that_follows_from_its_ratio(part, verdicts, tmp_path, capsys):
+    assert bench.main([f"--only={part}", f"--out={tmp_path}"]) == 0
+    table = pd.read_csv(tmp_path / "bench.csv", keep_default_na=False)
+    assert list(table["verdict"]) == verdicts
+    values = (6, 3) if part == "latency" else (3, 6)  # of times, theirs is the baseline; of throughputs, ours
+    assert set(zip(table["ours_value"], table["theirs_value"], strict=True)) == {values}
+    assert set(zip(table["ratio"], table["low"], table["high"], strict=True)) == {(2, 1.9, 2.1)}
+    assert (table["revision"] != "").all()
+    printed = capsys.readouterr().out
+    assert all(f"{row.what}: 2.000 [1.900, 2.100] {row.verdict}" in printed for row in table.itertuples())
+
+
+@pytest.mark.filterwarnings("ignore:Degrees of freedom")  # a study with too few pairs at its first look
+def test_simulated_studies_have_a_row_for_each_scenario_and_rule(tmp_path, capsys):
+    assert bench_decide.main(["--studies=20", f"--out={tmp_path}"]) == 0
+    table = pd.read_csv(tmp_path / "bench-decide.csv")
+    scenarios = [scenario.name for scenario in decisions.SCENARIOS]
+    assert list(zip(table["studies"], table["rule"], strict=True)) == [
+        (name, rule) for name in scenarios for rule in decisions.RULES
+    ]
+    assert (table["n"] == 20).all()
+    first = table.iloc[0]
+    assert f"no effect, decide: wrong in {first['wrong']:.1%}" in capsys.readouterr().out
+    decided = table[table["rule"] == "decide"].set_index("studies")
+    assert decided.loc["effect of 1 point", "seeds"] < decided.loc["effect of 0.5 points", "seeds"]
 
 
 def test_seeds_together_and_apart_are_as_many_steps_of_the_same_network():
@@ -54,7 +117,8 @@ def test_a_missed_goal_has_a_reason():
 
 @pytest.mark.parametrize(("low", "high", "verdict"), [(0.9, 1.0, "met"), (1.03, 1.1, "NOT MET"), (1.0, 1.1, "unclear")])
 def test_a_goal_is_judged_by_the_whole_interval(low, high, verdict):
-    row = time_row("forward", "a", "b", Ratio(1.0, low, high, 9, 1.0, 2.0, True), at_most=1.02)
+    ratio = Ratio(value=1.0, low=low, high=high, rounds=9, ms=1.0, baseline_ms=2.0, precise=True)
+    row = time_row("forward", "a", "b", ratio, at_most=1.02)
     assert (row.verdict, row.ours_value, row.theirs_value) == (verdict, 1.0, 2.0)
 
 

@@ -42,7 +42,9 @@ def test_every_part_writes_its_table(rehearsal):
     assert {"device", "torch", "revision"} <= set(steps.columns) & set(seeds.columns) & set(tests.columns)
 
 
-@pytest.mark.skipif("answers" not in PARTS, reason="Fashion-MNIST is not here")
+@pytest.mark.skipif(
+    "answers" not in PARTS, reason="needs Fashion-MNIST in data/: make ablate-activation SEEDS=1 EPOCHS=1 downloads it"
+)
 def test_an_open_claim_is_trained_and_judged(rehearsal):
     (row,) = pd.read_csv(rehearsal / "answers.csv").to_dict("records")
     assert list(row) == list(answers.COLUMNS)
@@ -59,7 +61,7 @@ def test_a_second_call_measures_nothing_again(rehearsal):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_part_that_dies_or_takes_too_long_is_said_to(rehearsal):
+def test_a_part_that_dies_or_takes_too_long_is_reported(rehearsal):
     options = gpu.Options(rehearse=True, out=rehearsal)
     assert gpu.run_process("missing", 5, options) == "died with exit code 1"
     assert gpu.run_process("steps", -gpu.PATIENCE_S, options) == "stopped: it took longer than its share"
@@ -77,16 +79,16 @@ def test_the_shares_fit_the_budget_and_the_last_part_gets_what_is_left(monkeypat
     assert gpu.BUDGET == 720
 
 
-def test_without_a_gpu_it_is_said_what_can_be_done(capsys):
+def test_without_a_gpu_the_error_names_the_rehearsal(capsys):
     if gpu.torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
+        pytest.skip("this machine has a GPU; hide it with CUDA_VISIBLE_DEVICES= to run this test")
     assert gpu.main([]) == 2
     assert "torch finds no NVIDIA GPU; --rehearse runs every part on the CPU" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"unknown part 'step'.*Did you mean steps"):
         gpu.Options(parts="step")
 
 
-def test_goals_are_for_what_gives_the_same_result_and_for_what_is_ours():
+def test_only_variants_with_the_same_result_and_our_own_have_goals():
     assert [steps.goal_of(name) for name in ("bare loop", "bare loop, CUDA graphs", "a study in bf16")] == [
         1.0,
         0.9,
@@ -94,7 +96,7 @@ def test_goals_are_for_what_gives_the_same_result_and_for_what_is_ours():
     ]
     goals = [
         seeds.goal_of(variant, over_processes=False)
-        for variant in (seeds.Bare(16), seeds.Bare(8, "bf16"), seeds.InStudy(1), seeds.SideBySide(8))
+        for variant in (seeds.Bare(16), seeds.Bare(8, "bf16"), seeds.InStudy(1), seeds.ParallelProcesses(8))
     ]
     assert goals == [4.0, 1.0, None, None]
     assert at_least_verdict(1.1, 1.2, None) == ("", "")

@@ -49,7 +49,7 @@ def check_outputs(notebook: nbformat.NotebookNode) -> None:
 
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("path", READ, ids=lambda path: path.stem)
-def test_the_code_of_a_notebook_draws_every_figure_and_reads_published_tables_alone(path, sources, monkeypatch):
+def test_the_code_of_a_notebook_draws_every_figure_and_reads_only_published_tables(path, sources, monkeypatch):
     monkeypatch.chdir(path.parent)
     formatter, names, origins = DisplayFormatter(), {}, ""
     for cell in code(nbformat.read(path, as_version=4)):
@@ -75,7 +75,7 @@ ELSEWHERE = pytest.mark.full("another notebook runs in the kernel, and the code 
     [path if path.stem.startswith("06") else pytest.param(path, marks=ELSEWHERE) for path in READ],
     ids=lambda path: path.stem,
 )
-def test_a_notebook_runs_top_to_bottom_on_published_tables_alone(path, sources, tmp_path):
+def test_a_notebook_runs_top_to_bottom_on_only_published_tables(path, sources, tmp_path):
     done = notebooks.execute(path, sources)
     check_outputs(done)
     texts = [output.text for cell in code(done) for output in cell.outputs if output.get("name") == "stderr"]
@@ -97,7 +97,7 @@ def test_a_notebook_runs_top_to_bottom_on_published_tables_alone(path, sources, 
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_committed_outputs_are_whole_small_and_of_no_machine(path):
+def test_committed_outputs_are_whole_small_and_without_paths_of_a_machine(path):
     assert path.stat().st_size < SIZE
     notebook = nbformat.read(path, as_version=4)
     check_outputs(notebook)
@@ -112,7 +112,7 @@ def test_committed_outputs_are_whole_small_and_of_no_machine(path):
 
 
 @pytest.mark.parametrize("path", READ, ids=lambda path: path.stem)
-def test_notebooks_have_no_logic_of_their_own(path):
+def test_notebooks_only_call_the_library(path):
     for cell in code(nbformat.read(path, as_version=4)):
         lines = [
             line for line in cell.source.splitlines() if line and "import" not in line and not line.startswith("%")
@@ -121,7 +121,7 @@ def test_notebooks_have_no_logic_of_their_own(path):
         assert len(lines) <= 6 or "RESULTS = " in cell.source
 
 
-def test_there_are_the_nine():
+def test_there_are_nine_notebooks():
     assert [path.stem[:2] for path in ALL] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
 
 

@@ -63,7 +63,7 @@ def test_values_are_read_in_the_spellings_of_a_shell_of_make_and_of_wandb():
         ("--pretrained=a#b", "pretrained", "a#b"),
     ],
 )
-def test_whatever_an_agent_hands_over_becomes_a_setting(argument, name, expected):
+def test_every_argument_of_an_agent_becomes_a_setting(argument, name, expected):
     value = getattr(trial_from(read(argument).settings), name)
     assert value == expected
     assert type(value) is type(expected)
@@ -81,7 +81,7 @@ def test_whatever_an_agent_hands_over_becomes_a_setting(argument, name, expected
         ("--lr=[1, 2]", "lr must be a finite number"),
     ],
 )
-def test_what_no_setting_can_be_is_answered_in_one_line(argument, message):
+def test_a_value_that_no_setting_can_have_is_refused_in_one_line(argument, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         trial_from(read(argument).settings)
 

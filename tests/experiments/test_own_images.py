@@ -56,7 +56,7 @@ def finished(out: Path) -> set[str]:
     return {path.parent.name for path in (out / "activation").glob(f"runs/*/{RESULT}")}
 
 
-def test_a_run_knows_its_images(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_records_its_images(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert study(images, out) == 0
     printed = capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_a_run_knows_its_images(images: Path, tmp_path: Path, capsys: pytest.Cap
     assert "is not a folder" in capsys.readouterr().err
 
 
-def test_an_image_that_is_replaced_is_another_data_set(images: Path) -> None:
+def test_a_replaced_image_makes_another_data_set(images: Path) -> None:
     trial = trial_from({"dataset": "imagefolder", "data_dir": images})
     before = trial.fingerprint, trial.run_id
     time = (images / "cat/0.png").stat()
@@ -116,7 +116,7 @@ def test_images_that_change_between_two_runs_of_a_study_are_refused(images: Path
         run.run_trial(pinned, tmp_path / "run")
 
 
-def test_storage_is_no_part_of_a_run(images: Path, tmp_path: Path) -> None:
+def test_storage_does_not_change_a_run(images: Path, tmp_path: Path) -> None:
     codes = []
     for storage in ("memory", "disk"):
         out = tmp_path / storage

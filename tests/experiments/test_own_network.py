@@ -18,7 +18,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("model", mnet.list_models())
-def test_a_written_network_is_read_as_it_was(model, tmp_path):
+def test_a_written_network_is_read_unchanged(model, tmp_path):
     network = mnet.describe(model, num_classes=7, head=None if model == "mobilenet_v1" else "ssdlite")
     mnet.write_network(network, tmp_path / "one.yml")
     assert mnet.describe(str(tmp_path / "one.yml")) == network

@@ -49,7 +49,7 @@ def test_a_path_is_one_value_and_names_are_listed(tmp_path: Path) -> None:
     assert listed("pretrained", str(weights)) == [str(weights)]
 
 
-def test_a_program_goes_on_when_nobody_reads_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_continues_when_nobody_reads_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     stream = os.fdopen(writer, "w")
     monkeypatch.setattr(sys, "stdout", stream)
@@ -68,7 +68,7 @@ def test_a_program_goes_on_when_nobody_reads_its_output(monkeypatch: pytest.Monk
     stream.close()
 
 
-def test_a_terminal_that_has_ascii_alone_ends_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_with_only_ascii_ends_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
 
@@ -81,7 +81,7 @@ def test_a_terminal_that_has_ascii_alone_ends_no_program(monkeypatch: pytest.Mon
     assert output.getvalue() == b"V3 ?5.2: 1,000 ? 10\n"
 
 
-def test_images_of_the_same_name_have_a_drawing_each(tmp_path: Path) -> None:
+def test_images_of_the_same_name_get_separate_drawings(tmp_path: Path) -> None:
     names = ["a/x.jpg", "b/x.jpg", "b/c/x.jpg", "b/x.png", "a/X.jpg", "b/y.jpg"]
     paths = [tmp_path / name for name in names]
     drawings = drawing_paths(Path("out"), paths)

@@ -42,7 +42,7 @@ def test_every_direct_dependency_has_one_version_that_pyproject_allows():
         assert only.operator == "==" and only.version in requirement.specifier, requirement
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems need other packages")
+@pytest.mark.skipif(sys.platform != "linux", reason="constraints.txt lists the packages that Linux needs: run it there")
 def test_whatever_those_need_has_the_version_that_is_installed_here():
     names = needed()
     assert names == set(PINNED), "constraints.txt lists what is needed, and nothing else"
