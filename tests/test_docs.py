@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import publish
 import pytest
@@ -17,10 +18,10 @@ import mnet
 from mnet import ConfigError
 from mnet.studies import decide, study_table
 from mnet.studies.claims.claims import load_claims
-from mnet.studies.plan import read_plan
+from mnet.studies.plan import read_plans
 from mnet.studies.results.archive import read_table, studies_with
-from mnet.studies.results.decide import classify
 from mnet.studies.results.effects import ALL
+from mnet.studies.results.looks import classify
 from mnet.studies.results.tables import MARGIN
 from mnet.studies.runs.store import CLAIMS as PUBLISHED_CLAIMS
 from mnet.studies.runs.store import SUMMARY
@@ -68,7 +69,7 @@ def test_the_published_claims_follow_from_the_published_runs_and_times():
 def test_every_published_comparison_follows_from_the_runs(study):
     summary, runs = study_table(PUBLISHED, study, SUMMARY), study_table(PUBLISHED, study)
     assert set(runs["seed"]) >= set(range(3))
-    plan = read_plan(PUBLISHED / study)
+    plan = next(iter(read_plans(PUBLISHED / study)), None)
     looks = None if plan is None else plan.looks
     deltas = decide(runs, summary["cell"].iloc[0], metric_of(summary).name, looks=looks).set_index("cell")
     for cell in summary.iloc[1:].to_dict("records"):
@@ -98,21 +99,36 @@ def test_every_link_of_the_documents_resolves():
     assert not [(path.name, link) for path, link in links if "://" not in link and not (path.parent / link).exists()]
 
 
+def test_the_first_screen_of_the_readme_has_figure_scores_commands_and_links():
+    screen = (ROOT / "README.md").read_text().splitlines()[:30]
+    for part in ("claims-dark.svg", "| all |", "make test ", "# hswish ", "docs/claims.md", "docs/extending.md"):
+        assert any(part in line for line in screen), part
+
+
 def shell_commands() -> list[str]:
-    """Every command in a shell block of the documents, without its comment."""
+    """Every command in the shell blocks, without its comment, and in the inline code of the documents and notebooks."""
     lines = [line for path in PAGES for block in blocks(path, "sh") for line in block.splitlines()]
-    return sorted({line.partition("#")[0].strip() for line in lines} - {""})
+    texts = [path.read_text() for path in PAGES]
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        texts += [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+    for text in texts:
+        prose = re.sub("^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        lines += re.findall(r"`((?:make|python) [^`]+)`", prose)
+    commands = {" ".join(line.partition("#")[0].split()).replace("<study>", "activation") for line in lines}
+    return sorted(commands - {""})
 
 
 @pytest.mark.parametrize("command", shell_commands())
 def test_every_command_of_the_documents_is_parsed_by_its_program(command, tmp_path, monkeypatch):
-    """`make -n` expands it to the call of a program, whose own parser then reads every option and value."""
+    """`make -n` expands it to the call of a program, whose parser then reads every option and value."""
     words = shlex.split(command)
     if words[0] == "make":
+        variables = set(re.findall("[A-Z_]+", (ROOT / "Makefile").read_text()))
+        assert {word.partition("=")[0] for word in words if "=" in word} <= variables
         done = subprocess.run([*words, "-n"], capture_output=True, text=True, cwd=ROOT, check=True)
         calls = [line for line in done.stdout.splitlines() if "experiments/" in line]
         if not calls:
-            assert words[1:] in ([], ["test"], ["setup"], ["lint"], ["test-kill"])
+            assert words[1:] in ([], ["test"], ["test-all"], ["test-kill"], ["setup"], ["lint"])
             return
         words = shlex.split(calls[-1])
     monkeypatch.chdir(tmp_path)
@@ -120,7 +136,12 @@ def test_every_command_of_the_documents_is_parsed_by_its_program(command, tmp_pa
     config.parent.mkdir(parents=True)
     config.write_text("activation: relu")
     start = next(i for i, word in enumerate(words) if word.startswith("experiments/"))
-    importlib.import_module(Path(words[start]).stem).read_arguments(words[start + 1 :])
+    read_arguments = importlib.import_module(Path(words[start]).stem).read_arguments
+    if words[-1] == "--help":
+        with pytest.raises(SystemExit, match="0"):
+            read_arguments(words[start + 1 :])
+    else:
+        read_arguments(words[start + 1 :])
 
 
 PYTHON = [(path, code) for path in PAGES for code in blocks(path, "python")]
