@@ -35,8 +35,9 @@ def sentence(name: str, row: Row, margin: float, *, minutes_per_seed: float | No
 
 
 def bounds(low: float, high: float, margin: float, unit: str) -> str:
-    """The limits that an undecided interval still shows."""
-    worse, better = f"{max(0.0, -low):.1f} {unit} worse", f"{max(0.0, high):.1f} better"
+    """The limits that an undecided interval still shows, rounded up: `at most` must stay true."""
+    down, up = (math.ceil(10 * max(0.0, end) - 1e-9) / 10 for end in (-low, high))
+    worse, better = f"{down:.1f} {unit} worse", f"{up:.1f} better"
     if high < margin:
         return f"at most {worse}"
     return (
