@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from common.evaluation import evaluate_claims
+from common.evaluation import DECIDING, evaluate_claims
 from common.options import Arguments, Parser
 from common.program import program
 from common.readme_tables import fill
@@ -89,10 +89,11 @@ def main(arguments: Sequence[str]) -> int:
     options = read_arguments(arguments).options
     into = Path(options.into)
     root = Path(options.out)
-    paths = chain(
-        copy(root, into if options.profile == "quick" else into / options.profile), copy_gpu(root / GPU, into)
-    )
-    for path in paths:
+    if options.profile == DECIDING:  # runs of several machines are evidence together
+        tables = copy_beside(root, into / DECIDING, ["run_id", "device"])
+    else:
+        tables = copy(root, into if options.profile == "quick" else into / options.profile)
+    for path in chain(tables, copy_gpu(root / GPU, into)):
         print(f"  {path}")
     write_csv(into / CLAIMS, claims := evaluate_claims(into))
     save_svg(claims_forest(claims), into / CLAIMS_LIGHT)
@@ -126,6 +127,17 @@ def copy(root: Path, target: Path) -> Iterator[Path]:
             yield target / study / path.name
 
 
+def copy_beside(root: Path, target: Path, keys: list[str]) -> Iterator[Path]:
+    """As `copy`, but published runs stay, except those with the same `keys` as a new one."""
+    before = {path: _as_text(path) for path in target.glob(f"*/{RUNS}")}
+    yield from copy(root, target)
+    for path, runs in before.items():
+        new = _as_text(path)
+        others = runs[~pd.MultiIndex.from_frame(runs[keys]).isin(pd.MultiIndex.from_frame(new[keys]))]
+        if not others.empty:
+            write_csv(path, pd.concat([new, others]))
+
+
 def is_own(path: Path) -> bool:
     """Whether there is a file that can be published. A link is not: its target may be private."""
     if path.is_symlink():
@@ -146,12 +158,7 @@ def copy_gpu(root: Path, into: Path) -> Iterator[Path]:
             (into / GPU).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, into / GPU / name)
             yield into / GPU / name
-    before = {path: _as_text(path) for path in (into / GPU).glob(f"*/{RUNS}")}
-    yield from copy(root / GPU_RUNS, into / GPU)
-    for path, runs in before.items():
-        others = runs[~runs["run_id"].isin(_as_text(path)["run_id"])]
-        if not others.empty:
-            write_csv(path, pd.concat([_as_text(path), others]))
+    yield from copy_beside(root / GPU_RUNS, into / GPU, ["run_id"])
     for study in list_studies(SWEEPS):
         if not is_own(root / study / LATENCY):
             continue
