@@ -60,6 +60,7 @@ def save_svg(chart: Chart, path: Path, *, dark: bool = False) -> None:
     """
     spec = _spec(chart, DARK if dark else {}, background="transparent")
     spec["config"]["font"] = SVG_FONT
+    spec["padding"] = {"left": 32, "right": 5, "top": 5, "bottom": 5}  # left: for wider fonts than these
     content = vl_convert.vegalite_to_svg(spec)
     write_atomic(path, lambda stream: stream.write(content.encode() + b"\n"))
 
