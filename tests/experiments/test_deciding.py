@@ -192,7 +192,9 @@ def test_claims_have_the_cells_of_their_networks_in_the_chosen_setting(names):
     assert planned["v3-last-stage-accuracy"].cells == ("full", "streamlined")
     assert planned["v3-se-accuracy"].setting.context["total_stride"] == "16"
     trained = {one.id for one in claims if one.pair and one.kind not in ("arithmetic", "latency")}
-    assert trained - planned.keys() <= {"v3-resolution-beats-width"}  # its networks are in two studies
+    elsewhere = {"v3-resolution-beats-width"}  # its networks are in two studies
+    elsewhere |= {one.id for one in claims if one.id.startswith(("v4-m-", "v4-l-"))}  # too large for the profile
+    assert trained - planned.keys() <= elsewhere
 
 
 def test_the_program_trains_what_a_claim_needs_and_judges_it(images, tmp_path, capsys, monkeypatch):
