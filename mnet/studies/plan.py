@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnet.files import write_yaml
-from mnet.studies.runs.store import PLAN, RESULT, run_folder
+from mnet.studies.runs.store import PLAN, RESULT, runs_with
 from mnet.studies.sources import read_source
 from mnet.studies.study import Study
 
@@ -109,11 +109,9 @@ def make_plan(study: Study, root: Path, looks: Sequence[int], margin: float) -> 
 
 def _finished_seeds(study: Study, root: Path) -> int:
     """The number of seeds that at least two cells have finished in the folder of the study."""
-    counts = [
-        sum((run_folder(root, study.name, trial.run_id) / RESULT).is_file() for trial in cell.trials)
-        for cell in study.cells
-    ]
-    return sorted(counts)[-2] if len(counts) > 1 else 0
+    finished = {folder.name for folder in runs_with(RESULT, root / study.name)}
+    counts = sorted(sum(trial.run_id in finished for trial in cell.trials) for cell in study.cells)
+    return counts[-2] if len(counts) > 1 else 0
 
 
 def _cells(study: Study) -> dict[str, str]:
